@@ -1,0 +1,27 @@
+//! Ferrolet, a kubelet-compatible node agent. `ARCHITECTURE.md` has the plan of the house.
+
+// Ground: facts and edges.
+pub mod clock;
+pub mod config;
+pub mod cri;
+pub mod host;
+pub mod kube;
+pub mod pod;
+
+// Capabilities.
+pub mod events;
+pub mod images;
+pub mod objects;
+pub mod pleg;
+pub mod sources;
+pub mod status;
+pub mod volumes;
+
+// Loops that decide.
+pub mod node;
+pub mod server;
+pub mod sync;
+
+// The composition root and the command line.
+pub mod agent;
+pub mod cli;
