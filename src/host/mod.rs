@@ -1,1 +1,151 @@
-//! host
+//! The machine as the agent sees it: files under the roots, mounts, cgroups, facts.
+//!
+//! `linux.rs` is the real one; every method of it runs on the blocking pool under a
+//! deadline, because a dead NFS server or a full disk must hold up one pod only. The
+//! simulation has a machine in memory behind the same trait.
+//!
+//! Always true: paths come in as parameters, every operation is idempotent, files that
+//! matter after a power cut are replaced atomically.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::pod::PodUid;
+
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    #[error("failed to {what} {}", path.display())]
+    Io { what: &'static str, path: PathBuf, #[source] source: std::io::Error },
+    /// The operation did not come back; it may still be going on in the kernel.
+    #[error("{what} {} did not finish within {after:?}", path.display())]
+    Timeout { what: &'static str, path: PathBuf, after: Duration },
+    /// What is there is not what the pod asked for; the text is upstream's.
+    #[error("{0}")]
+    Refused(String),
+}
+
+pub type Result<T> = std::result::Result<T, HostError>;
+
+/// Figures of the machine for the Node object and for resource arithmetic.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MachineFacts {
+    pub hostname: String,
+    pub machine_id: String,
+    pub system_uuid: String,
+    pub boot_id: String,
+    pub kernel_version: String,
+    pub os_image: String,
+    /// Go's name for it (`amd64`, `arm64`), as the API has it.
+    pub architecture: String,
+    pub cpus: u32,
+    pub memory_bytes: u64,
+    pub swap_bytes: u64,
+    /// Page size as the resource name has it (`2Mi`), and bytes of all its pages.
+    pub hugepages: Vec<(String, u64)>,
+    /// Size of the file system that holds the root dir.
+    pub root_fs_bytes: u64,
+    pub max_pids: u64,
+    /// Addresses on up interfaces, loopback and link-local left out, default route's first.
+    pub addresses: Vec<IpAddr>,
+    pub cgroup_version: CgroupVersion,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CgroupVersion {
+    V1,
+    #[default]
+    V2,
+}
+
+/// A cgroup by its path from the cgroup root, in cgroupfs form: `/kubepods/burstable/pod…`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CgroupPath(pub String);
+
+/// What is written to a cgroup of our own levels. `None` leaves the kernel's value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CgroupSettings {
+    pub cpu_shares: Option<u64>,
+    /// Microseconds of `cpu_period`; −1 is no quota.
+    pub cpu_quota: Option<i64>,
+    pub cpu_period: Option<u64>,
+    pub memory_limit_bytes: Option<u64>,
+    pub pids_max: Option<u64>,
+    /// Page size (`2MB`) and bytes.
+    pub hugepage_limits: Vec<(String, u64)>,
+}
+
+/// One file of a volume made from API content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PayloadFile {
+    /// Relative, no `..`.
+    pub path: String,
+    pub data: Vec<u8>,
+    pub mode: u32,
+    /// Owner of token files; `None` is the agent's own.
+    pub uid: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DirMedium {
+    Disk,
+    /// tmpfs of at most so many bytes; `None` is the kernel's default.
+    Memory { size_bytes: Option<u64> },
+    HugePages { page_size: String, size_bytes: Option<u64> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostPathKind {
+    Any,
+    DirectoryOrCreate,
+    Directory,
+    FileOrCreate,
+    File,
+    Socket,
+    CharDevice,
+    BlockDevice,
+}
+
+/// The machine.
+#[async_trait]
+pub trait Host: Send + Sync + 'static {
+    async fn facts(&self) -> Result<MachineFacts>;
+
+    // Cgroups. The driver's naming is the host's business; the path is cgroupfs form.
+    /// Makes the cgroup with all parents and writes the settings.
+    async fn ensure_cgroup(&self, cgroup: &CgroupPath, settings: &CgroupSettings) -> Result<()>;
+    /// Kills what is left inside and removes the cgroup and everything below it.
+    async fn destroy_cgroup(&self, cgroup: &CgroupPath) -> Result<()>;
+    /// Pod cgroups that exist below `root`, with the UID read off their names.
+    async fn list_pod_cgroups(&self, root: &CgroupPath) -> Result<Vec<(PodUid, CgroupPath)>>;
+
+    // The pod directory tree, `pods/<uid>` under the root dir.
+    async fn list_pod_dirs(&self) -> Result<Vec<PodUid>>;
+    /// Volumes found on disk for a pod: plugin (`kubernetes.io~secret`) and volume name.
+    async fn list_pod_volumes(&self, uid: &PodUid) -> Result<Vec<(String, String)>>;
+    /// Makes the directory and its parents with `mode`, whatever the umask.
+    async fn make_dir(&self, path: &Path, mode: u32) -> Result<()>;
+    /// An emptyDir, mounted if its medium says so. Present and right: nothing happens.
+    async fn make_empty_dir(&self, path: &Path, medium: &DirMedium) -> Result<()>;
+    /// Writes API content with the atomic-writer layout; true if something changed.
+    async fn write_payload(&self, path: &Path, medium: &DirMedium, files: &[PayloadFile], fs_group: Option<u32>) -> Result<bool>;
+    /// Sets group and group bits of a whole volume.
+    async fn apply_fs_group(&self, path: &Path, gid: u32) -> Result<()>;
+    async fn check_host_path(&self, path: &Path, kind: HostPathKind) -> Result<()>;
+    /// Makes a subPath below a volume and returns the path to mount, free of symlinks.
+    async fn prepare_sub_path(&self, volume: &Path, sub_path: &str, target: &Path) -> Result<PathBuf>;
+    /// Unmounts what is mounted there and removes the tree; never crosses a live mount.
+    async fn remove_tree(&self, path: &Path) -> Result<()>;
+
+    // Single files.
+    async fn write_file(&self, path: &Path, data: &[u8], mode: u32) -> Result<()>;
+    async fn read_file(&self, path: &Path, bytes_max: usize) -> Result<Option<Vec<u8>>>;
+    /// The last `bytes_max` bytes and at most `lines_max` lines.
+    async fn read_tail(&self, path: &Path, bytes_max: usize, lines_max: Option<usize>) -> Result<Option<Vec<u8>>>;
+    /// Names in a directory; empty if it is not there.
+    async fn list_dir(&self, path: &Path) -> Result<Vec<String>>;
+    async fn symlink(&self, target: &Path, link: &Path) -> Result<()>;
+    async fn remove_file(&self, path: &Path) -> Result<()>;
+}

@@ -1,1 +1,89 @@
-//! pod
+//! Facts about a pod that follow from its spec alone: names, identity, QoS, sums, texts.
+//!
+//! Everything here is a pure function of API objects. Nothing reads a file, a clock or the
+//! network, so that the loops above can be tested with values.
+
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+
+/// The identity of a pod on this node. For a static pod it is made from its content.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodUid(Arc<str>);
+
+impl PodUid {
+    pub fn new(uid: impl AsRef<str>) -> Self {
+        PodUid(uid.as_ref().into())
+    }
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PodUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for PodUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Namespace, name and UID: all that a log line or a CRI label says about a pod.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct PodRef {
+    pub namespace: String,
+    pub name: String,
+    pub uid: PodUid,
+}
+
+impl PodRef {
+    pub fn of(pod: &Pod) -> Self {
+        PodRef {
+            namespace: pod.metadata.namespace.clone().unwrap_or_else(|| "default".into()),
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            uid: PodUid::new(pod.metadata.uid.as_deref().unwrap_or_default()),
+        }
+    }
+
+    /// `name_namespace`, the identity that two sources may not both claim.
+    pub fn full_name(&self) -> String {
+        format!("{}_{}", self.name, self.namespace)
+    }
+}
+
+impl fmt::Display for PodRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Where a pod's spec came from.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub enum Source {
+    /// The static-pod directory.
+    File,
+    /// The static-pod URL.
+    Http,
+    /// The API server.
+    Api,
+}
+
+impl Source {
+    /// Static pods live and die with their manifest; the API only mirrors them.
+    pub fn is_static(self) -> bool {
+        !matches!(self, Source::Api)
+    }
+    /// The value of the `kubernetes.io/config.source` annotation.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Source::File => "file",
+            Source::Http => "http",
+            Source::Api => "api",
+        }
+    }
+}
