@@ -1,5 +1,241 @@
-//! PLEG: what the runtime really holds, pod by pod.
+//! PLEG, the pod lifecycle event generator: what the runtime really holds, pod by pod.
+//!
+//! One task (`task.rs`) listens to the runtime's event stream, relists as a safety net, and
+//! polls the runtime's own health. It makes no call on behalf of a pod: an event or a
+//! difference in the list only marks the pod's cache entry stale and wakes its worker,
+//! which re-reads exactly that pod when it looks. A runtime that hangs on one pod
+//! therefore holds up one worker.
+//!
+//! In: CRI events, list calls, `mark_stale` from workers before each call that changes
+//! something. Out: `PodRuntime` snapshots, wake-ups, `RuntimeHealth` (watch).
+//!
+//! Always true: events are hints; the truth is a read that began after the last hint.
 
+mod health;
 mod state;
+mod task;
+#[cfg(test)]
+mod tests;
 
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::watch;
+
+pub use health::RuntimeHealth;
 pub use state::PodRuntime;
+pub use task::{PlegConfig, run};
+
+use crate::cri::{self, Container, ContainerStateKind, CriError, Runtime, SandboxState, Scope};
+use crate::host::Host;
+use crate::pod::PodUid;
+
+/// Called with a pod that may have changed. Must not block.
+pub type Wake = Arc<dyn Fn(&PodUid) + Send + Sync>;
+
+/// Termination messages are cut at this size, as upstream does.
+const TERMINATION_MESSAGE_BYTES_MAX: usize = 4096;
+const FALLBACK_LOG_BYTES_MAX: usize = 2048;
+const FALLBACK_LOG_LINES_MAX: usize = 80;
+
+/// The cache and the way to refresh it; clones share both.
+#[derive(Clone)]
+pub struct Pleg {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    runtime: Arc<dyn Runtime>,
+    host: Arc<dyn Host>,
+    wake: Wake,
+    entries: Mutex<BTreeMap<PodUid, Entry>>,
+    listed: watch::Sender<bool>,
+    health: watch::Sender<RuntimeHealth>,
+}
+
+/// One pod in the cache.
+#[derive(Default)]
+struct Entry {
+    runtime: Arc<PodRuntime>,
+    /// Counts the hints; a read is current only if none came in since it began.
+    hints: u64,
+    read_at_hint: Option<u64>,
+    /// What the last relist saw, to tell the next one whether anything moved.
+    listed: Vec<(String, Listed)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Listed {
+    Sandbox { ready: bool },
+    Container(ContainerStateKind),
+}
+
+impl Pleg {
+    pub fn new(runtime: Arc<dyn Runtime>, host: Arc<dyn Host>, wake: Wake) -> Self {
+        Pleg {
+            shared: Arc::new(Shared {
+                runtime,
+                host,
+                wake,
+                entries: Mutex::default(),
+                listed: watch::Sender::new(false),
+                health: watch::Sender::new(RuntimeHealth::default()),
+            }),
+        }
+    }
+
+    /// Health of the runtime as last seen.
+    pub fn health(&self) -> watch::Receiver<RuntimeHealth> {
+        self.shared.health.subscribe()
+    }
+
+    /// Turns true once everything the runtime holds has been listed.
+    pub fn listed(&self) -> watch::Receiver<bool> {
+        self.shared.listed.subscribe()
+    }
+
+    /// Pods the runtime holds anything of, as far as events and lists have told.
+    pub fn known(&self) -> Vec<PodUid> {
+        self.entries().iter().filter(|(_, entry)| !entry.runtime.is_empty() || !entry.listed.is_empty()).map(|(uid, _)| uid.clone()).collect()
+    }
+
+    /// What the runtime holds of a pod: from the cache when nothing hinted at a change since
+    /// the last read, else read afresh.
+    pub async fn current(&self, uid: &PodUid) -> cri::Result<Arc<PodRuntime>> {
+        let (hints, cached) = {
+            let mut entries = self.entries();
+            let entry = entries.entry(uid.clone()).or_default();
+            if entry.read_at_hint == Some(entry.hints) {
+                return Ok(entry.runtime.clone());
+            }
+            (entry.hints, entry.runtime.clone())
+        };
+        let fresh = Arc::new(self.read(uid, &cached).await?);
+        let mut entries = self.entries();
+        let entry = entries.entry(uid.clone()).or_default();
+        entry.runtime = fresh.clone();
+        entry.read_at_hint = Some(hints);
+        entry.listed = listed_lines(&fresh);
+        Ok(fresh)
+    }
+
+    /// The last read, however old. For displays, never for decisions.
+    pub fn cached(&self, uid: &PodUid) -> Option<Arc<PodRuntime>> {
+        self.entries().get(uid).map(|entry| entry.runtime.clone())
+    }
+
+    /// The next `current` reads afresh. Called before each change, so that a call whose
+    /// outcome we never learn still leads to a re-read.
+    pub fn mark_stale(&self, uid: &PodUid) {
+        self.entries().entry(uid.clone()).or_default().hints += 1;
+    }
+
+    /// Drops a pod that is gone from the runtime and from every source.
+    pub fn forget(&self, uid: &PodUid) {
+        self.entries().remove(uid);
+    }
+
+    fn hint(&self, uid: &PodUid) {
+        self.mark_stale(uid);
+        (self.shared.wake)(uid);
+    }
+
+    fn entries(&self) -> std::sync::MutexGuard<'_, BTreeMap<PodUid, Entry>> {
+        self.shared.entries.lock().expect("nothing that holds the PLEG cache can panic")
+    }
+
+    /// Reads one pod. Statuses that cannot have changed since `cached` are taken from it:
+    /// a container's status is fixed once its state is the same as before.
+    async fn read(&self, uid: &PodUid, cached: &PodRuntime) -> cri::Result<PodRuntime> {
+        let scope = Scope::Pod(uid.clone());
+        let runtime = &self.shared.runtime;
+        let (sandboxes, containers) = futures::try_join!(runtime.list_sandboxes(&scope), runtime.list_containers(&scope))?;
+
+        let mut read = PodRuntime::default();
+        for listed in sandboxes {
+            let known = cached.sandboxes.iter().find(|known| known.id == listed.id && known.state == listed.state);
+            match known {
+                Some(known) => read.sandboxes.push(known.clone()),
+                // A dead sandbox has no address worth a call.
+                None if listed.state == SandboxState::NotReady => read.sandboxes.push(listed),
+                None => match runtime.sandbox_status(&listed.id).await {
+                    Ok(status) => read.sandboxes.push(status),
+                    Err(CriError::NotFound { .. }) => {}
+                    Err(error) => return Err(error),
+                },
+            }
+        }
+        for listed in containers {
+            let known = cached.containers.iter().find(|known| known.id == listed.id && known.kind() == listed.state);
+            match known {
+                Some(known) => read.containers.push(known.clone()),
+                None => match runtime.container_status(&listed.id).await {
+                    Ok(mut status) => {
+                        self.read_termination_message(&mut status).await;
+                        read.containers.push(status);
+                    }
+                    Err(CriError::NotFound { .. }) => {}
+                    Err(error) => return Err(error),
+                },
+            }
+        }
+        Ok(read.sorted())
+    }
+
+    /// Joins the runtime's own message with what the container left in its termination
+    /// file, or failing that (where the pod asks for it) with the end of its log.
+    async fn read_termination_message(&self, container: &mut Container) {
+        let log_path = container.log_path.clone();
+        let path = container.annotations.get(cri::annotations::TERMINATION_MESSAGE_PATH).cloned().unwrap_or_default();
+        let fall_back = container
+            .annotations
+            .get(cri::annotations::TERMINATION_MESSAGE_POLICY)
+            .is_some_and(|policy| policy == "FallbackToLogsOnError");
+        let file = container.mounts.iter().find(|mount| mount.container_path == path).map(|mount| mount.host_path.clone());
+        let cri::ContainerState::Exited(exit) = &mut container.state else { return };
+        let mut text = String::new();
+        if let Some(file) = file.filter(|_| !path.is_empty())
+            && let Ok(Some(bytes)) = self.shared.host.read_tail(Path::new(&file), TERMINATION_MESSAGE_BYTES_MAX, None).await
+        {
+            text = String::from_utf8_lossy(&bytes).into_owned();
+        }
+        if text.is_empty()
+            && fall_back
+            && exit.exit_code != 0
+            && exit.reason != "ContainerCannotRun"
+            && let Ok(Some(bytes)) = self
+                .shared
+                .host
+                .read_tail(Path::new(&log_path), FALLBACK_LOG_BYTES_MAX, Some(FALLBACK_LOG_LINES_MAX))
+                .await
+        {
+            text = log_text(&String::from_utf8_lossy(&bytes));
+        }
+        exit.message = match (exit.message.is_empty(), text.is_empty()) {
+            (_, true) => std::mem::take(&mut exit.message),
+            (true, false) => text,
+            (false, false) => format!("{}: {text}", exit.message),
+        };
+    }
+}
+
+/// What the application wrote, out of lines in the CRI log format (`time stream tag text`).
+fn log_text(log: &str) -> String {
+    log.lines().map(|line| line.splitn(4, ' ').nth(3).unwrap_or(line)).fold(String::new(), |mut text, line| {
+        text.push_str(line);
+        text.push('\n');
+        text
+    })
+}
+
+fn listed_lines(runtime: &PodRuntime) -> Vec<(String, Listed)> {
+    let sandboxes = runtime
+        .sandboxes
+        .iter()
+        .map(|sandbox| (sandbox.id.to_string(), Listed::Sandbox { ready: sandbox.state == SandboxState::Ready }));
+    let containers = runtime.containers.iter().map(|container| (container.id.to_string(), Listed::Container(container.kind())));
+    let mut lines: Vec<_> = sandboxes.chain(containers).collect();
+    lines.sort_by(|a, b| a.0.cmp(&b.0));
+    lines
+}
