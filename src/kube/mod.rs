@@ -7,6 +7,8 @@
 //! Always true: a watch stream never ends and never gives up; it reconnects with back-off
 //! and replays the whole list when it had to start over.
 
+pub mod limit;
+
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use k8s_openapi::api::authentication::v1::TokenRequest;

@@ -1,0 +1,116 @@
+//! The task that posts events, one after the other.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Event;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, info, warn};
+
+use super::correlator::{Correlator, Verdict};
+use super::{Occurrence, Queue};
+use crate::kube::limit::TokenBucket;
+use crate::kube::{ApiError, Cluster};
+
+/// How often one event is tried, and the pauses between, doubled up to the last.
+const TRIES: u32 = 12;
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// `eventRecordQPS` and `eventBurst`; `None` posts without limit.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub per_second: Option<f64>,
+    pub burst: u32,
+}
+
+/// Posts what is recorded until every recorder is gone. Without a cluster, events only show
+/// in the log.
+pub async fn run(mut queue: Queue, cluster: Option<Arc<dyn Cluster>>, limits: Limits) {
+    let Some(cluster) = cluster else {
+        while let Some(occurrence) = queue.receiver.recv().await {
+            info!(
+                object = %object(&occurrence),
+                reason = occurrence.reason,
+                message = occurrence.message,
+                "event"
+            );
+        }
+        return;
+    };
+    let mut correlator = Correlator::new(&queue.node_name);
+    let mut bucket = limits.per_second.map(|rate| TokenBucket::new(rate, limits.burst, Instant::now()));
+    while let Some(occurrence) = queue.receiver.recv().await {
+        debug!(
+            object = %object(&occurrence),
+            reason = occurrence.reason,
+            message = occurrence.message,
+            "event"
+        );
+        let verdict = correlator.consider(&occurrence, Instant::now());
+        if verdict == Verdict::Drop {
+            debug!(object = %object(&occurrence), reason = occurrence.reason, "too many events of this object, not posted");
+            continue;
+        }
+        if let Some(bucket) = &mut bucket {
+            sleep(bucket.take(Instant::now())).await;
+        }
+        if let Err(error) = post_with_retries(cluster.as_ref(), verdict).await {
+            warn!(object = %object(&occurrence), reason = occurrence.reason, %error, "event not posted");
+        }
+        report_dropped(&queue);
+    }
+}
+
+fn object(occurrence: &Occurrence) -> String {
+    let about = &occurrence.about;
+    let text = |field: &Option<String>| field.clone().unwrap_or_default();
+    match &about.namespace {
+        Some(namespace) => format!("{}/{}/{}", text(&about.kind), namespace, text(&about.name)),
+        None => format!("{}/{}", text(&about.kind), text(&about.name)),
+    }
+}
+
+fn report_dropped(queue: &Queue) {
+    let dropped = queue.dropped.swap(0, Ordering::Relaxed);
+    if dropped > 0 {
+        warn!(dropped, "events were dropped because too many waited to be posted");
+    }
+}
+
+/// Tries again while the API server is away: later events wait behind this one, which keeps
+/// their order, and the queue's bound keeps that from growing.
+async fn post_with_retries(cluster: &dyn Cluster, verdict: Verdict) -> Result<(), ApiError> {
+    let mut pause = FIRST_PAUSE;
+    for _ in 1..TRIES {
+        match post(cluster, &verdict).await {
+            Err(ApiError::Unavailable { .. }) => {}
+            done => return done,
+        }
+        sleep(pause).await;
+        pause = LONGEST_PAUSE.min(pause * 2);
+    }
+    post(cluster, &verdict).await
+}
+
+async fn post(cluster: &dyn Cluster, verdict: &Verdict) -> Result<(), ApiError> {
+    match verdict {
+        Verdict::Drop => Ok(()),
+        Verdict::Create(event) => create(cluster, event).await,
+        Verdict::Patch { namespace, name, patch, instead } => {
+            match cluster.patch_event(namespace, name, patch).await {
+                Err(ApiError::NotFound { .. }) => create(cluster, instead).await,
+                done => done.map(drop),
+            }
+        }
+    }
+}
+
+async fn create(cluster: &dyn Cluster, event: &Event) -> Result<(), ApiError> {
+    match cluster.create_event(event).await {
+        // An earlier try got through and only its answer was lost.
+        Err(ApiError::AlreadyExists { .. }) => Ok(()),
+        done => done.map(drop),
+    }
+}
