@@ -7,6 +7,8 @@
 //! Always true: paths come in as parameters, every operation is idempotent, files that
 //! matter after a power cut are replaced atomically.
 
+pub mod cgroup_math;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
