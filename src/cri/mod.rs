@@ -6,6 +6,10 @@
 //! Always true: every call has a deadline set by the caller of `connect`; dropping a call's
 //! future leaves the outcome unknown, and the next reader of the runtime finds it out.
 
+mod convert;
+mod grpc;
+mod wire;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -15,6 +19,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
+
+pub use grpc::{EndpointError, GrpcRuntime};
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -199,6 +205,7 @@ pub struct ContainerSummary {
     pub id: ContainerId,
     pub sandbox_id: SandboxId,
     pub name: String,
+    /// The three from labels; empty for a container that no kubelet made.
     pub pod_uid: String,
     pub pod_name: String,
     pub pod_namespace: String,
@@ -213,6 +220,7 @@ pub struct ContainerSummary {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
     pub id: ContainerId,
+    /// Empty from the status call, which does not tell; the list does.
     pub sandbox_id: SandboxId,
     pub name: String,
     pub attempt: u32,
@@ -457,6 +465,7 @@ pub struct FilesystemUsage {
 /// A hint that something happened to a pod. The truth is read afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuntimeEvent {
+    /// Empty when the runtime could not tell any more which pod it was.
     pub pod_uid: String,
     pub container_id: String,
     pub kind: RuntimeEventKind,
@@ -506,7 +515,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<()>;
     async fn remove_container(&self, id: &ContainerId) -> Result<()>;
 
-    /// `Unimplemented` where the runtime has no event stream.
+    /// `Unimplemented` where the runtime has no event stream. A stream ends after its first
+    /// error; one that was slow to be refused has the refusal as its first item.
     async fn events(&self) -> Result<BoxStream<'static, Result<RuntimeEvent>>>;
 
     /// `None` when the image is not present.
