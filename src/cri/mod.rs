@@ -522,7 +522,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// `None` when the image is not present.
     async fn image_status(&self, image: &ImageSpec) -> Result<Option<Image>>;
     /// Returns the reference the image was resolved to. No deadline of its own.
-    async fn pull_image(&self, image: &ImageSpec, auth: Option<&Auth>, sandbox: Option<&SandboxConfig>) -> Result<String>;
+    async fn pull_image(
+        &self,
+        image: &ImageSpec,
+        auth: Option<&Auth>,
+        sandbox: Option<&SandboxConfig>,
+    ) -> Result<String>;
     async fn list_images(&self) -> Result<Vec<Image>>;
     async fn remove_image(&self, image: &ImageSpec) -> Result<()>;
     async fn image_filesystem(&self) -> Result<Option<FilesystemUsage>>;
