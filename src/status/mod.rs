@@ -1,1 +1,21 @@
-//! status
+//! Pod status: what the API is told about a pod, and the only writer of it.
+//!
+//! [`compute`] is pure: spec, runtime state, start errors, probe results and the last
+//! status in, the new status out. The writer keeps the newest status of each pod and
+//! patches what differs from what the API has, the most urgent first.
+//!
+//! Always true: a terminal phase is published only once nothing of the pod can run any
+//! more, and is never left; conditions of other owners are not touched.
+
+mod compute;
+mod conditions;
+mod containers;
+mod phase;
+mod restart;
+
+#[cfg(test)]
+mod tests;
+
+pub use compute::{Cause, Computed, Probed, Stage, StatusInput, Verdict, WaitingReason, compute, deadline};
+pub use phase::Phase;
+pub use restart::{is_sidecar, restartable};
