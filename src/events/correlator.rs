@@ -15,15 +15,14 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::Occurrence;
-use crate::kube::limit::TokenBucket;
+use crate::kube::limit::{Rate, TokenBucket};
 
 /// Different messages of one kind after which they are combined.
 const COMBINE_AFTER: usize = 10;
 /// Without another message for this long, combining starts over.
 const COMBINE_WITHIN: Duration = Duration::from_secs(600);
 /// Writes that an object has at once, and how often it gets another one.
-const ALLOWANCE_BURST: u32 = 25;
-const ALLOWANCE_PER_SECOND: f64 = 1.0 / 300.0;
+const ALLOWANCE: Rate = Rate { per_second: 1.0 / 300.0, burst: 25 };
 /// Entries each memory holds; the one unused for longest makes room. client-go keeps 4096.
 const REMEMBERED: usize = 2048;
 /// The name upstream's events carry, which tools filter by.
@@ -88,7 +87,7 @@ impl Correlator {
 
         // Looked at last, as client-go does: a dropped repetition still counts, so that the
         // next one let through shows the true number.
-        let allowance = self.allowances.entry(hash(&object), || TokenBucket::new(ALLOWANCE_PER_SECOND, ALLOWANCE_BURST, now));
+        let allowance = self.allowances.entry(hash(&object), || TokenBucket::new(ALLOWANCE, now));
         if allowance.try_take(now) { verdict } else { Verdict::Drop }
     }
 

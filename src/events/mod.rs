@@ -22,7 +22,7 @@ use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use tokio::sync::mpsc;
 
 use crate::clock::Clock;
-pub use task::{Limits, run};
+pub use task::run;
 
 /// Events that may wait for the poster. client-go's broadcaster holds as many.
 const QUEUE_LENGTH: usize = 1000;

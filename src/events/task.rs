@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::correlator::{Correlator, Verdict};
 use super::{Occurrence, Queue};
-use crate::kube::limit::TokenBucket;
+use crate::kube::limit::{Rate, Throttle};
 use crate::kube::{ApiError, Cluster};
 
 /// How often one event is tried, and the pauses between, doubled up to the last.
@@ -18,16 +18,9 @@ const TRIES: u32 = 12;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// `eventRecordQPS` and `eventBurst`; `None` posts without limit.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    pub per_second: Option<f64>,
-    pub burst: u32,
-}
-
 /// Posts what is recorded until every recorder is gone. Without a cluster, events only show
-/// in the log.
-pub async fn run(mut queue: Queue, cluster: Option<Arc<dyn Cluster>>, limits: Limits) {
+/// in the log. `rate` is `eventRecordQPS` and `eventBurst`; `None` posts without limit.
+pub async fn run(mut queue: Queue, cluster: Option<Arc<dyn Cluster>>, rate: Option<Rate>) {
     let Some(cluster) = cluster else {
         while let Some(occurrence) = queue.receiver.recv().await {
             info!(
@@ -40,7 +33,7 @@ pub async fn run(mut queue: Queue, cluster: Option<Arc<dyn Cluster>>, limits: Li
         return;
     };
     let mut correlator = Correlator::new(&queue.node_name);
-    let mut bucket = limits.per_second.map(|rate| TokenBucket::new(rate, limits.burst, Instant::now()));
+    let throttle = Throttle::new(rate);
     while let Some(occurrence) = queue.receiver.recv().await {
         debug!(
             object = %object(&occurrence),
@@ -53,9 +46,7 @@ pub async fn run(mut queue: Queue, cluster: Option<Arc<dyn Cluster>>, limits: Li
             debug!(object = %object(&occurrence), reason = occurrence.reason, "too many events of this object, not posted");
             continue;
         }
-        if let Some(bucket) = &mut bucket {
-            sleep(bucket.take(Instant::now())).await;
-        }
+        throttle.turn().await;
         if let Err(error) = post_with_retries(cluster.as_ref(), verdict).await {
             warn!(object = %object(&occurrence), reason = occurrence.reason, %error, "event not posted");
         }

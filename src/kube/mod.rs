@@ -1,20 +1,35 @@
 //! The cluster as the agent sees it: one trait over the API server.
 //!
-//! `client.rs` speaks to a real one through the kube crate; the simulation has a cluster of
-//! its own. Only `status/` patches pods, only `node/` writes Node and Lease, only
+//! `client.rs` speaks to a real one with the kube crate's requests over connections of our
+//! own (`transport.rs`); the simulation has a cluster of its own. Only `status/` patches pods, only `node/` writes Node and Lease, only
 //! `events/` writes events: the trait offers exactly their calls.
 //!
 //! Always true: a watch stream never ends and never gives up; it reconnects with back-off
 //! and replays the whole list when it had to start over.
 
+mod client;
+mod errors;
 pub mod limit;
+mod requester;
+mod transport;
+mod watch;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret, Service};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+pub use client::KubeCluster;
+pub use errors::LoadError;
+
+/// What every object of the API can do.
+trait ApiObject: kube::Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + Send + 'static {}
+
+impl<K: kube::Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + Send + 'static> ApiObject for K {}
 
 /// How an API call can end badly, told apart by what a caller does about it.
 #[derive(Debug, Clone, thiserror::Error)]
