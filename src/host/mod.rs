@@ -1,13 +1,31 @@
 //! The machine as the agent sees it: files under the roots, mounts, cgroups, facts.
 //!
 //! `linux.rs` is the real one; every method of it runs on the blocking pool under a
-//! deadline, because a dead NFS server or a full disk must hold up one pod only. The
-//! simulation has a machine in memory behind the same trait.
+//! deadline, because a dead NFS server or a full disk must hold up one pod only, and
+//! `lanes.rs` bounds how many threads one such place can take. The simulation has a machine
+//! in memory behind the same trait.
 //!
-//! Always true: paths come in as parameters, every operation is idempotent, files that
-//! matter after a power cut are replaced atomically.
+//! No task of its own; everything happens within a call.
+//!
+//! Always true: paths come in as parameters, every operation is idempotent, files are
+//! replaced atomically, and no path that a pod can influence is walked by name: those go
+//! through directory descriptors and follow no symlink.
 
+mod atomic_writer;
+mod beneath;
+mod cgroup;
 pub mod cgroup_math;
+mod facts;
+mod files;
+mod host_path;
+mod lanes;
+mod linux;
+mod mounts;
+mod sub_path;
+mod tree;
+
+pub use cgroup::systemd_name;
+pub use linux::{LinuxHost, Roots};
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -22,8 +40,12 @@ pub enum HostError {
     #[error("failed to {what} {}", path.display())]
     Io { what: &'static str, path: PathBuf, #[source] source: std::io::Error },
     /// The operation did not come back; it may still be going on in the kernel.
-    #[error("{what} {} did not finish within {after:?}", path.display())]
+    #[error("could not {what} {} within {after:?}", path.display())]
     Timeout { what: &'static str, path: PathBuf, after: Duration },
+    /// An earlier operation on the same place has not come back; no thread was spent on
+    /// this one.
+    #[error("cannot {what} {}: {doing} has been stuck there for {stuck:?}", path.display())]
+    Busy { what: &'static str, path: PathBuf, doing: &'static str, stuck: Duration },
     /// What is there is not what the pod asked for; the text is upstream's.
     #[error("{0}")]
     Refused(String),
@@ -98,6 +120,16 @@ pub enum DirMedium {
     HugePages { page_size: String, size_bytes: Option<u64> },
 }
 
+/// Whether a file is worth an fsync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Made again after a reboot before anyone reads it (`/etc/hosts`, markers): replaced
+    /// atomically, but a power cut may take it.
+    UntilReboot,
+    /// Read again after a power cut: old or new, and on the disk when the call returns.
+    ThroughPowerCut,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostPathKind {
     Any,
@@ -129,10 +161,17 @@ pub trait Host: Send + Sync + 'static {
     async fn list_pod_volumes(&self, uid: &PodUid) -> Result<Vec<(String, String)>>;
     /// Makes the directory and its parents with `mode`, whatever the umask.
     async fn make_dir(&self, path: &Path, mode: u32) -> Result<()>;
-    /// An emptyDir, mounted if its medium says so. Present and right: nothing happens.
-    async fn make_empty_dir(&self, path: &Path, medium: &DirMedium) -> Result<()>;
+    /// An emptyDir, mounted if its medium says so. Present and right: nothing happens and
+    /// the answer is false.
+    async fn make_empty_dir(&self, path: &Path, medium: &DirMedium) -> Result<bool>;
     /// Writes API content with the atomic-writer layout; true if something changed.
-    async fn write_payload(&self, path: &Path, medium: &DirMedium, files: &[PayloadFile], fs_group: Option<u32>) -> Result<bool>;
+    async fn write_payload(
+        &self,
+        path: &Path,
+        medium: &DirMedium,
+        files: &[PayloadFile],
+        fs_group: Option<u32>,
+    ) -> Result<bool>;
     /// Sets group and group bits of a whole volume.
     async fn apply_fs_group(&self, path: &Path, gid: u32) -> Result<()>;
     async fn check_host_path(&self, path: &Path, kind: HostPathKind) -> Result<()>;
@@ -142,7 +181,9 @@ pub trait Host: Send + Sync + 'static {
     async fn remove_tree(&self, path: &Path) -> Result<()>;
 
     // Single files.
-    async fn write_file(&self, path: &Path, data: &[u8], mode: u32) -> Result<()>;
+    /// Replaces a file whole; the same content again is not written. One writer per file.
+    async fn write_file(&self, path: &Path, data: &[u8], mode: u32, durability: Durability) -> Result<()>;
+    /// `None` if it is not there; a file of more than `bytes_max` is refused.
     async fn read_file(&self, path: &Path, bytes_max: usize) -> Result<Option<Vec<u8>>>;
     /// The last `bytes_max` bytes and at most `lines_max` lines.
     async fn read_tail(&self, path: &Path, bytes_max: usize, lines_max: Option<usize>) -> Result<Option<Vec<u8>>>;

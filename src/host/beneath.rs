@@ -1,0 +1,100 @@
+//! Opening what lies below a directory without being led astray.
+//!
+//! A pod may swap a directory for a symlink between our look and our act, and a mount may
+//! lie where we are about to delete. Descriptors held by us cannot be swapped, and
+//! `openat2` refuses symlinks and mount crossings inside the kernel. Kernels before 5.6
+//! and some sandboxes lack it; there the same is put together from single steps.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::sys::stat::{FileStat, Mode, SFlag};
+
+/// A pod that renames without end gets an error, not a busy loop.
+const RESOLVE_TRIES: usize = 32;
+
+/// A directory by path. Its own last component may not be a symlink.
+pub fn directory(path: &Path) -> io::Result<OwnedFd> {
+    Ok(open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?)
+}
+
+/// The sub-directory `name`; `ELOOP` or `ENOTDIR` if it is none (any more), `EXDEV` if
+/// something is mounted there, bind mounts of the same file system included.
+pub fn sub_directory(parent: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
+    match openat2(&parent, name, OpenHow::new().flags(flags).resolve(resolve)) {
+        Err(error) if is_missing_syscall(error) => {
+            let child = openat(&parent, name, flags, Mode::empty())?;
+            if mount_id(&child)? != mount_id(&parent)? {
+                return Err(Errno::EXDEV.into());
+            }
+            Ok(child)
+        }
+        opened => Ok(opened?),
+    }
+}
+
+/// Whatever `name` is, as a handle that opens nothing: a fifo does not block, a device
+/// does not notice. A symlink is opened itself.
+pub fn handle(parent: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
+    Ok(openat(parent, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?)
+}
+
+/// Resolves `path` below `parent`, symlinks included as long as none leads out of it.
+/// `EXDEV` means that one would, `ENOSYS` that this kernel cannot tell.
+pub fn resolve(parent: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    for _ in 0..RESOLVE_TRIES {
+        match openat2(&parent, path, how) {
+            // Something was renamed on the way, by the pod or anyone on this machine.
+            Err(Errno::EAGAIN) => {}
+            Err(error) if is_missing_syscall(error) => return Err(Errno::ENOSYS.into()),
+            opened => return Ok(opened?),
+        }
+    }
+    Err(Errno::EAGAIN.into())
+}
+
+/// Goes down `path` one component at a time and follows no symlink at all.
+pub fn walk(parent: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+    let mut at = openat(parent, ".", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    for name in path {
+        let next = handle(&at, name)?;
+        if is_kind(&nix::sys::stat::fstat(&next)?, SFlag::S_IFLNK) {
+            return Err(Errno::ELOOP.into());
+        }
+        at = next;
+    }
+    Ok(at)
+}
+
+pub fn is_kind(stat: &FileStat, kind: SFlag) -> bool {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == kind
+}
+
+/// A path that leads to exactly what `fd` has open, whatever happens to names meanwhile.
+/// This is about our own process, so it is not one of the roots passed in.
+pub fn magic_path(fd: &impl AsRawFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// Which mount a descriptor is on, without asking its file system.
+pub fn mount_id(fd: impl AsFd) -> io::Result<u64> {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()))?;
+    info.lines()
+        .find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no mnt_id in fdinfo"))
+}
+
+/// Container sandboxes answer EPERM to system calls newer than themselves.
+fn is_missing_syscall(error: Errno) -> bool {
+    matches!(error, Errno::ENOSYS | Errno::EPERM)
+}

@@ -1,0 +1,217 @@
+//! Runs blocking work under a deadline and bounds how many threads one place can hold up.
+//!
+//! A thread that waits for a dead file server cannot be taken back; only the wait for it
+//! can end. So each place (a pod's directory, a cgroup, a foreign mount) is a lane with few
+//! slots. Work on one lane beyond them waits for a slot within its own deadline, and once
+//! any of it is overdue, the lane refuses more until that has come back: the thread count
+//! stays bounded however often a pod worker tries again, and other lanes do not notice.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+use super::{HostError, Result};
+
+/// Work of one pod at a time: enough to set up its volumes side by side, few enough that
+/// every pod of a full node could hang at once and leave tokio's pool of 512 working.
+const SLOTS: usize = 4;
+/// Overdue work on all lanes together. Beyond it only an answer frees a thread, so that
+/// the pool never runs dry for the healthy.
+const OVERDUE_MAX: usize = 256;
+
+#[derive(Clone)]
+pub struct Lanes {
+    deadline: Duration,
+    table: Arc<Mutex<Table>>,
+}
+
+#[derive(Default)]
+struct Table {
+    lanes: BTreeMap<PathBuf, Lane>,
+    /// Names running work, so that it can be taken off its lane when it ends.
+    next_id: u64,
+}
+
+struct Lane {
+    slots: Arc<Semaphore>,
+    running: BTreeMap<u64, Running>,
+}
+
+struct Running {
+    what: &'static str,
+    since: Instant,
+}
+
+impl Lanes {
+    pub fn new(deadline: Duration) -> Self {
+        Lanes { deadline, table: Arc::default() }
+    }
+
+    /// Runs `work` on the blocking pool. `path` is what it is about, for the error text.
+    ///
+    /// Dropping the future does not stop the work; it keeps its slot until it ends.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        lane: &Path,
+        what: &'static str,
+        path: &Path,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let deadline = Instant::now() + self.deadline;
+        let late = |_| HostError::Timeout { what, path: path.to_owned(), after: self.deadline };
+
+        let slots = self.admit(lane, what, path)?;
+        let permit = timeout_at(deadline, slots.acquire_owned())
+            .await
+            .map_err(late)?
+            .expect("the semaphore of a lane is never closed");
+        let occupied = self.enter(lane, what, permit);
+        let work = tokio::task::spawn_blocking(move || {
+            let _occupied = occupied;
+            work()
+        });
+        match timeout_at(deadline, work).await.map_err(late)? {
+            Ok(result) => result,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // Blocking work is never aborted; the runtime itself is going down.
+            Err(_) => Err(HostError::Refused(format!("cannot {what} {}: shutting down", path.display()))),
+        }
+    }
+
+    fn admit(&self, lane: &Path, what: &'static str, path: &Path) -> Result<Arc<Semaphore>> {
+        let mut table = self.lock();
+        let busy = |doing, stuck| HostError::Busy { what, path: path.to_owned(), doing, stuck };
+        let now = Instant::now();
+        let overdue = |running: &Running| now.duration_since(running.since) > self.deadline;
+
+        if let Some(own) = table.lanes.get(lane)
+            && let Some(stuck) = own.running.values().find(|running| overdue(running))
+        {
+            return Err(busy(stuck.what, now.duration_since(stuck.since)));
+        }
+        let all = || table.lanes.values().flat_map(|lane| lane.running.values()).filter(|running| overdue(running));
+        if all().count() >= OVERDUE_MAX
+            && let Some(oldest) = all().min_by_key(|running| running.since)
+        {
+            return Err(busy("too much other work", now.duration_since(oldest.since)));
+        }
+        Ok(table.lane(lane).slots.clone())
+    }
+
+    fn enter(&self, lane: &Path, what: &'static str, permit: OwnedSemaphorePermit) -> Occupied {
+        let mut table = self.lock();
+        let id = table.next_id;
+        table.next_id += 1;
+        table.lane(lane).running.insert(id, Running { what, since: Instant::now() });
+        Occupied { table: self.table.clone(), lane: lane.to_owned(), id, permit: Some(permit) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().expect("no holder of the lane table panics")
+    }
+}
+
+impl Table {
+    fn lane(&mut self, path: &Path) -> &mut Lane {
+        self.lanes
+            .entry(path.to_owned())
+            .or_insert_with(|| Lane { slots: Arc::new(Semaphore::new(SLOTS)), running: BTreeMap::new() })
+    }
+}
+
+/// A slot in use. Dropped where the work ends, whoever still waits for its result.
+struct Occupied {
+    table: Arc<Mutex<Table>>,
+    lane: PathBuf,
+    id: u64,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        let mut table = self.table.lock().expect("no holder of the lane table panics");
+        // Before the count below: the permit holds the semaphore, as does each who waits.
+        self.permit = None;
+        if let Some(lane) = table.lanes.get_mut(&self.lane) {
+            lane.running.remove(&self.id);
+            if lane.running.is_empty() && Arc::strong_count(&lane.slots) == 1 {
+                table.lanes.remove(&self.lane);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_millis(50);
+
+    /// Work that hangs until the sender is dropped.
+    fn hung(lanes: &Lanes, lane: &'static str) -> (mpsc::Sender<()>, tokio::task::JoinHandle<Result<()>>) {
+        let (release, wait) = mpsc::channel::<()>();
+        let lanes = lanes.clone();
+        let task = tokio::spawn(async move {
+            lanes
+                .run(Path::new(lane), "mount", Path::new(lane), move || {
+                    let _ = wait.recv();
+                    Ok(())
+                })
+                .await
+        });
+        (release, task)
+    }
+
+    async fn quick(lanes: &Lanes, lane: &str) -> Result<u8> {
+        lanes.run(Path::new(lane), "list", Path::new(lane), || Ok(7)).await
+    }
+
+    #[tokio::test]
+    async fn stuck_work_times_out_and_closes_its_lane_until_it_comes_back() {
+        let lanes = Lanes::new(DEADLINE);
+        let (release, stuck) = hung(&lanes, "/pods/a");
+        assert!(matches!(stuck.await.unwrap(), Err(HostError::Timeout { what: "mount", .. })));
+
+        let refused = quick(&lanes, "/pods/a").await;
+        assert!(matches!(refused, Err(HostError::Busy { doing: "mount", .. })), "{refused:?}");
+        assert_eq!(quick(&lanes, "/pods/b").await.unwrap(), 7);
+
+        drop(release);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while quick(&lanes, "/pods/a").await.is_err() {
+            assert!(Instant::now() < deadline, "the lane never opened again");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hung_place_takes_no_more_threads_than_its_slots() {
+        let lanes = Lanes::new(DEADLINE);
+        let hung: Vec<_> = (0..50).map(|_| hung(&lanes, "/mnt/nfs")).collect();
+        let (releases, tasks): (Vec<_>, Vec<_>) = hung.into_iter().unzip();
+        for task in tasks {
+            assert!(task.await.unwrap().is_err());
+        }
+        assert_eq!(lanes.lock().lanes[Path::new("/mnt/nfs")].running.len(), SLOTS);
+        drop(releases);
+    }
+
+    #[tokio::test]
+    async fn a_quiet_lane_is_forgotten() {
+        let lanes = Lanes::new(Duration::from_secs(5));
+        let all = (0..100).map(|n| {
+            let lanes = lanes.clone();
+            tokio::spawn(async move { quick(&lanes, &format!("/pods/{}", n % 10)).await })
+        });
+        for task in all.collect::<Vec<_>>() {
+            assert_eq!(task.await.unwrap().unwrap(), 7);
+        }
+        assert_eq!(lanes.lock().lanes.len(), 0);
+    }
+}

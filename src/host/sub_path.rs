@@ -1,0 +1,153 @@
+//! subPath: one place inside a volume, bind-mounted where no pod can move it.
+//!
+//! The pod writes to the volume while we look for the place, so the place is found by
+//! descriptors, and what gets mounted is the descriptor found, not a name. A symlink inside
+//! the volume is followed as long as it stays inside.
+
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Component, Path};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
+
+use super::{beneath, files, mounts, tree};
+
+const TARGET_DIRECTORY_MODE: u32 = 0o750;
+const TARGET_FILE_MODE: u32 = 0o640;
+
+/// Finds or makes `sub_path` in the volume and mounts it at `target`. What is mounted there
+/// already and is the same stays.
+pub fn prepare(volume: &Path, sub_path: &str, target: &Path) -> io::Result<()> {
+    let sub_path = check(sub_path)?;
+    // An administrator's hostPath may itself be a symlink.
+    let root = open(volume, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let source = find_or_make(&root, volume, sub_path)?;
+    mount_at(&source, target)
+}
+
+fn check(sub_path: &str) -> io::Result<&Path> {
+    let path = Path::new(sub_path);
+    let is_plain = |component| matches!(component, Component::Normal(_) | Component::CurDir);
+    if path.components().all(is_plain) {
+        return Ok(path);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{sub_path:?} is not relative or has '..'")))
+}
+
+fn find_or_make(root: &OwnedFd, volume: &Path, sub_path: &Path) -> io::Result<OwnedFd> {
+    match find(root, volume, sub_path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        found => return found,
+    }
+    // Missing directories get the volume's own mode, so that whoever may write to the
+    // volume may write to them, fsGroup's setgid bit included.
+    let mode = fstat(root)?.st_mode & 0o7777;
+    let mut missing: Vec<OsString> = Vec::new();
+    let mut present = sub_path;
+    let mut at = loop {
+        let (Some(parent), Some(name)) = (present.parent(), present.file_name()) else {
+            return Err(Errno::ENOENT.into());
+        };
+        missing.push(name.to_owned());
+        present = parent;
+        match find(root, volume, present) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            found => break found?,
+        }
+    };
+    while let Some(name) = missing.pop() {
+        match mkdirat(&at, name.as_os_str(), Mode::from_bits_truncate(mode)) {
+            // Another container of the pod needs it too.
+            Err(Errno::EEXIST) => at = beneath::walk(&at, Path::new(&name))?,
+            made => {
+                made?;
+                at = beneath::walk(&at, Path::new(&name))?;
+                tree::set_mode(&at, mode)?;
+            }
+        }
+    }
+    Ok(at)
+}
+
+fn find(root: &OwnedFd, volume: &Path, sub_path: &Path) -> io::Result<OwnedFd> {
+    if sub_path.as_os_str().is_empty() {
+        return beneath::walk(root, sub_path);
+    }
+    match beneath::resolve(root, sub_path) {
+        Err(error) if needs_names(&error) => find_by_names(root, volume, sub_path),
+        found => found,
+    }
+}
+
+fn needs_names(error: &io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EXDEV | Errno::ENOSYS))
+}
+
+/// An absolute symlink (`current -> /srv/releases/7` in the hostPath `/srv`) may still end
+/// inside the volume. Names tell where; the way there is then gone again without
+/// following any symlink, so that one swapped in meanwhile is an error.
+fn find_by_names(root: &OwnedFd, volume: &Path, sub_path: &Path) -> io::Result<OwnedFd> {
+    let volume = fs::canonicalize(volume)?;
+    let resolved = fs::canonicalize(volume.join(sub_path))?;
+    match resolved.strip_prefix(&volume) {
+        Ok(inside) => beneath::walk(root, inside),
+        Err(_) => Err(io::Error::new(io::ErrorKind::PermissionDenied, "leads out of the volume")),
+    }
+}
+
+fn mount_at(source: &OwnedFd, target: &Path) -> io::Result<()> {
+    let is_directory = beneath::is_kind(&fstat(source)?, SFlag::S_IFDIR);
+    while let Some(present) = look(target)? {
+        if same_file(&present, source)? {
+            return Ok(());
+        }
+        if !is_mount_point(&present, target)? {
+            break;
+        }
+        drop(present);
+        mounts::unmount(target)?;
+    }
+    make_placeholder(target, is_directory)?;
+    mounts::bind(&beneath::magic_path(source), target)
+}
+
+fn look(target: &Path) -> io::Result<Option<OwnedFd>> {
+    match open(target, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()) {
+        Ok(present) => Ok(Some(present)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn same_file(one: &OwnedFd, other: &OwnedFd) -> io::Result<bool> {
+    let (one, other) = (fstat(one)?, fstat(other)?);
+    Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
+}
+
+fn is_mount_point(present: &OwnedFd, target: &Path) -> io::Result<bool> {
+    let parent = target.parent().map(look).transpose()?.flatten();
+    Ok(match parent {
+        Some(parent) => beneath::mount_id(present)? != beneath::mount_id(&parent)?,
+        None => false,
+    })
+}
+
+/// Something of the right kind to mount upon; one of the other kind is in the way.
+fn make_placeholder(target: &Path, is_directory: bool) -> io::Result<()> {
+    if fs::symlink_metadata(target).is_ok_and(|stat| stat.is_dir() != is_directory) {
+        tree::remove(target)?;
+    }
+    if is_directory {
+        return files::make_dir(target, TARGET_DIRECTORY_MODE);
+    }
+    if let Some(parent) = target.parent() {
+        files::make_dir(parent, TARGET_DIRECTORY_MODE)?;
+    }
+    let placeholder = OpenOptions::new().write(true).create(true).truncate(false).mode(TARGET_FILE_MODE).open(target)?;
+    placeholder.set_permissions(fs::Permissions::from_mode(TARGET_FILE_MODE))
+}
