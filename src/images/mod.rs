@@ -1,1 +1,339 @@
-//! images
+//! Images: makes sure that what a container is to run is on the node.
+//!
+//! A pod worker asks [`Images::ensure`] for each container it is about to create. There is no
+//! task: a pull runs as long as somebody waits for it, and a pod that goes away takes its
+//! pull with it unless another pod waits for the same.
+//!
+//! In: names, policies and pull secrets from pods; the runtime's image service.
+//! Out: the reference to create the container from, or the reason why it has to wait;
+//! events; the image list of the node's status.
+//!
+//! Always true: an image is pulled once at a time per set of credentials; a pod that needs no
+//! download never waits for one; a failed pull is not tried again before its delay is over.
+
+mod backoff;
+mod credentials;
+mod lane;
+mod list;
+mod pulls;
+mod reference;
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ContainerImage, Pod, Secret};
+use tokio::time::Instant;
+
+pub use credentials::auths_for;
+pub use reference::{Reference, ReferenceError};
+
+use crate::clock::Clock;
+use crate::cri::{self, CriError, ImageSpec, Runtime, SandboxConfig};
+use crate::events::{EventType, Recorder};
+use crate::pod::PodUid;
+use backoff::Backoff;
+use pulls::{PullFailure, PullRequest, Pulled, Pulls};
+
+/// How long the list for the node's status may be old.
+const LIST_AGE_MAX: Duration = Duration::from_secs(30);
+
+/// The part of the configuration that is about images.
+#[derive(Clone, Debug)]
+pub struct ImagesConfig {
+    pub serialize_image_pulls: bool,
+    /// Unlimited when absent.
+    pub max_parallel_image_pulls: Option<usize>,
+    /// Zero is no limit.
+    pub registry_pull_qps: u32,
+    pub registry_burst: u32,
+    /// All when negative.
+    pub node_status_max_images: i32,
+}
+
+/// One container's need of an image.
+pub struct ImageRequest<'a> {
+    pub pod: &'a Pod,
+    /// The container, as events name it: `spec.containers{web}`.
+    pub field_path: &'a str,
+    /// As its author wrote it.
+    pub image: &'a str,
+    /// A static pod may leave it out; the API server fills it in.
+    pub pull_policy: Option<&'a str>,
+    /// The pod's image pull secrets, as far as they could be read.
+    pub secrets: &'a [Secret],
+    pub sandbox: &'a SandboxConfig,
+}
+
+/// An image that is on the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadyImage {
+    /// What the container is created from.
+    pub image_ref: String,
+    /// The user the image asks for, by number or else by name: the facts for `runAsNonRoot`.
+    pub uid: Option<i64>,
+    pub username: String,
+}
+
+/// The waiting reason that users see on the container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    ErrImagePull,
+    ImagePullBackOff,
+    ErrImageNeverPull,
+    InvalidImageName,
+    ImageInspectError,
+    RegistryUnavailable,
+    SignatureValidationFailed,
+}
+
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::ErrImagePull => "ErrImagePull",
+            Reason::ImagePullBackOff => "ImagePullBackOff",
+            Reason::ErrImageNeverPull => "ErrImageNeverPull",
+            Reason::InvalidImageName => "InvalidImageName",
+            Reason::ImageInspectError => "ImageInspectError",
+            Reason::RegistryUnavailable => "RegistryUnavailable",
+            Reason::SignatureValidationFailed => "SignatureValidationFailed",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a container has to wait for its image.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {message}")]
+pub struct ImageError {
+    pub reason: Reason,
+    /// The container status's waiting message.
+    pub message: String,
+    /// Before this nothing will change. Absent where nothing here knows when to look again.
+    pub retry_at: Option<Instant>,
+}
+
+/// What to do about an image, given the policy and whether it is present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Use,
+    Pull,
+    Refuse,
+}
+
+/// An unknown policy is one of a newer API; it is taken as the default of the API.
+fn step(policy: Option<&str>, is_latest: bool, is_present: bool) -> Step {
+    match (policy, is_present) {
+        (Some("Never"), false) => Step::Refuse,
+        (Some("Never"), true) => Step::Use,
+        (Some("Always"), _) => Step::Pull,
+        (Some("IfNotPresent"), true) => Step::Use,
+        (_, true) if !is_latest => Step::Use,
+        _ => Step::Pull,
+    }
+}
+
+/// The image manager. Clones share everything.
+#[derive(Clone)]
+pub struct Images {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    runtime: Arc<dyn Runtime>,
+    clock: Clock,
+    recorder: Recorder,
+    pulls: Pulls,
+    backoff: Mutex<Backoff>,
+    listed: Mutex<Option<Listed>>,
+    node_status_max_images: i32,
+}
+
+struct Listed {
+    at: Instant,
+    images: Arc<Vec<ContainerImage>>,
+}
+
+impl Images {
+    pub fn new(runtime: Arc<dyn Runtime>, clock: Clock, recorder: Recorder, config: ImagesConfig) -> Self {
+        Images {
+            shared: Arc::new(Shared {
+                pulls: Pulls::new(runtime.clone(), clock.clone(), &config),
+                runtime,
+                clock,
+                recorder,
+                backoff: Mutex::default(),
+                listed: Mutex::default(),
+                node_status_max_images: config.node_status_max_images,
+            }),
+        }
+    }
+
+    /// Returns once the image is on the node, which may take as long as the registry likes.
+    /// Dropping the future stops the pull, unless another pod waits for it too.
+    pub async fn ensure(&self, request: &ImageRequest<'_>) -> Result<ReadyImage, ImageError> {
+        let name = request.image;
+        let reference = Reference::parse(name)
+            .map_err(|error| self.inspect_failed(request, Reason::InvalidImageName, &error.to_string()))?;
+        let spec = ImageSpec {
+            image: reference.for_runtime(name),
+            user_specified_image: name.to_owned(),
+            ..ImageSpec::default()
+        };
+        let present = self
+            .shared
+            .runtime
+            .image_status(&spec)
+            .await
+            .map_err(|error| self.inspect_failed(request, Reason::ImageInspectError, &image_error_text(&error)))?;
+        match (step(request.pull_policy, reference.is_latest(), present.is_some()), present) {
+            (Step::Use, Some(image)) => {
+                let message = format!("Container image \"{name}\" already present on machine");
+                self.event(request, EventType::Normal, "Pulled", message);
+                Ok(ReadyImage { image_ref: image.id, uid: image.uid, username: image.username })
+            }
+            (Step::Refuse, _) => {
+                let message = format!("Container image \"{name}\" is not present with pull policy of Never");
+                self.event(request, EventType::Warning, "ErrImageNeverPull", message.clone());
+                Err(ImageError { reason: Reason::ErrImageNeverPull, message, retry_at: None })
+            }
+            (_, present) => self.pull(request, &reference, spec, present.is_some()).await,
+        }
+    }
+
+    async fn pull(
+        &self,
+        request: &ImageRequest<'_>,
+        reference: &Reference,
+        spec: ImageSpec,
+        is_present: bool,
+    ) -> Result<ReadyImage, ImageError> {
+        let (name, began) = (request.image, self.shared.clock.now());
+        let pod = PodUid::new(request.pod.metadata.uid.as_deref().unwrap_or_default());
+        let full_name = reference.to_string();
+        if let Some(held) = self.backoff().held(&pod, &full_name, began) {
+            let message = format!("Back-off pulling image \"{name}\"");
+            self.event(request, EventType::Normal, "BackOff", message.clone());
+            return Err(ImageError {
+                reason: Reason::ImagePullBackOff,
+                message: format!("{message}: {}", held.error),
+                retry_at: Some(held.until),
+            });
+        }
+
+        self.event(request, EventType::Normal, "Pulling", format!("Pulling image \"{name}\""));
+        let (auths, unreadable) = auths_for(reference, request.secrets);
+        let outcome = self
+            .shared
+            .pulls
+            .pull(PullRequest {
+                image: full_name.clone(),
+                spec: ImageSpec { annotations: request.sandbox.annotations.clone(), ..spec },
+                auths,
+                sandbox: request.sandbox.clone(),
+                is_present,
+                priority: priority(request.pod),
+            })
+            .await;
+        match outcome {
+            Ok(Pulled { image_ref, image, took }) => {
+                let waited = self.shared.clock.now() - began;
+                let message = format!(
+                    "Successfully pulled image \"{name}\" in {} ({} including waiting). Image size: {} bytes.",
+                    go_duration(took),
+                    go_duration(waited),
+                    image.size_bytes
+                );
+                self.event(request, EventType::Normal, "Pulled", message);
+                self.backoff().succeeded(&pod, &full_name);
+                self.listed().take();
+                Ok(ReadyImage { image_ref, uid: image.uid, username: image.username.clone() })
+            }
+            Err(PullFailure { reason, mut message }) => {
+                if !unreadable.is_empty() {
+                    message = format!("{message} (unreadable image pull secrets: {})", unreadable.join(", "));
+                }
+                let text = format!("Failed to pull image \"{name}\": {message}");
+                self.event(request, EventType::Warning, "Failed", text);
+                let error = format!("{reason}: {message}");
+                let retry_at = self.backoff().failed(&pod, &full_name, error, self.shared.clock.now());
+                Err(ImageError { reason, message, retry_at: Some(retry_at) })
+            }
+        }
+    }
+
+    /// The images of the node's status, read again from the runtime after half a minute or a pull.
+    pub async fn list(&self) -> cri::Result<Arc<Vec<ContainerImage>>> {
+        let now = self.shared.clock.now();
+        if let Some(listed) = &*self.listed()
+            && now - listed.at < LIST_AGE_MAX
+        {
+            return Ok(listed.images.clone());
+        }
+        let images = self.shared.runtime.list_images().await?;
+        let images = Arc::new(list::node_images(images, self.shared.node_status_max_images));
+        *self.listed() = Some(Listed { at: now, images: images.clone() });
+        Ok(images)
+    }
+
+    /// Upstream prints an empty name here; we print the one that was meant.
+    fn inspect_failed(&self, request: &ImageRequest<'_>, reason: Reason, error: &str) -> ImageError {
+        let message = format!("Failed to inspect image \"{}\": {error}", request.image);
+        self.event(request, EventType::Warning, "InspectFailed", message.clone());
+        ImageError { reason, message, retry_at: None }
+    }
+
+    fn event(&self, request: &ImageRequest<'_>, kind: EventType, reason: &str, message: String) {
+        self.shared.recorder.pod(request.pod, Some(request.field_path), kind, reason, message);
+    }
+
+    fn backoff(&self) -> std::sync::MutexGuard<'_, Backoff> {
+        self.shared.backoff.lock().expect("nothing that holds the back-off table can panic")
+    }
+
+    fn listed(&self) -> std::sync::MutexGuard<'_, Option<Listed>> {
+        self.shared.listed.lock().expect("nothing that holds the image list can panic")
+    }
+}
+
+/// A static pod goes before all others: the control plane may be among them.
+fn priority(pod: &Pod) -> i32 {
+    let source = pod.metadata.annotations.as_ref().and_then(|all| all.get("kubernetes.io/config.source"));
+    match source.map(String::as_str) {
+        None | Some("api") => pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0),
+        Some(_) => i32::MAX,
+    }
+}
+
+/// What went wrong, without the name of the call, which means nothing to a pod's author.
+fn image_error_text(error: &CriError) -> String {
+    match error {
+        CriError::NotFound { message, .. }
+        | CriError::AlreadyExists { message, .. }
+        | CriError::Failed { message, .. } => message.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// A duration to the millisecond as Go writes it: `850ms`, `1.5s`, `2m3.04s`.
+fn go_duration(duration: Duration) -> String {
+    let milliseconds = duration.as_millis();
+    if milliseconds < 1000 {
+        return if milliseconds == 0 { "0s".to_owned() } else { format!("{milliseconds}ms") };
+    }
+    let (seconds, rest) = (milliseconds / 1000, milliseconds % 1000);
+    let fraction = match rest {
+        0 => String::new(),
+        rest => format!(".{rest:03}").trim_end_matches('0').to_owned(),
+    };
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, s) => format!("{s}{fraction}s"),
+        (0, m, s) => format!("{m}m{s}{fraction}s"),
+        (h, m, s) => format!("{h}h{m}m{s}{fraction}s"),
+    }
+}

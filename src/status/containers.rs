@@ -190,6 +190,8 @@ impl Subject<'_> {
             (None, _) => self.without_instance(),
         };
         self.show_start_error(&mut status);
+        // The API always shows the field, empty or not; saying the same keeps them equal.
+        status.last_state.get_or_insert_default();
         status
     }
 

@@ -10,12 +10,17 @@
 mod compute;
 mod conditions;
 mod containers;
+mod outbox;
+mod patch;
 mod phase;
 mod restart;
+mod writer;
 
 #[cfg(test)]
 mod tests;
 
 pub use compute::{Cause, Computed, Probed, Stage, StatusInput, Verdict, WaitingReason, compute, deadline};
+pub use outbox::Flush;
 pub use phase::Phase;
 pub use restart::{is_sidecar, restartable};
+pub use writer::StatusWriter;

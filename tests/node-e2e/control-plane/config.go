@@ -51,7 +51,7 @@ func parseConfig(args []string) (*Config, error) {
 	flags.Func("extra-san", "further name or address for the API server's certificate; repeatable", appendTo(&config.ExtraSANs))
 	flags.Func("node", "name of a node to write a kubeconfig for; repeatable", appendTo(&config.Nodes))
 	for _, component := range []string{kubeAPIServer, kubeControllerManager, kubeScheduler, etcd} {
-		flags.Func(component+"-arg", "further argument for "+component+", such as --v=4; repeatable", func(value string) error {
+		flags.Func(component+"-arg", "further argument for "+component+", as --FLAG=VALUE; repeatable", func(value string) error {
 			config.ExtraArgs[component] = append(config.ExtraArgs[component], value)
 			return nil
 		})

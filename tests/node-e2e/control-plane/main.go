@@ -76,7 +76,8 @@ func run(ctx context.Context, config *Config) (err error) {
 		}
 		return err
 	}
-	if err := os.WriteFile(config.readyFile(), nil, 0o644); err != nil {
+	// With the process id, by which one can tell the file of a parent that was killed.
+	if err := writeFile(config.readyFile(), fmt.Appendln(nil, os.Getpid()), 0o644); err != nil {
 		return err
 	}
 	fmt.Println("ready")

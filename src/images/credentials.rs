@@ -1,0 +1,227 @@
+//! Which credentials a pod's pull secrets hold for an image.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::api::core::v1::Secret;
+use serde::Deserialize;
+
+use super::reference::Reference;
+use crate::cri::Auth;
+
+/// Under this host the credentials for Docker Hub are written, whatever the image's domain says.
+const DOCKER_HUB_HOST: &str = "index.docker.io";
+
+/// The credentials that fit an image, most specific match first; equally specific ones in the
+/// order of the secrets. Secrets that cannot be read are passed over: their names come back
+/// so that a failed pull can tell.
+pub fn auths_for(image: &Reference, secrets: &[Secret]) -> (Vec<Auth>, Vec<String>) {
+    let repository = image.repository();
+    let mut fitting = Vec::new();
+    let mut unreadable = Vec::new();
+    for secret in secrets {
+        let Some(entries) = entries(secret) else {
+            unreadable.push(secret.metadata.name.clone().unwrap_or_default());
+            continue;
+        };
+        for (server, entry) in entries {
+            let place = Place::of(&server);
+            let fits = place.holds(&repository) || (image.is_on_docker_hub() && place.holds(DOCKER_HUB_HOST));
+            if fits && let Some(auth) = entry.into_auth() {
+                fitting.push((place.specificity(), auth));
+            }
+        }
+    }
+    // A stable sort: equal ones stay in the order of the secrets.
+    fitting.sort_by_key(|(specificity, _)| std::cmp::Reverse(*specificity));
+    let mut auths: Vec<Auth> = Vec::new();
+    for (_, auth) in fitting {
+        if !auths.contains(&auth) {
+            auths.push(auth);
+        }
+    }
+    (auths, unreadable)
+}
+
+/// One line of a Docker configuration file.
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(default)]
+    username: String,
+    #[serde(default)]
+    password: String,
+    /// `user:password` in base64, which is what `docker login` writes.
+    #[serde(default)]
+    auth: String,
+    #[serde(default)]
+    identitytoken: String,
+    #[serde(default)]
+    registrytoken: String,
+}
+
+#[derive(Deserialize)]
+struct DockerConfig {
+    #[serde(default)]
+    auths: BTreeMap<String, Entry>,
+}
+
+fn entries(secret: &Secret) -> Option<BTreeMap<String, Entry>> {
+    let data = |key: &str| secret.data.as_ref()?.get(key).map(|bytes| bytes.0.as_slice());
+    // By key, not by the secret's type as upstream does: a wrong type is then no riddle.
+    match data(".dockerconfigjson") {
+        Some(config) => serde_json::from_slice::<DockerConfig>(config).ok().map(|config| config.auths),
+        None => serde_json::from_slice(data(".dockercfg")?).ok(),
+    }
+}
+
+impl Entry {
+    /// The server's address stays empty: containerd takes credentials for none when it
+    /// differs from the registry it talks to, as `index.docker.io` does from the real one.
+    fn into_auth(self) -> Option<Auth> {
+        let (username, password) = match self.auth.is_empty() {
+            true => (self.username, self.password),
+            false => {
+                // Old versions of docker padded the text with NUL bytes.
+                let decoded = String::from_utf8(STANDARD.decode(self.auth.trim()).ok()?).ok()?;
+                let (username, password) = decoded.split_once(':')?;
+                (username.to_owned(), password.trim_end_matches('\0').to_owned())
+            }
+        };
+        let auth = Auth {
+            username,
+            password,
+            identity_token: self.identitytoken,
+            registry_token: self.registrytoken,
+            ..Auth::default()
+        };
+        (auth != Auth::default()).then_some(auth)
+    }
+}
+
+/// Where an entry's credentials may be used: a host, perhaps with globs, and a path below it.
+struct Place<'a> {
+    host: &'a str,
+    path: &'a str,
+}
+
+impl<'a> Place<'a> {
+    fn of(server: &'a str) -> Self {
+        let server = server.strip_prefix("https://").or_else(|| server.strip_prefix("http://")).unwrap_or(server);
+        let (host, path) = server.split_once('/').unwrap_or((server, ""));
+        // `docker login` writes the registry's API path, which is no part of image names.
+        let path = path.strip_prefix("v1/").or_else(|| path.strip_prefix("v2/")).unwrap_or(path);
+        Place { host, path: path.trim_end_matches('/') }
+    }
+
+    /// Ports must be equal; each label of the host may hold `*`s; the path is a prefix.
+    fn holds(&self, repository: &str) -> bool {
+        let (host, path) = repository.split_once('/').unwrap_or((repository, ""));
+        let (pattern, pattern_port) = self.host.split_once(':').unwrap_or((self.host, ""));
+        let (host, port) = host.split_once(':').unwrap_or((host, ""));
+        let labels = pattern.split('.').count();
+        pattern_port == port
+            && labels == host.split('.').count()
+            && pattern.split('.').zip(host.split('.')).all(|(pattern, label)| glob(pattern, label))
+            && path.starts_with(self.path)
+    }
+
+    /// A longer path says more than a longer host, and a host without globs more than one with.
+    fn specificity(&self) -> (usize, bool, usize) {
+        (self.path.len(), !self.host.contains('*'), self.host.len())
+    }
+}
+
+/// Whether `text` fits a pattern in which `*` stands for any run of characters.
+fn glob(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((before, after)) => text
+            .strip_prefix(before)
+            .is_some_and(|rest| (0..=rest.len()).any(|at| rest.is_char_boundary(at) && glob(after, &rest[at..]))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::ByteString;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+    use super::*;
+
+    fn secret(name: &str, key: &str, content: String) -> Secret {
+        Secret {
+            metadata: ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() },
+            data: Some([(key.to_owned(), ByteString(content.into_bytes()))].into()),
+            type_: Some(format!("kubernetes.io/{}", key.trim_start_matches('.'))),
+            ..Secret::default()
+        }
+    }
+
+    /// A secret with one user per server, the user named after it.
+    fn config(servers: &[&str]) -> Secret {
+        let auths: serde_json::Map<_, _> = servers
+            .iter()
+            .map(|server| ((*server).to_owned(), serde_json::json!({"username": server, "password": "p"})))
+            .collect();
+        secret("s", ".dockerconfigjson", serde_json::json!({ "auths": auths }).to_string())
+    }
+
+    fn users(image: &str, secrets: &[Secret]) -> Vec<String> {
+        let image = Reference::parse(image).expect("a valid name");
+        auths_for(&image, secrets).0.into_iter().map(|auth| auth.username).collect()
+    }
+
+    fn check(image: &str, servers: &[&str], expected: &[&str]) {
+        assert_eq!(users(image, &[config(servers)]), expected, "{image}");
+    }
+
+    #[test]
+    fn credentials_fit_by_host_port_and_path() {
+        check("reg.io/team/app", &["reg.io"], &["reg.io"]);
+        check("reg.io/team/app", &["https://reg.io/v2/"], &["https://reg.io/v2/"]);
+        check("reg.io/team/app", &["http://reg.io"], &["http://reg.io"]);
+        check("reg.io/team/app", &["other.io"], &[]);
+        check("reg.io/team/app", &["reg.io/team2"], &[]);
+        check("reg.io:5000/app", &["reg.io"], &[]);
+        check("reg.io:5000/app", &["reg.io:5000"], &["reg.io:5000"]);
+        check("a.reg.io/app", &["*.reg.io", "reg.io"], &["*.reg.io"]);
+        check("a.b.reg.io/app", &["*.reg.io"], &[]);
+        check("eu-1.reg.io/app", &["eu-*.reg.io"], &["eu-*.reg.io"]);
+    }
+
+    #[test]
+    fn docker_hub_is_known_under_its_names() {
+        check("busybox", &["https://index.docker.io/v1/"], &["https://index.docker.io/v1/"]);
+        check("busybox", &["docker.io"], &["docker.io"]);
+        check("team/app", &["docker.io/team"], &["docker.io/team"]);
+        check("reg.io/app", &["https://index.docker.io/v1/"], &[]);
+    }
+
+    #[test]
+    fn the_most_specific_match_comes_first() {
+        check(
+            "a.reg.io/team/app",
+            &["*.reg.io", "a.reg.io", "a.reg.io/team", "a.reg.io/team/app"],
+            &["a.reg.io/team/app", "a.reg.io/team", "a.reg.io", "*.reg.io"],
+        );
+    }
+
+    #[test]
+    fn docker_login_and_the_old_format_are_read() {
+        let auth = STANDARD.encode("me:pass:word");
+        let old = secret("s", ".dockercfg", serde_json::json!({"reg.io": {"auth": auth}}).to_string());
+        let (auths, unreadable) = auths_for(&Reference::parse("reg.io/app").expect("a valid name"), &[old]);
+        let expected = Auth { username: "me".into(), password: "pass:word".into(), ..Auth::default() };
+        assert_eq!((auths, unreadable), (vec![expected], vec![]));
+    }
+
+    #[test]
+    fn an_unreadable_secret_is_named_and_passed_over() {
+        let broken = secret("broken", ".dockerconfigjson", "not JSON".into());
+        let image = Reference::parse("reg.io/app").expect("a valid name");
+        let (auths, unreadable) = auths_for(&image, &[broken, config(&["reg.io"])]);
+        assert_eq!(auths.len(), 1);
+        assert_eq!(unreadable, ["broken"]);
+    }
+}

@@ -1,0 +1,170 @@
+//! Pulls on their way: who may pull when, and one pull for all who wait for the same.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared, WeakShared};
+
+use super::lane::Lane;
+use super::{ImagesConfig, Reason, image_error_text};
+use crate::clock::Clock;
+use crate::cri::{Auth, CriError, Image, ImageSpec, Runtime, SandboxConfig};
+use crate::kube::limit::{Rate, Throttle};
+
+/// An image that is present is pulled (policy `Always`) to ask whether its name has moved,
+/// which rarely moves more than a manifest. Such pulls do not queue behind downloads; this
+/// bounds them in case many names did move at once.
+const REFRESHES_MAX: usize = 5;
+
+/// Gives each pull its turn.
+pub(super) struct Pulls {
+    runtime: Arc<dyn Runtime>,
+    clock: Clock,
+    downloads: Lane,
+    refreshes: Lane,
+    throttle: Arc<Throttle>,
+    running: Mutex<Vec<Running>>,
+}
+
+/// A pull that others may join. Once all who wait for it are gone, so is the pull.
+struct Running {
+    image: String,
+    auths: Vec<Auth>,
+    outcome: WeakShared<BoxFuture<'static, Outcome>>,
+}
+
+pub(super) type Outcome = Result<Pulled, PullFailure>;
+
+#[derive(Clone, Debug)]
+pub(super) struct Pulled {
+    /// What the runtime says it resolved to.
+    pub image_ref: String,
+    pub image: Arc<Image>,
+    /// Without the wait for a turn.
+    pub took: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct PullFailure {
+    pub reason: Reason,
+    pub message: String,
+}
+
+/// One pull, and what decides its turn.
+pub(super) struct PullRequest {
+    /// The full name, under which equal pulls find each other.
+    pub image: String,
+    pub spec: ImageSpec,
+    /// Tried in order, then none at all.
+    pub auths: Vec<Auth>,
+    pub sandbox: SandboxConfig,
+    pub is_present: bool,
+    pub priority: i32,
+}
+
+impl Pulls {
+    pub fn new(runtime: Arc<dyn Runtime>, clock: Clock, config: &ImagesConfig) -> Self {
+        let downloads = match (config.serialize_image_pulls, config.max_parallel_image_pulls) {
+            (true, _) => 1,
+            (false, limit) => limit.unwrap_or(usize::MAX),
+        };
+        let rate = Rate { per_second: f64::from(config.registry_pull_qps), burst: config.registry_burst.max(1) };
+        Pulls {
+            runtime,
+            clock,
+            downloads: Lane::new(downloads),
+            refreshes: Lane::new(downloads.max(REFRESHES_MAX)),
+            throttle: Arc::new(Throttle::new((config.registry_pull_qps > 0).then_some(rate))),
+            running: Mutex::default(),
+        }
+    }
+
+    /// Pulls, or waits for an equal pull to end. Dropping the future cancels the pull unless
+    /// someone else waits for it too. A pod of higher priority that joins does not speed it up.
+    pub async fn pull(&self, request: PullRequest) -> Outcome {
+        self.joined(request).await
+    }
+
+    fn joined(&self, request: PullRequest) -> Shared<BoxFuture<'static, Outcome>> {
+        let mut running = self.lock();
+        // A finished pull is nobody's to join: its answer is already old.
+        running.retain(|pull| pull.outcome.upgrade().is_some_and(|outcome| outcome.peek().is_none()));
+        let equal = running.iter().find(|pull| pull.image == request.image && pull.auths == request.auths);
+        if let Some(outcome) = equal.and_then(|pull| pull.outcome.upgrade()) {
+            return outcome;
+        }
+        let (image, auths) = (request.image.clone(), request.auths.clone());
+        let outcome = self.turn(request).boxed().shared();
+        let weak = outcome.downgrade().expect("a future that was not polled has not ended");
+        running.push(Running { image, auths, outcome: weak });
+        outcome
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Running>> {
+        self.running.lock().expect("nothing that holds the list of pulls can panic")
+    }
+
+    /// Waits for its turn and pulls. Borrows nothing: it outlives the pod that asked first.
+    fn turn(&self, request: PullRequest) -> impl Future<Output = Outcome> + Send + 'static {
+        let lane = if request.is_present { &self.refreshes } else { &self.downloads }.clone();
+        let (runtime, clock, throttle) = (self.runtime.clone(), self.clock.clone(), self.throttle.clone());
+        async move {
+            let _ticket = lane.ticket(request.priority).await;
+            // Where upstream fails the pull with "pull QPS exceeded", we wait.
+            throttle.turn().await;
+            let began = clock.now();
+            let image_ref = try_each(&*runtime, &request).await?;
+            let took = clock.now() - began;
+            let image = look_up(&*runtime, &request.spec, &image_ref).await?;
+            Ok(Pulled { image_ref, image: Arc::new(image), took })
+        }
+    }
+}
+
+/// Pulls with one credential after the other. The last try goes without any, so that a stale
+/// secret does not bar the way to a public image.
+async fn try_each(runtime: &dyn Runtime, request: &PullRequest) -> Result<String, PullFailure> {
+    let mut errors: Vec<CriError> = Vec::new();
+    for auth in request.auths.iter().map(Some).chain([None]) {
+        match runtime.pull_image(&request.spec, auth, Some(&request.sandbox)).await {
+            Ok(image_ref) => return Ok(image_ref),
+            // Nobody was asked; other credentials will not help.
+            Err(error @ CriError::Unavailable { .. }) => return Err(failure(&[error])),
+            Err(error) => errors.push(error),
+        }
+    }
+    Err(failure(&errors))
+}
+
+/// CRI runtimes put these two names before the text of an error they mean something by.
+fn failure(errors: &[CriError]) -> PullFailure {
+    let mut texts: Vec<String> = Vec::new();
+    for text in errors.iter().map(image_error_text) {
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
+    let starts_with = |name: &str| texts.iter().any(|text| text.starts_with(name));
+    let reason = match () {
+        () if starts_with("RegistryUnavailable") => Reason::RegistryUnavailable,
+        () if starts_with("SignatureValidationFailed") => Reason::SignatureValidationFailed,
+        () => Reason::ErrImagePull,
+    };
+    let message = match texts.as_slice() {
+        [text] => text.clone(),
+        texts => format!("[{}]", texts.join(", ")),
+    };
+    PullFailure { reason, message }
+}
+
+/// What was pulled: its size, and the user it asks for.
+async fn look_up(runtime: &dyn Runtime, spec: &ImageSpec, image_ref: &str) -> Result<Image, PullFailure> {
+    let pulled = ImageSpec { image: image_ref.to_owned(), ..spec.clone() };
+    let message = match runtime.image_status(&pulled).await {
+        Ok(Some(image)) => return Ok(image),
+        Ok(None) => format!("image {image_ref} is gone right after it was pulled"),
+        Err(error) => image_error_text(&error),
+    };
+    Err(PullFailure { reason: Reason::ImageInspectError, message })
+}
