@@ -1,1 +1,13 @@
+//! Tests of the agent on real nodes: containerd, runc and the real control plane, each node in
+//! a private world on this machine.
+//!
+//! `stack` makes such nodes, `harness` lets a case read like a story, `cases` are the stories
+//! by theme, and `showcase` is what `make run` shows. The figures of `make bench` are to stand
+//! on `stack` too.
 
+pub mod cases;
+pub mod harness;
+pub mod poll;
+pub mod provision;
+pub mod showcase;
+pub mod stack;
