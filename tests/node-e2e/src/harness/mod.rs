@@ -1,0 +1,24 @@
+//! The harness: what a case needs to read like a story.
+//!
+//! ```text
+//! async fn a_failed_pod_says_so(node: Node) -> Result<()> {
+//!     let pod = node.run(pod("failing").script("exit 3").restart("Never")).await?;
+//!     pod.expect().phase("Failed").exit_code(3).await?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! `case` is the registry's entry, `runner` runs cases, `node` is what a case gets, `pods`
+//! makes pods and `expect` waits for what should become of them.
+
+mod case;
+mod expect;
+mod node;
+mod pods;
+mod runner;
+
+pub use case::{Case, Story};
+pub use expect::{Expect, is_ready};
+pub use node::{Lab, Node, client, runtime_of};
+pub use pods::{PodBuilder, PodHandle, pod};
+pub use runner::{Choice, run};

@@ -1,0 +1,285 @@
+//! What a case gets: a node, or a lab to set up nodes in.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use ferrolet::cri::GrpcRuntime;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{self as core, Namespace, ServiceAccount};
+use kube::api::{DeleteParams, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use super::expect::WITHIN;
+use super::{PodBuilder, PodHandle};
+use crate::poll::{self, Look};
+use crate::provision::Containerd;
+use crate::stack::{Agent, Builder, Made, RUNTIME_SOCKET, STATIC_PODS, Stack};
+
+/// A node and a namespace on it.
+#[derive(Clone)]
+pub struct Node(Rc<Inner>);
+
+struct Inner {
+    stack: Rc<Stack>,
+    /// None on a standalone node.
+    client: Option<Client>,
+    namespace: String,
+    static_pods: RefCell<Vec<PathBuf>>,
+}
+
+impl Node {
+    /// A namespace of its own for one case on a stack that others use too.
+    pub(super) async fn on(stack: Rc<Stack>, namespace: &str) -> Result<Node> {
+        let node = Node::in_namespace(stack, namespace).await?;
+        let Some(client) = &node.0.client else {
+            return Ok(node);
+        };
+        let object: Namespace =
+            serde_json::from_value(json!({ "metadata": { "name": namespace } }))?;
+        let created = Api::all(client.clone())
+            .create(&PostParams::default(), &object)
+            .await;
+        created.context("create the namespace of the case")?;
+        // Without it the API server refuses pods.
+        poll::until("service account of the namespace", WITHIN, async || {
+            Ok(
+                match node.api::<ServiceAccount>().get_opt("default").await? {
+                    Some(_) => Look::Done(()),
+                    None => Look::NotYet("none".to_owned()),
+                },
+            )
+        })
+        .await?;
+        Ok(node)
+    }
+
+    async fn in_namespace(stack: Rc<Stack>, namespace: &str) -> Result<Node> {
+        let client = match stack.admin_kubeconfig().filter(|path| path.exists()) {
+            Some(path) => Some(client(&path).await?),
+            None => None,
+        };
+        let (namespace, static_pods) = (namespace.to_owned(), RefCell::default());
+        Ok(Node(Rc::new(Inner {
+            stack,
+            client,
+            namespace,
+            static_pods,
+        })))
+    }
+
+    pub fn stack(&self) -> &Stack {
+        &self.0.stack
+    }
+
+    pub fn name(&self) -> &str {
+        self.stack().node_name()
+    }
+
+    pub fn namespace(&self) -> &str {
+        &self.0.namespace
+    }
+
+    pub fn client(&self) -> Client {
+        self.0
+            .client
+            .clone()
+            .expect("the case asked for a node with a control plane")
+    }
+
+    /// A kind of object in the namespace of the case.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client(), self.namespace())
+    }
+
+    /// Creates a pod.
+    pub async fn run(&self, pod: PodBuilder) -> Result<PodHandle> {
+        PodHandle::create(self, pod).await
+    }
+
+    /// Creates any other object, from its JSON.
+    pub async fn create<K>(&self, object: serde_json::Value) -> Result<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + std::fmt::Debug
+            + Serialize
+            + DeserializeOwned,
+    {
+        let object: K = serde_json::from_value(object)?;
+        let created = self.api().create(&PostParams::default(), &object).await;
+        created.with_context(|| format!("create {} for the case", K::kind(&())))
+    }
+
+    /// Puts a file into the static-pod directory; it is removed when the case ends.
+    pub fn static_pod(&self, file: &str, content: &str) -> Result<()> {
+        let path = format!("{STATIC_PODS}/{file}");
+        self.stack().write(&path, content)?;
+        self.0
+            .static_pods
+            .borrow_mut()
+            .push(self.stack().on_node(&path));
+        Ok(())
+    }
+
+    pub fn remove_static_pod(&self, file: &str) -> Result<()> {
+        let path = self.stack().on_node(&format!("{STATIC_PODS}/{file}"));
+        std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))
+    }
+
+    /// The mirror at the API server of the static pod of this name.
+    pub async fn mirror_pod(&self, name: &str) -> Result<PodHandle> {
+        let name = format!("{name}-{}", self.name());
+        poll::until(format!("mirror pod {name}"), WITHIN, async || {
+            Ok(match self.api::<core::Pod>().get_opt(&name).await? {
+                Some(pod) => Look::Done(PodHandle::of(self, &pod)?),
+                None => Look::NotYet("none".to_owned()),
+            })
+        })
+        .await
+    }
+
+    /// The Node object, once it satisfies `holds`.
+    pub async fn expect_node(
+        &self,
+        goal: &str,
+        holds: impl Fn(&core::Node) -> bool,
+    ) -> Result<core::Node> {
+        let nodes: Api<core::Node> = Api::all(self.client());
+        poll::until(
+            format!("node {}: {goal}", self.name()),
+            WITHIN * 2,
+            async || {
+                Ok(match nodes.get_opt(self.name()).await? {
+                    Some(node) if holds(&node) => Look::Done(node),
+                    Some(node) => {
+                        let conditions = node.status.and_then(|status| status.conditions);
+                        let conditions = serde_json::to_string(&conditions)?;
+                        Look::NotYet(format!("registered, conditions {conditions}"))
+                    }
+                    None => Look::NotYet("not registered".to_owned()),
+                })
+            },
+        )
+        .await
+    }
+
+    pub async fn expect_node_ready(&self, value: &str) -> Result<core::Node> {
+        self.expect_node(&format!("Ready={value}"), |node| ready(node) == Some(value))
+            .await
+    }
+
+    /// The runtime below the agent, by way of Ferrolet's own client.
+    pub fn runtime(&self) -> Result<GrpcRuntime> {
+        runtime_of(self.stack().made())
+    }
+
+    /// Gives back what the case used on a shared node. Nothing waits for the end of its pods.
+    pub(super) async fn clean_up(&self) -> Result<()> {
+        for path in self
+            .0
+            .static_pods
+            .borrow()
+            .iter()
+            .filter(|path| path.exists())
+        {
+            std::fs::remove_file(path).with_context(|| format!("remove {}", path.display()))?;
+        }
+        if let Some(client) = &self.0.client {
+            let namespaces: Api<Namespace> = Api::all(client.clone());
+            namespaces
+                .delete(self.namespace(), &DeleteParams::default())
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn ready(node: &core::Node) -> Option<&str> {
+    let conditions = node.status.as_ref()?.conditions.as_ref()?;
+    let ready = conditions
+        .iter()
+        .find(|condition| condition.type_ == "Ready")?;
+    Some(&ready.status)
+}
+
+/// A client of a stack's runtime, on the host.
+pub fn runtime_of(made: &Made) -> Result<GrpcRuntime> {
+    let socket = made.on_node(RUNTIME_SOCKET);
+    Ok(GrpcRuntime::connect(
+        &socket.to_string_lossy(),
+        "",
+        Duration::from_secs(10),
+    )?)
+}
+
+/// A client of the API server, on the host.
+pub async fn client(kubeconfig: &std::path::Path) -> Result<Client> {
+    let file = Kubeconfig::read_from(kubeconfig)?;
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
+}
+
+/// Where a case makes stacks of its own.
+#[derive(Clone)]
+pub struct Lab(Rc<LabInner>);
+
+struct LabInner {
+    agent: Agent,
+    containerd: Containerd,
+    stacks: RefCell<Vec<Rc<Stack>>>,
+}
+
+impl Lab {
+    pub(super) fn new(agent: Agent, containerd: Containerd) -> Lab {
+        Lab(Rc::new(LabInner {
+            agent,
+            containerd,
+            stacks: RefCell::default(),
+        }))
+    }
+
+    pub fn agent(&self) -> Agent {
+        self.0.agent
+    }
+
+    /// A node as `ask` has it. If it has all parts, it is Ready when this returns.
+    pub async fn node(&self, ask: impl FnOnce(Builder) -> Builder) -> Result<Node> {
+        let builder = Stack::builder()
+            .agent(self.0.agent)
+            .containerd(self.0.containerd);
+        let builder = ask(builder);
+        let complete = builder.is_complete();
+        let stack = Rc::new(builder.start().await?);
+        self.0.stacks.borrow_mut().push(stack.clone());
+        let node = Node::in_namespace(stack, "default").await?;
+        if complete {
+            node.expect_node_ready("True").await?;
+        }
+        Ok(node)
+    }
+
+    pub(super) fn stacks(&self) -> Vec<Rc<Stack>> {
+        self.0.stacks.borrow().clone()
+    }
+
+    /// Ends all stacks. The case is over, so nobody else holds them.
+    pub(super) async fn clear(&self) -> Result<()> {
+        for stack in self.0.stacks.take() {
+            match Rc::try_unwrap(stack) {
+                Ok(stack) => stack.end().await?,
+                Err(_) => anyhow::bail!("a stack is still in use after its case"),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,235 @@
+//! Runs cases: shared ones several at once on one node, then those with stacks of their own.
+
+use std::any::Any;
+use std::fs;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use futures::{FutureExt, StreamExt, stream};
+use tokio::time::Instant;
+
+use super::{Case, Lab, Node, Story};
+use crate::provision::{self, Containerd};
+use crate::stack::{Agent, Stack};
+
+/// More would only make each slower on the two cores that the figures are for.
+const SHARED_AT_ONCE: usize = 4;
+/// Each starts a control plane.
+const OWN_AT_ONCE: usize = 2;
+/// A case that is stuck in something other than a bounded wait.
+const CASE_WITHIN: Duration = Duration::from_secs(300);
+
+/// Which cases to run, and on what.
+pub struct Choice {
+    pub agent: Agent,
+    pub containerd: Containerd,
+    /// Only cases whose name contains one of these; all if empty.
+    pub filters: Vec<String>,
+    /// Only the chosen few.
+    pub subset: bool,
+    /// Where the logs of failed cases go.
+    pub logs: PathBuf,
+}
+
+impl Choice {
+    fn wants(&self, case: &Case) -> bool {
+        let named = |filter: &String| case.short_name().contains(filter.as_str());
+        (!self.subset || case.in_subset)
+            && (self.filters.is_empty() || self.filters.iter().any(named))
+    }
+
+    /// Why a wanted case is not run.
+    fn skip_reason(&self, case: &Case) -> Option<String> {
+        if !nix::unistd::geteuid().is_root() {
+            return Some("needs root".to_owned());
+        }
+        if let (false, Err(missing)) = (case.standalone, provision::program("control-plane")) {
+            return Some(missing.to_string());
+        }
+        let why = case
+            .beyond_upstream
+            .filter(|_| self.agent == Agent::Kubelet)?;
+        Some(format!("beyond upstream: {why}"))
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+pub struct Tally {
+    pub passed: usize,
+    pub failed: usize,
+    pub skipped: usize,
+}
+
+/// Runs the chosen cases and tells of each as it ends.
+pub async fn run(cases: &[Case], choice: &Choice) -> Result<Tally> {
+    let mut tally = Tally::default();
+    let (mut shared, mut own) = (Vec::new(), Vec::new());
+    for case in cases.iter().filter(|case| choice.wants(case)) {
+        if let Some(reason) = choice.skip_reason(case) {
+            println!("skip            {}  {reason}", case.short_name());
+            tally.skipped += 1;
+            continue;
+        }
+        match case.story {
+            Story::Shared(_) => shared.push(*case),
+            Story::Own(_) => own.push(*case),
+        }
+    }
+    let ended = [
+        run_shared(&shared, choice).await?,
+        run_own(&own, choice).await,
+    ];
+    for passed in ended.into_iter().flatten() {
+        match passed {
+            true => tally.passed += 1,
+            false => tally.failed += 1,
+        }
+    }
+    println!(
+        "{} passed, {} failed, {} skipped",
+        tally.passed, tally.failed, tally.skipped
+    );
+    Ok(tally)
+}
+
+async fn run_shared(cases: &[Case], choice: &Choice) -> Result<Vec<bool>> {
+    if cases.is_empty() {
+        return Ok(Vec::new());
+    }
+    let begin = Instant::now();
+    let lab = Lab::new(choice.agent, choice.containerd);
+    let node = lab
+        .node(|stack| stack.name("shared"))
+        .await
+        .context("start the shared node")?;
+    println!(
+        "the shared node is Ready after {:.1} s",
+        begin.elapsed().as_secs_f32()
+    );
+    drop(node);
+    let stack = lab.stacks().pop().context("the lab made one")?;
+
+    let ended: Vec<bool> = stream::iter(cases)
+        .map(|case| {
+            run_case(
+                case,
+                choice,
+                run_on_shared(case, stack.clone()),
+                async || vec![stack.clone()],
+            )
+        })
+        .buffer_unordered(SHARED_AT_ONCE)
+        .collect()
+        .await;
+    drop(stack);
+    lab.clear().await?;
+    Ok(ended)
+}
+
+async fn run_on_shared(case: &Case, stack: Rc<Stack>) -> Result<()> {
+    let Story::Shared(story) = case.story else {
+        unreachable!("sorted out by `run`")
+    };
+    let node = Node::on(stack, &namespace(case)).await?;
+    let result = story(node.clone()).await;
+    node.clean_up().await?;
+    result
+}
+
+async fn run_own(cases: &[Case], choice: &Choice) -> Vec<bool> {
+    stream::iter(cases)
+        .map(async |case| {
+            let Story::Own(story) = case.story else {
+                unreachable!("sorted out by `run`")
+            };
+            let lab = Lab::new(choice.agent, choice.containerd);
+            let passed = run_case(case, choice, story(lab.clone()), async || lab.stacks()).await;
+            match lab.clear().await {
+                Ok(()) => passed,
+                Err(error) => {
+                    println!(
+                        "FAILED          {}: taking down its stack: {error:#}",
+                        case.short_name()
+                    );
+                    false
+                }
+            }
+        })
+        .buffer_unordered(OWN_AT_ONCE)
+        .collect()
+        .await
+}
+
+/// Awaits the story, tells how it ended, and keeps the logs of a failure.
+async fn run_case(
+    case: &Case,
+    choice: &Choice,
+    story: impl Future<Output = Result<()>>,
+    stacks: impl AsyncFnOnce() -> Vec<Rc<Stack>>,
+) -> bool {
+    let begin = Instant::now();
+    let guarded = AssertUnwindSafe(story).catch_unwind();
+    let result = match tokio::time::timeout(CASE_WITHIN, guarded).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(panic)) => Err(anyhow!("panicked: {}", panic_text(&*panic))),
+        Err(_) => Err(anyhow!("not at its end after {CASE_WITHIN:?}")),
+    };
+    let seconds = begin.elapsed().as_secs_f32();
+    match result {
+        Ok(()) => {
+            println!("ok     {seconds:6.1} s  {}", case.short_name());
+            true
+        }
+        Err(error) => {
+            println!(
+                "FAILED {seconds:6.1} s  {}\n{}",
+                case.short_name(),
+                indented(&format!("{error:#}"))
+            );
+            for stack in stacks().await {
+                let kept = choice.logs.join(case.short_name().replace("::", "."));
+                match keep_logs(&stack, &kept) {
+                    Ok(()) => println!("       logs: {}", kept.display()),
+                    Err(error) => println!("       logs not kept: {error:#}"),
+                }
+            }
+            false
+        }
+    }
+}
+
+fn keep_logs(stack: &Stack, into: &Path) -> Result<()> {
+    for log in stack.logs() {
+        let name = log.strip_prefix(stack.log_directory()).unwrap_or(&log);
+        let copy = into.join(name);
+        fs::create_dir_all(copy.parent().context("a log is in a directory")?)?;
+        fs::copy(&log, &copy).with_context(|| format!("copy {}", log.display()))?;
+    }
+    Ok(())
+}
+
+/// A case's name as the name of a namespace.
+fn namespace(case: &Case) -> String {
+    let name: String = case.short_name().replace("::", "-").replace('_', "-");
+    name.chars()
+        .take(63)
+        .collect::<String>()
+        .trim_end_matches('-')
+        .to_owned()
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("without a message")
+}
+
+fn indented(text: &str) -> String {
+    text.lines()
+        .map(|line| format!("       {line}"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
