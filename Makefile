@@ -1,0 +1,90 @@
+# What one does with Ferrolet; `make` alone names it all.
+#
+# As root on Debian 12, with Rust installed, nothing else is needed: what is missing is
+# installed or built, into the cache of tests/node-e2e/provision.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+# The steps share the machine and print as they go, so they run one after another.
+.NOTPARALLEL:
+
+# Where rustup and Go's own archive put them, for shells that were not told.
+export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
+
+PROVISION := tests/node-e2e/provision
+NODE_E2E := cargo run --quiet --package node-e2e --
+RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
+
+# Seeds of the simulation.
+SEEDS ?= 1000
+# Cases of node-e2e: those whose name contains one of these words; all without.
+CASES ?=
+
+.PHONY: help run run-standalone status down test check unit sim node-e2e \
+	node-e2e-old-runtime bench provision rust build-release build-tests clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
+
+run: ## a node with a control plane and a few pods; stays until `make down`
+	@if $(PROVISION) all; then \
+		$(MAKE) --no-print-directory build-release; \
+		echo "==> building the stack's own program ..."; \
+		FERROLET_BIN=$(RELEASE)/ferrolet $(NODE_E2E) up; \
+	else \
+		echo "==> the control plane cannot be built here: going on with a standalone node"; \
+		$(MAKE) --no-print-directory run-standalone; \
+	fi
+
+run-standalone: ## a node without a control plane: static pods only, needs no Go
+	@$(PROVISION) standalone
+	@$(MAKE) --no-print-directory build-release
+	@echo "==> building the stack's own program ..."
+	@FERROLET_BIN=$(RELEASE)/ferrolet $(NODE_E2E) up --standalone
+
+status: ## shows the node of `make run`
+	@$(NODE_E2E) status
+
+down: ## ends the node of `make run` and leaves nothing behind
+	@$(NODE_E2E) down
+
+test: provision check unit sim node-e2e node-e2e-old-runtime ## everything below that tests
+
+check: rust ## format and clippy, without warnings
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+unit: ## unit and scenario tests
+	cargo test --workspace
+
+sim: ## the simulation, for SEEDS=1000
+	cargo run --profile sim --package simulation -- --seeds $(SEEDS)
+
+node-e2e: provision build-tests ## cases on real nodes, all or CASES="words"; AGENT=kubelet for upstream's
+	$(NODE_E2E) test $(CASES)
+
+node-e2e-old-runtime: provision build-tests ## the chosen few of them on Debian's containerd 1.6
+	RUNTIME=containerd-1.6 $(NODE_E2E) test --subset $(CASES)
+
+bench: provision build-release ## the figures of SPECIFICATION.md, beside upstream's kubelet
+	cargo run --release --package node-e2e --bin bench
+
+clean: down ## the build, not the cache
+	cargo clean
+
+# Exit code 3 says that Go is missing; the cases that need what it builds are skipped then.
+provision:
+	@$(PROVISION) all || [ $$? = 3 ]
+
+rust:
+	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+
+build-release:
+	@echo "==> building Ferrolet (some minutes cold) ..."
+	@cargo build --release --package ferrolet
+
+build-tests:
+	@echo "==> building Ferrolet and its tests (some minutes cold) ..."
+	@cargo build --quiet --package ferrolet --package node-e2e
