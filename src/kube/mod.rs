@@ -9,6 +9,8 @@
 
 mod client;
 mod errors;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod limit;
 mod requester;
 mod transport;
