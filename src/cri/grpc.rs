@@ -8,7 +8,6 @@ use std::error::Error;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::future::Either;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use tonic::transport::{Channel, Endpoint};
@@ -19,7 +18,7 @@ use super::wire::runtime_service_client::RuntimeServiceClient;
 use super::{
     Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerSummary, CriError, FilesystemUsage, Image,
     ImageSpec, Result, Runtime, RuntimeEvent, RuntimeStatus, RuntimeVersion, Sandbox, SandboxConfig, SandboxId, Scope,
-    convert, wire,
+    answers, requests, wire,
 };
 
 /// Flow-control windows of one stream and of the whole connection. Nothing of this size is
@@ -154,19 +153,19 @@ impl Runtime for GrpcRuntime {
     async fn version(&self) -> Result<RuntimeVersion> {
         let request = wire::VersionRequest { version: "v1".into() };
         let answer = self.within_timeout("Version", self.runtime().version(request)).await?;
-        Ok(convert::version(answer))
+        Ok(answers::version(answer))
     }
 
     async fn status(&self) -> Result<RuntimeStatus> {
         let request = wire::StatusRequest { verbose: false };
         let answer = self.within_timeout("Status", self.runtime().status(request)).await?;
-        Ok(convert::runtime_status(answer))
+        Ok(answers::runtime_status(answer))
     }
 
     async fn cgroup_driver(&self) -> Result<CgroupDriver> {
         let request = wire::RuntimeConfigRequest {};
         let answer = self.within_timeout("RuntimeConfig", self.runtime().runtime_config(request)).await?;
-        convert::cgroup_driver(answer)
+        answers::cgroup_driver(answer)
     }
 
     async fn update_pod_cidr(&self, cidr: &str) -> Result<()> {
@@ -178,22 +177,22 @@ impl Runtime for GrpcRuntime {
     }
 
     async fn list_sandboxes(&self, scope: &Scope) -> Result<Vec<Sandbox>> {
-        let request = wire::ListPodSandboxRequest { filter: convert::sandbox_filter(scope) };
+        let request = wire::ListPodSandboxRequest { filter: requests::sandbox_filter(scope) };
         let answer = self.within_timeout("ListPodSandbox", self.runtime().list_pod_sandbox(request)).await?;
-        Ok(answer.items.into_iter().filter_map(convert::listed_sandbox).collect())
+        Ok(answer.items.into_iter().filter_map(answers::listed_sandbox).collect())
     }
 
     async fn sandbox_status(&self, id: &SandboxId) -> Result<Sandbox> {
         let request = wire::PodSandboxStatusRequest { pod_sandbox_id: id.as_str().to_owned(), verbose: false };
         let answer = self.within_timeout("PodSandboxStatus", self.runtime().pod_sandbox_status(request)).await?;
-        convert::sandbox_status(answer)
+        answers::sandbox_status(answer)
     }
 
     /// Allowed twice the usual time: CNI plugins have servers of their own to wait for, and a
     /// sandbox given up half-way blocks its name.
     async fn run_sandbox(&self, config: &SandboxConfig) -> Result<SandboxId> {
         let request = wire::RunPodSandboxRequest {
-            config: Some(convert::sandbox_config(config)),
+            config: Some(requests::sandbox_config(config)),
             runtime_handler: config.runtime_handler.clone(),
         };
         let answer = within("RunPodSandbox", 2 * self.request_timeout, self.runtime().run_pod_sandbox(request)).await?;
@@ -213,15 +212,15 @@ impl Runtime for GrpcRuntime {
     }
 
     async fn list_containers(&self, scope: &Scope) -> Result<Vec<ContainerSummary>> {
-        let request = wire::ListContainersRequest { filter: convert::container_filter(scope) };
+        let request = wire::ListContainersRequest { filter: requests::container_filter(scope) };
         let answer = self.within_timeout("ListContainers", self.runtime().list_containers(request)).await?;
-        Ok(answer.containers.into_iter().filter_map(convert::listed_container).collect())
+        Ok(answer.containers.into_iter().filter_map(answers::listed_container).collect())
     }
 
     async fn container_status(&self, id: &ContainerId) -> Result<Container> {
         let request = wire::ContainerStatusRequest { container_id: id.as_str().to_owned(), verbose: false };
         let answer = self.within_timeout("ContainerStatus", self.runtime().container_status(request)).await?;
-        convert::container_status(answer)
+        answers::container_status(answer)
     }
 
     async fn create_container(
@@ -232,8 +231,8 @@ impl Runtime for GrpcRuntime {
     ) -> Result<ContainerId> {
         let request = wire::CreateContainerRequest {
             pod_sandbox_id: sandbox.as_str().to_owned(),
-            config: Some(convert::container_config(config)),
-            sandbox_config: Some(convert::sandbox_config(sandbox_config)),
+            config: Some(requests::container_config(config)),
+            sandbox_config: Some(requests::sandbox_config(sandbox_config)),
         };
         let answer = self.within_timeout("CreateContainer", self.runtime().create_container(request)).await?;
         Ok(ContainerId::new(answer.container_id))
@@ -266,24 +265,22 @@ impl Runtime for GrpcRuntime {
     async fn events(&self) -> Result<BoxStream<'static, Result<RuntimeEvent>>> {
         let mut runtime = self.runtime();
         let mut opening = async move { runtime.get_container_events(wire::GetEventsRequest {}).await }.boxed();
-        let opened = match tokio::time::timeout(EVENTS_REFUSAL, &mut opening).await {
-            Ok(Ok(response)) => Either::Left(events_of(response)),
-            Ok(Err(status)) => return Err(events_error(status)),
-            Err(_) => Either::Right(opening.map(|opened| match opened {
-                Ok(response) => events_of(response),
-                Err(status) => stream::once(async { Err(events_error(status)) }).boxed(),
-            })),
-        };
-        Ok(match opened {
-            Either::Left(events) => events,
-            Either::Right(later) => later.flatten_stream().boxed(),
-        })
+        match tokio::time::timeout(EVENTS_REFUSAL, &mut opening).await {
+            Ok(opened) => opened.map(events_of).map_err(events_error),
+            Err(_) => Ok(opening
+                .map(|opened| match opened {
+                    Ok(response) => events_of(response),
+                    Err(status) => stream::once(async { Err(events_error(status)) }).boxed(),
+                })
+                .flatten_stream()
+                .boxed()),
+        }
     }
 
     async fn image_status(&self, image: &ImageSpec) -> Result<Option<Image>> {
-        let request = wire::ImageStatusRequest { image: Some(convert::image_spec(image)), verbose: false };
+        let request = wire::ImageStatusRequest { image: Some(requests::image_spec(image)), verbose: false };
         let answer = self.within_timeout("ImageStatus", self.images().image_status(request)).await?;
-        Ok(answer.image.map(convert::image))
+        Ok(answer.image.map(answers::image))
     }
 
     async fn pull_image(
@@ -293,9 +290,9 @@ impl Runtime for GrpcRuntime {
         sandbox: Option<&SandboxConfig>,
     ) -> Result<String> {
         let request = wire::PullImageRequest {
-            image: Some(convert::image_spec(image)),
-            auth: auth.map(convert::auth),
-            sandbox_config: sandbox.map(convert::sandbox_config),
+            image: Some(requests::image_spec(image)),
+            auth: auth.map(requests::auth),
+            sandbox_config: sandbox.map(requests::sandbox_config),
         };
         let answer = self.images().pull_image(request).await;
         // Without a deadline of our own there is no figure to give for the runtime's.
@@ -306,11 +303,11 @@ impl Runtime for GrpcRuntime {
     async fn list_images(&self) -> Result<Vec<Image>> {
         let request = wire::ListImagesRequest { filter: None };
         let answer = self.within_timeout("ListImages", self.images().list_images(request)).await?;
-        Ok(answer.images.into_iter().map(convert::image).collect())
+        Ok(answer.images.into_iter().map(answers::image).collect())
     }
 
     async fn remove_image(&self, image: &ImageSpec) -> Result<()> {
-        let request = wire::RemoveImageRequest { image: Some(convert::image_spec(image)) };
+        let request = wire::RemoveImageRequest { image: Some(requests::image_spec(image)) };
         self.within_timeout("RemoveImage", self.images().remove_image(request)).await?;
         Ok(())
     }
@@ -318,12 +315,21 @@ impl Runtime for GrpcRuntime {
     async fn image_filesystem(&self) -> Result<Option<FilesystemUsage>> {
         let request = wire::ImageFsInfoRequest {};
         let answer = self.within_timeout("ImageFsInfo", self.images().image_fs_info(request)).await?;
-        Ok(convert::image_filesystem(answer))
+        Ok(answers::image_filesystem(answer))
     }
 }
 
+/// Ends with the first error: tonic would repeat that of a broken connection for ever.
 fn events_of(response: Response<Streaming<wire::ContainerEventResponse>>) -> BoxStream<'static, Result<RuntimeEvent>> {
-    response.into_inner().map(|event| event.map(convert::event).map_err(events_error)).boxed()
+    stream::unfold(Some(response.into_inner()), async |open| {
+        let mut events = open?;
+        match events.message().await {
+            Ok(Some(event)) => Some((Ok(answers::event(event)), Some(events))),
+            Ok(None) => None,
+            Err(status) => Some((Err(events_error(status)), None)),
+        }
+    })
+    .boxed()
 }
 
 fn events_error(status: Status) -> CriError {

@@ -6,8 +6,11 @@
 //! Always true: every call has a deadline set by the caller of `connect`; dropping a call's
 //! future leaves the outcome unknown, and the next reader of the runtime finds it out.
 
-mod convert;
+mod answers;
 mod grpc;
+mod requests;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::collections::BTreeMap;
