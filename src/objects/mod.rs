@@ -14,7 +14,6 @@
 //! Always true: what was once read is served until something newer is, whether the API
 //! server is there or not; nobody waits longer than `store::ANSWER_WITHIN`.
 
-mod references;
 mod services;
 mod store;
 pub mod tokens;
@@ -24,9 +23,9 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 
 use crate::kube::Cluster;
+use crate::pod::references::References;
+use crate::pod::services::Services;
 use crate::pod::{PodRef, PodUid};
-use references::References;
-pub use services::{Service, ServicePort, Services};
 use services::ServiceWatch;
 use store::Store;
 

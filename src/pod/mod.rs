@@ -3,10 +3,40 @@
 //! Everything here is a pure function of API objects. Nothing reads a file, a clock or the
 //! network, so that the loops above can be tested with values.
 
-use std::fmt;
-use std::sync::Arc;
+pub mod containers;
+pub mod dns;
+pub mod env;
+pub mod expansion;
+pub mod fields;
+mod hash;
+pub mod hosts;
+pub mod names;
+pub mod qos;
+pub mod references;
+pub mod resources;
+pub mod services;
+#[cfg(test)]
+pub mod testing;
 
-use k8s_openapi::api::core::v1::Pod;
+pub use containers::field_path;
+pub use hash::{container_hash, static_pod_uid};
+
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+
+/// Name of the directory below `podLogsDir` that holds the logs of a pod.
+pub fn log_directory_name(pod: &PodRef) -> String {
+    format!("{}_{}_{}", pod.namespace, pod.name, pod.uid)
+}
+
+/// The pod's spec. One that is missing, which the API server never lets through, reads as
+/// empty.
+pub fn spec(pod: &Pod) -> &PodSpec {
+    static EMPTY: LazyLock<PodSpec> = LazyLock::new(PodSpec::default);
+    pod.spec.as_ref().unwrap_or(&EMPTY)
+}
 
 /// The identity of a pod on this node. For a static pod it is made from its content.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -2,25 +2,37 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{EnvFromSource, EnvVar, Pod, PodSpec, Volume};
+use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVar, Pod, PodSpec, Volume};
+
+use super::spec;
 
 /// Names, all of the pod's own namespace.
 #[derive(Default, Clone, PartialEq, Eq, Debug)]
-pub(super) struct References {
-    pub(super) config_maps: BTreeSet<String>,
-    pub(super) secrets: BTreeSet<String>,
+pub struct References {
+    pub config_maps: BTreeSet<String>,
+    pub secrets: BTreeSet<String>,
 }
 
 impl References {
-    pub(super) fn of(pod: &Pod) -> Self {
+    /// All that the pod mentions.
+    pub fn of(pod: &Pod) -> Self {
         let mut references = References::default();
-        if let Some(spec) = &pod.spec {
-            references.add_spec(spec);
-        }
-        // An empty name is allowed for compatibility and means nothing.
-        references.config_maps.remove("");
-        references.secrets.remove("");
-        references
+        references.add_spec(spec(pod));
+        references.without_empty()
+    }
+
+    /// What the environment of one container mentions.
+    pub fn of_env(container: &Container) -> Self {
+        let mut references = References::default();
+        references.add_env(&container.env, &container.env_from);
+        references.without_empty()
+    }
+
+    /// An empty name is allowed for compatibility and means nothing.
+    fn without_empty(mut self) -> Self {
+        self.config_maps.remove("");
+        self.secrets.remove("");
+        self
     }
 
     fn add_spec(&mut self, spec: &PodSpec) {
