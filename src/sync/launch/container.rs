@@ -1,0 +1,67 @@
+//! What the runtime is told of a container.
+
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+use super::annotations::{container_annotations, container_labels};
+use super::resources::container_resources;
+use super::security::{check_non_root, container_security};
+use super::{LaunchConfig, LaunchError};
+use crate::cri::{ContainerConfig, ContainerId, Image, ImageSpec, Mount};
+use crate::pod::env::expand_command;
+
+/// What a container depends on besides its pod.
+#[derive(Clone, Debug)]
+pub struct ContainerInputs<'a> {
+    /// Counts the instances of this container.
+    pub attempt: u32,
+    /// The image as it is on this machine.
+    pub image: &'a Image,
+    /// See [`environment`](crate::pod::env::environment).
+    pub env: Vec<(String, String)>,
+    /// Volumes, hosts file; all but the termination log.
+    pub mounts: Vec<Mount>,
+    /// The file that takes the container's last words.
+    pub termination_log: Option<&'a Path>,
+    /// The container whose processes an ephemeral one looks at.
+    pub target: Option<&'a ContainerId>,
+    pub config: &'a LaunchConfig,
+}
+
+/// The configuration of a container.
+pub fn container_config(pod: &Pod, container: &Container, inputs: ContainerInputs<'_>) -> Result<ContainerConfig, LaunchError> {
+    let ContainerInputs { attempt, image, env, mut mounts, termination_log, target, config } = inputs;
+    check_non_root(pod, container, image)?;
+    let message_path = container.termination_message_path.as_deref().filter(|path| !path.is_empty());
+    if let (Some(container_path), Some(host_path)) = (message_path, termination_log) {
+        mounts.push(Mount {
+            container_path: container_path.to_owned(),
+            host_path: host_path.to_string_lossy().into_owned(),
+            ..Mount::default()
+        });
+    }
+    Ok(ContainerConfig {
+        name: container.name.clone(),
+        attempt,
+        image: ImageSpec {
+            image: image.id.clone(),
+            user_specified_image: container.image.clone().unwrap_or_default(),
+            ..ImageSpec::default()
+        },
+        command: expand_command(container.command.as_deref(), &env),
+        args: expand_command(container.args.as_deref(), &env),
+        working_dir: container.working_dir.clone().unwrap_or_default(),
+        env,
+        mounts,
+        devices: Vec::new(),
+        labels: container_labels(pod, container),
+        annotations: container_annotations(pod, container, attempt),
+        log_path: format!("{}/{attempt}.log", container.name),
+        stdin: container.stdin.unwrap_or_default(),
+        stdin_once: container.stdin_once.unwrap_or_default(),
+        tty: container.tty.unwrap_or_default(),
+        resources: container_resources(pod, container, config),
+        security: container_security(pod, container, image, target, config)?,
+    })
+}
