@@ -17,6 +17,8 @@ mod lane;
 mod list;
 mod pulls;
 mod reference;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::{Arc, Mutex};

@@ -1,0 +1,495 @@
+//! The image manager over a runtime with prepared answers, on a paused clock.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use async_trait::async_trait;
+use futures::FutureExt;
+use futures::stream::BoxStream;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use tokio::time::sleep;
+
+use super::*;
+use crate::cri::{
+    Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerSummary, FilesystemUsage, Image, Result,
+    RuntimeEvent, RuntimeStatus, RuntimeVersion, Sandbox, SandboxId, Scope,
+};
+use crate::events::Recorded;
+
+const CONFIG: ImagesConfig = ImagesConfig {
+    serialize_image_pulls: true,
+    max_parallel_image_pulls: None,
+    registry_pull_qps: 0,
+    registry_burst: 0,
+    node_status_max_images: 50,
+};
+
+/// A runtime that holds images and pulls as it is told.
+#[derive(Default)]
+struct FakeRuntime {
+    state: Mutex<FakeState>,
+}
+
+#[derive(Default)]
+struct FakeState {
+    /// By every name they can be asked for.
+    present: BTreeMap<String, Image>,
+    /// Taken by one pull after the other; once empty, pulls take a second.
+    answers: VecDeque<Answer>,
+    inspect_error: Option<CriError>,
+    /// Image and user of every pull begun.
+    begun: Vec<(String, String)>,
+    running: usize,
+    running_max: usize,
+    cancelled: usize,
+    lists: usize,
+}
+
+enum Answer {
+    Takes(u64),
+    Fails(CriError),
+}
+
+fn failed(message: &str) -> CriError {
+    CriError::Failed { call: "PullImage", message: message.to_owned() }
+}
+
+impl FakeRuntime {
+    fn state(&self) -> std::sync::MutexGuard<'_, FakeState> {
+        self.state.lock().unwrap()
+    }
+
+    fn hold(&self, name: &str, uid: Option<i64>) {
+        let image = Image { id: format!("id of {name}"), size_bytes: 42, uid, ..Image::default() };
+        self.state().present.insert(image.id.clone(), image.clone());
+        self.state().present.insert(name.to_owned(), image);
+    }
+
+    fn begun(&self) -> Vec<String> {
+        self.state().begun.iter().map(|(image, _)| image.clone()).collect()
+    }
+}
+
+/// Counts a pull as running, and as cancelled unless it is told otherwise.
+struct RunningPull<'a> {
+    runtime: &'a FakeRuntime,
+    ended: bool,
+}
+
+impl Drop for RunningPull<'_> {
+    fn drop(&mut self) {
+        let mut state = self.runtime.state();
+        state.running -= 1;
+        state.cancelled += usize::from(!self.ended);
+    }
+}
+
+fn unused<T>() -> T {
+    unreachable!("the image manager does not call this")
+}
+
+#[async_trait]
+impl Runtime for FakeRuntime {
+    async fn image_status(&self, image: &ImageSpec) -> Result<Option<Image>> {
+        let state = self.state();
+        match &state.inspect_error {
+            Some(error) => Err(error.clone()),
+            None => Ok(state.present.get(&image.image).cloned()),
+        }
+    }
+
+    async fn pull_image(&self, image: &ImageSpec, auth: Option<&Auth>, _: Option<&SandboxConfig>) -> Result<String> {
+        let (answer, mut pull) = {
+            let mut state = self.state();
+            let user = auth.map(|auth| auth.username.clone()).unwrap_or_default();
+            state.begun.push((image.image.clone(), user));
+            state.running += 1;
+            state.running_max = state.running_max.max(state.running);
+            let answer = state.answers.pop_front().unwrap_or(Answer::Takes(1));
+            (answer, RunningPull { runtime: self, ended: false })
+        };
+        let result = match answer {
+            Answer::Takes(seconds) => {
+                sleep(Duration::from_secs(seconds)).await;
+                self.hold(&image.image, Some(7));
+                Ok(format!("id of {}", image.image))
+            }
+            Answer::Fails(error) => Err(error),
+        };
+        pull.ended = true;
+        result
+    }
+
+    async fn list_images(&self) -> Result<Vec<Image>> {
+        let mut state = self.state();
+        state.lists += 1;
+        Ok(vec![Image { size_bytes: state.lists as u64, ..Image::default() }])
+    }
+
+    async fn version(&self) -> Result<RuntimeVersion> {
+        unused()
+    }
+    async fn status(&self) -> Result<RuntimeStatus> {
+        unused()
+    }
+    async fn cgroup_driver(&self) -> Result<CgroupDriver> {
+        unused()
+    }
+    async fn update_pod_cidr(&self, _: &str) -> Result<()> {
+        unused()
+    }
+    async fn list_sandboxes(&self, _: &Scope) -> Result<Vec<Sandbox>> {
+        unused()
+    }
+    async fn sandbox_status(&self, _: &SandboxId) -> Result<Sandbox> {
+        unused()
+    }
+    async fn run_sandbox(&self, _: &SandboxConfig) -> Result<SandboxId> {
+        unused()
+    }
+    async fn stop_sandbox(&self, _: &SandboxId) -> Result<()> {
+        unused()
+    }
+    async fn remove_sandbox(&self, _: &SandboxId) -> Result<()> {
+        unused()
+    }
+    async fn list_containers(&self, _: &Scope) -> Result<Vec<ContainerSummary>> {
+        unused()
+    }
+    async fn container_status(&self, _: &ContainerId) -> Result<Container> {
+        unused()
+    }
+    async fn create_container(&self, _: &SandboxId, _: &ContainerConfig, _: &SandboxConfig) -> Result<ContainerId> {
+        unused()
+    }
+    async fn start_container(&self, _: &ContainerId) -> Result<()> {
+        unused()
+    }
+    async fn stop_container(&self, _: &ContainerId, _: Duration) -> Result<()> {
+        unused()
+    }
+    async fn remove_container(&self, _: &ContainerId) -> Result<()> {
+        unused()
+    }
+    async fn events(&self) -> Result<BoxStream<'static, Result<RuntimeEvent>>> {
+        unused()
+    }
+    async fn remove_image(&self, _: &ImageSpec) -> Result<()> {
+        unused()
+    }
+    async fn image_filesystem(&self) -> Result<Option<FilesystemUsage>> {
+        unused()
+    }
+}
+
+struct Node {
+    runtime: Arc<FakeRuntime>,
+    images: Images,
+    recorded: Recorded,
+}
+
+impl Node {
+    fn new(config: ImagesConfig) -> Self {
+        let runtime = Arc::new(FakeRuntime::default());
+        let (recorder, recorded) = Recorder::for_tests();
+        let images = Images::new(runtime.clone(), Clock::system(), recorder, config);
+        Node { runtime, images, recorded }
+    }
+
+    async fn ensure(&self, want: Want<'_>) -> std::result::Result<ReadyImage, ImageError> {
+        let annotations = want.source.map(|source| [("kubernetes.io/config.source".to_owned(), source.into())].into());
+        let pod = Pod {
+            metadata: ObjectMeta { uid: Some(want.pod.into()), annotations, ..ObjectMeta::default() },
+            spec: Some(PodSpec::default()),
+            ..Pod::default()
+        };
+        let request = ImageRequest {
+            pod: &pod,
+            field_path: "spec.containers{main}",
+            image: want.image,
+            pull_policy: want.policy,
+            secrets: &want.secrets,
+            sandbox: &SandboxConfig::default(),
+        };
+        self.images.ensure(&request).await
+    }
+
+    /// Reasons and messages of all events so far.
+    fn events(&self) -> Vec<String> {
+        self.recorded.list().into_iter().map(|event| format!("{} {}", event.reason, event.message)).collect()
+    }
+}
+
+#[derive(Default)]
+struct Want<'a> {
+    pod: &'a str,
+    source: Option<&'a str>,
+    image: &'a str,
+    policy: Option<&'a str>,
+    secrets: Vec<Secret>,
+}
+
+fn want(pod: &'static str, image: &'static str) -> Want<'static> {
+    Want { pod, image, ..Want::default() }
+}
+
+/// A pull secret for any host of `reg.io`.
+fn secret(user: &str) -> Secret {
+    let config = serde_json::json!({"auths": {"reg.io": {"username": user, "password": "p"}}});
+    let data = [(".dockerconfigjson".to_owned(), ByteString(config.to_string().into_bytes()))];
+    Secret { data: Some(data.into()), ..Secret::default() }
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[test]
+fn the_policy_and_the_tag_decide_whether_to_pull() {
+    let check = |policy, is_latest, absent, present| {
+        let steps = (step(policy, is_latest, false), step(policy, is_latest, true));
+        assert_eq!(steps, (absent, present), "{policy:?} latest: {is_latest}");
+    };
+    for is_latest in [true, false] {
+        check(Some("Always"), is_latest, Step::Pull, Step::Pull);
+        check(Some("IfNotPresent"), is_latest, Step::Pull, Step::Use);
+        check(Some("Never"), is_latest, Step::Refuse, Step::Use);
+    }
+    check(None, true, Step::Pull, Step::Pull);
+    check(None, false, Step::Pull, Step::Use);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_present_image_is_used_as_it_is() {
+    let node = Node::new(CONFIG);
+    node.runtime.hold("busybox:1", Some(1000));
+    let ready = node.ensure(want("a", "busybox:1")).await;
+    let expected = ReadyImage { image_ref: "id of busybox:1".into(), uid: Some(1000), username: "".into() };
+    assert_eq!(ready, Ok(expected));
+    assert_eq!(node.runtime.begun(), [""; 0]);
+    assert_eq!(node.events(), [r#"Pulled Container image "busybox:1" already present on machine"#]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_absent_image_is_pulled_and_its_time_told_with_and_without_waiting() {
+    let node = Node::new(CONFIG);
+    node.runtime.state().answers.extend([Answer::Takes(3), Answer::Takes(2)]);
+    let (first, second) = tokio::join!(node.ensure(want("a", "one")), node.ensure(want("b", "two")));
+    assert_eq!(first.map(|ready| ready.image_ref), Ok("id of one:latest".into()));
+    assert_eq!(second.map(|ready| ready.uid), Ok(Some(7)));
+    assert_eq!(
+        node.events(),
+        [
+            r#"Pulling Pulling image "one""#,
+            r#"Pulling Pulling image "two""#,
+            r#"Pulled Successfully pulled image "one" in 3s (3s including waiting). Image size: 42 bytes."#,
+            r#"Pulled Successfully pulled image "two" in 2s (5s including waiting). Image size: 42 bytes."#,
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_pull_is_held_back_for_longer_each_time() {
+    let node = Node::new(CONFIG);
+    let began = Instant::now();
+    node.runtime.state().answers.push_back(Answer::Fails(failed("no such tag")));
+    node.runtime.state().answers.push_back(Answer::Fails(failed("still none")));
+
+    let error = node.ensure(want("a", "app:1")).await.expect_err("the first pull fails");
+    assert_eq!((error.reason, error.message.as_str()), (Reason::ErrImagePull, "no such tag"));
+    assert_eq!(error.retry_at, Some(began + seconds(10)));
+
+    let error = node.ensure(want("a", "app:1")).await.expect_err("the second is held back");
+    assert_eq!(error.reason, Reason::ImagePullBackOff);
+    assert_eq!(error.message, r#"Back-off pulling image "app:1": ErrImagePull: no such tag"#);
+    assert_eq!(error.retry_at, Some(began + seconds(10)));
+
+    sleep(seconds(10)).await;
+    let error = node.ensure(want("a", "app:1")).await.expect_err("the third is tried and fails");
+    assert_eq!((error.reason, error.retry_at), (Reason::ErrImagePull, Some(began + seconds(30))));
+
+    sleep(seconds(20)).await;
+    assert!(node.ensure(want("a", "app:1")).await.is_ok());
+    assert_eq!(node.runtime.begun().len(), 3);
+    assert_eq!(
+        node.events()[..3],
+        [
+            r#"Pulling Pulling image "app:1""#,
+            r#"Failed Failed to pull image "app:1": no such tag"#,
+            r#"BackOff Back-off pulling image "app:1""#,
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_pods_back_off_is_no_other_pods() {
+    let node = Node::new(CONFIG);
+    node.runtime.state().answers.push_back(Answer::Fails(failed("no")));
+    assert!(node.ensure(want("a", "app")).await.is_err());
+    assert!(node.ensure(want("b", "app")).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_pulled_says_why() {
+    let node = Node::new(CONFIG);
+    let never = node.ensure(Want { policy: Some("Never"), ..want("a", "app") }).await;
+    let message = r#"Container image "app" is not present with pull policy of Never"#;
+    assert_eq!(never, Err(ImageError { reason: Reason::ErrImageNeverPull, message: message.into(), retry_at: None }));
+
+    let invalid = node.ensure(want("a", "Not Valid")).await.expect_err("the name is invalid");
+    assert_eq!(invalid.reason, Reason::InvalidImageName);
+    assert!(invalid.message.starts_with(r#"Failed to inspect image "Not Valid": invalid reference format"#));
+
+    node.runtime.state().inspect_error = Some(failed("store is broken"));
+    let inspect = node.ensure(want("a", "app")).await.expect_err("the runtime cannot tell");
+    assert_eq!(inspect.reason, Reason::ImageInspectError);
+    assert_eq!(inspect.message, r#"Failed to inspect image "app": store is broken"#);
+
+    assert_eq!(node.recorded.reasons(), ["ErrImageNeverPull", "InspectFailed", "InspectFailed"]);
+    assert_eq!(node.runtime.begun(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_the_runtime_has_names_for_keep_them() {
+    let check = async |message: &str, reason: Reason| {
+        let node = Node::new(CONFIG);
+        node.runtime.state().answers.push_back(Answer::Fails(failed(message)));
+        let error = node.ensure(want("a", "app")).await.expect_err("the pull fails");
+        assert_eq!((error.reason, error.message.as_str()), (reason, message));
+    };
+    check("RegistryUnavailable: reg.io is down", Reason::RegistryUnavailable).await;
+    check("SignatureValidationFailed: unknown key", Reason::SignatureValidationFailed).await;
+    check("something else", Reason::ErrImagePull).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_pulls_run_at_once_than_allowed() {
+    let check = async |serialize_image_pulls, max_parallel_image_pulls, expected| {
+        let node = Node::new(ImagesConfig { serialize_image_pulls, max_parallel_image_pulls, ..CONFIG });
+        let images = ["one", "two", "three", "four"];
+        futures::future::join_all(images.map(|image| node.ensure(want("a", image)))).await;
+        let state = node.runtime.state();
+        assert_eq!((state.begun.len(), state.running_max), (4, expected));
+    };
+    check(true, None, 1).await;
+    check(false, Some(2), 2).await;
+    check(false, None, 4).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pulls_keep_to_the_registrys_rate() {
+    let node =
+        Node::new(ImagesConfig { serialize_image_pulls: false, registry_pull_qps: 1, registry_burst: 2, ..CONFIG });
+    let began = Instant::now();
+    let images = ["one", "two", "three", "four"];
+    let ready = futures::future::join_all(images.map(|image| node.ensure(want("a", image)))).await;
+    assert!(ready.iter().all(std::result::Result::is_ok));
+    // Two at once, then one each second, the last of which takes a second.
+    assert_eq!(began.elapsed().as_secs(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_present_image_does_not_queue_behind_a_download() {
+    let node = Node::new(CONFIG);
+    node.runtime.hold("small:1", None);
+    node.runtime.state().answers.push_back(Answer::Takes(3600));
+    let mut big = node.ensure(want("a", "big")).boxed_local();
+    assert!((&mut big).now_or_never().is_none());
+    let began = Instant::now();
+    let small = node.ensure(Want { policy: Some("Always"), ..want("b", "small:1") }).await;
+    assert!(small.is_ok());
+    assert_eq!(began.elapsed(), seconds(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_static_pods_image_is_pulled_before_those_that_wait() {
+    let node = Node::new(CONFIG);
+    let static_pod = Want { source: Some("file"), ..want("s", "static") };
+    let (..) = tokio::join!(node.ensure(want("a", "first")), node.ensure(want("b", "second")), node.ensure(static_pod));
+    assert_eq!(node.runtime.begun(), ["first:latest", "static:latest", "second:latest"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_that_wait_for_the_same_share_one_pull() {
+    let node = Node::new(CONFIG);
+    let private = |pod, user: &str| Want { secrets: vec![secret(user)], ..want(pod, "reg.io/app") };
+    let (a, b, c, d) = tokio::join!(
+        node.ensure(want("a", "reg.io/app")),
+        node.ensure(want("b", "reg.io/app:latest")),
+        node.ensure(private("c", "me")),
+        node.ensure(private("d", "me"))
+    );
+    assert!(a.is_ok() && b.is_ok() && c.is_ok() && d.is_ok());
+    let image = "reg.io/app:latest".to_owned();
+    // One without credentials and one with: what `me` may read says nothing about others.
+    assert_eq!(node.runtime.state().begun, [(image.clone(), "".to_owned()), (image, "me".to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_ends_with_the_last_pod_that_waits_for_it() {
+    let node = Node::new(CONFIG);
+    let mut first = node.ensure(want("a", "app")).boxed_local();
+    let mut second = node.ensure(want("b", "app")).boxed_local();
+    assert!((&mut first).now_or_never().is_none());
+    assert!((&mut second).now_or_never().is_none());
+    drop(first);
+    assert_eq!(node.runtime.state().cancelled, 0);
+    assert!(second.await.is_ok());
+
+    let mut third = node.ensure(want("c", "other")).boxed_local();
+    assert!((&mut third).now_or_never().is_none());
+    drop(third);
+    assert_eq!(node.runtime.state().cancelled, 1);
+    assert!(node.ensure(want("d", "other")).await.is_ok(), "its turn went to the next");
+}
+
+#[tokio::test(start_paused = true)]
+async fn credentials_are_tried_in_turn_and_then_none() {
+    let node = Node::new(CONFIG);
+    let denied = |who: &str| Answer::Fails(failed(&format!("{who} denied")));
+    node.runtime.state().answers.extend([denied("me"), denied("you")]);
+    let with_secrets = || Want { secrets: vec![secret("me"), secret("you")], ..want("a", "reg.io/app") };
+    assert!(node.ensure(with_secrets()).await.is_ok());
+    let users: Vec<_> = node.runtime.state().begun.iter().map(|(_, user)| user.clone()).collect();
+    assert_eq!(users, ["me", "you", ""]);
+
+    node.runtime.state().answers.extend([denied("me"), denied("nobody"), denied("nobody")]);
+    let error = node.ensure(with_secrets()).await.expect_err("all are denied");
+    assert_eq!(error.message, "[me denied, nobody denied]");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unreadable_secret_is_named_when_the_pull_fails() {
+    let node = Node::new(CONFIG);
+    node.runtime.state().answers.push_back(Answer::Fails(failed("denied")));
+    let metadata = ObjectMeta { name: Some("broken".into()), ..ObjectMeta::default() };
+    let secrets = vec![Secret { metadata, ..Secret::default() }];
+    let error = node.ensure(Want { secrets, ..want("a", "app") }).await.expect_err("the pull fails");
+    assert_eq!(error.message, "denied (unreadable image pull secrets: broken)");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_nodes_list_is_read_again_after_half_a_minute_or_a_pull() {
+    let node = Node::new(CONFIG);
+    let size = async || node.images.list().await.unwrap()[0].size_bytes.unwrap();
+    assert_eq!((size().await, size().await), (1, 1));
+    sleep(seconds(30)).await;
+    assert_eq!((size().await, size().await), (2, 2));
+    node.ensure(want("a", "app")).await.unwrap();
+    assert_eq!(size().await, 3);
+}
+
+#[test]
+fn durations_read_as_in_go() {
+    let check = |milliseconds, expected: &str| {
+        assert_eq!(go_duration(Duration::from_millis(milliseconds)), expected);
+    };
+    check(0, "0s");
+    check(7, "7ms");
+    check(1000, "1s");
+    check(1500, "1.5s");
+    check(61_020, "1m1.02s");
+    check(3_600_000, "1h0m0s");
+    check(7_384_005, "2h3m4.005s");
+}
