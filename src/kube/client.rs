@@ -55,12 +55,27 @@ impl KubeCluster {
         let requests = Requester::new(Arc::new(transport), Lane::Shared(0), Throttle::new(rate));
         let events = requests.unlimited();
         let heartbeats = events.over(Lane::Heartbeat);
-        Ok(KubeCluster { requests, events, heartbeats, node_name: node_name.to_owned(), clock, seats: Arc::default() })
+        Ok(KubeCluster {
+            requests,
+            events,
+            heartbeats,
+            node_name: node_name.to_owned(),
+            clock,
+            seats: Arc::default(),
+        })
     }
 
-    fn watch_collection<K: ApiObject>(&self, fields: Option<String>, what: &str) -> BoxStream<'static, Change<K>> {
+    fn watch_collection<K: ApiObject>(
+        &self,
+        fields: Option<String>,
+        what: &str,
+    ) -> BoxStream<'static, Change<K>> {
         // The three long watches live on the first connection, beside the requests.
-        let target = Target { path: K::url_path(&(), None), fields, what: what.to_owned() };
+        let target = Target {
+            path: K::url_path(&(), None),
+            fields,
+            what: what.to_owned(),
+        };
         Watch::new(self.requests.clone(), self.clock.clone(), target)
             .steps()
             .filter_map(|step| {
@@ -72,28 +87,40 @@ impl KubeCluster {
             .boxed()
     }
 
-    fn watch_one<K: ApiObject>(&self, kind: &str, namespace: &str, name: &str) -> BoxStream<'static, ObjectState<K>> {
+    fn watch_one<K: ApiObject>(
+        &self,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+    ) -> BoxStream<'static, ObjectState<K>> {
         let seat = Seat::take(&self.seats);
         let target = Target {
             path: K::url_path(&(), Some(namespace)),
             fields: Some(format!("metadata.name={name}")),
             what: format!("{kind} {namespace}/{name}"),
         };
-        Watch::new(self.requests.over(Lane::Shared(seat.lane)), self.clock.clone(), target)
-            .steps()
-            .filter_map(move |step| {
-                // Keeps the seat on the connection for as long as the stream lives.
-                let _ = &seat;
-                ready(state_of(step))
-            })
-            .boxed()
+        Watch::new(
+            self.requests.over(Lane::Shared(seat.lane)),
+            self.clock.clone(),
+            target,
+        )
+        .steps()
+        .filter_map(move |step| {
+            // Keeps the seat on the connection for as long as the stream lives.
+            let _ = &seat;
+            ready(state_of(step))
+        })
+        .boxed()
     }
 }
 
 #[async_trait]
 impl Cluster for KubeCluster {
     fn watch_pods(&self) -> BoxStream<'static, Change<Pod>> {
-        self.watch_collection(Some(format!("spec.nodeName={}", self.node_name)), "pods of this node")
+        self.watch_collection(
+            Some(format!("spec.nodeName={}", self.node_name)),
+            "pods of this node",
+        )
     }
 
     fn watch_services(&self) -> BoxStream<'static, Change<Service>> {
@@ -101,10 +128,17 @@ impl Cluster for KubeCluster {
     }
 
     fn watch_node(&self) -> BoxStream<'static, Change<Node>> {
-        self.watch_collection(Some(format!("metadata.name={}", self.node_name)), "this node")
+        self.watch_collection(
+            Some(format!("metadata.name={}", self.node_name)),
+            "this node",
+        )
     }
 
-    fn watch_config_map(&self, namespace: &str, name: &str) -> BoxStream<'static, ObjectState<ConfigMap>> {
+    fn watch_config_map(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> BoxStream<'static, ObjectState<ConfigMap>> {
         self.watch_one("config map", namespace, name)
     }
 
@@ -114,27 +148,52 @@ impl Cluster for KubeCluster {
 
     async fn get_pod(&self, namespace: &str, name: &str) -> Result<Pod> {
         let request = all::<Pod>(Some(namespace)).get(name, &GetParams::default());
-        self.requests.fetch(&format!("get pod {namespace}/{name}"), request).await
+        self.requests
+            .fetch(&format!("get pod {namespace}/{name}"), request)
+            .await
     }
 
     async fn patch_pod_status(&self, namespace: &str, name: &str, patch: &Value) -> Result<Pod> {
         let patch = Patch::Strategic(patch);
-        let request = all::<Pod>(Some(namespace)).patch_subresource("status", name, &PatchParams::default(), &patch);
-        self.requests.fetch(&format!("patch status of pod {namespace}/{name}"), request).await
+        let request = all::<Pod>(Some(namespace)).patch_subresource(
+            "status",
+            name,
+            &PatchParams::default(),
+            &patch,
+        );
+        self.requests
+            .fetch(&format!("patch status of pod {namespace}/{name}"), request)
+            .await
     }
 
     async fn create_pod(&self, pod: &Pod) -> Result<Pod> {
-        let PodRef { namespace, name, .. } = PodRef::of(pod);
+        let PodRef {
+            namespace, name, ..
+        } = PodRef::of(pod);
         let what = format!("create pod {namespace}/{name}");
-        let request = all::<Pod>(Some(&namespace)).create(&PostParams::default(), body(pod, &what)?);
+        let request =
+            all::<Pod>(Some(&namespace)).create(&PostParams::default(), body(pod, &what)?);
         self.requests.fetch(&what, request).await
     }
 
-    async fn delete_pod(&self, namespace: &str, name: &str, uid: &str, grace_seconds: i64) -> Result<()> {
+    async fn delete_pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        grace_seconds: i64,
+    ) -> Result<()> {
         let what = format!("delete pod {namespace}/{name}");
         let grace_period_seconds = Some(u32::try_from(grace_seconds).unwrap_or(0));
-        let preconditions = Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None });
-        let params = DeleteParams { grace_period_seconds, preconditions, ..DeleteParams::default() };
+        let preconditions = Some(Preconditions {
+            uid: Some(uid.to_owned()),
+            resource_version: None,
+        });
+        let params = DeleteParams {
+            grace_period_seconds,
+            preconditions,
+            ..DeleteParams::default()
+        };
         let request = all::<Pod>(Some(namespace)).delete(name, &params);
         // The answer is the pod or a status, and neither tells more than its arrival.
         self.requests.fetch_text(&what, request).await.map(drop)
@@ -142,7 +201,9 @@ impl Cluster for KubeCluster {
 
     async fn get_node(&self) -> Result<Node> {
         let request = all::<Node>(None).get(&self.node_name, &GetParams::default());
-        self.heartbeats.fetch(&format!("get node {}", self.node_name), request).await
+        self.heartbeats
+            .fetch(&format!("get node {}", self.node_name), request)
+            .await
     }
 
     async fn create_node(&self, node: &Node) -> Result<Node> {
@@ -152,24 +213,41 @@ impl Cluster for KubeCluster {
     }
 
     async fn patch_node(&self, patch: &Value) -> Result<Node> {
-        let request = all::<Node>(None).patch(&self.node_name, &PatchParams::default(), &Patch::Strategic(patch));
-        self.requests.fetch(&format!("patch node {}", self.node_name), request).await
+        let request = all::<Node>(None).patch(
+            &self.node_name,
+            &PatchParams::default(),
+            &Patch::Strategic(patch),
+        );
+        self.requests
+            .fetch(&format!("patch node {}", self.node_name), request)
+            .await
     }
 
     async fn patch_node_status(&self, patch: &Value) -> Result<Node> {
         let patch = Patch::Strategic(patch);
-        let request = all::<Node>(None).patch_subresource("status", &self.node_name, &PatchParams::default(), &patch);
-        self.heartbeats.fetch(&format!("patch status of node {}", self.node_name), request).await
+        let request = all::<Node>(None).patch_subresource(
+            "status",
+            &self.node_name,
+            &PatchParams::default(),
+            &patch,
+        );
+        self.heartbeats
+            .fetch(&format!("patch status of node {}", self.node_name), request)
+            .await
     }
 
     async fn get_lease(&self) -> Result<Lease> {
-        let request = all::<Lease>(Some(LEASE_NAMESPACE)).get(&self.node_name, &GetParams::default());
-        self.heartbeats.fetch(&format!("get lease {}", self.node_name), request).await
+        let request =
+            all::<Lease>(Some(LEASE_NAMESPACE)).get(&self.node_name, &GetParams::default());
+        self.heartbeats
+            .fetch(&format!("get lease {}", self.node_name), request)
+            .await
     }
 
     async fn create_lease(&self, lease: &Lease) -> Result<Lease> {
         let what = format!("create lease {}", self.node_name);
-        let request = all::<Lease>(Some(LEASE_NAMESPACE)).create(&PostParams::default(), body(lease, &what)?);
+        let request =
+            all::<Lease>(Some(LEASE_NAMESPACE)).create(&PostParams::default(), body(lease, &what)?);
         self.heartbeats.fetch(&what, request).await
     }
 
@@ -182,20 +260,40 @@ impl Cluster for KubeCluster {
 
     async fn create_event(&self, event: &Event) -> Result<Event> {
         let namespace = event.metadata.namespace.as_deref().unwrap_or("default");
-        let what = format!("create event {namespace}/{}", event.metadata.name.as_deref().unwrap_or_default());
-        let request = all::<Event>(Some(namespace)).create(&PostParams::default(), body(event, &what)?);
+        let what = format!(
+            "create event {namespace}/{}",
+            event.metadata.name.as_deref().unwrap_or_default()
+        );
+        let request =
+            all::<Event>(Some(namespace)).create(&PostParams::default(), body(event, &what)?);
         self.events.fetch(&what, request).await
     }
 
     async fn patch_event(&self, namespace: &str, name: &str, patch: &Value) -> Result<Event> {
-        let request = all::<Event>(Some(namespace)).patch(name, &PatchParams::default(), &Patch::Strategic(patch));
-        self.events.fetch(&format!("patch event {namespace}/{name}"), request).await
+        let request = all::<Event>(Some(namespace)).patch(
+            name,
+            &PatchParams::default(),
+            &Patch::Strategic(patch),
+        );
+        self.events
+            .fetch(&format!("patch event {namespace}/{name}"), request)
+            .await
     }
 
-    async fn request_token(&self, namespace: &str, service_account: &str, request: &TokenRequest) -> Result<TokenRequest> {
+    async fn request_token(
+        &self,
+        namespace: &str,
+        service_account: &str,
+        request: &TokenRequest,
+    ) -> Result<TokenRequest> {
         let what = format!("request token of service account {namespace}/{service_account}");
         let accounts = all::<ServiceAccount>(Some(namespace));
-        let request = accounts.create_subresource("token", service_account, &PostParams::default(), body(request, &what)?);
+        let request = accounts.create_subresource(
+            "token",
+            service_account,
+            &PostParams::default(),
+            body(request, &what)?,
+        );
         self.requests.fetch(&what, request).await
     }
 }
@@ -206,8 +304,10 @@ fn all<K: ApiObject>(namespace: Option<&str>) -> Request {
 }
 
 fn body(object: &impl Serialize, what: &str) -> Result<Vec<u8>> {
-    serde_json::to_vec(object)
-        .map_err(|error| ApiError::Invalid { what: what.to_owned(), message: error.to_string() })
+    serde_json::to_vec(object).map_err(|error| ApiError::Invalid {
+        what: what.to_owned(),
+        message: error.to_string(),
+    })
 }
 
 /// Each upstream tool that reads user agents knows `kubelet/<version> (<os>/<arch>)`.
@@ -217,15 +317,23 @@ fn user_agent() -> HeaderValue {
         "aarch64" => "arm64",
         other => other,
     };
-    let text = format!("kubelet/v1.36.2 (linux/{architecture}) ferrolet/{}", env!("CARGO_PKG_VERSION"));
+    let text = format!(
+        "kubelet/v1.36.2 (linux/{architecture}) ferrolet/{}",
+        env!("CARGO_PKG_VERSION")
+    );
     HeaderValue::from_str(&text).expect("version and architecture are plain ASCII")
 }
 
 fn state_of<K>(step: Step<K>) -> Option<ObjectState<K>> {
     match step {
-        Step::Change(Change::Listed(objects)) => {
-            Some(objects.into_iter().next().map_or(ObjectState::Absent, |object| ObjectState::Present(Box::new(object))))
-        }
+        Step::Change(Change::Listed(objects)) => Some(
+            objects
+                .into_iter()
+                .next()
+                .map_or(ObjectState::Absent, |object| {
+                    ObjectState::Present(Box::new(object))
+                }),
+        ),
         Step::Change(Change::Applied(object)) => Some(ObjectState::Present(object)),
         Step::Change(Change::Deleted(_)) => Some(ObjectState::Absent),
         Step::Failed(ApiError::Refused { message, .. }) => Some(ObjectState::Refused(message)),
@@ -243,17 +351,25 @@ impl Seat {
     /// The first connection with room, so that emptied ones fall idle and close.
     fn take(seats: &Arc<Mutex<Vec<usize>>>) -> Self {
         let mut taken = seats.lock().expect("no holder of the seats lock panics");
-        let lane = taken.iter().position(|&count| count < WATCHES_PER_LANE).unwrap_or(taken.len());
+        let lane = taken
+            .iter()
+            .position(|&count| count < WATCHES_PER_LANE)
+            .unwrap_or(taken.len());
         if lane == taken.len() {
             taken.push(0);
         }
         taken[lane] += 1;
-        Seat { lane, seats: Arc::clone(seats) }
+        Seat {
+            lane,
+            seats: Arc::clone(seats),
+        }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.seats.lock().expect("no holder of the seats lock panics")[self.lane] -= 1;
+        self.seats
+            .lock()
+            .expect("no holder of the seats lock panics")[self.lane] -= 1;
     }
 }

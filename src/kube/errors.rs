@@ -15,13 +15,25 @@ use super::ApiError;
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error("failed to read {}", path.display())]
-    Read { path: PathBuf, #[source] source: io::Error },
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("failed to read kubeconfig {} within {within:?}", path.display())]
     TooSlow { path: PathBuf, within: Duration },
     #[error("failed to understand kubeconfig {}", path.display())]
-    Invalid { path: PathBuf, #[source] source: kube::config::KubeconfigError },
+    Invalid {
+        path: PathBuf,
+        #[source]
+        source: kube::config::KubeconfigError,
+    },
     #[error("failed to use the certificates in kubeconfig {}", path.display())]
-    Credentials { path: PathBuf, #[source] source: kube::Error },
+    Credentials {
+        path: PathBuf,
+        #[source]
+        source: kube::Error,
+    },
 }
 
 /// Why a request got no answer.
@@ -29,14 +41,22 @@ pub enum LoadError {
 pub enum ConnectError {
     #[error("certificate of {server} is not signed by the CA in {}", kubeconfig.display())]
     UnknownIssuer { server: String, kubeconfig: PathBuf },
-    #[error("certificate of {server} has expired, unless this machine's clock is wrong, which shows {now}")]
+    #[error(
+        "certificate of {server} has expired, unless this machine's clock is wrong, which shows {now}"
+    )]
     Expired { server: String, now: Timestamp },
-    #[error("certificate of {server} is not valid yet, unless this machine's clock is wrong, which shows {now}")]
+    #[error(
+        "certificate of {server} is not valid yet, unless this machine's clock is wrong, which shows {now}"
+    )]
     NotYetValid { server: String, now: Timestamp },
     #[error("certificate of {server} is issued for another name")]
     WrongName { server: String },
     #[error("{server} refuses the client certificate in {}: {alert}", kubeconfig.display())]
-    ClientCertificate { server: String, kubeconfig: PathBuf, alert: String },
+    ClientCertificate {
+        server: String,
+        kubeconfig: PathBuf,
+        alert: String,
+    },
     #[error("{server} did not answer within {within:?}")]
     NoAnswer { server: String, within: Duration },
     #[error("failed to connect to {server}: {cause}")]
@@ -45,7 +65,12 @@ pub enum ConnectError {
 
 impl ConnectError {
     /// Finds the cause in an error of the HTTP client, whose own text is only its outside.
-    pub(super) fn explain(error: &(dyn Error + 'static), server: &str, kubeconfig: &Path, now: Timestamp) -> Self {
+    pub(super) fn explain(
+        error: &(dyn Error + 'static),
+        server: &str,
+        kubeconfig: &Path,
+        now: Timestamp,
+    ) -> Self {
         let (server, kubeconfig) = (server.to_owned(), kubeconfig.to_owned());
         let Some(tls) = chain(error).find_map(as_tls) else {
             let cause = chain(error).last().unwrap_or(error).to_string();
@@ -53,22 +78,27 @@ impl ConnectError {
         };
         use rustls::Error::{AlertReceived, InvalidCertificate};
         match tls {
-            InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
-                ConnectError::UnknownIssuer { server, kubeconfig }
-            }
-            InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
-                ConnectError::Expired { server, now }
-            }
-            InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
-                ConnectError::NotYetValid { server, now }
-            }
+            InvalidCertificate(
+                CertificateError::UnknownIssuer | CertificateError::BadSignature,
+            ) => ConnectError::UnknownIssuer { server, kubeconfig },
+            InvalidCertificate(
+                CertificateError::Expired | CertificateError::ExpiredContext { .. },
+            ) => ConnectError::Expired { server, now },
+            InvalidCertificate(
+                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+            ) => ConnectError::NotYetValid { server, now },
             InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             ) => ConnectError::WrongName { server },
-            AlertReceived(alert) => {
-                ConnectError::ClientCertificate { server, kubeconfig, alert: format!("{alert:?}") }
-            }
-            other => ConnectError::Other { server, cause: other.to_string() },
+            AlertReceived(alert) => ConnectError::ClientCertificate {
+                server,
+                kubeconfig,
+                alert: format!("{alert:?}"),
+            },
+            other => ConnectError::Other {
+                server,
+                cause: other.to_string(),
+            },
         }
     }
 }
@@ -76,8 +106,12 @@ impl ConnectError {
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| {
         // An io::Error hides what it wraps from `source`, and the TLS error sits inside one.
-        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source())
+        let wrapped = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        wrapped
+            .map(|inner| inner as &(dyn Error + 'static))
+            .or_else(|| error.source())
     })
 }
 
@@ -91,13 +125,19 @@ pub(super) fn classify(what: &str, error: &kube::Error) -> ApiError {
     let what = what.to_owned();
     match error {
         kube::Error::Api(status) => classify_status(what, status),
-        kube::Error::SerdeError(error) => {
-            ApiError::Unavailable { what, message: format!("answer makes no sense: {error}") }
-        }
-        kube::Error::BuildRequest(error) => ApiError::Invalid { what, message: error.to_string() },
+        kube::Error::SerdeError(error) => ApiError::Unavailable {
+            what,
+            message: format!("answer makes no sense: {error}"),
+        },
+        kube::Error::BuildRequest(error) => ApiError::Invalid {
+            what,
+            message: error.to_string(),
+        },
         other => {
-            let message = chain(other).find_map(|error| Some(error.downcast_ref::<ConnectError>()?.to_string()));
-            let message = message.unwrap_or_else(|| chain(other).last().unwrap_or(other).to_string());
+            let message = chain(other)
+                .find_map(|error| Some(error.downcast_ref::<ConnectError>()?.to_string()));
+            let message =
+                message.unwrap_or_else(|| chain(other).last().unwrap_or(other).to_string());
             ApiError::Unavailable { what, message }
         }
     }

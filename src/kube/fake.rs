@@ -3,8 +3,10 @@
 //! It applies strategic merge patches as far as these objects need them, counts resource
 //! versions up, checks UID preconditions, and answers with prepared errors: a queue for
 //! single calls ([`FakeCluster::fail_next`]), a switch for all of them
-//! ([`FakeCluster::set_outage`]). Every call is recorded as `verb object`.
+//! ([`FakeCluster::set_outage`]). Every call is recorded as `verb object`. Watches other than
+//! the node's yield what the test sends to them, and nothing before that.
 
+use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -35,6 +37,10 @@ struct State {
     node: Option<Node>,
     lease: Option<Lease>,
     node_watchers: Vec<mpsc::UnboundedSender<Change<Node>>>,
+    /// The sending ends of the other watches, by what is watched.
+    feeds: BTreeMap<String, Box<dyn Any + Send>>,
+    /// Answers to `request_token`, in order.
+    tokens: VecDeque<TokenRequest>,
     outage: Option<ApiError>,
     prepared: BTreeMap<String, VecDeque<ApiError>>,
     /// How long each answer takes.
@@ -66,6 +72,13 @@ impl FakeCluster {
 
     pub fn call_names(&self) -> Vec<String> {
         self.state().calls.iter().map(|(call, _)| call.clone()).collect()
+    }
+
+    /// What was sent with each call of that name.
+    pub fn sent(&self, call: &str) -> Vec<Value> {
+        let state = self.state();
+        let matching = state.calls.iter().filter(|(name, _)| name == call);
+        matching.map(|(_, sent)| sent.clone()).collect()
     }
 
     pub fn clear_calls(&self) {
@@ -122,6 +135,46 @@ impl FakeCluster {
         state.lease = lease.map(|lease| state.stored(lease, |lease| &mut lease.metadata));
     }
 
+    pub fn send_pods(&self, change: Change<Pod>) {
+        self.feed("watch pods", change);
+    }
+
+    pub fn send_services(&self, change: Change<Service>) {
+        self.feed("watch services", change);
+    }
+
+    pub fn send_config_map(&self, namespace: &str, name: &str, state: ObjectState<ConfigMap>) {
+        self.feed(&format!("watch config map {namespace}/{name}"), state);
+    }
+
+    /// Whether someone still listens to the watch last opened of this config map.
+    pub fn is_config_map_watched(&self, namespace: &str, name: &str) -> bool {
+        type Feed = mpsc::UnboundedSender<ObjectState<ConfigMap>>;
+        let state = self.state();
+        let feed = state.feeds.get(&format!("watch config map {namespace}/{name}"));
+        feed.and_then(|feed| feed.downcast_ref::<Feed>()).is_some_and(|feed| !feed.is_closed())
+    }
+
+    pub fn grant_token(&self, answer: TokenRequest) {
+        self.state().tokens.push_back(answer);
+    }
+
+    fn feed<T: Send + 'static>(&self, watch: &str, item: T) {
+        let state = self.state();
+        let feed = state.feeds.get(watch).unwrap_or_else(|| panic!("nobody has opened {watch:?}"));
+        let feed: &mpsc::UnboundedSender<T> =
+            feed.downcast_ref().expect("a name stands for one type");
+        feed.send(item).unwrap_or_else(|_| panic!("{watch:?} is closed"));
+    }
+
+    fn open_feed<T: Send + 'static>(&self, watch: String) -> BoxStream<'static, T> {
+        let (sender, receiver) = mpsc::unbounded_channel::<T>();
+        let mut state = self.state();
+        state.calls.push((watch.clone(), Value::Null));
+        state.feeds.insert(watch, Box::new(sender));
+        received(receiver)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder of the fake's lock panics")
     }
@@ -171,6 +224,13 @@ impl State {
     fn tell(&mut self, change: &Change<Node>) {
         self.node_watchers.retain(|watcher| watcher.send(change.clone()).is_ok());
     }
+}
+
+/// Never ends, as no watch does.
+fn received<T: Send + 'static>(receiver: mpsc::UnboundedReceiver<T>) -> BoxStream<'static, T> {
+    stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) })
+        .chain(stream::pending())
+        .boxed()
 }
 
 fn key(pod: &Pod) -> (String, String) {
@@ -246,11 +306,11 @@ fn merge(value: &mut Value, patch: &Value, field: &str) {
 #[async_trait]
 impl Cluster for FakeCluster {
     fn watch_pods(&self) -> BoxStream<'static, Change<Pod>> {
-        stream::pending().boxed()
+        self.open_feed("watch pods".into())
     }
 
     fn watch_services(&self) -> BoxStream<'static, Change<Service>> {
-        stream::pending().boxed()
+        self.open_feed("watch services".into())
     }
 
     fn watch_node(&self) -> BoxStream<'static, Change<Node>> {
@@ -258,17 +318,15 @@ impl Cluster for FakeCluster {
         let mut state = self.state();
         let _ = sender.send(Change::Listed(state.node.iter().cloned().collect()));
         state.node_watchers.push(sender);
-        stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) })
-            .chain(stream::pending())
-            .boxed()
+        received(receiver)
     }
 
-    fn watch_config_map(&self, _: &str, _: &str) -> BoxStream<'static, ObjectState<ConfigMap>> {
-        stream::pending().boxed()
+    fn watch_config_map(&self, namespace: &str, name: &str) -> BoxStream<'static, ObjectState<ConfigMap>> {
+        self.open_feed(format!("watch config map {namespace}/{name}"))
     }
 
-    fn watch_secret(&self, _: &str, _: &str) -> BoxStream<'static, ObjectState<Secret>> {
-        stream::pending().boxed()
+    fn watch_secret(&self, namespace: &str, name: &str) -> BoxStream<'static, ObjectState<Secret>> {
+        self.open_feed(format!("watch secret {namespace}/{name}"))
     }
 
     async fn get_pod(&self, namespace: &str, name: &str) -> Result<Pod> {
@@ -353,14 +411,22 @@ impl Cluster for FakeCluster {
     }
 
     async fn create_event(&self, event: &Event) -> Result<Event> {
+        self.enter("create event".into(), json!(event)).await?;
         Ok(event.clone())
     }
 
-    async fn patch_event(&self, _: &str, _: &str, _: &Value) -> Result<Event> {
+    async fn patch_event(&self, _: &str, _: &str, patch: &Value) -> Result<Event> {
+        self.enter("patch event".into(), patch.clone()).await?;
         Ok(Event::default())
     }
 
-    async fn request_token(&self, _: &str, _: &str, request: &TokenRequest) -> Result<TokenRequest> {
-        Ok(request.clone())
+    async fn request_token(
+        &self,
+        namespace: &str,
+        service_account: &str,
+        request: &TokenRequest,
+    ) -> Result<TokenRequest> {
+        self.enter(format!("request token {namespace}/{service_account}"), json!(request)).await?;
+        Ok(self.state().tokens.pop_front().unwrap_or_else(|| request.clone()))
     }
 }

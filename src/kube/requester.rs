@@ -38,17 +38,28 @@ impl Requester {
             let sender = Arc::clone(&sender);
             async move { sender.send(request).await }
         });
-        Requester { client: Client::new(service, "default"), transport, lane, throttle: Arc::new(throttle) }
+        Requester {
+            client: Client::new(service, "default"),
+            transport,
+            lane,
+            throttle: Arc::new(throttle),
+        }
     }
 
     /// The same under the same limit, over another lane.
     pub(super) fn over(&self, lane: Lane) -> Self {
-        Requester { lane, ..self.clone() }
+        Requester {
+            lane,
+            ..self.clone()
+        }
     }
 
     /// The same over the same lane, without a limit.
     pub(super) fn unlimited(&self) -> Self {
-        Requester { throttle: Arc::new(Throttle::new(None)), ..self.clone() }
+        Requester {
+            throttle: Arc::new(Throttle::new(None)),
+            ..self.clone()
+        }
     }
 
     pub(super) fn retry_now(&self) -> Receiver<u64> {
@@ -56,7 +67,11 @@ impl Requester {
     }
 
     /// Sends and decodes the answer.
-    pub(super) async fn fetch<T: DeserializeOwned>(&self, what: &str, request: Built) -> Result<T, ApiError> {
+    pub(super) async fn fetch<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        request: Built,
+    ) -> Result<T, ApiError> {
         let text = self.fetch_text(what, request).await?;
         serde_json::from_str(&text).map_err(|error| classify(what, &Error::SerdeError(error)))
     }
@@ -64,7 +79,10 @@ impl Requester {
     /// Sends, and leaves the answer as it came.
     pub(super) async fn fetch_text(&self, what: &str, request: Built) -> Result<String, ApiError> {
         let within = self.lane.answer_within();
-        let request = self.admit(request).await.map_err(|error| classify(what, &error))?;
+        let request = self
+            .admit(request)
+            .await
+            .map_err(|error| classify(what, &error))?;
         match timeout(within, self.client.request_text(request)).await {
             Ok(answer) => answer.map_err(|error| classify(what, &error)),
             Err(_) => Err(no_answer(what, within)),
@@ -72,7 +90,11 @@ impl Requester {
     }
 
     /// Opens a watch. Only its beginning is bounded in time.
-    pub(super) async fn stream<K: ApiObject>(&self, what: &str, request: Built) -> Result<Events<K>, NotFollowed> {
+    pub(super) async fn stream<K: ApiObject>(
+        &self,
+        what: &str,
+        request: Built,
+    ) -> Result<Events<K>, NotFollowed> {
         let failed = |error: Error| NotFollowed {
             version_lost: matches!(&error, Error::Api(status) if matches!(status.code, 400 | 410 | 504)),
             error: classify(what, &error),
@@ -82,7 +104,10 @@ impl Requester {
         match timeout(within, self.client.request_events(request)).await {
             Ok(Ok(events)) => Ok(events.boxed()),
             Ok(Err(error)) => Err(failed(error)),
-            Err(_) => Err(NotFollowed { error: no_answer(what, within), version_lost: false }),
+            Err(_) => Err(NotFollowed {
+                error: no_answer(what, within),
+                version_lost: false,
+            }),
         }
     }
 
@@ -104,5 +129,8 @@ pub(super) struct NotFollowed {
 }
 
 fn no_answer(what: &str, within: Duration) -> ApiError {
-    ApiError::Unavailable { what: what.to_owned(), message: format!("no complete answer within {within:?}") }
+    ApiError::Unavailable {
+        what: what.to_owned(),
+        message: format!("no complete answer within {within:?}"),
+    }
 }

@@ -21,8 +21,8 @@ use http::header::USER_AGENT;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
-use hyper_util::client::legacy::{Client as HyperClient, Error as HyperError};
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{Client as HyperClient, Error as HyperError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::Config;
 use kube::client::{Body, ConfigExt};
@@ -101,7 +101,11 @@ enum Health {
 }
 
 impl Transport {
-    pub(super) async fn new(kubeconfig: &Path, user_agent: HeaderValue, clock: Clock) -> Result<Self, LoadError> {
+    pub(super) async fn new(
+        kubeconfig: &Path,
+        user_agent: HeaderValue,
+        clock: Clock,
+    ) -> Result<Self, LoadError> {
         let loaded = load(kubeconfig.to_owned(), user_agent.clone()).await?;
         Ok(Transport {
             kubeconfig: kubeconfig.to_owned(),
@@ -120,9 +124,20 @@ impl Transport {
     }
 
     /// Sends over the lane named in the request's extensions.
-    pub(super) async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, ConnectError> {
-        let lane = request.extensions_mut().remove::<Lane>().unwrap_or(Lane::Shared(0));
-        let loaded = Arc::clone(&self.current.read().expect("no holder of the config lock panics"));
+    pub(super) async fn send(
+        &self,
+        mut request: Request<Body>,
+    ) -> Result<Response<Incoming>, ConnectError> {
+        let lane = request
+            .extensions_mut()
+            .remove::<Lane>()
+            .unwrap_or(Lane::Shared(0));
+        let loaded = Arc::clone(
+            &self
+                .current
+                .read()
+                .expect("no holder of the config lock panics"),
+        );
         let within = lane.answer_within();
 
         let failure = match timeout(within, loaded.send(lane, request)).await {
@@ -133,10 +148,16 @@ impl Transport {
                 }
                 return Ok(response);
             }
-            Ok(Err(error)) => {
-                ConnectError::explain(error.as_ref(), &loaded.server(), &self.kubeconfig, self.clock.wall())
-            }
-            Err(_) => ConnectError::NoAnswer { server: loaded.server(), within },
+            Ok(Err(error)) => ConnectError::explain(
+                error.as_ref(),
+                &loaded.server(),
+                &self.kubeconfig,
+                self.clock.wall(),
+            ),
+            Err(_) => ConnectError::NoAnswer {
+                server: loaded.server(),
+                within,
+            },
         };
         self.note_unreachable(&failure);
         self.reload_if_changed(&loaded).await;
@@ -144,7 +165,10 @@ impl Transport {
     }
 
     fn note_reachable(&self) {
-        let mut health = self.health.lock().expect("no holder of the health lock panics");
+        let mut health = self
+            .health
+            .lock()
+            .expect("no holder of the health lock panics");
         if let Health::Unreachable { .. } = *health {
             *health = Health::Reachable;
             info!("API server is reachable again");
@@ -156,14 +180,22 @@ impl Transport {
     fn note_unreachable(&self, failure: &ConnectError) {
         let now = Instant::now();
         let text = failure.to_string();
-        let mut health = self.health.lock().expect("no holder of the health lock panics");
+        let mut health = self
+            .health
+            .lock()
+            .expect("no holder of the health lock panics");
         let tell = match &*health {
             Health::Reachable => true,
-            Health::Unreachable { told, at } => *told != text && now.duration_since(*at) >= LOG_EVERY,
+            Health::Unreachable { told, at } => {
+                *told != text && now.duration_since(*at) >= LOG_EVERY
+            }
         };
         if tell {
             warn!(error = text, "API server is not reachable, will retry");
-            *health = Health::Unreachable { told: text, at: now };
+            *health = Health::Unreachable {
+                told: text,
+                at: now,
+            };
         }
     }
 
@@ -171,17 +203,24 @@ impl Transport {
     /// request has just failed.
     async fn reload_if_changed(&self, failed: &Arc<Loaded>) {
         // Whoever finds the lock taken leaves the look to its holder.
-        let Ok(mut last_load) = self.last_load.try_lock() else { return };
+        let Ok(mut last_load) = self.last_load.try_lock() else {
+            return;
+        };
         if last_load.elapsed() < RELOAD_EVERY {
             return;
         }
         *last_load = Instant::now();
         // A file that is being replaced may be missing or half there: the next failure
         // looks again.
-        let Ok(loaded) = load(self.kubeconfig.clone(), self.user_agent.clone()).await else { return };
+        let Ok(loaded) = load(self.kubeconfig.clone(), self.user_agent.clone()).await else {
+            return;
+        };
         if loaded.fingerprint != failed.fingerprint {
             info!(kubeconfig = %self.kubeconfig.display(), "kubeconfig has changed, connecting anew");
-            *self.current.write().expect("no holder of the config lock panics") = Arc::new(loaded);
+            *self
+                .current
+                .write()
+                .expect("no holder of the config lock panics") = Arc::new(loaded);
             self.retry_now.send_modify(|count| *count += 1);
         }
     }
@@ -190,7 +229,10 @@ impl Transport {
 impl Loaded {
     /// The lane's connections, made when first used.
     fn lane(&self, lane: Lane) -> Result<Connections, kube::Error> {
-        let mut lanes = self.lanes.lock().expect("no holder of the lanes lock panics");
+        let mut lanes = self
+            .lanes
+            .lock()
+            .expect("no holder of the lanes lock panics");
         if let Some(connections) = lanes.get(&lane) {
             return Ok(connections.clone());
         }
@@ -199,12 +241,19 @@ impl Loaded {
         Ok(connections)
     }
 
-    async fn send(&self, lane: Lane, request: Request<Body>) -> Result<Response<Incoming>, BoxError> {
+    async fn send(
+        &self,
+        lane: Lane,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, BoxError> {
         self.lane(lane)?.oneshot(request).await
     }
 
     fn server(&self) -> String {
-        self.config.cluster_url.authority().map_or_else(|| self.config.cluster_url.to_string(), ToString::to_string)
+        self.config
+            .cluster_url
+            .authority()
+            .map_or_else(|| self.config.cluster_url.to_string(), ToString::to_string)
     }
 }
 
@@ -213,27 +262,54 @@ async fn load(kubeconfig: PathBuf, user_agent: HeaderValue) -> Result<Loaded, Lo
     let reading = tokio::task::spawn_blocking(move || read(&kubeconfig));
     let (kubeconfig, fingerprint) = match timeout(LOAD_TIMEOUT, reading).await {
         Ok(Ok(read)) => read?,
-        Ok(Err(_)) | Err(_) => return Err(LoadError::TooSlow { path, within: LOAD_TIMEOUT }),
+        Ok(Err(_)) | Err(_) => {
+            return Err(LoadError::TooSlow {
+                path,
+                within: LOAD_TIMEOUT,
+            });
+        }
     };
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
-        .map_err(|source| LoadError::Invalid { path: path.clone(), source })?;
+        .map_err(|source| LoadError::Invalid {
+            path: path.clone(),
+            source,
+        })?;
     config.headers.push((USER_AGENT, user_agent));
-    let loaded = Loaded { fingerprint, config, lanes: Mutex::default() };
+    let loaded = Loaded {
+        fingerprint,
+        config,
+        lanes: Mutex::default(),
+    };
     // Made now so that unusable certificates are told at the start.
-    loaded.lane(Lane::Shared(0)).map_err(|source| LoadError::Credentials { path, source })?;
+    loaded
+        .lane(Lane::Shared(0))
+        .map_err(|source| LoadError::Credentials { path, source })?;
     Ok(loaded)
 }
 
 /// The kubeconfig, and the bytes of it and of every file it names.
 fn read(path: &Path) -> Result<(Kubeconfig, Vec<Vec<u8>>), LoadError> {
-    let failed = |path: &Path, source| LoadError::Read { path: path.to_owned(), source };
+    let failed = |path: &Path, source| LoadError::Read {
+        path: path.to_owned(),
+        source,
+    };
     let mut fingerprint = vec![std::fs::read(path).map_err(|source| failed(path, source))?];
-    let kubeconfig =
-        Kubeconfig::read_from(path).map_err(|source| LoadError::Invalid { path: path.to_owned(), source })?;
-    let authorities = kubeconfig.clusters.iter().filter_map(|named| named.cluster.as_ref()?.certificate_authority.as_ref());
-    let users = kubeconfig.auth_infos.iter().filter_map(|named| named.auth_info.as_ref());
-    let identities = users.flat_map(|user| [&user.client_certificate, &user.client_key]).flatten();
+    let kubeconfig = Kubeconfig::read_from(path).map_err(|source| LoadError::Invalid {
+        path: path.to_owned(),
+        source,
+    })?;
+    let authorities = kubeconfig
+        .clusters
+        .iter()
+        .filter_map(|named| named.cluster.as_ref()?.certificate_authority.as_ref());
+    let users = kubeconfig
+        .auth_infos
+        .iter()
+        .filter_map(|named| named.auth_info.as_ref());
+    let identities = users
+        .flat_map(|user| [&user.client_certificate, &user.client_key])
+        .flatten();
     for named in authorities.chain(identities).map(Path::new) {
         fingerprint.push(std::fs::read(named).map_err(|source| failed(named, source))?);
     }
@@ -254,9 +330,17 @@ fn connect(config: &Config, lane: Lane) -> Result<Connections, kube::Error> {
     let mut tls = config.rustls_client_config()?;
     // The default keeps room for 256 servers; there is one.
     tls.resumption = rustls::client::Resumption::in_memory_sessions(2);
-    let builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
-    let builder = match config.tls_server_name.as_deref().map(rustls::pki_types::ServerName::try_from) {
-        Some(Ok(name)) => builder.with_server_name_resolver(FixedServerNameResolver::new(name.to_owned())),
+    let builder = HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http();
+    let builder = match config
+        .tls_server_name
+        .as_deref()
+        .map(rustls::pki_types::ServerName::try_from)
+    {
+        Some(Ok(name)) => {
+            builder.with_server_name_resolver(FixedServerNameResolver::new(name.to_owned()))
+        }
         _ => builder,
     };
     let connector = match lane {

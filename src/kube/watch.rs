@@ -64,14 +64,27 @@ enum Phase<K> {
     Fresh,
     /// Everything up to `version` has been passed on: watch from there next.
     Listed { version: String },
-    Following { version: String, started: Instant, until: Instant, events: Events<K> },
+    Following {
+        version: String,
+        started: Instant,
+        until: Instant,
+        events: Events<K>,
+    },
 }
 
 impl<K: ApiObject> Watch<K> {
     pub(super) fn new(requester: Requester, clock: Clock, target: Target) -> Self {
         let retry_now = requester.retry_now();
         let (phase, backoff) = (Phase::Fresh, Backoff::default());
-        Watch { requester, clock, retry_now, target, phase, backoff, told: None }
+        Watch {
+            requester,
+            clock,
+            retry_now,
+            target,
+            phase,
+            backoff,
+            told: None,
+        }
     }
 
     /// Never ends.
@@ -89,9 +102,12 @@ impl<K: ApiObject> Watch<K> {
             let outcome = match std::mem::replace(&mut self.phase, Phase::Fresh) {
                 Phase::Fresh => self.list().await.map(Some),
                 Phase::Listed { version } => self.follow(version).await.map(|()| None),
-                Phase::Following { version, started, until, events } => {
-                    self.read(version, started, until, events).await
-                }
+                Phase::Following {
+                    version,
+                    started,
+                    until,
+                    events,
+                } => self.read(version, started, until, events).await,
             };
             match outcome {
                 Ok(Some(change)) => {
@@ -117,7 +133,10 @@ impl<K: ApiObject> Watch<K> {
                 continue_token: page,
                 ..ListParams::default()
             };
-            let list: ObjectList<K> = self.requester.fetch(&what, Request::new(&self.target.path).list(&params)).await?;
+            let list: ObjectList<K> = self
+                .requester
+                .fetch(&what, Request::new(&self.target.path).list(&params))
+                .await?;
             items.extend(list.items.into_iter().map(slim));
             page = list.metadata.continue_.filter(|token| !token.is_empty());
             if page.is_none() {
@@ -129,7 +148,10 @@ impl<K: ApiObject> Watch<K> {
     }
 
     async fn follow(&mut self, version: String) -> Result<(), ApiError> {
-        let seconds = SERVED_SECONDS - self.clock.with_random(|random| random.u32(0..=SERVED_SPREAD_SECONDS));
+        let seconds = SERVED_SECONDS
+            - self
+                .clock
+                .with_random(|random| random.u32(0..=SERVED_SPREAD_SECONDS));
         let params = WatchParams {
             field_selector: self.target.fields.clone(),
             timeout: Some(seconds),
@@ -137,15 +159,27 @@ impl<K: ApiObject> Watch<K> {
             ..WatchParams::default()
         };
         let request = Request::new(&self.target.path).watch(&params, &version);
-        match self.requester.stream(&format!("watch {}", self.target.what), request).await {
+        match self
+            .requester
+            .stream(&format!("watch {}", self.target.what), request)
+            .await
+        {
             Ok(events) => {
                 let started = Instant::now();
                 let until = started + Duration::from_secs(u64::from(seconds)) + OVERTIME;
-                self.phase = Phase::Following { version, started, until, events };
+                self.phase = Phase::Following {
+                    version,
+                    started,
+                    until,
+                    events,
+                };
                 self.recovered();
                 Ok(())
             }
-            Err(NotFollowed { error, version_lost }) => {
+            Err(NotFollowed {
+                error,
+                version_lost,
+            }) => {
                 if !version_lost && self.backoff.failures < DOUBT_VERSION_AFTER {
                     self.phase = Phase::Listed { version };
                 }
@@ -163,13 +197,17 @@ impl<K: ApiObject> Watch<K> {
         mut events: Events<K>,
     ) -> Result<Option<Change<K>>, ApiError> {
         let (version, change) = match timeout_at(until, events.next()).await {
-            Ok(Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)))) => {
-                (version_of(&object), Some(Change::Applied(Box::new(slim(object)))))
+            Ok(Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)))) => (
+                version_of(&object),
+                Some(Change::Applied(Box::new(slim(object)))),
+            ),
+            Ok(Some(Ok(WatchEvent::Deleted(object)))) => (
+                version_of(&object),
+                Some(Change::Deleted(Box::new(slim(object)))),
+            ),
+            Ok(Some(Ok(WatchEvent::Bookmark(bookmark)))) => {
+                (bookmark.metadata.resource_version, None)
             }
-            Ok(Some(Ok(WatchEvent::Deleted(object)))) => {
-                (version_of(&object), Some(Change::Deleted(Box::new(slim(object)))))
-            }
-            Ok(Some(Ok(WatchEvent::Bookmark(bookmark)))) => (bookmark.metadata.resource_version, None),
             Ok(Some(Ok(WatchEvent::Error(status)))) if status.code == 410 => {
                 // Too old a version is no trouble of the server's: list at once. The phase
                 // is Fresh already.
@@ -178,7 +216,10 @@ impl<K: ApiObject> Watch<K> {
             }
             Ok(Some(Ok(WatchEvent::Error(status)))) => {
                 self.phase = Phase::Listed { version };
-                return Err(classify_status(format!("watch {}", self.target.what), &status));
+                return Err(classify_status(
+                    format!("watch {}", self.target.what),
+                    &status,
+                ));
             }
             Ok(Some(Err(error))) => {
                 self.phase = Phase::Listed { version };
@@ -190,16 +231,26 @@ impl<K: ApiObject> Watch<K> {
                     return Ok(None);
                 }
                 let message = "ended as soon as it began".to_owned();
-                return Err(ApiError::Unavailable { what: format!("watch {}", self.target.what), message });
+                return Err(ApiError::Unavailable {
+                    what: format!("watch {}", self.target.what),
+                    message,
+                });
             }
         };
-        self.phase = Phase::Following { version, started, until, events };
+        self.phase = Phase::Following {
+            version,
+            started,
+            until,
+            events,
+        };
         Ok(change)
     }
 
     /// Waits out the back-off, unless there is news of the server meanwhile.
     async fn pause(&mut self) {
-        let Some(pause) = self.backoff.due.take() else { return };
+        let Some(pause) = self.backoff.due.take() else {
+            return;
+        };
         let pause = self.clock.jitter(pause, 0.5);
         self.retry_now.mark_unchanged();
         tokio::select! {
@@ -215,7 +266,10 @@ impl<K: ApiObject> Watch<K> {
         let text = error.to_string();
         // The transport tells of a server that cannot be reached, once for all watches; a
         // refusal is told by who wanted the object.
-        let ours = matches!(error, ApiError::Invalid { .. } | ApiError::NotFound { .. } | ApiError::Conflict { .. });
+        let ours = matches!(
+            error,
+            ApiError::Invalid { .. } | ApiError::NotFound { .. } | ApiError::Conflict { .. }
+        );
         if ours && self.told.as_ref() != Some(&text) {
             warn!(error = text, "watch broke, will retry");
             self.told = Some(text);
@@ -246,7 +300,10 @@ impl Backoff {
 
     fn fail(&mut self, now: Instant) {
         // A failure long after the last one begins anew.
-        if self.last.is_some_and(|last| now.duration_since(last) > Self::LONGEST * 2) {
+        if self
+            .last
+            .is_some_and(|last| now.duration_since(last) > Self::LONGEST * 2)
+        {
             self.failures = 0;
         }
         let factor = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);

@@ -21,31 +21,47 @@ pub(super) struct ServiceWatch {
 
 enum State {
     /// Not listed yet; these pods are woken when it is.
-    Unread { pods: BTreeSet<PodUid> },
+    Unread {
+        pods: BTreeSet<PodUid>,
+    },
     Read(Services),
 }
 
 impl ServiceWatch {
     pub(super) fn start(cluster: &dyn Cluster, wake: Wake) -> Self {
-        let state = Arc::new(Mutex::new(State::Unread { pods: BTreeSet::new() }));
+        let state = Arc::new(Mutex::new(State::Unread {
+            pods: BTreeSet::new(),
+        }));
         let task = tokio::spawn(follow(cluster.watch_services(), Arc::clone(&state), wake));
         ServiceWatch { state, task }
     }
 
     pub(super) fn add_pod(&self, uid: &PodUid) {
-        if let State::Unread { pods } = &mut *self.state.lock().expect("no holder of the services lock panics") {
+        if let State::Unread { pods } = &mut *self
+            .state
+            .lock()
+            .expect("no holder of the services lock panics")
+        {
             pods.insert(uid.clone());
         }
     }
 
     pub(super) fn remove_pod(&self, uid: &PodUid) {
-        if let State::Unread { pods } = &mut *self.state.lock().expect("no holder of the services lock panics") {
+        if let State::Unread { pods } = &mut *self
+            .state
+            .lock()
+            .expect("no holder of the services lock panics")
+        {
             pods.remove(uid);
         }
     }
 
     pub(super) fn latest(&self) -> Option<Services> {
-        match &*self.state.lock().expect("no holder of the services lock panics") {
+        match &*self
+            .state
+            .lock()
+            .expect("no holder of the services lock panics")
+        {
             State::Unread { .. } => None,
             State::Read(services) => Some(services.clone()),
         }
@@ -58,7 +74,11 @@ impl Drop for ServiceWatch {
     }
 }
 
-async fn follow(mut changes: BoxStream<'static, Change<v1::Service>>, state: Arc<Mutex<State>>, wake: Wake) {
+async fn follow(
+    mut changes: BoxStream<'static, Change<v1::Service>>,
+    state: Arc<Mutex<State>>,
+    wake: Wake,
+) {
     while let Some(change) = changes.next().await {
         let waiting = {
             let mut state = state.lock().expect("no holder of the services lock panics");
