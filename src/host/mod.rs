@@ -22,6 +22,8 @@ mod lanes;
 mod linux;
 mod mounts;
 mod sub_path;
+#[cfg(test)]
+mod testing;
 mod tree;
 
 pub use cgroup::systemd_name;
@@ -102,7 +104,7 @@ pub struct CgroupSettings {
 }
 
 /// One file of a volume made from API content.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PayloadFile {
     /// Relative, no `..`.
     pub path: String,

@@ -151,3 +151,121 @@ fn make_placeholder(target: &Path, is_directory: bool) -> io::Result<()> {
     let placeholder = OpenOptions::new().write(true).create(true).truncate(false).mode(TARGET_FILE_MODE).open(target)?;
     placeholder.set_permissions(fs::Permissions::from_mode(TARGET_FILE_MODE))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::host::testing::{Scratch, may_mount, mode};
+
+    /// A volume with the things a pod may leave in it.
+    fn volume() -> Scratch {
+        let scratch = Scratch::new();
+        scratch.file("outside/secret", "host");
+        scratch.file("volume/file", "in");
+        scratch.file("volume/dir/inner", "in");
+        let link = |target: &str, name: &str| symlink(target, scratch.path("volume").join(name)).unwrap();
+        link("dir", "good");
+        link("../outside", "up");
+        link("dir/../../outside", "around");
+        link("/etc", "absolute");
+        link("/proc/self/root/etc", "magic");
+        link("loop", "loop");
+        link("nowhere", "dangling");
+        symlink(scratch.path("volume/dir"), scratch.path("volume/absolute-inside")).unwrap();
+        scratch
+    }
+
+    /// The place found, by its real path below the scratch directory.
+    fn find_it(scratch: &Scratch, sub_path: &str) -> io::Result<String> {
+        let volume = scratch.path("volume");
+        let root = open(&volume, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty())?;
+        let found = find_or_make(&root, &volume, check(sub_path)?)?;
+        let real = fs::read_link(beneath::magic_path(&found))?;
+        Ok(real.strip_prefix(scratch.root().canonicalize()?).unwrap_or(&real).display().to_string())
+    }
+
+    #[test]
+    fn places_inside_are_found_or_made() {
+        let scratch = volume();
+        for (sub_path, found) in [
+            ("file", "volume/file"),
+            ("dir", "volume/dir"),
+            ("./dir/inner", "volume/dir/inner"),
+            ("good/inner", "volume/dir/inner"),
+            ("absolute-inside/inner", "volume/dir/inner"),
+            ("new", "volume/new"),
+            ("new/er/still", "volume/new/er/still"),
+            ("good/made", "volume/dir/made"),
+            ("absolute-inside/made2", "volume/dir/made2"),
+            (".", "volume"),
+        ] {
+            assert_eq!(find_it(&scratch, sub_path).unwrap(), found, "{sub_path}");
+        }
+    }
+
+    #[test]
+    fn no_way_leads_out() {
+        let scratch = volume();
+        for sub_path in
+            ["..", "dir/../..", "/etc", "up", "up/secret", "up/new", "around", "absolute", "absolute/passwd", "magic", "loop", "dangling", "file/below"]
+        {
+            let found = find_it(&scratch, sub_path);
+            assert!(found.is_err(), "{sub_path} led to {found:?}");
+        }
+        assert_eq!(fs::read_dir(scratch.path("outside")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn made_directories_are_as_open_as_the_volume() {
+        let scratch = volume();
+        fs::set_permissions(scratch.path("volume"), fs::Permissions::from_mode(0o2777)).unwrap();
+        find_it(&scratch, "a/b").unwrap();
+        assert_eq!((mode(&scratch.path("volume/a")), mode(&scratch.path("volume/a/b"))), (0o2777, 0o2777));
+    }
+
+    #[test]
+    fn the_place_is_mounted_and_a_second_time_left_alone() {
+        if !may_mount("mounting a subPath") {
+            return;
+        }
+        let scratch = volume();
+        let target = scratch.path("pod/volume-subpaths/v/c/0");
+        prepare(&scratch.path("volume"), "dir", &target).unwrap();
+        assert_eq!(fs::read_to_string(target.join("inner")).unwrap(), "in");
+        prepare(&scratch.path("volume"), "dir", &target).unwrap();
+        assert_eq!(scratch.mounts(), std::slice::from_ref(&target));
+
+        // The pod swaps the directory for a link; the next container start is refused and
+        // what was mounted before did not move.
+        fs::rename(scratch.path("volume/dir"), scratch.path("volume/moved")).unwrap();
+        symlink("../outside", scratch.path("volume/dir")).unwrap();
+        assert!(prepare(&scratch.path("volume"), "dir", &target).is_err());
+        assert_eq!(fs::read_to_string(target.join("inner")).unwrap(), "in");
+    }
+
+    #[test]
+    fn another_place_or_kind_replaces_what_was_mounted() {
+        if !may_mount("mounting a subPath") {
+            return;
+        }
+        let scratch = volume();
+        let target = scratch.path("pod/0");
+        let parent_mode = |path: &Path| mode(path.parent().unwrap());
+        prepare(&scratch.path("volume"), "dir", &target).unwrap();
+        prepare(&scratch.path("volume"), "file", &target).unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "in");
+        assert_eq!(scratch.mounts(), std::slice::from_ref(&target));
+        assert_eq!(parent_mode(&target), TARGET_DIRECTORY_MODE);
+
+        // An atomic writer replaces the file by another one of the same name.
+        fs::remove_file(scratch.path("volume/file")).unwrap();
+        fs::write(scratch.path("volume/file"), "newer").unwrap();
+        prepare(&scratch.path("volume"), "file", &target).unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "newer");
+        prepare(&scratch.path("volume"), "dir", &target).unwrap();
+        assert_eq!(fs::read_to_string(target.join("inner")).unwrap(), "in");
+        assert_eq!(scratch.mounts().len(), 1);
+    }
+}

@@ -208,3 +208,108 @@ pub fn entries(directory: &OwnedFd) -> io::Result<impl Iterator<Item = io::Resul
         Err(error) => Some(Err(error.into())),
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::path::PathBuf;
+
+    use nix::sys::stat::mkdirat;
+
+    use super::*;
+    use crate::host::mounts;
+    use crate::host::testing::{Scratch, group, may_mount, mode, names};
+
+    #[test]
+    fn a_tree_goes_whole_and_links_are_not_followed() {
+        let scratch = Scratch::new();
+        scratch.file("outside/kept", "x");
+        scratch.file("tree/a/b/c", "x");
+        scratch.dir("tree/empty");
+        symlink(scratch.path("outside"), scratch.path("tree/link")).unwrap();
+        symlink(scratch.path("outside"), scratch.path("tree/a/link")).unwrap();
+        nix::unistd::mkfifo(&scratch.path("tree/fifo"), Mode::S_IRWXU).unwrap();
+
+        remove(&scratch.path("tree")).unwrap();
+        assert!(!scratch.path("tree").exists());
+        assert!(scratch.path("outside/kept").exists());
+        remove(&scratch.path("tree")).unwrap();
+        remove(&scratch.path("no/such/parent")).unwrap();
+    }
+
+    #[test]
+    fn a_symlink_in_place_of_the_tree_is_removed_itself() {
+        let scratch = Scratch::new();
+        scratch.file("outside/kept", "x");
+        symlink(scratch.path("outside"), scratch.path("tree")).unwrap();
+        remove(&scratch.path("tree")).unwrap();
+        assert_eq!(names(scratch.root()).unwrap(), ["outside"]);
+        assert!(scratch.path("outside/kept").exists());
+    }
+
+    #[test]
+    fn nesting_deeper_than_descriptors_reach_goes_too() {
+        let scratch = Scratch::new();
+        let top = scratch.dir("tree");
+        let mut at = beneath::directory(&top).unwrap();
+        for _ in 0..DEPTH_MAX * 5 {
+            mkdirat(&at, "d", Mode::S_IRWXU).unwrap();
+            at = beneath::sub_directory(&at, OsStr::new("d")).unwrap();
+        }
+        drop(at);
+        // As if an earlier removal had been cut short.
+        scratch.file("tree/.removing-0/x", "");
+        remove(&top).unwrap();
+        assert!(!top.exists());
+    }
+
+    #[test]
+    fn a_mount_stops_the_removal_of_its_place_only() {
+        if !may_mount("removal beside a mount") {
+            return;
+        }
+        let scratch = Scratch::new();
+        let kept = scratch.file("volume/kept", "x");
+        let mounted = scratch.dir("tree/a/mounted");
+        scratch.file("tree/a/other", "x");
+        // A bind mount of the same file system: the device number does not tell it apart.
+        mounts::bind(scratch.path("volume").to_str().unwrap(), &mounted).unwrap();
+
+        let error = remove(&scratch.path("tree")).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::EXDEV as i32), "{error}");
+        assert!(kept.exists());
+        assert!(!scratch.path("tree/a/other").exists());
+
+        mounts::unmount_below(Path::new("/proc"), &scratch.path("tree")).unwrap();
+        remove(&scratch.path("tree")).unwrap();
+        assert!(kept.exists());
+    }
+
+    #[test]
+    fn the_group_is_given_to_all_but_what_links_lead_to() {
+        if !may_mount("changing groups") {
+            return;
+        }
+        let scratch = Scratch::new();
+        let outside = scratch.file("outside", "x");
+        fs::set_permissions(&outside, fs::Permissions::from_mode(0o600)).unwrap();
+        let file = scratch.file("volume/d/file", "x");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o4700)).unwrap();
+        let link = scratch.path("volume/d/link");
+        symlink(&outside, &link).unwrap();
+        nix::unistd::mkfifo(&scratch.path("volume/fifo"), Mode::S_IRUSR).unwrap();
+        fs::set_permissions(scratch.path("volume"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(scratch.path("volume/d"), fs::Permissions::from_mode(0o700)).unwrap();
+
+        let volume = beneath::directory(&scratch.path("volume")).unwrap();
+        give_to_group(&volume, Gid::from_raw(4242), GroupAccess::ReadWrite).unwrap();
+        let see = |path: PathBuf| (mode(&path), group(&path));
+        assert_eq!(see(scratch.path("volume")), (0o2775, 4242));
+        assert_eq!(see(scratch.path("volume/d")), (0o2770, 4242));
+        assert_eq!(see(file), (0o4760, 4242));
+        assert_eq!(see(scratch.path("volume/fifo")), (0o660, 4242));
+        assert_eq!(group(&link), 4242);
+        assert_eq!((mode(&outside), group(&outside)), (0o600, 0));
+    }
+}

@@ -32,8 +32,11 @@ use nix::fcntl::{OFlag, openat, readlinkat, renameat};
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fdatasync, fsync, geteuid, symlinkat, unlinkat};
 
-use super::tree::{self, GroupAccess};
-use super::{PayloadFile, beneath};
+use crate::host::tree::{self, GroupAccess};
+use crate::host::{PayloadFile, beneath};
+
+#[cfg(test)]
+mod tests;
 
 const DATA: &str = "..data";
 const DATA_NEW: &str = "..data_tmp";
