@@ -373,3 +373,19 @@ impl Drop for Seat {
             .expect("no holder of the seats lock panics")[self.lane] -= 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn watches_fill_a_connection_before_they_open_another() {
+        let seats = Arc::default();
+        let mut taken: Vec<Seat> = (0..250).map(|_| Seat::take(&seats)).collect();
+        let lanes: Vec<usize> = taken.iter().map(|seat| seat.lane).collect();
+        assert_eq!([lanes[0], lanes[99], lanes[100], lanes[249]], [0, 0, 1, 2]);
+        // A seat given back is the next one taken.
+        drop(taken.remove(150));
+        assert_eq!(Seat::take(&seats).lane, 1);
+    }
+}

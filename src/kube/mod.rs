@@ -13,6 +13,8 @@ mod errors;
 pub(crate) mod fake;
 pub mod limit;
 mod requester;
+#[cfg(test)]
+mod tests;
 mod transport;
 mod watch;
 

@@ -20,6 +20,10 @@ use super::limit::Throttle;
 use super::transport::{Lane, Transport};
 use super::{ApiError, ApiObject};
 
+/// The transport bounds the wait for the head of an answer; its body may take this much
+/// longer.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+
 type Built = std::result::Result<Request<Vec<u8>>, BuildError>;
 
 /// Sends requests over one lane, under one limit. Clones share both.
@@ -78,7 +82,7 @@ impl Requester {
 
     /// Sends, and leaves the answer as it came.
     pub(super) async fn fetch_text(&self, what: &str, request: Built) -> Result<String, ApiError> {
-        let within = self.lane.answer_within();
+        let within = self.lane.answer_within() + BODY_TIMEOUT;
         let request = self
             .admit(request)
             .await
@@ -99,7 +103,7 @@ impl Requester {
             version_lost: matches!(&error, Error::Api(status) if matches!(status.code, 400 | 410 | 504)),
             error: classify(what, &error),
         };
-        let within = self.lane.answer_within();
+        let within = self.lane.answer_within() + BODY_TIMEOUT;
         let request = self.admit(request).await.map_err(failed)?;
         match timeout(within, self.client.request_events(request)).await {
             Ok(Ok(events)) => Ok(events.boxed()),
