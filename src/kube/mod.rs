@@ -16,6 +16,7 @@ mod requester;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod version;
 mod watch;
 
 use async_trait::async_trait;
@@ -29,6 +30,7 @@ use serde_json::Value;
 
 pub use client::KubeCluster;
 pub use errors::LoadError;
+pub use version::is_older;
 
 /// What every object of the API can do.
 trait ApiObject:
