@@ -1,0 +1,157 @@
+//! Serving `/healthz`.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode, header};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+use super::health::Health;
+
+const BIND_RETRY: Duration = Duration::from_secs(5);
+/// Connections that exist at once. One that has sent nothing is a socket and a small task.
+const CONNECTIONS_MAX: usize = 1024;
+/// Connections that are read from and answered at once, each with its buffers.
+const SERVED_MAX: usize = 32;
+/// How long a client may take to begin, and then to send its request and take the answer.
+const IDLE_LIMIT: Duration = Duration::from_secs(5);
+const SERVE_LIMIT: Duration = Duration::from_secs(5);
+/// Together longer than an idle client may hold a descriptor that was missing.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+const ACCEPT_FAILURES_MAX: u32 = 100;
+
+/// Serves for ever. Takes the port when it becomes free.
+pub async fn run(address: SocketAddr, health: Arc<Health>) {
+    let mut complained = false;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => {
+                info!(%address, "health endpoint listens");
+                complained = false;
+                let error = accept(listener, &health).await;
+                warn!(%address, %error, "health endpoint closed, will listen again");
+            }
+            Err(error) if complained => debug!(%address, %error, "health endpoint not bound, will retry"),
+            Err(error) => {
+                warn!(%address, %error, "health endpoint not bound, will retry every {BIND_RETRY:?}");
+                complained = true;
+            }
+        }
+        sleep(BIND_RETRY).await;
+    }
+}
+
+/// Takes connections until the listener itself is broken.
+async fn accept(listener: TcpListener, health: &Arc<Health>) -> std::io::Error {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let served = Arc::new(Semaphore::new(SERVED_MAX));
+    let mut failures = 0;
+    loop {
+        // Neither semaphore is ever closed, so that a permit always comes.
+        let permit = Arc::clone(&connections).acquire_owned().await;
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                failures = 0;
+                let (health, served) = (Arc::clone(health), Arc::clone(&served));
+                tokio::spawn(async move {
+                    let _permit = permit;
+                    serve(stream, health, &served).await;
+                });
+            }
+            // A client that left already, or no descriptor free just now.
+            Err(error) => {
+                failures += 1;
+                if failures > ACCEPT_FAILURES_MAX {
+                    return error;
+                }
+                sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, health: Arc<Health>, served: &Semaphore) {
+    // Nothing is allocated for a client before it speaks.
+    if !matches!(timeout(IDLE_LIMIT, stream.peek(&mut [0])).await, Ok(Ok(1))) {
+        return;
+    }
+    let _permit = served.acquire().await;
+    let service = service_fn(move |request| {
+        let response = respond(&request, &health);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+    // How a client leaves is its own affair.
+    let _ = timeout(SERVE_LIMIT, connection).await;
+}
+
+/// The answer to a request, whatever its method and body.
+pub fn respond<B>(request: &Request<B>, health: &Health) -> Response<String> {
+    let path = request.uri().path();
+    let parameters = Parameters::of(request.uri().query().unwrap_or_default());
+    if let Some(name) = path.strip_prefix("/healthz/").filter(|name| !name.is_empty()) {
+        return match health.one(name) {
+            Some(Ok(())) => answer(StatusCode::OK, "ok".to_owned()),
+            Some(Err(error)) => answer(StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {error}\n")),
+            None => not_found(),
+        };
+    }
+    if !matches!(path, "/healthz" | "/healthz/") {
+        return not_found();
+    }
+    let findings = health.look(|name| !parameters.excluded.contains(&name));
+    match (findings.is_healthy, parameters.verbose) {
+        (true, false) => answer(StatusCode::OK, "ok".to_owned()),
+        (true, true) => answer(StatusCode::OK, findings.text()),
+        (false, _) => {
+            for (name, result) in &findings.lines {
+                if let Err(reason) = result {
+                    warn!(check = name, reason, "health check failed");
+                }
+            }
+            answer(StatusCode::INTERNAL_SERVER_ERROR, findings.text())
+        }
+    }
+}
+
+/// What a query asks for. Check names are plain words, so nothing is percent-decoded.
+#[derive(Default)]
+struct Parameters<'a> {
+    verbose: bool,
+    excluded: Vec<&'a str>,
+}
+
+impl<'a> Parameters<'a> {
+    fn of(query: &'a str) -> Self {
+        let mut parameters = Parameters::default();
+        for pair in query.split('&') {
+            match pair.split_once('=').unwrap_or((pair, "")) {
+                ("verbose", _) => parameters.verbose = true,
+                ("exclude", name) => parameters.excluded.push(name),
+                _ => {}
+            }
+        }
+        parameters
+    }
+}
+
+fn not_found() -> Response<String> {
+    answer(StatusCode::NOT_FOUND, "404 page not found\n".to_owned())
+}
+
+fn answer(status: StatusCode, body: String) -> Response<String> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
+    response
+}
