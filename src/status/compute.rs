@@ -12,7 +12,7 @@ use super::containers::Statuses;
 use super::phase::{Phase, phase};
 use crate::cri::{ContainerId, ContainerState};
 use crate::pleg::PodRuntime;
-use crate::pod::Source;
+use crate::pod::{Source, qos, spec};
 
 /// Everything a status follows from.
 pub struct StatusInput<'a> {
@@ -85,7 +85,7 @@ impl Verdict {
 
 /// When the pod's `activeDeadlineSeconds` is over, counted from its start time.
 pub fn deadline(pod: &Pod, start_time: Timestamp) -> Option<Timestamp> {
-    let seconds = pod.spec.as_ref()?.active_deadline_seconds?;
+    let seconds = spec(pod).active_deadline_seconds?;
     Some(start_time.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX))
 }
 
@@ -115,7 +115,7 @@ pub struct Computed {
 
 impl StatusInput<'_> {
     pub(super) fn host_network(&self) -> bool {
-        self.pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true)
+        spec(self.pod).host_network == Some(true)
     }
 
     /// Nothing of the pod runs or can come to run by a call that is still under way.
@@ -160,7 +160,7 @@ pub fn compute(input: &StatusInput<'_>) -> Computed {
         pod_ips: some_list(pod_ips.into_iter().map(|ip| PodIP { ip }).collect()),
         host_ip: host_ips.first().cloned(),
         host_ips: some_list(host_ips.into_iter().map(|ip| HostIP { ip }).collect()),
-        qos_class: earlier.qos_class.clone(),
+        qos_class: Some(qos::class(input.pod).as_str().to_owned()),
         start_time: Some(earlier.start_time.clone().unwrap_or_else(|| whole_seconds(input.handled_since))),
         observed_generation: input.pod.metadata.generation,
         init_container_statuses: some_list(statuses.init),

@@ -7,7 +7,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::compute::{Cause, StatusInput, Verdict};
 use super::containers::Statuses;
 use super::phase::Phase;
-use super::restart::is_sidecar;
+use crate::pod::containers::{init_containers, is_sidecar, regular_containers};
+use crate::pod::spec;
 
 /// A condition before it knows since when it holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -82,7 +83,7 @@ fn ready_to_start(input: &StatusInput<'_>) -> Finding {
 
 fn initialized(pod: &Pod, statuses: &Statuses, phase: Phase) -> Finding {
     let mut gaps = Gaps::new("incomplete");
-    for container in pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten()) {
+    for container in init_containers(pod) {
         let done = |status: &ContainerStatus| match is_sidecar(container) {
             true => status.started == Some(true),
             false => status.ready,
@@ -102,13 +103,11 @@ fn initialized(pod: &Pod, statuses: &Statuses, phase: Phase) -> Finding {
 
 fn containers_ready(pod: &Pod, statuses: &Statuses, phase: Phase) -> Finding {
     let mut gaps = Gaps::new("unready");
-    if let Some(spec) = &pod.spec {
-        for container in spec.init_containers.iter().flatten().filter(|container| is_sidecar(container)) {
-            gaps.look_at(&container.name, statuses.init(&container.name), |status| status.ready);
-        }
-        for container in &spec.containers {
-            gaps.look_at(&container.name, statuses.regular(&container.name), |status| status.ready);
-        }
+    for sidecar in init_containers(pod).iter().filter(|container| is_sidecar(container)) {
+        gaps.look_at(&sidecar.name, statuses.init(&sidecar.name), |status| status.ready);
+    }
+    for container in regular_containers(pod) {
+        gaps.look_at(&container.name, statuses.regular(&container.name), |status| status.ready);
     }
     match phase {
         Phase::Succeeded => Finding::no("PodCompleted"),
@@ -122,8 +121,9 @@ fn ready(pod: &Pod, containers_ready: &Finding) -> Finding {
         return containers_ready.clone();
     }
     let api = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let gates = pod.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten());
+    let gates = spec(pod).readiness_gates.as_deref().unwrap_or_default();
     let closed: Vec<String> = gates
+        .iter()
         .filter_map(|gate| {
             let kind = &gate.condition_type;
             match api.iter().find(|condition| condition.type_ == *kind) {

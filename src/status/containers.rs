@@ -7,8 +7,10 @@ use k8s_openapi::api::core::v1::{
 
 use super::compute::{Stage, StatusInput};
 use super::conditions::whole_seconds;
-use super::restart::{is_sidecar, restartable};
+use super::resources::{actual, granted};
+use super::restart::restartable;
 use crate::cri;
+use crate::pod::containers::{Role, all_containers, init_containers, regular_containers};
 
 /// Bytes of termination messages that one pod may have in its status.
 const MESSAGE_BYTES_MAX: usize = 12 * 1024;
@@ -29,33 +31,18 @@ pub(super) struct Statuses {
     pub ephemeral: Vec<ContainerStatus>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Role {
-    Init,
-    Sidecar,
-    Regular,
-    Ephemeral,
-}
-
 impl Statuses {
     pub fn of(input: &StatusInput<'_>, earlier: &PodStatus) -> Self {
-        let Some(spec) = &input.pod.spec else { return Statuses::default() };
-        let one = |role, container: &Container| Subject { input, role, container, earlier: known(earlier, role, &container.name) }.status();
-        let mut statuses = Statuses {
-            init: spec
-                .init_containers
-                .iter()
-                .flatten()
-                .map(|container| one(if is_sidecar(container) { Role::Sidecar } else { Role::Init }, container))
-                .collect(),
-            regular: spec.containers.iter().map(|container| one(Role::Regular, container)).collect(),
-            ephemeral: spec
-                .ephemeral_containers
-                .iter()
-                .flatten()
-                .map(|container| one(Role::Ephemeral, &ephemeral_as_container(container)))
-                .collect(),
-        };
+        let mut statuses = Statuses::default();
+        for (role, container) in all_containers(input.pod) {
+            let earlier = known(earlier, role, &container.name);
+            let status = Subject { input, role, container: &container, earlier }.status();
+            match role {
+                Role::Init | Role::Sidecar => statuses.init.push(status),
+                Role::Regular => statuses.regular.push(status),
+                Role::Ephemeral => statuses.ephemeral.push(status),
+            }
+        }
         statuses.regular.sort_by(|a, b| a.name.cmp(&b.name));
         statuses.ephemeral.sort_by(|a, b| a.name.cmp(&b.name));
         if input.stage == Stage::Terminated {
@@ -162,18 +149,6 @@ fn known<'a>(status: &'a PodStatus, role: Role, name: &str) -> Option<&'a Contai
     list.iter().flatten().find(|status| status.name == name)
 }
 
-/// Ephemeral containers have a type of their own in the API; these are the fields of it that
-/// a status needs.
-fn ephemeral_as_container(container: &k8s_openapi::api::core::v1::EphemeralContainer) -> Container {
-    Container {
-        name: container.name.clone(),
-        image: container.image.clone(),
-        resources: container.resources.clone(),
-        volume_mounts: container.volume_mounts.clone(),
-        ..Container::default()
-    }
-}
-
 /// One container and what is known about it.
 struct Subject<'a> {
     input: &'a StatusInput<'a>,
@@ -224,7 +199,12 @@ impl Subject<'_> {
                 _ => self.default_waiting(),
             },
         };
-        let resources = self.container.resources.clone().unwrap_or_default();
+        let granted = granted(self.container);
+        let allocated = granted.requests.clone().filter(|requests| !requests.is_empty());
+        let resources = match newest.resources.as_ref().filter(|_| newest.is_running()) {
+            Some(running) => actual(granted, running),
+            None => granted,
+        };
         ContainerStatus {
             name: self.container.name.clone(),
             image: newest.image.clone(),
@@ -235,7 +215,7 @@ impl Subject<'_> {
             started: (self.role != Role::Ephemeral).then_some(started),
             ready,
             restart_count,
-            allocated_resources: resources.requests.clone().filter(|requests| !requests.is_empty()),
+            allocated_resources: allocated,
             resources: Some(resources),
             user: newest.user.as_ref().map(|user| ContainerUser {
                 linux: Some(LinuxContainerUser {
@@ -309,8 +289,7 @@ impl Subject<'_> {
     }
 
     fn regular_was_created(&self) -> bool {
-        let regular = self.input.pod.spec.iter().flat_map(|spec| &spec.containers);
-        regular.into_iter().any(|container| self.input.runtime.newest(&container.name).is_some())
+        regular_containers(self.input.pod).iter().any(|container| self.input.runtime.newest(&container.name).is_some())
     }
 
     /// A container that will be started again waits for the reason it could not be; how it
@@ -341,7 +320,7 @@ impl Subject<'_> {
     }
 
     fn default_waiting(&self) -> ContainerState {
-        let has_init = self.input.pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten()).next().is_some();
+        let has_init = !init_containers(self.input.pod).is_empty();
         waiting(if has_init { "PodInitializing" } else { "ContainerCreating" }, "")
     }
 

@@ -13,6 +13,7 @@ mod containers;
 mod outbox;
 mod patch;
 mod phase;
+mod resources;
 mod restart;
 mod writer;
 
@@ -22,5 +23,5 @@ mod tests;
 pub use compute::{Cause, Computed, Probed, Stage, StatusInput, Verdict, WaitingReason, compute, deadline};
 pub use outbox::Flush;
 pub use phase::Phase;
-pub use restart::{is_sidecar, restartable};
+pub use restart::restartable;
 pub use writer::StatusWriter;

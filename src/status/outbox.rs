@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use super::patch::status_patch;
 use crate::clock::Clock;
+use crate::kube::is_older;
 use crate::pod::PodUid;
 
 /// Patches under way at once. Enough to keep 100 starting pods moving, few enough for an
@@ -182,7 +183,7 @@ impl Outbox {
         let entry = self.entry(uid);
         let known = entry.api.pod();
         let is_same_object = known.is_some_and(|known| known.metadata.uid == pod.metadata.uid);
-        if is_same_object && known.is_some_and(|known| is_older(&pod, known)) {
+        if is_same_object && known.is_some_and(|known| is_older(&pod.metadata, &known.metadata)) {
             return;
         }
         if is_same_object && matches!(entry.api, ApiSide::Refusing(_)) {
@@ -437,7 +438,7 @@ impl Entry {
     }
 
     fn learn(&mut self, pod: Arc<Pod>) {
-        if !self.api.pod().is_some_and(|known| is_older(&pod, known)) {
+        if !self.api.pod().is_some_and(|known| is_older(&pod.metadata, &known.metadata)) {
             self.api = ApiSide::Present(pod);
         }
     }
@@ -451,13 +452,6 @@ fn difference(pod: &Pod, desired: &PodStatus) -> Option<Value> {
 fn is_ready(status: &PodStatus) -> bool {
     let mut conditions = status.conditions.iter().flatten();
     conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
-}
-
-/// Whether `pod` is an older version than `known`. Versions that are no numbers cannot be
-/// compared; then the newcomer is believed.
-fn is_older(pod: &Pod, known: &Pod) -> bool {
-    let version = |pod: &Pod| pod.metadata.resource_version.as_ref()?.parse::<u64>().ok();
-    matches!((version(pod), version(known)), (Some(new), Some(known)) if new < known)
 }
 
 /// 200 ms, doubling up to 5 s, plus up to half of it.

@@ -3,7 +3,8 @@
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
 
 use super::containers::Statuses;
-use super::restart::{is_sidecar, restartable};
+use super::restart::restartable;
+use crate::pod::containers::{init_containers, is_sidecar, regular_containers};
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Phase {
@@ -109,8 +110,7 @@ pub(super) fn phase(pod: &Pod, statuses: &Statuses, ended: bool) -> Phase {
 
 fn tally(pod: &Pod, statuses: &Statuses) -> Tally {
     let mut tally = Tally::default();
-    let Some(spec) = &pod.spec else { return tally };
-    for container in spec.init_containers.iter().flatten() {
+    for container in init_containers(pod) {
         let status = statuses.init(&container.name);
         if is_sidecar(container) {
             tally.sidecar(status);
@@ -118,7 +118,7 @@ fn tally(pod: &Pod, statuses: &Statuses) -> Tally {
             tally.init(pod, container, status);
         }
     }
-    for container in &spec.containers {
+    for container in regular_containers(pod) {
         tally.regular(pod, container, statuses.regular(&container.name));
     }
     tally

@@ -2,10 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod};
 
-/// An init container that keeps running beside the regular ones.
-pub fn is_sidecar(container: &Container) -> bool {
-    container.restart_policy.as_deref() == Some("Always")
-}
+use crate::pod::spec;
 
 /// Whether `container` is started again after it exited with `exit_code`. The container's
 /// own rules come first, then its policy, then the pod's; a deleted pod restarts nothing.
@@ -23,7 +20,7 @@ pub fn restartable(pod: &Pod, container: &Container, exit_code: i32) -> bool {
             }
             own.as_str()
         }
-        None => pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always"),
+        None => spec(pod).restart_policy.as_deref().unwrap_or("Always"),
     };
     match policy {
         "Never" => false,

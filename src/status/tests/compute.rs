@@ -493,3 +493,38 @@ fn mounts_tell_whether_they_are_read_only_all_the_way_down() {
         ]
     );
 }
+
+#[test]
+fn resources_are_those_of_the_spec_as_the_runtime_has_them() {
+    use k8s_openapi::api::core::v1::ResourceRequirements;
+    let check = |spec: &str, running: Option<cri::LinuxResources>, expected: &str| {
+        let mut case = Case::new(&format!("{{containers: [{{name: web, image: a, resources: {spec}}}]}}"), &["web/0 running"]);
+        case.runtime.containers[0].resources = running;
+        let status = case.compute().status.container_statuses.unwrap_or_default().remove(0);
+        let expected: ResourceRequirements = serde_saphyr::from_str(expected).expect("resources");
+        assert_eq!(status.resources, Some(expected), "{spec}");
+        let granted: ResourceRequirements = serde_saphyr::from_str(spec).expect("resources");
+        let names = |amounts: Option<BTreeMap<String, _>>| amounts.map(|amounts| amounts.into_keys().collect::<Vec<_>>());
+        assert_eq!(status.allocated_resources.map(|amounts| amounts.into_keys().collect()), names(granted.requests));
+    };
+    let running = |cpu_quota, cpu_shares, memory_limit_bytes| {
+        Some(cri::LinuxResources { cpu_period: 100_000, cpu_quota, cpu_shares, memory_limit_bytes, ..cri::LinuxResources::default() })
+    };
+    check("{}", None, "{}");
+    check("{}", running(0, 2, 0), "{}");
+    check("{requests: {cpu: '0.5', memory: 1024Mi}}", None, "{requests: {cpu: 500m, memory: 1Gi}}");
+    let full = "{requests: {cpu: 250m}, limits: {cpu: '1', memory: 64Mi}}";
+    check(full, running(100_000, 256, 64 << 20), full);
+    check(full, running(50_000, 512, 32 << 20), "{requests: {cpu: 500m}, limits: {cpu: 500m, memory: 32Mi}}");
+    check(full, running(-1, 0, 0), full);
+    // The kernel's minimum is more than was asked for.
+    let tiny = "{requests: {cpu: 1m}, limits: {cpu: 5m}}";
+    check(tiny, running(1000, 2, 0), tiny);
+}
+
+#[test]
+fn the_qos_class_is_told() {
+    let class = |spec: &str| Case::new(spec, &[]).compute().status.qos_class;
+    assert_eq!(class(ONE).as_deref(), Some("BestEffort"));
+    assert_eq!(class("{containers: [{name: web, image: a, resources: {requests: {cpu: 1}}}]}").as_deref(), Some("Burstable"));
+}
