@@ -15,6 +15,7 @@ pub mod qos;
 pub mod references;
 pub mod resources;
 pub mod services;
+pub mod static_pod;
 #[cfg(test)]
 pub mod testing;
 
@@ -74,7 +75,11 @@ pub struct PodRef {
 impl PodRef {
     pub fn of(pod: &Pod) -> Self {
         PodRef {
-            namespace: pod.metadata.namespace.clone().unwrap_or_else(|| "default".into()),
+            namespace: pod
+                .metadata
+                .namespace
+                .clone()
+                .unwrap_or_else(|| "default".into()),
             name: pod.metadata.name.clone().unwrap_or_default(),
             uid: PodUid::new(pod.metadata.uid.as_deref().unwrap_or_default()),
         }

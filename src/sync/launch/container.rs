@@ -30,10 +30,25 @@ pub struct ContainerInputs<'a> {
 }
 
 /// The configuration of a container.
-pub fn container_config(pod: &Pod, container: &Container, inputs: ContainerInputs<'_>) -> Result<ContainerConfig, LaunchError> {
-    let ContainerInputs { attempt, image, env, mut mounts, termination_log, target, config } = inputs;
+pub fn container_config(
+    pod: &Pod,
+    container: &Container,
+    inputs: ContainerInputs<'_>,
+) -> Result<ContainerConfig, LaunchError> {
+    let ContainerInputs {
+        attempt,
+        image,
+        env,
+        mut mounts,
+        termination_log,
+        target,
+        config,
+    } = inputs;
     check_non_root(pod, container, image)?;
-    let message_path = container.termination_message_path.as_deref().filter(|path| !path.is_empty());
+    let message_path = container
+        .termination_message_path
+        .as_deref()
+        .filter(|path| !path.is_empty());
     if let (Some(container_path), Some(host_path)) = (message_path, termination_log) {
         mounts.push(Mount {
             container_path: container_path.to_owned(),
