@@ -10,6 +10,8 @@
 //! event is `Listed`. Until then nothing may be concluded from a pod's absence.
 
 pub mod api;
+pub mod mirror;
+pub mod static_dir;
 
 use std::sync::Arc;
 

@@ -1,0 +1,163 @@
+//! The static-pod directory: one manifest a file, and a pod for as long as its file is there.
+//!
+//! One task looks at the whole directory when inotify (`watch.rs`) says that something
+//! happened in it, and each rescan period whatever inotify says: it misses changes behind
+//! symlinks and on network file systems. What it finds goes through `files.rs`, a pure
+//! state of files and their pods. The path may be a single file, and may be absent.
+//!
+//! In: the directory. Out: `SourceEvent::Listed` when a pod changed.
+//!
+//! Always true: one broken manifest never keeps another from being read, and a manifest that
+//! became unreadable keeps the pod it last described; only its removal removes the pod. The
+//! directory is read off the shared executor, because it may be on a file system that hangs.
+
+mod files;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, error, info, warn};
+
+use self::files::{Files, Note, scan};
+use self::watch::Watch;
+use super::SourceEvent;
+use crate::clock::Clock;
+use crate::pod::Source;
+
+/// A file that is being written tells several times; this long it is left alone.
+const SETTLE: Duration = Duration::from_millis(20);
+/// A directory that takes longer is told of. It is waited for all the same.
+const SCAN_SLOW: Duration = Duration::from_secs(10);
+
+/// Where manifests lie, and how they become pods of this node.
+#[derive(Clone, Debug)]
+pub struct StaticDir {
+    /// A directory, or a single manifest.
+    pub path: PathBuf,
+    pub node_name: String,
+    pub rescan_period: Duration,
+}
+
+/// Runs until the dispatcher is gone.
+pub async fn run(dir: StaticDir, clock: Clock, events: mpsc::Sender<SourceEvent>) {
+    let mut task = Task {
+        watch: Watch::new(),
+        files: Some(Files::new(&dir.node_name)),
+        dir,
+        clock,
+        last_error: None,
+    };
+    let mut listed: Option<Vec<Arc<Pod>>> = None;
+    loop {
+        if let Some(pods) = task.look().await
+            && listed.as_ref() != Some(&pods)
+        {
+            info!(pods = pods.len(), path = %task.dir.path.display(), "static pods changed");
+            listed = Some(pods.clone());
+            if events
+                .send(SourceEvent::Listed {
+                    source: Source::File,
+                    pods,
+                })
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+        tokio::select! {
+            biased;
+            // Nobody listens any more. Cancel-safe: it only waits.
+            () = events.closed() => return,
+            // Cancel-safe: an event that is not read stays with the kernel.
+            () = task.watch.changed() => {
+                sleep(SETTLE).await;
+                task.watch.drain();
+            }
+            // Cancel-safe: a sleep.
+            () = sleep(task.dir.rescan_period) => {}
+        }
+    }
+}
+
+struct Task {
+    dir: StaticDir,
+    clock: Clock,
+    watch: Watch,
+    /// Away only while a look is under way.
+    files: Option<Files>,
+    /// Why the last look failed; said once.
+    last_error: Option<String>,
+}
+
+impl Task {
+    /// The pods that the directory describes, or `None` if it cannot be read.
+    async fn look(&mut self) -> Option<Vec<Arc<Pod>>> {
+        let path = self.dir.path.clone();
+        let placer = self.watch.placer();
+        let seen = self.clock.wall();
+        let mut files = self.files.take().expect("a look gives the files back");
+        let mut looking = tokio::task::spawn_blocking(move || {
+            // The watch comes first, so that no change falls between the two.
+            let watched = placer.place(&path);
+            let found = scan(&path);
+            let notes = found.map(|found| files.update(found, seen));
+            (files, notes, watched)
+        });
+        let outcome = loop {
+            match timeout(SCAN_SLOW, &mut looking).await {
+                Ok(outcome) => break outcome,
+                Err(_) => {
+                    warn!(path = %self.dir.path.display(), "static-pod directory does not answer, still waiting")
+                }
+            }
+        };
+        let (files, notes, watched) = outcome.expect("reading manifests does not panic");
+        self.watch.placed(watched);
+        let files = self.files.insert(files);
+        let failure = notes.as_ref().err().map(io::Error::to_string);
+        if self.last_error != failure
+            && let Some(failure) = &failure
+        {
+            error!(path = %self.dir.path.display(), error = failure, "static-pod directory is unreadable, its pods stay as they are");
+        }
+        self.last_error = failure;
+        notes.ok()?.iter().for_each(tell);
+        Some(files.pods())
+    }
+}
+
+fn tell(note: &Note) {
+    match note {
+        Note::Read { path, pod } => debug!(path = %path.display(), pod, "manifest read"),
+        Note::Warning { path, warning } => {
+            warn!(path = %path.display(), warning, "manifest read, but not all of it")
+        }
+        Note::Broken {
+            path,
+            error,
+            keeps: Some(pod),
+        } => {
+            error!(path = %path.display(), error, pod, "manifest is broken, the pod it described before stays");
+        }
+        Note::Broken {
+            path,
+            error,
+            keeps: None,
+        } => {
+            error!(path = %path.display(), error, "manifest is broken, it describes no pod");
+        }
+        Note::Taken { path, what, by } => {
+            error!(path = %path.display(), what, by = %by.display(), "manifest is ignored, another one describes this pod");
+        }
+        Note::Gone { path } => info!(path = %path.display(), "manifest is gone"),
+    }
+}
