@@ -20,24 +20,30 @@ const RESOLVE_TRIES: usize = 32;
 
 /// A directory by path. Its own last component may not be a symlink.
 pub fn directory(path: &Path) -> io::Result<OwnedFd> {
-    Ok(open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?)
+    Ok(open(path, directory_flags(), Mode::empty())?)
+}
+
+fn directory_flags() -> OFlag {
+    OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC
 }
 
 /// The sub-directory `name`; `ELOOP` or `ENOTDIR` if it is none (any more), `EXDEV` if
 /// something is mounted there, bind mounts of the same file system included.
 pub fn sub_directory(parent: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let flags = directory_flags();
     let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV;
     match openat2(&parent, name, OpenHow::new().flags(flags).resolve(resolve)) {
-        Err(error) if is_missing_syscall(error) => {
-            let child = openat(&parent, name, flags, Mode::empty())?;
-            if mount_id(&child)? != mount_id(&parent)? {
-                return Err(Errno::EXDEV.into());
-            }
-            Ok(child)
-        }
+        Err(error) if is_missing_syscall(error) => sub_directory_in_steps(parent, name, flags),
         opened => Ok(opened?),
     }
+}
+
+fn sub_directory_in_steps(parent: impl AsFd, name: &OsStr, flags: OFlag) -> io::Result<OwnedFd> {
+    let child = openat(&parent, name, flags, Mode::empty())?;
+    if mount_id(&child)? != mount_id(&parent)? {
+        return Err(Errno::EXDEV.into());
+    }
+    Ok(child)
 }
 
 /// Whatever `name` is, as a handle that opens nothing: a fifo does not block, a device
@@ -97,4 +103,50 @@ pub fn mount_id(fd: impl AsFd) -> io::Result<u64> {
 /// Container sandboxes answer EPERM to system calls newer than themselves.
 fn is_missing_syscall(error: Errno) -> bool {
     matches!(error, Errno::ENOSYS | Errno::EPERM)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::host::mounts;
+    use crate::host::testing::{Scratch, may_mount};
+
+    /// What `sub_directory` says of a name, on a new kernel and on an old one.
+    fn check(scratch: &Scratch, name: &str, expected: Option<Errno>) {
+        let parent = directory(scratch.root()).unwrap();
+        let name = OsStr::new(name);
+        for (kernel, opened) in
+            [("new", sub_directory(&parent, name)), ("old", sub_directory_in_steps(&parent, name, directory_flags()))]
+        {
+            let error = opened.err().and_then(|error| error.raw_os_error()).map(Errno::from_raw);
+            // Old and new differ in how they call a link that is no directory.
+            let error = error.map(|error| if error == Errno::ELOOP { Errno::ENOTDIR } else { error });
+            assert_eq!(error, expected, "{name:?} on a {kernel} kernel");
+        }
+    }
+
+    #[test]
+    fn only_a_plain_directory_below_is_opened() {
+        let scratch = Scratch::new();
+        scratch.dir("dir");
+        scratch.file("file", "");
+        symlink("dir", scratch.path("link")).unwrap();
+        check(&scratch, "dir", None);
+        check(&scratch, "file", Some(Errno::ENOTDIR));
+        check(&scratch, "link", Some(Errno::ENOTDIR));
+        check(&scratch, "absent", Some(Errno::ENOENT));
+    }
+
+    #[test]
+    fn a_mount_is_not_entered_even_if_the_device_is_the_same() {
+        if !may_mount("opening a bind mount") {
+            return;
+        }
+        let scratch = Scratch::new();
+        let mounted = scratch.dir("mounted");
+        mounts::bind(scratch.dir("source").to_str().unwrap(), &mounted).unwrap();
+        check(&scratch, "mounted", Some(Errno::EXDEV));
+    }
 }

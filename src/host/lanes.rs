@@ -26,6 +26,7 @@ const OVERDUE_MAX: usize = 256;
 #[derive(Clone)]
 pub struct Lanes {
     deadline: Duration,
+    overdue_max: usize,
     table: Arc<Mutex<Table>>,
 }
 
@@ -48,7 +49,7 @@ struct Running {
 
 impl Lanes {
     pub fn new(deadline: Duration) -> Self {
-        Lanes { deadline, table: Arc::default() }
+        Lanes { deadline, overdue_max: OVERDUE_MAX, table: Arc::default() }
     }
 
     /// Runs `work` on the blocking pool. `path` is what it is about, for the error text.
@@ -94,7 +95,7 @@ impl Lanes {
             return Err(busy(stuck.what, now.duration_since(stuck.since)));
         }
         let all = || table.lanes.values().flat_map(|lane| lane.running.values()).filter(|running| overdue(running));
-        if all().count() >= OVERDUE_MAX
+        if all().count() >= self.overdue_max
             && let Some(oldest) = all().min_by_key(|running| running.since)
         {
             return Err(busy("too much other work", now.duration_since(oldest.since)));
@@ -200,6 +201,23 @@ mod tests {
         }
         assert_eq!(lanes.lock().lanes[Path::new("/mnt/nfs")].running.len(), SLOTS);
         drop(releases);
+    }
+
+    #[tokio::test]
+    async fn when_too_much_is_stuck_everyone_is_refused_before_the_pool_runs_dry() {
+        let lanes = Lanes { overdue_max: 2, ..Lanes::new(DEADLINE) };
+        let (first, one) = hung(&lanes, "/pods/a");
+        let (second, two) = hung(&lanes, "/pods/b");
+        assert!(one.await.unwrap().is_err() && two.await.unwrap().is_err());
+        let refused = quick(&lanes, "/pods/c").await;
+        assert!(matches!(refused, Err(HostError::Busy { doing: "too much other work", .. })), "{refused:?}");
+
+        drop((first, second));
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while quick(&lanes, "/pods/c").await.is_err() {
+            assert!(Instant::now() < deadline, "it was refused for ever");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     #[tokio::test]

@@ -29,6 +29,7 @@ mod tree;
 pub use cgroup::systemd_name;
 pub use linux::{LinuxHost, Roots};
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -104,7 +105,7 @@ pub struct CgroupSettings {
 }
 
 /// One file of a volume made from API content.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct PayloadFile {
     /// Relative, no `..`.
     pub path: String,
@@ -112,6 +113,13 @@ pub struct PayloadFile {
     pub mode: u32,
     /// Owner of token files; `None` is the agent's own.
     pub uid: Option<u32>,
+}
+
+/// Keeps secrets and tokens out of logs.
+impl fmt::Debug for PayloadFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} bytes, mode {:o})", self.path, self.data.len(), self.mode)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

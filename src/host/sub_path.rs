@@ -217,6 +217,26 @@ mod tests {
         assert_eq!(fs::read_dir(scratch.path("outside")).unwrap().count(), 1);
     }
 
+    /// Where `openat2` is missing, names and single steps have to do.
+    #[test]
+    fn an_old_kernel_finds_the_same_places_and_no_way_out() {
+        let scratch = volume();
+        let volume = scratch.path("volume");
+        let root = open(&volume, OFlag::O_PATH | OFlag::O_DIRECTORY, Mode::empty()).unwrap();
+        let find = |sub_path: &str| find_by_names(&root, &volume, Path::new(sub_path));
+        for inside in ["file", "dir/inner", "good/inner", "absolute-inside/inner"] {
+            assert!(find(inside).is_ok(), "{inside}");
+        }
+        for outside in ["up", "up/secret", "around", "absolute", "absolute/passwd", "magic", "loop", "dangling"] {
+            assert!(find(outside).is_err(), "{outside}");
+        }
+        // Swapped between our look and our act.
+        assert_eq!(
+            beneath::walk(&root, Path::new("good/inner")).unwrap_err().raw_os_error(),
+            Some(Errno::ELOOP as i32)
+        );
+    }
+
     #[test]
     fn made_directories_are_as_open_as_the_volume() {
         let scratch = volume();

@@ -312,7 +312,11 @@ impl Volumes {
                 Content::Secret(self.objects.secret(&pod.namespace, &object.name).await.map_err(|error| other(&error))?)
             }
             Source::Token { audience, expiration_seconds, .. } => {
-                let account = spec(context.pod).service_account_name.as_deref().unwrap_or("default");
+                let account = spec(context.pod)
+                    .service_account_name
+                    .as_deref()
+                    .filter(|name| !name.is_empty())
+                    .unwrap_or("default");
                 let token = self.tokens.get(context.pod, account, audience.as_deref(), *expiration_seconds).await;
                 Content::Token(token.map_err(|error| other(&error))?.token)
             }

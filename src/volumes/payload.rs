@@ -84,8 +84,8 @@ impl ObjectSource {
     }
 }
 
-/// What was found for one source.
-#[derive(Clone, Debug)]
+/// What was found for one source. Not for printing: it holds secrets.
+#[derive(Clone)]
 pub enum Content {
     ConfigMap(Option<Arc<ConfigMap>>),
     Secret(Option<Arc<Secret>>),

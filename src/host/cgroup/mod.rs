@@ -48,6 +48,9 @@ impl Cgroups {
     /// Kills all processes in the cgroup and below, then removes what is empty. False if
     /// something is still there: the dead take a moment to leave.
     pub fn destroy_round(&self, cgroup: &CgroupPath) -> Result<bool> {
+        if levels(cgroup)?.is_empty() {
+            return Err(HostError::Refused("the root cgroup is not ours to destroy".to_owned()));
+        }
         let directories = self.directories(cgroup)?;
         for directory in &directories {
             kill_all(directory)?;

@@ -29,6 +29,11 @@ fn a_path_that_leads_elsewhere_is_refused() {
         assert!(matches!(levels(&path(bad)), Err(HostError::Refused(_))), "{bad}");
     }
     assert_eq!(levels(&path("//kubepods//a/")).unwrap(), ["kubepods", "a"]);
+    let nothing = Scratch::new();
+    for root in ["", "/", "//"] {
+        let refused = Cgroups::new(nothing.root().to_owned()).destroy_round(&path(root));
+        assert!(matches!(refused, Err(HostError::Refused(_))), "{root:?}");
+    }
 }
 
 const SETTINGS_NONE: CgroupSettings = CgroupSettings {
