@@ -85,9 +85,18 @@ mod tests {
 
     #[test]
     fn a_request_becomes_shares_within_the_kernels_bounds() {
-        for (milli_cpu, shares) in
-            [(0, 2), (1, 2), (2, 2), (3, 3), (10, 10), (100, 102), (250, 256), (1000, 1024), (256_000, 262_144), (u64::MAX, 262_144)]
-        {
+        for (milli_cpu, shares) in [
+            (0, 2),
+            (1, 2),
+            (2, 2),
+            (3, 3),
+            (10, 10),
+            (100, 102),
+            (250, 256),
+            (1000, 1024),
+            (256_000, 262_144),
+            (u64::MAX, 262_144),
+        ] {
             assert_eq!(milli_cpu_to_shares(milli_cpu), shares, "{milli_cpu}m");
         }
     }
@@ -116,14 +125,16 @@ mod tests {
 
     #[test]
     fn a_quota_becomes_a_limit_and_no_quota_none() {
-        for (quota, period, milli_cpu) in [(-1, 100_000, 0), (50_000, 100_000, 500), (1100, 100_000, 11), (1000, 0, 0)] {
+        for (quota, period, milli_cpu) in [(-1, 100_000, 0), (50_000, 100_000, 500), (1100, 100_000, 11), (1000, 0, 0)]
+        {
             assert_eq!(quota_to_milli_cpu(quota, period), milli_cpu, "{quota}/{period}");
         }
     }
 
     #[test]
     fn shares_become_a_weight_on_the_linear_map() {
-        for (shares, weight) in [(0, 1), (2, 1), (102, 4), (1024, 39), (2048, 79), (262_144, 10_000), (500_000, 10_000)] {
+        for (shares, weight) in [(0, 1), (2, 1), (102, 4), (1024, 39), (2048, 79), (262_144, 10_000), (500_000, 10_000)]
+        {
             assert_eq!(shares_to_weight(shares), weight, "{shares} shares");
         }
     }
@@ -137,7 +148,9 @@ mod tests {
 
     #[test]
     fn huge_pages_are_named_as_the_kernel_names_them() {
-        for (bytes, name) in [(65_536, "64KB"), (2 << 20, "2MB"), (32 << 20, "32MB"), (1 << 30, "1GB"), (16 << 30, "16GB")] {
+        for (bytes, name) in
+            [(65_536, "64KB"), (2 << 20, "2MB"), (32 << 20, "32MB"), (1 << 30, "1GB"), (16 << 30, "16GB")]
+        {
             assert_eq!(hugepage_size_name(bytes), name);
         }
     }

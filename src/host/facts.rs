@@ -17,8 +17,8 @@ use super::{CgroupVersion, HostError, MachineFacts, Result};
 
 pub fn read(roots: &Roots, cgroup_version: CgroupVersion) -> Result<MachineFacts> {
     let memory = needed(&roots.proc.join("meminfo"))?;
-    let memory_bytes = kibibytes(&memory, "MemTotal:")
-        .ok_or_else(|| HostError::Refused("no MemTotal in /proc/meminfo".to_owned()))?;
+    let memory_bytes =
+        kibibytes(&memory, "MemTotal:").ok_or_else(|| HostError::Refused("no MemTotal in /proc/meminfo".to_owned()))?;
     let machine_id = first_of(&[roots.etc.join("machine-id"), roots.var_lib.join("dbus/machine-id")]);
     let kernel = roots.proc.join("sys/kernel");
     Ok(MachineFacts {
@@ -117,7 +117,8 @@ fn hugepages(directory: &Path) -> Vec<(String, u64)> {
     let mut sizes: Vec<(u64, u64)> = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let size = name.to_str().and_then(|name| name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<u64>().ok());
+        let size =
+            name.to_str().and_then(|name| name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<u64>().ok());
         let pages = line(&entry.path().join("nr_hugepages")).parse::<u64>();
         if let (Some(kibibytes), Ok(pages)) = (size, pages) {
             sizes.push((kibibytes * 1024, pages));
@@ -140,7 +141,11 @@ fn quantity_name(bytes: u64) -> String {
 
 /// Of the file system that holds `path`, or will once it is made.
 fn file_system_bytes(path: &Path) -> Result<u64> {
-    let error = |source: io::Error| HostError::Io { what: "read the size of the file system of", path: path.to_owned(), source };
+    let error = |source: io::Error| HostError::Io {
+        what: "read the size of the file system of",
+        path: path.to_owned(),
+        source,
+    };
     let present = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let stat = statvfs(present).map_err(|errno| error(errno.into()))?;
     Ok(stat.blocks() * stat.fragment_size())
@@ -160,7 +165,9 @@ fn addresses(roots: &Roots) -> Result<Vec<IpAddr>> {
     let mut found = Vec::new();
     for interface in interfaces {
         let up = InterfaceFlags::IFF_UP;
-        let Some(address) = interface.address.filter(|_| interface.flags.contains(up)) else { continue };
+        let Some(address) = interface.address.filter(|_| interface.flags.contains(up)) else {
+            continue;
+        };
         let ip = match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
             (Some(v4), _) => IpAddr::V4(v4.ip()),
             (_, Some(v6)) => IpAddr::V6(v6.ip()),
@@ -171,7 +178,8 @@ fn addresses(roots: &Roots) -> Result<Vec<IpAddr>> {
         }
     }
     let net = roots.proc.join("net");
-    let default = default_interface_v4(&text(&net.join("route"))).or_else(|| default_interface_v6(&text(&net.join("ipv6_route"))));
+    let default = default_interface_v4(&text(&net.join("route")))
+        .or_else(|| default_interface_v6(&text(&net.join("ipv6_route"))));
     Ok(in_order(found, default.as_deref()))
 }
 
@@ -252,10 +260,21 @@ mod tests {
     #[test]
     fn the_default_routes_address_comes_first_and_useless_ones_not_at_all() {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let found = vec![("docker0".to_owned(), ip("172.17.0.1")), ("eth0".to_owned(), ip("192.0.2.2")), ("eth0".to_owned(), ip("fd00::2"))];
+        let found = vec![
+            ("docker0".to_owned(), ip("172.17.0.1")),
+            ("eth0".to_owned(), ip("192.0.2.2")),
+            ("eth0".to_owned(), ip("fd00::2")),
+        ];
         assert_eq!(in_order(found.clone(), Some("eth0")), [ip("192.0.2.2"), ip("fd00::2"), ip("172.17.0.1")]);
         assert_eq!(in_order(found, None)[0], ip("172.17.0.1"));
-        for (text, usable) in [("127.0.0.1", false), ("169.254.1.1", false), ("fe80::1", false), ("::1", false), ("10.0.0.1", true), ("fd00::2", true)] {
+        for (text, usable) in [
+            ("127.0.0.1", false),
+            ("169.254.1.1", false),
+            ("fe80::1", false),
+            ("::1", false),
+            ("10.0.0.1", true),
+            ("fd00::2", true),
+        ] {
             assert_eq!(is_usable(&ip(text)), usable, "{text}");
         }
     }
@@ -265,7 +284,10 @@ mod tests {
         for (bytes, name) in [(65_536, "64Ki"), (2 << 20, "2Mi"), (1 << 30, "1Gi"), (16 << 30, "16Gi")] {
             assert_eq!(quantity_name(bytes), name);
         }
-        assert_eq!(pretty_name("ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"), "Debian GNU/Linux 12 (bookworm)");
+        assert_eq!(
+            pretty_name("ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"),
+            "Debian GNU/Linux 12 (bookworm)"
+        );
         assert_eq!(pretty_name("ID=busybox\n"), "Linux");
     }
 

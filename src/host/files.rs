@@ -78,7 +78,9 @@ fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
 
 /// The whole file, or `None` if it is not there. A larger one is not read to its end.
 pub fn read_file(path: &Path, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
-    let Some(file) = open_regular(path)? else { return Ok(None) };
+    let Some(file) = open_regular(path)? else {
+        return Ok(None);
+    };
     let mut data = Vec::new();
     file.take(bytes_max as u64 + 1).read_to_end(&mut data)?;
     if data.len() > bytes_max {
@@ -89,7 +91,9 @@ pub fn read_file(path: &Path, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
 
 /// The end of a file: at most so many bytes, and of those at most so many lines.
 pub fn read_tail(path: &Path, bytes_max: usize, lines_max: Option<usize>) -> io::Result<Option<Vec<u8>>> {
-    let Some(mut file) = open_regular(path)? else { return Ok(None) };
+    let Some(mut file) = open_regular(path)? else {
+        return Ok(None);
+    };
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(bytes_max as u64)))?;
     let mut data = Vec::new();

@@ -23,7 +23,9 @@ pub fn check(path: &Path, kind: HostPathKind) -> Result<()> {
         Ok(stat) => Some(stat.file_type()),
         // A file on the way is no directory either; both read as "not there".
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => None,
-        Err(source) => return Err(HostError::Io { what: "look at", path: path.to_owned(), source }),
+        Err(source) => {
+            return Err(HostError::Io { what: "look at", path: path.to_owned(), source });
+        }
     };
     let fits = |is: fn(&fs::FileType) -> bool| found.as_ref().is_some_and(is);
     let (fits, name) = match kind {
@@ -36,12 +38,19 @@ pub fn check(path: &Path, kind: HostPathKind) -> Result<()> {
         HostPathKind::CharDevice => (fits(FileTypeExt::is_char_device), "a character device"),
         HostPathKind::BlockDevice => (fits(FileTypeExt::is_block_device), "a block device"),
     };
-    if fits { Ok(()) } else { Err(HostError::Refused(format!("hostPath type check failed: {} is not {name}", path.display()))) }
+    if fits {
+        Ok(())
+    } else {
+        Err(HostError::Refused(format!("hostPath type check failed: {} is not {name}", path.display())))
+    }
 }
 
 fn make_directory(path: &Path) -> Result<()> {
-    files::make_dir(path, DIRECTORY_MODE)
-        .map_err(|source| HostError::Io { what: "make directory", path: path.to_owned(), source })
+    files::make_dir(path, DIRECTORY_MODE).map_err(|source| HostError::Io {
+        what: "make directory",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn make_file(path: &Path) -> Result<()> {

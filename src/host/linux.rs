@@ -12,8 +12,8 @@ use super::cgroup::Cgroups;
 use super::lanes::Lanes;
 use super::tree::GroupAccess;
 use super::{
-    CgroupPath, CgroupSettings, DirMedium, Durability, Host, HostError, HostPathKind, MachineFacts, PayloadFile, Result,
-    atomic_writer, beneath, facts, files, host_path, mounts, sub_path, tree,
+    CgroupPath, CgroupSettings, DirMedium, Durability, Host, HostError, HostPathKind, MachineFacts, PayloadFile,
+    Result, atomic_writer, beneath, facts, files, host_path, mounts, sub_path, tree,
 };
 use crate::clock::Clock;
 use crate::pod::PodUid;
@@ -111,7 +111,11 @@ impl LinuxHost {
         if lane != path {
             return Ok(lane);
         }
-        let table = self.at("read", &self.machine.roots.proc.join("self/mountinfo"), |machine, _| mounts::table(&machine.roots.proc)).await?;
+        let table = self
+            .at("read", &self.machine.roots.proc.join("self/mountinfo"), |machine, _| {
+                mounts::table(&machine.roots.proc)
+            })
+            .await?;
         let own = mounts::holding(&table, &self.machine.roots.root_dir).map(|mount| mount.point.clone());
         Ok(match mounts::holding(&table, path) {
             Some(mount) if mount.point != Path::new("/") && Some(&mount.point) != own.as_ref() => mount.point.clone(),
@@ -139,13 +143,17 @@ impl Machine {
     /// `path` as the mount table would have it. Only the root dir itself is resolved: what
     /// is below it was made by us, and may lead to a mount that does not answer.
     fn as_mounted(&self, path: &Path) -> io::Result<PathBuf> {
-        let Ok(below) = path.strip_prefix(&self.roots.root_dir) else { return Ok(path.to_owned()) };
+        let Ok(below) = path.strip_prefix(&self.roots.root_dir) else {
+            return Ok(path.to_owned());
+        };
         let real = match self.real_root_dir.get() {
             Some(real) => real,
             None => {
                 let real = match fs::canonicalize(&self.roots.root_dir) {
                     // Nothing can be mounted below what does not exist.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(path.to_owned()),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        return Ok(path.to_owned());
+                    }
                     real => real?,
                 };
                 self.real_root_dir.get_or_init(|| real)

@@ -23,7 +23,9 @@ mod linux;
 mod mounts;
 mod sub_path;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 pub use cgroup::systemd_name;
@@ -41,7 +43,12 @@ use crate::pod::PodUid;
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     #[error("failed to {what} {}", path.display())]
-    Io { what: &'static str, path: PathBuf, #[source] source: std::io::Error },
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     /// The operation did not come back; it may still be going on in the kernel.
     #[error("could not {what} {} within {after:?}", path.display())]
     Timeout { what: &'static str, path: PathBuf, after: Duration },
@@ -126,8 +133,13 @@ impl fmt::Debug for PayloadFile {
 pub enum DirMedium {
     Disk,
     /// tmpfs of at most so many bytes; `None` is the kernel's default.
-    Memory { size_bytes: Option<u64> },
-    HugePages { page_size: String, size_bytes: Option<u64> },
+    Memory {
+        size_bytes: Option<u64>,
+    },
+    HugePages {
+        page_size: String,
+        size_bytes: Option<u64>,
+    },
 }
 
 /// Whether a file is worth an fsync.

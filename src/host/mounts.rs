@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -197,7 +197,8 @@ rubbish\n";
     #[test]
     fn a_path_is_held_by_its_longest_mount() {
         let table = parse(MOUNTINFO);
-        for (path, point) in [("/etc", "/"), ("/mnt/nfs/a/b", "/mnt/nfs"), ("/mnt/nfs2", "/"), ("/mnt/nfs", "/mnt/nfs")] {
+        for (path, point) in [("/etc", "/"), ("/mnt/nfs/a/b", "/mnt/nfs"), ("/mnt/nfs2", "/"), ("/mnt/nfs", "/mnt/nfs")]
+        {
             assert_eq!(holding(&table, Path::new(path)).unwrap().point, Path::new(point), "{path}");
         }
     }

@@ -148,7 +148,8 @@ fn make_placeholder(target: &Path, is_directory: bool) -> io::Result<()> {
     if let Some(parent) = target.parent() {
         files::make_dir(parent, TARGET_DIRECTORY_MODE)?;
     }
-    let placeholder = OpenOptions::new().write(true).create(true).truncate(false).mode(TARGET_FILE_MODE).open(target)?;
+    let placeholder =
+        OpenOptions::new().write(true).create(true).truncate(false).mode(TARGET_FILE_MODE).open(target)?;
     placeholder.set_permissions(fs::Permissions::from_mode(TARGET_FILE_MODE))
 }
 
@@ -208,9 +209,21 @@ mod tests {
     #[test]
     fn no_way_leads_out() {
         let scratch = volume();
-        for sub_path in
-            ["..", "dir/../..", "/etc", "up", "up/secret", "up/new", "around", "absolute", "absolute/passwd", "magic", "loop", "dangling", "file/below"]
-        {
+        for sub_path in [
+            "..",
+            "dir/../..",
+            "/etc",
+            "up",
+            "up/secret",
+            "up/new",
+            "around",
+            "absolute",
+            "absolute/passwd",
+            "magic",
+            "loop",
+            "dangling",
+            "file/below",
+        ] {
             let found = find_it(&scratch, sub_path);
             assert!(found.is_err(), "{sub_path} led to {found:?}");
         }

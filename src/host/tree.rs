@@ -60,7 +60,13 @@ struct Removal<'a> {
 }
 
 impl Removal<'_> {
-    fn remove_directory(&mut self, parent: impl AsFd, name: &OsStr, directory: &OwnedFd, depth: usize) -> io::Result<()> {
+    fn remove_directory(
+        &mut self,
+        parent: impl AsFd,
+        name: &OsStr,
+        directory: &OwnedFd,
+        depth: usize,
+    ) -> io::Result<()> {
         for _ in 0..PASSES_MAX {
             self.empty(directory, depth)?;
             match unlinkat(&parent, name, UnlinkatFlags::RemoveDir) {
@@ -199,7 +205,12 @@ pub fn set_mode(handle: &OwnedFd, mode: u32) -> io::Result<()> {
 pub fn entries(directory: &OwnedFd) -> io::Result<impl Iterator<Item = io::Result<(OsString, Option<Type>)>>> {
     // A descriptor of its own, so that the position is nobody else's.
     let here = CString::from(c".");
-    let stream = Dir::openat(directory, here.as_c_str(), OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let stream = Dir::openat(
+        directory,
+        here.as_c_str(),
+        OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )?;
     Ok(stream.into_iter().filter_map(|entry| match entry {
         Ok(entry) => {
             let name = OsStr::from_bytes(entry.file_name().to_bytes());

@@ -79,9 +79,16 @@ mod tests {
 
     #[test]
     fn names_that_lead_elsewhere_are_told() {
-        for (name, plain) in
-            [("data", true), ("a.b", true), ("", false), (".", false), ("..", false), ("a/b", false), ("/a", false), ("a/", false)]
-        {
+        for (name, plain) in [
+            ("data", true),
+            ("a.b", true),
+            ("", false),
+            (".", false),
+            ("..", false),
+            ("a/b", false),
+            ("/a", false),
+            ("a/", false),
+        ] {
             assert_eq!(is_plain_name(name), plain, "{name:?}");
         }
     }

@@ -63,9 +63,18 @@ pub enum VolumeError {
     #[error(transparent)]
     Plan(#[from] PlanError),
     #[error("failed to prepare subPath for volumeMount {volume:?} of container {container:?}")]
-    SubPath { volume: String, container: String, #[source] source: HostError },
+    SubPath {
+        volume: String,
+        container: String,
+        #[source]
+        source: HostError,
+    },
     #[error("failed to tear down the volumes of pod {uid}")]
-    TearDown { uid: PodUid, #[source] source: HostError },
+    TearDown {
+        uid: PodUid,
+        #[source]
+        source: HostError,
+    },
     #[error("failed to list the pods on disk")]
     List(#[source] HostError),
 }
@@ -305,9 +314,9 @@ impl Volumes {
         let pod = PodRef::of(context.pod);
         let other = |error: &dyn std::error::Error| PayloadError::Other(chain(error));
         Ok(match source {
-            Source::ConfigMap(object) => {
-                Content::ConfigMap(self.objects.config_map(&pod.namespace, &object.name).await.map_err(|error| other(&error))?)
-            }
+            Source::ConfigMap(object) => Content::ConfigMap(
+                self.objects.config_map(&pod.namespace, &object.name).await.map_err(|error| other(&error))?,
+            ),
             Source::Secret(object) => {
                 Content::Secret(self.objects.secret(&pod.namespace, &object.name).await.map_err(|error| other(&error))?)
             }
@@ -349,7 +358,9 @@ fn downward(context: &Context<'_>, item: &DownwardAPIVolumeFile) -> Result<Strin
             field_ref(context.pod, &field.field_path, &no_addresses)
         }
         (None, Some(selector)) => resource_ref(context.pod, None, selector, &context.allocatable),
-        (None, None) => return Err(format!("neither a field nor a resource is named for {:?}", item.path)),
+        (None, None) => {
+            return Err(format!("neither a field nor a resource is named for {:?}", item.path));
+        }
     };
     value.map_err(|error| error.to_string())
 }

@@ -76,7 +76,9 @@ fn resolve_recursive(
     match mount.recursive_read_only.as_deref() {
         Some("IfPossible") => Ok(supported && readonly && propagation == MountPropagation::Private),
         Some("Enabled") if !readonly => refuse("it is not read-only"),
-        Some("Enabled") if propagation != MountPropagation::Private => refuse("it is not compatible with its mount propagation"),
+        Some("Enabled") if propagation != MountPropagation::Private => {
+            refuse("it is not compatible with its mount propagation")
+        }
         Some("Enabled") if !supported => refuse("it is not supported by the runtime"),
         Some("Enabled") => Ok(true),
         _ => Ok(false),
@@ -113,5 +115,106 @@ fn expand_all(expression: &str, env: &BTreeMap<String, String>) -> Result<String
     match missing.into_inner() {
         Some(name) => Err(MountError::NoValue(name)),
         None => Ok(expanded),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{DirMedium, HostPathKind};
+    use crate::pod::testing::yaml;
+
+    fn empty_dir() -> VolumePlan {
+        VolumePlan::EmptyDir { path: "/pod/e".into(), marker: "/pod/m".into(), medium: DirMedium::Disk }
+    }
+
+    fn api_content() -> VolumePlan {
+        let spec =
+            super::super::payload::PayloadSpec::of(&yaml("{name: v, configMap: {name: m}}")).expect("a config map is");
+        VolumePlan::Payload { path: "/pod/p".into(), spec, nested: Default::default() }
+    }
+
+    fn resolve(mount: &str, volume: &VolumePlan) -> Result<Wanted, String> {
+        let env = BTreeMap::from([("POD".to_owned(), "web-0".to_owned()), ("UP".to_owned(), "../x".to_owned())]);
+        let mount: VolumeMount = yaml(mount);
+        wanted(&mount, volume, &env, true).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_mount_says_what_the_runtime_needs() {
+        let host_path = VolumePlan::HostPath { path: "/srv".into(), kind: HostPathKind::Any };
+        let check = |mount: &str, volume: &VolumePlan, expected: Mount| {
+            assert_eq!(resolve(mount, volume).unwrap(), Wanted { mount: expected, sub_path: None }, "{mount}");
+        };
+        let plain = Mount {
+            container_path: "/m".into(),
+            host_path: "/pod/e".into(),
+            selinux_relabel: true,
+            ..Mount::default()
+        };
+        check("{name: v, mountPath: /m}", &empty_dir(), plain.clone());
+        check("{name: v, mountPath: m}", &empty_dir(), plain.clone());
+        check("{name: v, mountPath: /m, readOnly: true}", &empty_dir(), Mount { readonly: true, ..plain.clone() });
+        check(
+            "{name: v, mountPath: /m}",
+            &api_content(),
+            Mount { readonly: true, host_path: "/pod/p".into(), ..plain.clone() },
+        );
+        for (written, propagation) in [
+            ("None", MountPropagation::Private),
+            ("HostToContainer", MountPropagation::HostToContainer),
+            ("Bidirectional", MountPropagation::Bidirectional),
+        ] {
+            let mount = format!("{{name: v, mountPath: /m, mountPropagation: {written}}}");
+            check(
+                &mount,
+                &host_path,
+                Mount { propagation, host_path: "/srv".into(), selinux_relabel: false, ..plain.clone() },
+            );
+        }
+    }
+
+    #[test]
+    fn recursive_read_only_needs_all_its_conditions() {
+        let check = |fields: &str, supported: bool, expected: Result<bool, &str>| {
+            let mount: VolumeMount = yaml(&format!("{{name: v, mountPath: /m, {fields}}}"));
+            let got = wanted(&mount, &empty_dir(), &BTreeMap::new(), supported)
+                .map(|wanted| wanted.mount.recursive_read_only);
+            let expected =
+                expected.map_err(|why| format!("volume \"v\" requested recursive read-only mode, but {why}"));
+            assert_eq!(got.map_err(|error| error.to_string()), expected, "{fields}");
+        };
+        check("readOnly: true", true, Ok(false));
+        check("readOnly: true, recursiveReadOnly: Disabled", true, Ok(false));
+        check("readOnly: true, recursiveReadOnly: IfPossible", true, Ok(true));
+        check("readOnly: true, recursiveReadOnly: IfPossible", false, Ok(false));
+        check("recursiveReadOnly: IfPossible", true, Ok(false));
+        check("readOnly: true, recursiveReadOnly: Enabled", true, Ok(true));
+        check("readOnly: true, recursiveReadOnly: Enabled", false, Err("it is not supported by the runtime"));
+        check("recursiveReadOnly: Enabled", true, Err("it is not read-only"));
+        check(
+            "readOnly: true, recursiveReadOnly: Enabled, mountPropagation: Bidirectional",
+            true,
+            Err("it is not compatible with its mount propagation"),
+        );
+    }
+
+    #[test]
+    fn sub_paths_are_expanded_and_kept_inside() {
+        let check = |field: &str, expected: Result<Option<&str>, &str>| {
+            let got =
+                resolve(&format!("{{name: v, mountPath: /m, {field}}}"), &empty_dir()).map(|wanted| wanted.sub_path);
+            assert_eq!(got.as_ref().map(Option::as_deref).map_err(String::as_str), expected, "{field}");
+        };
+        check("subPath: ''", Ok(None));
+        check("subPath: a/b", Ok(Some("a/b")));
+        check("subPath: a..b", Ok(Some("a..b")));
+        check("subPath: $(POD)", Ok(Some("$(POD)")));
+        check("subPathExpr: logs/$(POD)", Ok(Some("logs/web-0")));
+        check("subPathExpr: $$(POD)", Ok(Some("$(POD)")));
+        check("subPathExpr: $(POD)/$(GONE)", Err("missing value for \"GONE\""));
+        check("subPath: /etc", Err("error SubPath `/etc` must not be an absolute path"));
+        check("subPath: a/../b", Err("unable to provision SubPath `a/../b`: must not contain '..'"));
+        check("subPathExpr: $(UP)", Err("unable to provision SubPath `../x`: must not contain '..'"));
     }
 }

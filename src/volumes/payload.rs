@@ -118,7 +118,10 @@ impl Owners {
             .collect();
         let agreed = if users.len() == 1 { users.into_iter().next().flatten() } else { None };
         let group = security.and_then(|security| security.fs_group);
-        Owners { user: agreed.and_then(|id| u32::try_from(id).ok()), group: group.and_then(|id| u32::try_from(id).ok()) }
+        Owners {
+            user: agreed.and_then(|id| u32::try_from(id).ok()),
+            group: group.and_then(|id| u32::try_from(id).ok()),
+        }
     }
 }
 
@@ -183,8 +186,14 @@ impl PayloadSpec {
         }
     }
 
-    fn config_map_files(&self, source: &ObjectSource, map: Option<&ConfigMap>) -> Result<Vec<PayloadFile>, PayloadError> {
-        let Some(map) = map else { return missing("configmap", source) };
+    fn config_map_files(
+        &self,
+        source: &ObjectSource,
+        map: Option<&ConfigMap>,
+    ) -> Result<Vec<PayloadFile>, PayloadError> {
+        let Some(map) = map else {
+            return missing("configmap", source);
+        };
         let mut data: BTreeMap<&str, &[u8]> =
             map.data.iter().flatten().map(|(key, text)| (key.as_str(), text.as_bytes())).collect();
         for (key, bytes) in map.binary_data.iter().flatten() {
@@ -194,7 +203,9 @@ impl PayloadSpec {
     }
 
     fn secret_files(&self, source: &ObjectSource, secret: Option<&Secret>) -> Result<Vec<PayloadFile>, PayloadError> {
-        let Some(secret) = secret else { return missing("secret", source) };
+        let Some(secret) = secret else {
+            return missing("secret", source);
+        };
         let data = secret.data.iter().flatten().map(|(key, bytes)| (key.as_str(), bytes.0.as_slice())).collect();
         self.object_files(source, &data, PayloadError::NoSecretKey)
     }
@@ -279,4 +290,177 @@ fn missing(kind: &'static str, source: &ObjectSource) -> Result<Vec<PayloadFile>
 /// The API allows nine bits; more in a static pod would be setuid and the like.
 fn mode_bits(mode: i32) -> u32 {
     mode.unsigned_abs() & 0o777
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::testing::{pod_yaml, yaml};
+
+    const MAP: &str = "{data: {a: one, b: two}, binaryData: {c: AAE=, a: AAAA}}";
+    const SECRET: &str = "{data: {user: cm9vdA==, key: AAE=}}";
+
+    /// Reads the objects of a test by name; `gone` is not there.
+    fn contents(spec: &PayloadSpec) -> Vec<Content> {
+        let content = |source: &Source| match source {
+            Source::ConfigMap(object) => Content::ConfigMap((object.name != "gone").then(|| Arc::new(yaml(MAP)))),
+            Source::Secret(object) => Content::Secret((object.name != "gone").then(|| Arc::new(yaml(SECRET)))),
+            Source::Token { audience, expiration_seconds, .. } => {
+                let audience = audience.as_deref().unwrap_or("the API");
+                Content::Token(format!("token for {audience}, {expiration_seconds} s").into())
+            }
+            _ => Content::OfPod,
+        };
+        spec.sources.iter().map(content).collect()
+    }
+
+    fn files(volume: &str, owners: Owners) -> Result<Vec<PayloadFile>, String> {
+        let spec = PayloadSpec::of(&yaml(volume)).expect("the test's volume has API content");
+        let downward = |item: &DownwardAPIVolumeFile| match &item.field_ref {
+            Some(field) if field.field_path == "bad" => Err("unsupported fieldPath: bad".to_owned()),
+            Some(field) => Ok(format!("<{}>", field.field_path)),
+            None => Ok("7".to_owned()),
+        };
+        spec.files(&contents(&spec), owners, &downward).map_err(|error| error.to_string())
+    }
+
+    /// Each file as `path mode content`.
+    fn check(volume: &str, expected: &[&str]) {
+        let files = files(volume, Owners::default()).unwrap_or_else(|error| panic!("{volume}: {error}"));
+        let shown: Vec<_> = files
+            .iter()
+            .map(|file| format!("{} {:o} {}", file.path, file.mode, String::from_utf8_lossy(&file.data).escape_debug()))
+            .collect();
+        assert_eq!(shown, expected, "{volume}");
+    }
+
+    fn check_error(volume: &str, expected: &str) {
+        assert_eq!(files(volume, Owners::default()).unwrap_err(), expected, "{volume}");
+    }
+
+    #[test]
+    fn all_keys_become_files_data_before_binary_data() {
+        check("{name: v, configMap: {name: m}}", &["a 644 one", "b 644 two", "c 644 \\0\\u{1}"]);
+        check("{name: v, configMap: {name: m, defaultMode: 256}}", &["a 400 one", "b 400 two", "c 400 \\0\\u{1}"]);
+        check("{name: v, secret: {secretName: s}}", &["key 644 \\0\\u{1}", "user 644 root"]);
+    }
+
+    #[test]
+    fn items_choose_keys_paths_and_modes() {
+        check(
+            "{name: v, configMap: {name: m, defaultMode: 0o400, items: [{key: b, path: d/e, mode: 0o755}, {key: a, path: x}]}}",
+            &["d/e 755 two", "x 400 one"],
+        );
+        check("{name: v, secret: {secretName: s, items: [{key: user, path: me}]}}", &["me 644 root"]);
+    }
+
+    #[test]
+    fn what_is_missing_fails_unless_it_is_optional() {
+        check_error("{name: v, configMap: {name: gone}}", "configmap \"gone\" not found");
+        check_error("{name: v, secret: {secretName: gone}}", "secret \"gone\" not found");
+        check("{name: v, configMap: {name: gone, optional: true}}", &[]);
+        check("{name: v, secret: {secretName: gone, optional: true}}", &[]);
+
+        let items = "items: [{key: k, path: p}, {key: a, path: q}]";
+        check_error(
+            &format!("{{name: v, configMap: {{name: m, {items}}}}}"),
+            "configmap references non-existent config key: k",
+        );
+        check(&format!("{{name: v, configMap: {{name: m, optional: true, {items}}}}}"), &["q 644 one"]);
+        check_error(
+            "{name: v, secret: {secretName: s, items: [{key: k, path: p}]}}",
+            "references non-existent secret key: k",
+        );
+    }
+
+    #[test]
+    fn the_downward_api_reads_fields_and_figures() {
+        check(
+            "{name: v, downwardAPI: {items: [
+                {path: labels, fieldRef: {fieldPath: metadata.labels}},
+                {path: cpu, mode: 0o600, resourceFieldRef: {containerName: c, resource: limits.cpu}}]}}",
+            &["cpu 600 7", "labels 644 <metadata.labels>"],
+        );
+        check_error(
+            "{name: v, downwardAPI: {items: [{path: x, fieldRef: {fieldPath: bad}}]}}",
+            "unsupported fieldPath: bad",
+        );
+    }
+
+    #[test]
+    fn later_projected_sources_override_earlier_ones() {
+        check(
+            "{name: v, projected: {defaultMode: 0o440, sources: [
+                {serviceAccountToken: {path: token}},
+                {configMap: {name: kube-root-ca.crt, items: [{key: a, path: ca.crt}]}},
+                {downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}},
+                {secret: {name: s, items: [{key: user, path: ca.crt, mode: 0o444}]}}]}}",
+            &["ca.crt 444 root", "namespace 440 <metadata.namespace>", "token 440 token for the API, 3600 s"],
+        );
+        check(
+            "{name: v, projected: {sources: [{serviceAccountToken: {path: t, audience: vault, expirationSeconds: 600}}]}}",
+            &["t 644 token for vault, 600 s"],
+        );
+    }
+
+    #[test]
+    fn one_failing_source_fails_the_volume_and_all_are_told() {
+        check_error(
+            "{name: v, projected: {sources: [{configMap: {name: gone}}, {secret: {name: s}}, {secret: {name: gone}}]}}",
+            "[configmap \"gone\" not found, secret \"gone\" not found]",
+        );
+        check_error(
+            "{name: v, projected: {sources: [{clusterTrustBundle: {path: p, name: b}}]}}",
+            "clusterTrustBundle in a projected volume is not supported yet",
+        );
+    }
+
+    #[test]
+    fn a_token_is_private_as_soon_as_its_reader_is_known() {
+        let volume = "{name: v, projected: {sources: [{serviceAccountToken: {path: t}}, {configMap: {name: m, items: [{key: a, path: a}]}}]}}";
+        for (owners, mode, uid) in [
+            (Owners { user: None, group: None }, 0o644, None),
+            (Owners { user: Some(1000), group: None }, 0o600, Some(1000)),
+            (Owners { user: None, group: Some(2000) }, 0o600, None),
+        ] {
+            let files = files(volume, owners).unwrap();
+            assert_eq!((files[1].mode, files[1].uid), (mode, uid), "{owners:?}");
+            assert_eq!((files[0].mode, files[0].uid), (0o644, None), "only the token");
+        }
+    }
+
+    #[test]
+    fn the_user_counts_only_if_all_containers_agree() {
+        let check = |spec: &str, user, group| assert_eq!(Owners::of(&pod_yaml(spec)), Owners { user, group }, "{spec}");
+        check("spec: {containers: [{name: a}]}", None, None);
+        check(
+            "spec: {securityContext: {runAsUser: 7, fsGroup: 8}, containers: [{name: a}, {name: b}]}",
+            Some(7),
+            Some(8),
+        );
+        check("spec: {containers: [{name: a, securityContext: {runAsUser: 7}}, {name: b}]}", None, None);
+        check(
+            "spec: {securityContext: {runAsUser: 7}, containers: [{name: a, securityContext: {runAsUser: 0}}]}",
+            Some(0),
+            None,
+        );
+        check(
+            "spec: {securityContext: {runAsUser: 7}, containers: [{name: a}], initContainers: [{name: i, securityContext: {runAsUser: 9}}]}",
+            None,
+            None,
+        );
+    }
+
+    #[test]
+    fn only_config_maps_lie_on_disk() {
+        for (volume, medium) in [
+            ("{name: v, configMap: {name: m}}", DirMedium::Disk),
+            ("{name: v, secret: {secretName: m}}", DirMedium::Memory { size_bytes: None }),
+            ("{name: v, projected: {sources: []}}", DirMedium::Memory { size_bytes: None }),
+            ("{name: v, downwardAPI: {}}", DirMedium::Memory { size_bytes: None }),
+        ] {
+            assert_eq!(PayloadSpec::of(&yaml(volume)).unwrap().medium(), medium);
+        }
+        assert_eq!(PayloadSpec::of(&yaml("{name: v, emptyDir: {}}")), None);
+    }
 }

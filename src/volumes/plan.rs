@@ -38,7 +38,9 @@ impl VolumePlan {
     /// What a container's mount shows.
     pub fn path(&self) -> &Path {
         match self {
-            VolumePlan::EmptyDir { path, .. } | VolumePlan::HostPath { path, .. } | VolumePlan::Payload { path, .. } => path,
+            VolumePlan::EmptyDir { path, .. }
+            | VolumePlan::HostPath { path, .. }
+            | VolumePlan::Payload { path, .. } => path,
         }
     }
 
@@ -125,8 +127,9 @@ fn medium(pod: &Pod, empty_dir: &EmptyDirVolumeSource, node_memory_bytes: Option
 /// A tmpfs is no larger than what the pod could fill anyway.
 fn memory_size(pod: &Pod, empty_dir: &EmptyDirVolumeSource, node_memory_bytes: Option<u64>) -> Option<u64> {
     let positive = |bytes: i64| u64::try_from(bytes).ok().filter(|bytes| *bytes > 0);
-    let limited = containers::workload_containers(pod)
-        .all(|(_, container)| container.resources.as_ref().and_then(|r| r.limits.as_ref()).is_some_and(|l| l.contains_key("memory")));
+    let limited = containers::workload_containers(pod).all(|(_, container)| {
+        container.resources.as_ref().and_then(|r| r.limits.as_ref()).is_some_and(|l| l.contains_key("memory"))
+    });
     let pod_level = spec(pod).resources.as_ref().and_then(|resources| resources.limits.as_ref());
     // The pod's cgroup has a limit only if nothing in it is without one.
     let pod_limit = (limited || pod_level.is_some_and(|limits| limits.contains_key("memory")))
@@ -139,7 +142,8 @@ fn memory_size(pod: &Pod, empty_dir: &EmptyDirVolumeSource, node_memory_bytes: O
 /// Plain `HugePages` is clear only if the pod uses one size.
 fn only_page_size(pod: &Pod, medium: &str) -> Result<String, PlanError> {
     let requests = container_resources(pod).requests;
-    let mut sizes = requests.keys().filter(|name| is_hugepages(name)).filter_map(|name| name.strip_prefix("hugepages-"));
+    let mut sizes =
+        requests.keys().filter(|name| is_hugepages(name)).filter_map(|name| name.strip_prefix("hugepages-"));
     match (sizes.next(), sizes.next()) {
         (Some(size), None) => Ok(size.to_owned()),
         (None, _) => Err(PlanError::HugePages { medium: medium.to_owned(), need: "a" }),
@@ -168,7 +172,8 @@ fn nested_mount_points(pod: &Pod, volume: &str) -> BTreeSet<PathBuf> {
     for (_, container) in containers::all_containers(pod) {
         let mounts: &[VolumeMount] = container.volume_mounts.as_deref().unwrap_or_default();
         for outer in mounts.iter().filter(|mount| mount.name == volume && sub_path_of(mount).is_none()) {
-            let inside = mounts.iter().filter_map(|mount| Path::new(&mount.mount_path).strip_prefix(&outer.mount_path).ok());
+            let inside =
+                mounts.iter().filter_map(|mount| Path::new(&mount.mount_path).strip_prefix(&outer.mount_path).ok());
             nested.extend(inside.filter(|path| is_below(path)).map(Path::to_owned));
         }
     }
@@ -181,4 +186,116 @@ fn is_below(path: &Path) -> bool {
 
 fn sub_path_of(mount: &VolumeMount) -> Option<&String> {
     mount.sub_path.as_ref().or(mount.sub_path_expr.as_ref()).filter(|path| !path.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::PodUid;
+    use crate::pod::testing::pod_yaml;
+
+    fn dir() -> PodDir {
+        PodDir::of(Path::new("/r"), &PodUid::new("u")).expect("u is a plain name")
+    }
+
+    /// The only volume of the pod.
+    fn plan_of(volume: &str, containers: &str) -> Result<VolumePlan, String> {
+        let pod = pod_yaml(&format!("spec: {{volumes: [{volume}], containers: {containers}}}"));
+        let volume = &spec(&pod).volumes.as_ref().expect("one was given")[0];
+        plan(&pod, volume, &dir(), Some(8 << 30)).map_err(|error| error.to_string())
+    }
+
+    fn check_medium(empty_dir: &str, containers: &str, expected: Result<DirMedium, &str>) {
+        let plan = plan_of(&format!("{{name: v, emptyDir: {empty_dir}}}"), containers);
+        let medium = plan.map(|plan| match plan {
+            VolumePlan::EmptyDir { medium, .. } => medium,
+            other => panic!("{empty_dir} became {other:?}"),
+        });
+        assert_eq!(medium, expected.map_err(str::to_owned), "{empty_dir}");
+    }
+
+    #[test]
+    fn an_empty_dir_in_memory_is_no_larger_than_what_the_pod_may_fill() {
+        let memory = |size| Ok(DirMedium::Memory { size_bytes: Some(size) });
+        let limited = "[{name: a, resources: {limits: {memory: 1Gi}}}, {name: b, resources: {limits: {memory: 1Gi}}}]";
+        let half_limited = "[{name: a, resources: {limits: {memory: 1Gi}}}, {name: b}]";
+        check_medium("{medium: Memory}", "[{name: a}]", memory(8 << 30));
+        check_medium("{medium: Memory}", half_limited, memory(8 << 30));
+        check_medium("{medium: Memory}", limited, memory(2 << 30));
+        check_medium("{medium: Memory, sizeLimit: 64Mi}", limited, memory(64 << 20));
+        check_medium("{medium: Memory, sizeLimit: 16Gi}", "[{name: a}]", memory(8 << 30));
+        check_medium("{medium: Memory, sizeLimit: '0'}", "[{name: a}]", memory(8 << 30));
+        check_medium("{sizeLimit: 64Mi}", limited, Ok(DirMedium::Disk));
+    }
+
+    #[test]
+    fn huge_pages_need_a_size() {
+        let pages = |size: &str| Ok(DirMedium::HugePages { page_size: size.to_owned(), size_bytes: None });
+        let one = "[{name: a, resources: {limits: {hugepages-2Mi: 4Mi}}}, {name: b}]";
+        let two = "[{name: a, resources: {limits: {hugepages-2Mi: 4Mi, hugepages-1Gi: 1Gi}}}]";
+        check_medium("{medium: HugePages-1Gi}", two, pages("1Gi"));
+        check_medium("{medium: HugePages}", one, pages("2Mi"));
+        let error = |need| Err(format!("medium \"HugePages\" needs requests for {need} size of huge pages in the pod"));
+        assert_eq!(plan_of("{name: v, emptyDir: {medium: HugePages}}", two).map(|_| ()), error("only one"));
+        assert_eq!(plan_of("{name: v, emptyDir: {medium: HugePages}}", "[{name: a}]").map(|_| ()), error("a"));
+        check_medium("{medium: HugePages-x}", one, Err("unknown storage medium \"HugePages-x\""));
+        check_medium("{medium: Paper}", one, Err("unknown storage medium \"Paper\""));
+    }
+
+    #[test]
+    fn a_volume_without_a_source_is_an_empty_dir() {
+        let plan = plan_of("{name: v}", "[]").unwrap();
+        assert_eq!(
+            plan,
+            VolumePlan::EmptyDir {
+                path: "/r/pods/u/volumes/kubernetes.io~empty-dir/v".into(),
+                marker: "/r/pods/u/plugins/kubernetes.io~empty-dir/v/ready".into(),
+                medium: DirMedium::Disk,
+            }
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_named() {
+        for (volume, error) in [
+            ("{name: v, nfs: {server: s, path: /p}}", "volume type \"nfs\" is not supported yet"),
+            (
+                "{name: v, persistentVolumeClaim: {claimName: c}}",
+                "volume type \"persistentVolumeClaim\" is not supported yet",
+            ),
+            ("{name: v, csi: {driver: d}}", "volume type \"csi\" is not supported yet"),
+            ("{name: ../up, emptyDir: {}}", "volume name \"../up\" is not a plain name"),
+            ("{name: a/b, secret: {secretName: s}}", "volume name \"a/b\" is not a plain name"),
+            ("{name: '', emptyDir: {}}", "volume name \"\" is not a plain name"),
+            ("{name: v, hostPath: {path: /p, type: Door}}", "unknown hostPath type \"Door\""),
+        ] {
+            assert_eq!(plan_of(volume, "[]").map(|_| ()), Err(error.to_owned()), "{volume}");
+        }
+    }
+
+    #[test]
+    fn only_volumes_that_a_container_mentions_are_planned() {
+        let pod = pod_yaml(
+            "
+            spec:
+              volumes: [{name: a}, {name: b}, {name: c}, {name: d}, {name: unused}]
+              initContainers: [{name: i, volumeMounts: [{name: a, mountPath: /a}]}]
+              containers: [{name: c, volumeMounts: [{name: b, mountPath: /b}], volumeDevices: [{name: d, devicePath: /d}]}]
+              ephemeralContainers: [{name: e, volumeMounts: [{name: c, mountPath: /c}]}]
+            ",
+        );
+        let names: Vec<_> = volumes(&pod, &dir(), None).into_keys().collect();
+        assert_eq!(names, ["a", "b", "c", "d"]);
+    }
+
+    #[test]
+    fn mount_points_inside_api_content_are_foreseen() {
+        let containers = "[
+            {name: a, volumeMounts: [{name: v, mountPath: /etc/app}, {name: x, mountPath: /etc/app/data/deep}, {name: y, mountPath: /etc/application}]},
+            {name: b, volumeMounts: [{name: v, mountPath: /conf/}, {name: x, mountPath: /conf/here}]},
+            {name: c, volumeMounts: [{name: v, mountPath: /file, subPath: f}, {name: x, mountPath: /file/not}]}]";
+        let plan = plan_of("{name: v, configMap: {name: m}}", containers).unwrap();
+        let VolumePlan::Payload { nested, .. } = plan else { panic!("not API content: {plan:?}") };
+        assert_eq!(nested, BTreeSet::from([PathBuf::from("data/deep"), PathBuf::from("here")]));
+    }
 }

@@ -51,8 +51,8 @@ pub struct Options<'a> {
     /// Name of the new directory, unused so far; see `directory_name`.
     pub stamp: &'a str,
     pub fs_group: Option<u32>,
-    /// Whether the files must be on the disk before they become visible. A power cut
-    /// could otherwise leave the new names with empty files. Of no use on tmpfs.
+    /// Whether new files must be on the disk before they take the place of old ones. A
+    /// power cut could otherwise leave the new names with empty files. Of no use on tmpfs.
     pub durable: bool,
 }
 
@@ -74,10 +74,13 @@ pub fn write(
         check_path(&file.path)?;
     }
     let volume = beneath::directory(path)?;
-    let writer = Writer { volume: &volume, group: options.fs_group.map(Gid::from_raw), durable: options.durable };
+    let mut writer = Writer { volume: &volume, group: options.fs_group.map(Gid::from_raw), durable: false };
     let names = visible_names(files);
 
     let current = writer.current()?;
+    // A first write has nothing old to protect, and a pod's start waits for it: torn by a
+    // power cut, it is found different and written again before any container runs.
+    writer.durable = options.durable && current.is_some();
     if let Some(current) = &current
         && writer.holds(current, files)?
     {
@@ -149,7 +152,12 @@ impl Writer<'_> {
         Ok(self.holds_below(&directory, Path::new(""), &mut expected)? && expected.is_empty())
     }
 
-    fn holds_below(&self, directory: &OwnedFd, at: &Path, expected: &mut BTreeMap<&Path, &PayloadFile>) -> io::Result<bool> {
+    fn holds_below(
+        &self,
+        directory: &OwnedFd,
+        at: &Path,
+        expected: &mut BTreeMap<&Path, &PayloadFile>,
+    ) -> io::Result<bool> {
         if !self.is_right(&fstat(directory)?, DIRECTORY_MODE) {
             return Ok(false);
         }
@@ -208,9 +216,8 @@ impl Writer<'_> {
         let directory = make_directory(self.volume, OsStr::new(stamp))?;
         for file in files {
             before("write a file")?;
-            self.write_file(&directory, file).map_err(|error| {
-                io::Error::new(error.kind(), format!("cannot write {:?}: {error}", file.path))
-            })?;
+            self.write_file(&directory, file)
+                .map_err(|error| io::Error::new(error.kind(), format!("cannot write {:?}: {error}", file.path)))?;
         }
         if let Some(gid) = self.group {
             before("give it to the group")?;

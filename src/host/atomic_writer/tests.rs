@@ -129,7 +129,9 @@ fn each_kind_of_difference_is_seen() {
 #[test]
 fn modes_do_not_depend_on_the_umask() {
     let mut volume = Volume::new();
-    volume.write(&[PayloadFile { mode: 0o666, ..file("a", "1") }, PayloadFile { mode: 0o400, ..file("b", "1") }]).unwrap();
+    volume
+        .write(&[PayloadFile { mode: 0o666, ..file("a", "1") }, PayloadFile { mode: 0o400, ..file("b", "1") }])
+        .unwrap();
     assert_eq!(mode(&volume.path.join("..data/a")), 0o666);
     assert_eq!(mode(&volume.path.join("..data/b")), 0o400);
 }
@@ -200,10 +202,7 @@ fn leftovers_of_another_agent_are_cleaned_up() {
     symlink("/etc", volume.path.join("foreign")).unwrap();
 
     assert!(!volume.write(&files).unwrap());
-    assert_eq!(
-        names(&volume.path).unwrap(),
-        ["..2026_03_01_08_00_00.1", "..data", "a", "foreign", "mount-point"]
-    );
+    assert_eq!(names(&volume.path).unwrap(), ["..2026_03_01_08_00_00.1", "..data", "a", "foreign", "mount-point"]);
     assert_eq!(fs::read_to_string(volume.path.join("a")).unwrap(), "1");
 }
 
@@ -266,9 +265,20 @@ fn the_group_gets_what_it_needs_and_the_user_its_own_files() {
         write(&path, &files, &options, &mut |_| Ok(())).unwrap()
     };
     assert!(write("..2026.1", 2000));
-    for (below, wanted) in [("", 0o2777), ("..data/", 0o2755), ("..data/open", 0o644), ("..data/token", 0o640), ("..data/d", 0o2755), ("..data/d/closed", 0o440)] {
+    for (below, wanted) in [
+        ("", 0o2777),
+        ("..data/", 0o2755),
+        ("..data/open", 0o644),
+        ("..data/token", 0o640),
+        ("..data/d", 0o2755),
+        ("..data/d/closed", 0o440),
+    ] {
         let path = path.join(below);
-        assert_eq!((mode(&path.canonicalize().unwrap()), group(&path.canonicalize().unwrap())), (wanted, 2000), "{below}");
+        assert_eq!(
+            (mode(&path.canonicalize().unwrap()), group(&path.canonicalize().unwrap())),
+            (wanted, 2000),
+            "{below}"
+        );
     }
     assert_eq!(fs::metadata(path.join("token")).unwrap().uid(), 1001);
     assert!(!write("..2026.2", 2000), "nothing changed");

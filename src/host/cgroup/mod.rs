@@ -97,7 +97,9 @@ impl Cgroups {
         let below: PathBuf = levels(cgroup)?.iter().collect();
         Ok(match self.version() {
             CgroupVersion::V2 => vec![self.root.join(below)],
-            CgroupVersion::V1 => v1::Hierarchies::find(&self.root)?.all().map(|hierarchy| hierarchy.join(&below)).collect(),
+            CgroupVersion::V1 => {
+                v1::Hierarchies::find(&self.root)?.all().map(|hierarchy| hierarchy.join(&below)).collect()
+            }
         })
     }
 }
@@ -191,7 +193,9 @@ fn kill_all(directory: &Path) -> Result<()> {
     for pid in processes {
         match kill(Pid::from_raw(pid), Signal::SIGKILL) {
             Ok(()) | Err(Errno::ESRCH) => {}
-            Err(error) => return Err(io_error("kill processes of cgroup", directory)(error.into())),
+            Err(error) => {
+                return Err(io_error("kill processes of cgroup", directory)(error.into()));
+            }
         }
     }
     Ok(())
@@ -203,7 +207,9 @@ fn collect_processes(directory: &Path, processes: &mut BTreeSet<i32>) -> io::Res
             // 0 is a process of a PID namespace that we cannot see into. Ourselves we
             // would only find where someone put the agent into a pod's cgroup.
             let own = getpid().as_raw();
-            processes.extend(pids.lines().filter_map(|pid| pid.trim().parse::<i32>().ok()).filter(|pid| *pid > 0 && *pid != own));
+            processes.extend(
+                pids.lines().filter_map(|pid| pid.trim().parse::<i32>().ok()).filter(|pid| *pid > 0 && *pid != own),
+            );
         }
         // A threaded cgroup has its processes listed further up.
         Err(error) if is_gone(&error) || error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => {}

@@ -180,7 +180,12 @@ fn version_2_hands_controllers_down_and_sets_its_own_files() {
     ] {
         assert_eq!(read(&scratch, file), value, "{file}");
     }
-    for (quota, period, written) in [(Some(-1), None, "max 100000"), (Some(7000), Some(50_000), "7000 50000"), (None, Some(100_000), "7000 100000"), (Some(0), None, "max 100000")] {
+    for (quota, period, written) in [
+        (Some(-1), None, "max 100000"),
+        (Some(7000), Some(50_000), "7000 50000"),
+        (None, Some(100_000), "7000 100000"),
+        (Some(0), None, "max 100000"),
+    ] {
         let settings = CgroupSettings { cpu_quota: quota, cpu_period: period, ..SETTINGS_NONE };
         cgroups.ensure(&path("/kubepods/poda"), &settings).unwrap();
         assert_eq!(read(&scratch, "kubepods/poda/cpu.max"), written);
@@ -259,7 +264,8 @@ fn the_machines_own_kernel_takes_what_we_write() {
         CgroupVersion::V1 => {
             let controller = v1.split('.').next().unwrap();
             let hierarchies = v1::Hierarchies::find(Path::new("/sys/fs/cgroup")).unwrap();
-            let directory = hierarchies.all().find(|dir| dir.to_str().unwrap().contains(controller)).unwrap().join(&pod.0[1..]);
+            let directory =
+                hierarchies.all().find(|dir| dir.to_str().unwrap().contains(controller)).unwrap().join(&pod.0[1..]);
             fs::read_to_string(directory.join(v1)).unwrap().trim().to_owned()
         }
         CgroupVersion::V2 => fs::read_to_string(directories[0].join(v2)).unwrap().trim().to_owned(),
@@ -297,7 +303,9 @@ fn the_machines_own_kernel_takes_what_we_write() {
 
 #[test]
 fn version_2_kills_a_tree_at_once() {
-    let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].into_iter().find(|root| Path::new(root).join("cgroup.controllers").exists());
+    let root = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+        .into_iter()
+        .find(|root| Path::new(root).join("cgroup.controllers").exists());
     let Some(root) = root.filter(|_| may_mount("making cgroups on this machine")) else {
         println!("skipped: no version 2 tree to make a cgroup in");
         return;
