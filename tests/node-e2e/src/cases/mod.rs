@@ -1,10 +1,37 @@
 //! The stories, by theme. To add one: write an `async fn(Node) -> Result<()>` in the file of
 //! its theme and name it in that file's `CASES`.
 
+mod api_faults;
+mod environment;
+mod images;
 mod lifecycle;
+mod network;
+mod node;
+mod resources;
+mod restart;
+mod runtime_faults;
+mod security;
+mod standalone;
+mod static_pods;
+mod volumes;
 
 use crate::harness::Case;
 
 pub fn all() -> Vec<Case> {
-    [lifecycle::CASES].concat()
+    [
+        node::CASES,
+        lifecycle::CASES,
+        images::CASES,
+        environment::CASES,
+        volumes::CASES,
+        network::CASES,
+        security::CASES,
+        resources::CASES,
+        static_pods::CASES,
+        standalone::CASES,
+        restart::CASES,
+        runtime_faults::CASES,
+        api_faults::CASES,
+    ]
+    .concat()
 }

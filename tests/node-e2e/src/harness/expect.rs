@@ -3,7 +3,7 @@
 use std::future::IntoFuture;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use futures::future::LocalBoxFuture;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 
@@ -23,6 +23,7 @@ pub struct Expect<'a> {
     goals: Vec<(String, Holds)>,
     container: String,
     within: Duration,
+    phase: Option<&'static str>,
 }
 
 impl<'a> Expect<'a> {
@@ -32,6 +33,7 @@ impl<'a> Expect<'a> {
             goals: Vec::new(),
             container: "main".to_owned(),
             within: WITHIN,
+            phase: None,
         }
     }
 
@@ -56,7 +58,9 @@ impl<'a> Expect<'a> {
         })
     }
 
-    pub fn phase(self, phase: &'static str) -> Self {
+    /// No phase follows Succeeded or Failed, so the wrong one of them ends the wait.
+    pub fn phase(mut self, phase: &'static str) -> Self {
+        self.phase = Some(phase);
         self.that(format!("phase {phase}"), move |pod| phase_of(pod) == phase)
     }
 
@@ -134,6 +138,13 @@ impl<'a> Expect<'a> {
 
     async fn look(&self) -> Result<Look<Pod>> {
         let pod = self.pod.get().await?;
+        if let (Some(wanted), "Succeeded" | "Failed") = (self.phase, phase_of(&pod)) {
+            ensure!(
+                phase_of(&pod) == wanted,
+                "it will never be {wanted}; {}",
+                summary(&pod)
+            );
+        }
         let missing: Vec<&str> = self
             .goals
             .iter()

@@ -9,16 +9,18 @@
 //! ```
 //!
 //! `case` is the registry's entry, `runner` runs cases, `node` is what a case gets, `pods`
-//! makes pods and `expect` waits for what should become of them.
+//! makes pods, `expect` waits for what should become of them and `cgroup` looks below.
 
 mod case;
+mod cgroup;
 mod expect;
 mod node;
 mod pods;
 mod runner;
 
 pub use case::{Case, Story};
-pub use expect::{Expect, is_ready};
+pub use cgroup::PodCgroup;
+pub use expect::{Expect, WITHIN, is_ready};
 pub use node::{Lab, Node, client, runtime_of};
-pub use pods::{PodBuilder, PodHandle, pod};
+pub use pods::{PodBuilder, PodHandle, expect_lines, pod};
 pub use runner::{Choice, run};

@@ -1,13 +1,16 @@
 //! What a case gets: a node, or a lab to set up nodes in.
 
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use ferrolet::cri::GrpcRuntime;
+use anyhow::{Context, Result, anyhow, ensure};
+use ferrolet::cri::{
+    ContainerId, ContainerStateKind, ContainerSummary, GrpcRuntime, Runtime, Scope,
+};
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{self as core, Namespace, ServiceAccount};
 use kube::api::{DeleteParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -20,7 +23,7 @@ use super::expect::WITHIN;
 use super::{PodBuilder, PodHandle};
 use crate::poll::{self, Look};
 use crate::provision::Containerd;
-use crate::stack::{Agent, Builder, Made, RUNTIME_SOCKET, STATIC_PODS, Stack};
+use crate::stack::{self, Agent, Builder, Made, RUNTIME_SOCKET, STATIC_PODS, Stack, State};
 
 /// A node and a namespace on it.
 #[derive(Clone)]
@@ -120,6 +123,118 @@ impl Node {
         created.with_context(|| format!("create {} for the case", K::kind(&())))
     }
 
+    /// Waits until an object in the namespace of the case satisfies `holds`.
+    pub async fn expect_object<K>(
+        &self,
+        name: &str,
+        goal: &str,
+        holds: impl Fn(&K) -> bool,
+    ) -> Result<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + std::fmt::Debug
+            + Serialize
+            + DeserializeOwned,
+    {
+        poll::until(
+            format!("{} {name}: {goal}", K::kind(&())),
+            WITHIN,
+            async || {
+                let object = self.api::<K>().get_opt(name).await?;
+                Ok(match object {
+                    Some(object) if holds(&object) => Look::Done(object),
+                    other => Look::NotYet(serde_json::to_string(&other)?),
+                })
+            },
+        )
+        .await
+    }
+
+    /// Waits until there is no such file or directory, given as seen from here. Upstream removes
+    /// some of what a pod leaves only once a minute.
+    pub async fn expect_absent(&self, path: &Path) -> Result<()> {
+        poll::until(format!("{} gone", path.display()), WITHIN * 2, async || {
+            Ok(match path.exists() {
+                true => Look::NotYet("it is still there".to_owned()),
+                false => Look::Done(()),
+            })
+        })
+        .await
+    }
+
+    /// The pod's containers in the runtime, whatever their state.
+    pub async fn containers_of(&self, pod: &PodHandle) -> Result<Vec<ContainerSummary>> {
+        let all = self.runtime()?.list_containers(&Scope::All).await?;
+        Ok(all
+            .into_iter()
+            .filter(|container| container.pod_uid == pod.uid)
+            .collect())
+    }
+
+    /// Waits until the runtime has none of the pod's containers any more. They may be collected
+    /// later than the pod is gone.
+    pub async fn expect_no_containers_of(&self, pod: &PodHandle) -> Result<()> {
+        let goal = format!("no container of pod {}", pod.name);
+        poll::until(goal, WITHIN * 2, async || {
+            let containers = self.containers_of(pod).await?;
+            Ok(match containers.is_empty() {
+                true => Look::Done(()),
+                false => Look::NotYet(format!("{containers:?}")),
+            })
+        })
+        .await
+    }
+
+    /// The containers in the runtime of the static pod of this name, whatever their state.
+    pub async fn containers_named(&self, name: &str) -> Result<Vec<ContainerSummary>> {
+        let name = format!("{name}-{}", self.name());
+        let mut all = self.runtime()?.list_containers(&Scope::All).await?;
+        all.retain(|it| it.pod_name == name && it.pod_namespace == self.namespace());
+        Ok(all)
+    }
+
+    /// Waits until a container of the static pod of this name runs, and gives it.
+    pub async fn expect_static_pod_runs(&self, name: &str) -> Result<ContainerSummary> {
+        poll::until(format!("static pod {name} runs"), WITHIN, async || {
+            let containers = self.containers_named(name).await?;
+            let running = containers
+                .iter()
+                .find(|it| it.state == ContainerStateKind::Running);
+            Ok(match running {
+                Some(container) => Look::Done(container.clone()),
+                None => Look::NotYet(format!("{containers:?}")),
+            })
+        })
+        .await
+    }
+
+    pub async fn expect_no_containers(&self, name: &str) -> Result<()> {
+        poll::until(
+            format!("no container of static pod {name}"),
+            WITHIN,
+            async || {
+                let containers = self.containers_named(name).await?;
+                Ok(match containers.is_empty() {
+                    true => Look::Done(()),
+                    false => Look::NotYet(format!("{containers:?}")),
+                })
+            },
+        )
+        .await
+    }
+
+    /// Waits until the agent has logged this.
+    pub async fn expect_agent_log(&self, text: &str) -> Result<()> {
+        poll::until(format!("{text:?} in the agent's log"), WITHIN, async || {
+            Ok(match self.stack().agent().log()?.contains(text) {
+                true => Look::Done(()),
+                false => Look::NotYet("it is not there".to_owned()),
+            })
+        })
+        .await
+    }
+
     /// Puts a file into the static-pod directory; it is removed when the case ends.
     pub fn static_pod(&self, file: &str, content: &str) -> Result<()> {
         let path = format!("{STATIC_PODS}/{file}");
@@ -136,10 +251,11 @@ impl Node {
         std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))
     }
 
-    /// The mirror at the API server of the static pod of this name.
+    /// The mirror at the API server of the static pod of this name. Upstream makes a deleted one
+    /// anew only with its next look at the pod, which may be more than a minute away.
     pub async fn mirror_pod(&self, name: &str) -> Result<PodHandle> {
         let name = format!("{name}-{}", self.name());
-        poll::until(format!("mirror pod {name}"), WITHIN, async || {
+        poll::until(format!("mirror pod {name}"), WITHIN * 2, async || {
             Ok(match self.api::<core::Pod>().get_opt(&name).await? {
                 Some(pod) => Look::Done(PodHandle::of(self, &pod)?),
                 None => Look::NotYet("none".to_owned()),
@@ -159,6 +275,11 @@ impl Node {
             format!("node {}: {goal}", self.name()),
             WITHIN * 2,
             async || {
+                let agent = self.stack().agent().state().await?;
+                ensure!(
+                    matches!(agent, State::Running { .. }),
+                    "the agent has ended: {agent:?}"
+                );
                 Ok(match nodes.get_opt(self.name()).await? {
                     Some(node) if holds(&node) => Look::Done(node),
                     Some(node) => {
@@ -175,6 +296,47 @@ impl Node {
 
     pub async fn expect_node_ready(&self, value: &str) -> Result<core::Node> {
         self.expect_node(&format!("Ready={value}"), |node| ready(node) == Some(value))
+            .await
+    }
+
+    /// The node's lease, once it is there and was renewed after the moment of the call.
+    pub async fn expect_lease_renewal(&self) -> Result<LeaseSpec> {
+        let leases: Api<Lease> = Api::namespaced(self.client(), "kube-node-lease");
+        let look = async || -> Result<Option<LeaseSpec>> {
+            Ok(leases
+                .get_opt(self.name())
+                .await?
+                .and_then(|lease| lease.spec))
+        };
+        let before = look().await?.and_then(|spec| spec.renew_time);
+        poll::until("renewal of the lease", WITHIN, async || {
+            Ok(match look().await? {
+                Some(spec) if spec.renew_time > before => Look::Done(spec),
+                last => Look::NotYet(format!("{last:?}")),
+            })
+        })
+        .await
+    }
+
+    /// Runs a shell command in a container, past the agent.
+    pub async fn exec(&self, container: &ContainerId, script: &str) -> Result<String> {
+        let session = format!("exec-{}", stack::unique());
+        let ctr = [
+            "ctr",
+            "--namespace=k8s.io",
+            "tasks",
+            "exec",
+            "--exec-id",
+            &session,
+        ];
+        let command = [container.as_str(), "sh", "-c", script];
+        self.stack().run(&[&ctr[..], &command].concat()).await
+    }
+
+    /// What the node itself gets from an HTTP server, such as the agent's on its loopback.
+    pub async fn http_get(&self, url: &str) -> Result<String> {
+        self.stack()
+            .run(&["timeout", "5", "busybox", "wget", "-q", "-O", "-", url])
             .await
     }
 
@@ -223,7 +385,7 @@ pub fn runtime_of(made: &Made) -> Result<GrpcRuntime> {
 }
 
 /// A client of the API server, on the host.
-pub async fn client(kubeconfig: &std::path::Path) -> Result<Client> {
+pub async fn client(kubeconfig: &Path) -> Result<Client> {
     let file = Kubeconfig::read_from(kubeconfig)?;
     let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
     Ok(Client::try_from(config)?)
@@ -263,7 +425,8 @@ impl Lab {
         self.0.stacks.borrow_mut().push(stack.clone());
         let node = Node::in_namespace(stack, "default").await?;
         if complete {
-            node.expect_node_ready("True").await?;
+            let ready = node.expect_node_ready("True").await;
+            ready.map_err(|error| anyhow!("{error:#}\n{}", node.stack().log_tails()))?;
         }
         Ok(node)
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use ferrolet::cri::ContainerId;
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod};
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, PostParams};
@@ -221,6 +222,26 @@ impl PodHandle {
         Ok(text.flat_map(|line| [line, "\n"]).collect())
     }
 
+    /// Waits until the first instance of `main` has written this.
+    pub async fn expect_log(&self, text: &str) -> Result<()> {
+        self.expect_log_of("main", 0, text).await
+    }
+
+    pub async fn expect_log_of(&self, container: &str, attempt: u32, text: &str) -> Result<()> {
+        let goal = format!(
+            "{text:?} in log {attempt} of {container} of pod {}",
+            self.name
+        );
+        poll::until(goal, super::expect::WITHIN, async || {
+            Ok(match self.log_of(container, attempt) {
+                Ok(log) if log.contains(text) => Look::Done(()),
+                Ok(log) => Look::NotYet(format!("{log:?}")),
+                Err(error) => Look::NotYet(format!("{error:#}")),
+            })
+        })
+        .await
+    }
+
     /// What the first instance of `main` wrote.
     pub fn log(&self) -> Result<String> {
         self.log_of("main", 0)
@@ -234,27 +255,18 @@ impl PodHandle {
 
     /// Runs a shell command in the container `main`.
     pub async fn exec(&self, script: &str) -> Result<String> {
+        self.exec_in("main", script).await
+    }
+
+    pub async fn exec_in(&self, container: &str, script: &str) -> Result<String> {
         let pod = self.get().await?;
-        let status = container_status(&pod, "main").context("main has no status yet")?;
+        let status = container_status(&pod, container).context("it has no status yet")?;
         let id = status
             .container_id
             .as_deref()
-            .context("main has no container")?;
+            .context("it has no container")?;
         let id = id.split_once("://").map_or(id, |(_, id)| id);
-        let session = format!("exec-{}", crate::stack::unique());
-        let ctr = [
-            "ctr",
-            "--namespace=k8s.io",
-            "tasks",
-            "exec",
-            "--exec-id",
-            &session,
-            id,
-        ];
-        self.node
-            .stack()
-            .run(&[&ctr[..], &["sh", "-c", script]].concat())
-            .await
+        self.node.exec(&ContainerId::new(id), script).await
     }
 
     /// The container's instance as the API tells it: its id and how often it was restarted.
@@ -274,6 +286,17 @@ impl PodHandle {
 pub(super) fn container_status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
     let statuses = pod.status.as_ref()?.container_statuses.as_deref()?;
     statuses.iter().find(|status| status.name == name)
+}
+
+/// Fails unless each of these is a line of the text.
+pub fn expect_lines(text: &str, lines: &[&str]) -> Result<()> {
+    let present: Vec<&str> = text.lines().collect();
+    let missing: Vec<_> = lines
+        .iter()
+        .filter(|line| !present.contains(line))
+        .collect();
+    ensure!(missing.is_empty(), "missing {missing:?} in\n{text}");
+    Ok(())
 }
 
 fn reasons(events: &[Event]) -> Vec<&str> {

@@ -44,7 +44,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use crate::poll::{self, Look};
 use crate::provision::Containerd;
 
-pub use agent::{Agent, STATIC_PODS};
+pub use agent::{Agent, KUBECONFIG, STATIC_PODS};
 pub use containerd::SOCKET as RUNTIME_SOCKET;
 pub use keeper::Made;
 pub use part::Part;
@@ -321,16 +321,18 @@ impl Stack {
         logs_below(&self.log_directory())
     }
 
-    /// The last lines of each log, for a person who looks at a failure.
+    /// The last lines of what each part logged, for a person who looks at a failure.
     pub fn log_tails(&self) -> String {
         let mut tails = String::new();
-        for log in self.logs() {
-            let content = fs::read_to_string(&log).unwrap_or_default();
-            let lines: Vec<&str> = content.lines().collect();
-            let tail = &lines[lines.len().saturating_sub(15)..];
-            if !tail.is_empty() {
-                tails += &format!("--- {}\n{}\n", log.display(), tail.join("\n"));
-            }
+        for (part, lines) in [
+            (self.containerd(), 5),
+            (self.control_plane(), 5),
+            (self.agent(), 20),
+        ] {
+            let log = part.log().unwrap_or_default();
+            let all: Vec<&str> = log.lines().collect();
+            let tail = &all[all.len().saturating_sub(lines)..];
+            tails += &format!("--- {}\n{}\n", part.log_path().display(), tail.join("\n"));
         }
         tails
     }

@@ -1,0 +1,339 @@
+//! The agent is killed or stopped, at any moment, and starts again.
+
+use anyhow::{Context, Result, bail, ensure};
+use ferrolet::cri::{ContainerStateKind, Runtime, Scope};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
+use kube::api::DeleteParams;
+use serde_json::json;
+
+use crate::harness::{Case, Lab, Node, PodHandle, WITHIN, pod};
+use crate::own;
+use crate::poll::{self, Look};
+use crate::stack::State;
+
+pub const CASES: &[Case] = &[
+    own!(a_killed_agent_disturbs_no_container).in_subset(),
+    own!(a_stopped_agent_leaves_its_pods_running),
+    own!(half_started_pods_never_run_twice_at_once),
+    own!(half_created_containers_do_not_stay)
+        .beyond_upstream("it leaves them until their pod is gone"),
+    own!(what_ended_meanwhile_is_seen),
+    own!(what_was_deleted_meanwhile_is_torn_down),
+    own!(a_half_done_deletion_is_finished),
+    own!(a_crash_loop_is_counted_on),
+    own!(a_crash_back_off_is_carried_over).beyond_upstream("it forgets its back-offs"),
+];
+
+/// Waits until the agent has taken up its work, as far as a new pod can tell.
+async fn back_at_work(node: &Node) -> Result<()> {
+    let witness = node.run(pod("witness")).await?;
+    witness.expect().ready().await?;
+    Ok(())
+}
+
+async fn unchanged(pod: &PodHandle, before: &(String, i32)) -> Result<()> {
+    let after = pod.instance().await?;
+    ensure!(
+        after == *before,
+        "pod {}: {before:?} became {after:?}",
+        pod.name
+    );
+    Ok(())
+}
+
+async fn a_killed_agent_disturbs_no_container(lab: Lab) -> Result<()> {
+    let node = lab
+        .node(|stack| stack.static_pod("fixed.json", &pod("fixed").manifest()))
+        .await?;
+    let memory = json!({ "emptyDir": { "medium": "Memory" } });
+    let running = [
+        node.run(pod("plain")).await?,
+        node.run(pod("with-memory").volume("m", "/m", memory))
+            .await?,
+        node.run(pod("on-host").spec(json!({ "hostNetwork": true })))
+            .await?,
+        node.mirror_pod("fixed").await?,
+    ];
+    let done = node
+        .run(pod("done").script("exit 0").restart("Never"))
+        .await?;
+    let mut before = Vec::new();
+    for pod in &running {
+        pod.expect().ready().await?;
+        before.push(pod.instance().await?);
+    }
+    done.expect().phase("Succeeded").await?;
+    let done_before = done.instance().await?;
+
+    ensure!(node.stack().agent().kill().await? == State::Killed { signal: 9 });
+    node.stack().agent().start().await?;
+    back_at_work(&node).await?;
+    for (pod, before) in running.iter().zip(&before) {
+        pod.expect().ready().await?;
+        unchanged(pod, before).await?;
+    }
+    done.expect().phase("Succeeded").await?;
+    unchanged(&done, &done_before).await?;
+    for pod in running.iter().take(3).chain([&done]) {
+        let containers = node.containers_of(pod).await?;
+        ensure!(containers.len() == 1, "pod {} has {containers:?}", pod.name);
+    }
+    Ok(())
+}
+
+async fn a_stopped_agent_leaves_its_pods_running(lab: Lab) -> Result<()> {
+    let node = lab.node(|stack| stack).await?;
+    let running = node.run(pod("running")).await?;
+    running.expect().ready().await?;
+    let before = running.instance().await?;
+    ensure!(node.stack().agent().stop().await? == State::Exited { code: 0 });
+    let containers = node.containers_of(&running).await?;
+    ensure!(
+        containers[0].state == ContainerStateKind::Running,
+        "{containers:?}"
+    );
+    node.stack().agent().start().await?;
+    back_at_work(&node).await?;
+    unchanged(&running, &before).await
+}
+
+async fn half_started_pods_never_run_twice_at_once(lab: Lab) -> Result<()> {
+    let (node, pods) = killed_while_starting(&lab).await?;
+    for pod in &pods {
+        never_two_at_once(&node, pod).await?;
+    }
+    Ok(())
+}
+
+async fn half_created_containers_do_not_stay(lab: Lab) -> Result<()> {
+    let (node, pods) = killed_while_starting(&lab).await?;
+    poll::until("no half-created container", WITHIN, async || {
+        for pod in &pods {
+            let containers = node.containers_of(pod).await?;
+            if containers
+                .iter()
+                .any(|it| it.state == ContainerStateKind::Created)
+            {
+                return Ok(Look::NotYet(format!("pod {} has {containers:?}", pod.name)));
+            }
+        }
+        Ok(Look::Done(()))
+    })
+    .await
+}
+
+/// Kills the agent four times while it starts pods; in the end all of them are Ready.
+async fn killed_while_starting(lab: &Lab) -> Result<(Node, Vec<PodHandle>)> {
+    let node = lab.node(|stack| stack).await?;
+    let mut pods = Vec::new();
+    for round in 0..4 {
+        for number in 0..3 {
+            pods.push(node.run(pod(&format!("pod-{round}-{number}"))).await?);
+        }
+        // Killed at another stage each time: with the pods just seen, with the first sandbox,
+        // with the first container, with the first that runs.
+        poll::until(format!("stage {round}"), WITHIN, async || {
+            let latest = &pods[pods.len() - 3..];
+            Ok(match stage(&node, latest).await? >= round {
+                true => Look::Done(()),
+                false => Look::NotYet("earlier".to_owned()),
+            })
+        })
+        .await?;
+        node.stack().agent().kill().await?;
+        node.stack().agent().start().await?;
+    }
+    for pod in &pods {
+        pod.expect().ready().await?;
+    }
+    Ok((node, pods))
+}
+
+/// Of all instances that have run and that the runtime still knows, each began after the end of the one before.
+/// More than one in a row is fine: a start that the agent did not live to see is undone by
+/// the runtime.
+async fn never_two_at_once(node: &Node, pod: &PodHandle) -> Result<()> {
+    let runtime = node.runtime()?;
+    let mut instances = Vec::new();
+    for summary in node.containers_of(pod).await? {
+        if summary.state != ContainerStateKind::Created {
+            instances.push(runtime.container_status(&summary.id).await?);
+        }
+    }
+    instances.sort_by_key(|instance| instance.created_at);
+    let (last, earlier) = instances.split_last().context("a container")?;
+    ensure!(last.is_running(), "pod {}: {last:?}", pod.name);
+    for (instance, next) in earlier.iter().zip(&instances[1..]) {
+        let end = instance.exit().map(|exit| exit.finished_at);
+        let end = end.with_context(|| format!("pod {} still has {instance:?}", pod.name))?;
+        ensure!(
+            end <= Some(next.created_at),
+            "pod {}: {instance:?} beside {next:?}",
+            pod.name
+        );
+    }
+    Ok(())
+}
+
+/// How far the first of these pods is: 0 nothing, 1 a sandbox, 2 a container, 3 it runs.
+async fn stage(node: &Node, pods: &[PodHandle]) -> Result<i32> {
+    let runtime = node.runtime()?;
+    let of_pods = |uid: &str| pods.iter().any(|pod| pod.uid == uid);
+    let containers = runtime.list_containers(&Scope::All).await?;
+    let mut containers = containers
+        .iter()
+        .filter(|it| of_pods(&it.pod_uid))
+        .peekable();
+    if containers.peek().is_some() {
+        let runs = containers.any(|it| it.state == ContainerStateKind::Running);
+        return Ok(if runs { 3 } else { 2 });
+    }
+    let sandboxes = runtime.list_sandboxes(&Scope::All).await?;
+    Ok(sandboxes.iter().any(|it| of_pods(&it.pod_uid)) as i32)
+}
+
+async fn what_ended_meanwhile_is_seen(lab: Lab) -> Result<()> {
+    let node = lab.node(|stack| stack).await?;
+    let script = "until [ -e /tmp/end ]; do sleep 0.1; done; exit 0";
+    let once = node
+        .run(pod("once").script(script).restart("Never"))
+        .await?;
+    let always = node.run(pod("always").script(script)).await?;
+    for pod in [&once, &always] {
+        pod.expect().ready().await?;
+    }
+    node.stack().agent().kill().await?;
+    for pod in [&once, &always] {
+        pod.exec("touch /tmp/end").await?;
+        poll::until(format!("end of {}", pod.name), WITHIN, async || {
+            let containers = node.containers_of(pod).await?;
+            Ok(match containers[0].state {
+                ContainerStateKind::Exited => Look::Done(()),
+                other => Look::NotYet(format!("{other:?}")),
+            })
+        })
+        .await?;
+    }
+    node.stack().agent().start().await?;
+    once.expect().phase("Succeeded").exit_code(0).await?;
+    always.expect().restarts(1).await?;
+    Ok(())
+}
+
+async fn what_was_deleted_meanwhile_is_torn_down(lab: Lab) -> Result<()> {
+    let node = lab.node(|stack| stack).await?;
+    node.static_pod("fixed.json", &pod("fixed").manifest())?;
+    let [deleted, forced, kept] = ["deleted", "forced", "kept"].map(pod);
+    let deleted = node.run(deleted).await?;
+    let forced = node.run(forced).await?;
+    let kept = node.run(kept).await?;
+    let fixed = node.mirror_pod("fixed").await?;
+    for pod in [&deleted, &forced, &kept, &fixed] {
+        pod.expect().ready().await?;
+    }
+    let before = kept.instance().await?;
+
+    node.stack().agent().kill().await?;
+    deleted.delete().await?;
+    // Its object is gone before the agent is back.
+    let now = DeleteParams::default().grace_period(0);
+    node.api::<Pod>().delete(&forced.name, &now).await?;
+    forced.expect_gone().await?;
+    node.remove_static_pod("fixed.json")?;
+
+    node.stack().agent().start().await?;
+    for pod in [&deleted, &fixed] {
+        pod.expect_gone().await?;
+    }
+    for pod in [&deleted, &forced] {
+        let directory = format!("/var/lib/kubelet/pods/{}", pod.uid);
+        node.expect_absent(&node.stack().on_node(&directory))
+            .await?;
+        node.expect_no_containers_of(pod).await?;
+    }
+    node.expect_no_containers("fixed").await?;
+    unchanged(&kept, &before).await
+}
+
+async fn a_half_done_deletion_is_finished(lab: Lab) -> Result<()> {
+    let node = lab.node(|stack| stack).await?;
+    let script = "trap 'echo told' TERM; echo up; while :; do sleep 0.1; done";
+    let slow = pod("slow")
+        .script(script)
+        .spec(json!({ "terminationGracePeriodSeconds": 5 }));
+    let slow = node.run(slow).await?;
+    slow.expect().ready().await?;
+    slow.expect_log("up\n").await?;
+    slow.delete().await?;
+    slow.expect_log("told\n").await?;
+    node.stack().agent().kill().await?;
+    node.stack().agent().start().await?;
+    slow.expect_gone().await?;
+    node.expect_no_containers_of(&slow).await
+}
+
+/// A pod that has crashed thrice, and so waits 20 s for its next start.
+async fn crashing(node: &Node) -> Result<(PodHandle, i32)> {
+    let script = "echo start >> /starts/lines; exit 1";
+    let starts = json!({ "path": "/var/lib/starts", "type": "DirectoryOrCreate" });
+    let crashing = pod("crashing").script(script);
+    let crashing = crashing.volume("starts", "/starts", json!({ "hostPath": starts }));
+    let crashing = node.run(crashing).await?;
+    crashing
+        .expect()
+        .waiting("CrashLoopBackOff")
+        .restarts(2)
+        .await?;
+    let (_, restarts) = crashing.instance().await?;
+    Ok((crashing, restarts))
+}
+
+async fn a_crash_loop_is_counted_on(lab: Lab) -> Result<()> {
+    let node = lab.node(|stack| stack).await?;
+    let (crashing, restarts) = crashing(&node).await?;
+    node.stack().agent().kill().await?;
+    node.stack().agent().start().await?;
+    // The count is read off the containers; nothing is forgotten, nothing counted twice.
+    let next = crashing
+        .expect()
+        .waiting("CrashLoopBackOff")
+        .restarts(restarts + 1);
+    next.within(WITHIN * 2).await?;
+    let (_, restarts) = crashing.instance().await?;
+    let starts = node.stack().read("/var/lib/starts/lines")?.lines().count();
+    ensure!(
+        starts as i32 == restarts + 1,
+        "{starts} starts, but {restarts} restarts"
+    );
+    Ok(())
+}
+
+async fn a_crash_back_off_is_carried_over(lab: Lab) -> Result<()> {
+    let node = lab.node(|stack| stack).await?;
+    let (crashing, restarts) = crashing(&node).await?;
+    let before = last_instance(&crashing.get().await?)?;
+    node.stack().agent().kill().await?;
+    node.stack().agent().start().await?;
+    let next = crashing
+        .expect()
+        .waiting("CrashLoopBackOff")
+        .restarts(restarts + 1)
+        .await?;
+    let (Some(end), Some(start)) = (before.finished_at, last_instance(&next)?.started_at) else {
+        bail!("the instances have no times");
+    };
+    // 20 s after the third crash; but times at the API are whole seconds.
+    let waited = start.0.duration_since(end.0);
+    ensure!(waited.as_secs() >= 19, "started again after {waited}");
+    Ok(())
+}
+
+fn last_instance(pod: &Pod) -> Result<ContainerStateTerminated> {
+    let statuses = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.container_statuses.as_ref());
+    let last = &statuses.context("statuses")?[0].last_state;
+    let terminated = last.as_ref().and_then(|state| state.terminated.clone());
+    terminated.context("a last instance")
+}

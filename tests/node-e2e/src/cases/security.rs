@@ -1,0 +1,148 @@
+//! Users, capabilities and the other fields of the security context.
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use crate::harness::{Case, Node, PodBuilder, expect_lines, pod};
+use crate::provision::NONROOT;
+use crate::shared;
+
+pub const CASES: &[Case] = &[
+    shared!(user_and_groups_are_set).in_subset(),
+    shared!(a_container_overrides_its_pod),
+    shared!(root_is_refused_where_it_must_not_be),
+    shared!(a_named_user_proves_nothing),
+    shared!(a_numeric_user_of_the_image_will_do),
+    shared!(capabilities_are_added_and_dropped),
+    shared!(new_privileges_can_be_forbidden),
+    shared!(the_root_file_system_can_be_read_only),
+    shared!(a_privileged_container_may_do_all),
+    shared!(seccomp_can_be_the_runtimes),
+    shared!(safe_sysctls_are_set),
+    shared!(unsafe_sysctls_are_refused),
+];
+
+/// A pod that says who it is and what it may do.
+fn telling(context: serde_json::Value) -> PodBuilder {
+    let script = "id -u; id -G; grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/self/status";
+    pod("telling")
+        .script(script)
+        .restart("Never")
+        .container(json!({ "securityContext": context }))
+}
+
+async fn user_and_groups_are_set(node: Node) -> Result<()> {
+    let context = json!({ "runAsUser": 1234, "runAsGroup": 2345, "supplementalGroups": [3456] });
+    let pod = telling(json!({})).spec(json!({ "securityContext": context }));
+    let output = node.run(pod).await?.output().await?;
+    expect_lines(&output, &["1234", "2345 3456"])
+}
+
+async fn a_container_overrides_its_pod(node: Node) -> Result<()> {
+    let pod = telling(json!({ "runAsUser": 99 }));
+    let pod = pod.spec(json!({ "securityContext": { "runAsUser": 1234, "runAsGroup": 5 } }));
+    expect_lines(&node.run(pod).await?.output().await?, &["99", "5"])
+}
+
+async fn refused(node: &Node, pod: PodBuilder, because: &'static str) -> Result<()> {
+    let pod = node.run(pod).await?;
+    pod.expect()
+        .waiting("CreateContainerConfigError")
+        .state(format!("message {because:?}"), move |state| {
+            let waiting = state
+                .waiting
+                .as_ref()
+                .and_then(|waiting| waiting.message.as_deref());
+            waiting.is_some_and(|message| message.contains(because))
+        })
+        .await?;
+    Ok(())
+}
+
+async fn root_is_refused_where_it_must_not_be(node: Node) -> Result<()> {
+    let pod = telling(json!({ "runAsNonRoot": true }));
+    refused(
+        &node,
+        pod,
+        "container has runAsNonRoot and image will run as root",
+    )
+    .await
+}
+
+async fn a_named_user_proves_nothing(node: Node) -> Result<()> {
+    let pod = telling(json!({ "runAsNonRoot": true }));
+    let pod = pod.container(json!({ "image": "ferrolet.test/named-user:1" }));
+    let because = "container has runAsNonRoot and image has non-numeric user (user)";
+    refused(&node, pod, because).await
+}
+
+async fn a_numeric_user_of_the_image_will_do(node: Node) -> Result<()> {
+    let pod = telling(json!({ "runAsNonRoot": true })).container(json!({ "image": NONROOT }));
+    expect_lines(&node.run(pod).await?.output().await?, &["1000"])
+}
+
+async fn capabilities_are_added_and_dropped(node: Node) -> Result<()> {
+    let context = json!({ "capabilities": { "drop": ["ALL"], "add": ["NET_ADMIN", "CHOWN"] } });
+    let output = node.run(telling(context)).await?.output().await?;
+    // CHOWN is bit 0, NET_ADMIN bit 12.
+    expect_lines(&output, &["CapEff:\t0000000000001001"])
+}
+
+async fn new_privileges_can_be_forbidden(node: Node) -> Result<()> {
+    let output = node
+        .run(telling(json!({ "allowPrivilegeEscalation": false })))
+        .await?;
+    expect_lines(&output.output().await?, &["NoNewPrivs:\t1"])
+}
+
+async fn the_root_file_system_can_be_read_only(node: Node) -> Result<()> {
+    let context = json!({ "securityContext": { "readOnlyRootFilesystem": true } });
+    let pod = pod("fixed")
+        .script("touch /x")
+        .restart("Never")
+        .container(context);
+    let output = node.run(pod).await?.output().await?;
+    ensure!(output.contains("Read-only file system"), "{output:?}");
+    Ok(())
+}
+
+async fn a_privileged_container_may_do_all(node: Node) -> Result<()> {
+    let pod = pod("mighty")
+        .script("mount -t tmpfs none /mnt")
+        .restart("Never");
+    let pod = pod.container(json!({ "securityContext": { "privileged": true } }));
+    let pod = pod.volume("mnt", "/mnt", json!({ "emptyDir": {} }));
+    node.run(pod).await?.expect().phase("Succeeded").await?;
+    Ok(())
+}
+
+async fn seccomp_can_be_the_runtimes(node: Node) -> Result<()> {
+    let output = node.run(telling(json!({}))).await?.output().await?;
+    expect_lines(&output, &["Seccomp:\t0"])?;
+    let context = json!({ "seccompProfile": { "type": "RuntimeDefault" } });
+    let filtered = telling(context).metadata(json!({ "name": "filtered" }));
+    expect_lines(&node.run(filtered).await?.output().await?, &["Seccomp:\t2"])
+}
+
+async fn safe_sysctls_are_set(node: Node) -> Result<()> {
+    let sysctls = json!([{ "name": "net.ipv4.ip_unprivileged_port_start", "value": "80" }]);
+    let pod = pod("tuned").script("cat /proc/sys/net/ipv4/ip_unprivileged_port_start");
+    let pod = pod
+        .restart("Never")
+        .spec(json!({ "securityContext": { "sysctls": sysctls } }));
+    ensure!(node.run(pod).await?.output().await? == "80\n");
+    Ok(())
+}
+
+async fn unsafe_sysctls_are_refused(node: Node) -> Result<()> {
+    let sysctls = json!([{ "name": "net.core.somaxconn", "value": "80" }]);
+    let pod = pod("tuned").spec(json!({ "securityContext": { "sysctls": sysctls } }));
+    let pod = node.run(pod).await?.expect().phase("Failed").await?;
+    let status = pod.status.unwrap_or_default();
+    ensure!(
+        status.reason.as_deref() == Some("SysctlForbidden"),
+        "{:?}",
+        status.reason
+    );
+    Ok(())
+}
