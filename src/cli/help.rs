@@ -12,6 +12,28 @@ use super::Name;
 const ABOUT_COLUMN: usize = 38;
 const WIDTH: usize = 96;
 
+/// Headings among the fields, each before the field that starts its topic.
+const TOPICS: &[(&str, &str)] = &[
+    ("enableServer", "The API as a whole"),
+    (
+        "staticPodPath",
+        "Static pods, and how often things are looked at",
+    ),
+    ("address", "The HTTPS API and who may call it"),
+    ("registryPullQPS", "Pulls, events, health and DNS"),
+    (
+        "nodeStatusUpdateFrequency",
+        "Node status, images and volumes",
+    ),
+    ("kubeletCgroups", "Cgroups and resource managers"),
+    ("runtimeRequestTimeout", "Pods, limits and the API client"),
+    ("evictionHard", "Eviction"),
+    ("podsPerCore", "The host"),
+    ("containerLogMaxSize", "Container logs and reservations"),
+    ("logging.format", "Logging"),
+    ("reservedMemory", "Registration and the runtime"),
+];
+
 pub fn page(name: &Name) -> String {
     let mut page = String::new();
     write_page(&mut page, name).expect("writing to a string cannot fail");
@@ -67,9 +89,12 @@ fn write_page(page: &mut String, name: &Name) -> fmt::Result {
         page,
         "\nFlags that set one field of the configuration file, and win over it. In brackets the\n\
          field and its default. (Without --config and --config-dir, some older defaults hold:\n\
-         anonymous requests are accepted, all requests are allowed, the read-only port is 10255.)\n"
+         anonymous requests are accepted, all requests are allowed, the read-only port is 10255.)"
     )?;
     for field in FIELDS {
+        if let Some((_, title)) = TOPICS.iter().find(|(first, _)| *first == field.path) {
+            writeln!(page, "\n{title}:")?;
+        }
         field_entry(page, field)?;
     }
     writeln!(
@@ -131,28 +156,29 @@ fn field_entry(page: &mut String, field: &Field) -> fmt::Result {
         Preset::List(items) if !items.is_empty() => format!(": {}", items.join(",")),
         Preset::Map(entries) if !entries.is_empty() => {
             let entries: Vec<_> = entries.iter().map(|(k, v)| format!("{k}<{v}")).collect();
-            format!(": {}", entries.join(","))
+            format!(": {}", entries.join(", "))
         }
         _ => String::new(),
     };
     let dashes = if flag.name.len() == 1 { "-" } else { "--" };
-    let about = format!(
-        "{} [{}{default}]{}",
-        field.about,
-        field.path,
-        status(field.status)
-    );
+    let setting = format!("[{}{default}]", field.path);
+    let setting = match setting.len() > WIDTH - ABOUT_COLUMN {
+        true => setting,
+        false => setting.replace(' ', "\u{a0}"),
+    };
+    let about = format!("{} {setting}{}", field.about, status(field.status));
     entry(page, &format!("{dashes}{}{value}", flag.name), &about)
 }
 
 fn status(status: Status) -> &'static str {
     match status {
-        Status::NotYet => " (not yet)",
+        Status::NotYet => " (not\u{a0}yet)",
         Status::Works | Status::NoEffect => "",
     }
 }
 
-/// A flag on the left, its description wrapped on the right.
+/// A flag on the left, its description wrapped on the right. A no-break space holds two words
+/// together and is printed as a plain one.
 fn entry(page: &mut String, flag: &str, about: &str) -> fmt::Result {
     let mut line = format!("  {flag}");
     if line.len() + 2 > ABOUT_COLUMN {
@@ -162,8 +188,8 @@ fn entry(page: &mut String, flag: &str, about: &str) -> fmt::Result {
     let pad = |line: &mut String| *line = format!("{line:<ABOUT_COLUMN$}");
     pad(&mut line);
     for word in about.split(' ') {
-        if line.len() + 1 + word.len() > WIDTH && line.len() > ABOUT_COLUMN {
-            writeln!(page, "{}", line.trim_end())?;
+        if line.len() + 1 + word.chars().count() > WIDTH && line.len() > ABOUT_COLUMN {
+            writeln!(page, "{}", line.trim_end().replace('\u{a0}', " "))?;
             line.clear();
             pad(&mut line);
         }
@@ -172,5 +198,5 @@ fn entry(page: &mut String, flag: &str, about: &str) -> fmt::Result {
         }
         line.push_str(word);
     }
-    writeln!(page, "{line}")
+    writeln!(page, "{}", line.replace('\u{a0}', " "))
 }

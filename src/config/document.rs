@@ -25,6 +25,8 @@ pub struct Document {
     lines: BTreeMap<FieldPath, u32>,
     /// Keys that stand twice in one object, each with the line of the later one, which wins.
     pub duplicates: Vec<(FieldPath, u32)>,
+    /// The line where a second document starts; only the first one counts.
+    pub second: Option<u32>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +88,7 @@ impl Document {
                 file: file.to_owned(),
             });
         }
+        let (text, second) = first_document(text);
         let root = values(file, text)?;
         is_ours(file, &root)?;
         let (lines, duplicates) = places(text);
@@ -94,6 +97,7 @@ impl Document {
             root,
             lines,
             duplicates,
+            second,
         })
     }
 
@@ -130,6 +134,35 @@ pub fn drop_ins(directory: &Path) -> Result<Vec<PathBuf>, DocumentError> {
         }
     }
     Ok(files)
+}
+
+/// The text up to the separator after the first document, and the line of the next one if it
+/// has anything to say.
+fn first_document(text: &str) -> (&str, Option<u32>) {
+    let is_separator = |line: &str| {
+        line.strip_prefix("---")
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t']))
+    };
+    let says_something = |line: &str| {
+        let line = line.trim();
+        !line.is_empty() && !line.starts_with(['#', '%']) && !is_separator(line)
+    };
+    let mut offset = 0;
+    let mut started = false;
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        let bare = line.trim_end();
+        if started && is_separator(bare) {
+            let rest = &text[offset + line.len()..];
+            let second = u32::try_from(number + 1).unwrap_or(u32::MAX);
+            return (
+                &text[..offset],
+                rest.lines().any(says_something).then_some(second),
+            );
+        }
+        started |= says_something(bare);
+        offset += line.len();
+    }
+    (text, None)
 }
 
 fn values(file: &Path, text: &str) -> Result<Value, DocumentError> {

@@ -145,13 +145,7 @@ pub fn value_of(field: &Field, syntax: Syntax, uses: &[&str]) -> Result<Value, S
             }
             map.into()
         }
-        Syntax::Taints => {
-            let parsed = split(last, ',').map(|text| taints::parse(text.trim()));
-            parsed
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|e| e.to_string())?
-                .into()
-        }
+        Syntax::Taints => taints::parse_list(last).map_err(|e| e.to_string())?.into(),
         Syntax::ReservedMemory => {
             let nodes = uses
                 .iter()

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::duration::GoDuration;
 use super::field::Kind;
 use super::fields::{FIELDS, find, is_parent};
-use super::nearest::nearest;
+use super::nearest::likely;
 use super::path::FieldPath;
 use super::quantity;
 
@@ -62,7 +62,7 @@ fn accept_object(
         } else if !keep.contains(&key.as_str()) {
             findings
                 .unknown
-                .push((at, nearest(key, siblings(prefix)).map(str::to_owned)));
+                .push((at, likely(key, siblings(prefix)).map(str::to_owned)));
         }
     }
     Value::Object(accepted)
@@ -120,7 +120,7 @@ impl Kind {
                         let names = fields.iter().map(|(name, _)| *name);
                         findings
                             .unknown
-                            .push((at, nearest(key, names).map(str::to_owned)));
+                            .push((at, likely(key, names).map(str::to_owned)));
                         return None;
                     };
                     Some(kind.accept(value, &at, directory, findings))
@@ -167,15 +167,17 @@ impl Kind {
             Kind::Text => value.is_string().then(|| value.clone()).ok_or_else(wrong),
             Kind::Integer { min, max } => {
                 let number = value.as_number().ok_or_else(wrong)?;
-                // Go takes no fraction here, not even `1.0`.
-                let whole = number
-                    .as_i64()
-                    .or_else(|| number.as_u64().map(|_| i64::MAX));
-                match whole.ok_or_else(wrong)? {
-                    n if n < *min || n > *max || number.as_i64().is_none() => Err(format!(
+                // `1e2` and `5.0` are whole numbers to upstream's YAML, and small enough floats
+                // are exact.
+                let float = number
+                    .as_f64()
+                    .filter(|f| f.fract() == 0.0 && f.abs() < 1e15);
+                match number.as_i64().or(float.map(|f| f as i64)) {
+                    Some(whole) if (*min..=*max).contains(&whole) => Ok(whole.into()),
+                    None if number.is_f64() => Err(wrong()),
+                    _ => Err(format!(
                         "expected a whole number from {min} to {max}, found {number}"
                     )),
-                    _ => Ok(value.clone()),
                 }
             }
             Kind::Path => Ok(resolve(value.as_str().ok_or_else(wrong)?, directory).into()),

@@ -217,6 +217,10 @@ impl Loader {
             file: PathBuf::clone(&document.file).into(),
             line: line.or_else(|| document.line(path)),
         };
+        if document.second.is_some() {
+            let origin = origin(&FieldPath::default(), document.second);
+            self.warnings.push(Warning::FurtherDocument { origin });
+        }
         for (path, line) in &document.duplicates {
             let origin = origin(path, Some(*line));
             self.warnings.push(Warning::DuplicateField {
@@ -288,7 +292,7 @@ impl Loader {
         let mut wrong = reader.wrong;
         wrong.extend(validate::check_rules(&tree));
         if wrong.is_empty() {
-            wrong = validate::check(&kubelet, &gates);
+            wrong = validate::check(&kubelet, &tree, &gates);
         }
         self.errors.extend(wrong.into_iter().map(|(path, reason)| {
             let origin = tree.origin(&path);

@@ -9,6 +9,11 @@ pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Opti
         .min_by_key(|candidate| distance(word, candidate))
 }
 
+/// The nearest word, if it is so near that it was probably meant.
+pub fn likely<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    nearest(word, known).filter(|near| distance(word, near) <= word.len().max(near.len()) * 2 / 3)
+}
+
 /// Optimal string alignment distance in half edits: insert, delete, replace, swap neighbours.
 fn distance(from: &str, to: &str) -> usize {
     let (from, to): (Vec<char>, Vec<char>) = (from.chars().collect(), to.chars().collect());
@@ -58,5 +63,7 @@ mod tests {
         check("pod-per-core", "pods-per-core");
         check("nodeip", "node-ip");
         assert_eq!(nearest("x", []), None);
+        assert_eq!(likely("maxpods", known), Some("max-pods"));
+        assert_eq!(likely("foo", known), None);
     }
 }

@@ -493,10 +493,7 @@ impl OptionReader<'_> {
             .flat_map(|list| list.split(','))
             .filter(|pair| !pair.is_empty())
         {
-            let Some((key, value)) = pair.split_once('=') else {
-                self.wrong("node-labels", format!("expected key=value, found {pair:?}"));
-                continue;
-            };
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             let (key, value) = (key.trim(), value.trim());
             match check_node_label(key, value) {
                 Ok(()) => drop(labels.insert(key.to_owned(), value.to_owned())),

@@ -15,21 +15,45 @@ pub enum TaintError {
     Effect(String),
     #[error("taint {0} must not carry timeAdded")]
     TimeAdded(String),
+    #[error("taint {key}:{effect} is given twice")]
+    Twice { key: String, effect: String },
     #[error(transparent)]
     Label(#[from] LabelError),
 }
 
 /// Reads `key=value:Effect` or `key:Effect` into the shape the document has.
-pub fn parse(text: &str) -> Result<Value, TaintError> {
+fn parse(text: &str) -> Result<Value, TaintError> {
     let not_a_taint = || TaintError::NotATaint(text.to_owned());
     let (label, effect) = text.split_once(':').ok_or_else(not_a_taint)?;
     let (key, value) = label.split_once('=').unwrap_or((label, ""));
     if effect.contains(':') || value.contains('=') {
         return Err(not_a_taint());
     }
-    let taint = json!({ "key": key, "value": value, "effect": effect });
+    let mut taint = json!({ "key": key, "effect": effect });
+    if !value.is_empty() {
+        taint["value"] = value.into();
+    }
     of_value(&taint)?;
     Ok(taint)
+}
+
+/// Reads the taints of a flag, separated by commas.
+pub fn parse_list(text: &str) -> Result<Vec<Value>, TaintError> {
+    let mut taints: Vec<Value> = Vec::new();
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        let taint = parse(part.trim())?;
+        let same =
+            |other: &Value| other["key"] == taint["key"] && other["effect"] == taint["effect"];
+        if taints.iter().any(same) {
+            let text = |field: &str| taint[field].as_str().unwrap_or_default().to_owned();
+            return Err(TaintError::Twice {
+                key: text("key"),
+                effect: text("effect"),
+            });
+        }
+        taints.push(taint);
+    }
+    Ok(taints)
 }
 
 /// Takes a taint out of the document.
@@ -88,6 +112,8 @@ mod tests {
         check("a", "expected key=value:Effect");
         check("a=b", "expected key=value:Effect");
         check("a=b:c:NoExecute", "expected key=value:Effect");
+        let twice = parse_list("a=b:NoExecute,a:NoExecute").expect_err("the same taint twice");
+        assert_eq!(twice.to_string(), "taint a:NoExecute is given twice");
         check("a:noschedule", "taint effect must be one of");
         check("=b:NoExecute", "label key");
         check("a=b c:NoExecute", "label value");

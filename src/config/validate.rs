@@ -9,7 +9,7 @@ use super::gates::{FeatureGates, Gate};
 use super::kubelet::KubeletConfiguration;
 use super::path::FieldPath;
 use super::thresholds::Signal;
-use super::tree::Tree;
+use super::tree::{Origin, Tree};
 use super::words::{
     CpuManagerPolicy, Enforcement, LogFormat, MemoryReservationPolicy, PullCredentialsPolicy,
 };
@@ -70,8 +70,11 @@ fn broken_rule(rule: &Rule, value: &Value) -> Option<String> {
 }
 
 /// Checks what lies between fields, or is more than one rule of the table can say.
-pub fn check(k: &KubeletConfiguration, gates: &FeatureGates) -> Wrong {
-    let mut found = Found(Vec::new());
+pub fn check(k: &KubeletConfiguration, tree: &Tree, gates: &FeatureGates) -> Wrong {
+    let mut found = Found {
+        tree,
+        wrong: Vec::new(),
+    };
     paths(&mut found, k);
     images(&mut found, k, gates);
     resources(&mut found, k, gates);
@@ -80,25 +83,36 @@ pub fn check(k: &KubeletConfiguration, gates: &FeatureGates) -> Wrong {
     tls_and_credentials(&mut found, k, gates);
     logging(&mut found, k, gates);
     the_rest(&mut found, k, gates);
-    found.0
+    found.wrong
 }
 
-struct Found(Wrong);
+struct Found<'t> {
+    tree: &'t Tree,
+    wrong: Wrong,
+}
 
-impl Found {
+impl Found<'_> {
     fn when(&mut self, wrong: bool, path: &str, reason: impl Into<String>) {
         if wrong {
-            self.0.push((FieldPath::of_field(path), reason.into()));
+            self.wrong.push((FieldPath::of_field(path), reason.into()));
+        }
+    }
+
+    /// Something is wrong between fields; it is told of the first one that somebody set.
+    fn between(&mut self, wrong: bool, paths: &[&str], reason: impl Into<String>) {
+        let given = |path: &&&str| self.tree.origin(&FieldPath::of_field(path)) != Origin::Default;
+        if let Some(path) = paths.iter().find(given).or(paths.first()) {
+            self.when(wrong, path, reason);
         }
     }
 
     fn below(&mut self, path: &str, key: impl ToString, reason: impl Into<String>) {
-        self.0
+        self.wrong
             .push((FieldPath::of_field(path).child(key), reason.into()));
     }
 }
 
-fn paths(found: &mut Found, k: &KubeletConfiguration) {
+fn paths(found: &mut Found<'_>, k: &KubeletConfiguration) {
     let text = k.pod_logs_dir.to_string_lossy();
     let path = "podLogsDir";
     if !text.is_empty() {
@@ -125,20 +139,21 @@ fn paths(found: &mut Found, k: &KubeletConfiguration) {
     }
 }
 
-fn images(found: &mut Found, k: &KubeletConfiguration, gates: &FeatureGates) {
+fn images(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &FeatureGates) {
     let pulls = k.max_parallel_image_pulls;
     found.when(
         k.serialize_image_pulls && pulls.is_some_and(|n| n > 1),
         "maxParallelImagePulls",
         "must not be more than 1 while serializeImagePulls is true",
     );
-    found.when(
-        k.image_gc_high_threshold_percent <= k.image_gc_low_threshold_percent,
-        "imageGCLowThresholdPercent",
-        format!(
-            "must be below imageGCHighThresholdPercent, which is {}",
-            k.image_gc_high_threshold_percent
-        ),
+    let (low, high) = (
+        k.image_gc_low_threshold_percent,
+        k.image_gc_high_threshold_percent,
+    );
+    found.between(
+        high <= low,
+        &["imageGCLowThresholdPercent", "imageGCHighThresholdPercent"],
+        format!("low threshold must be below high threshold, found {low} and {high}"),
     );
     found.when(
         k.image_maximum_gc_age
@@ -181,7 +196,7 @@ fn is_image_pattern(pattern: &str) -> bool {
     let name = pattern.strip_suffix("/*").unwrap_or(pattern);
     let (host, path) = match name.split_once('/') {
         // The first part is a registry when it could be a host name.
-        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path),
+        Some((host, path)) if is_host(host) => (host, path),
         _ => ("", name),
     };
     let host_ok = host
@@ -198,14 +213,22 @@ fn is_image_pattern(pattern: &str) -> bool {
     host_ok && (only_host || path.split('/').all(part_ok))
 }
 
-fn resources(found: &mut Found, k: &KubeletConfiguration, gates: &FeatureGates) {
+/// Whether the first part of an image name can only be a registry.
+fn is_host(part: &str) -> bool {
+    part == "localhost" || part.contains(['.', ':']) || part.bytes().any(|b| b.is_ascii_uppercase())
+}
+
+fn resources(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &FeatureGates) {
+    let root = FieldPath::of_field("cgroupRoot");
+    let root_given = found.tree.get(&root).is_some_and(|root| root != "");
     found.when(
         k.cpu_cfs_quota_period.as_millis() != 100 && !gates.enabled(Gate::CustomCPUCFSQuotaPeriod),
         "cpuCFSQuotaPeriod",
         "needs the feature gate CustomCPUCFSQuotaPeriod to be anything but 100ms",
     );
     found.when(
-        !k.system_cgroups.is_empty() && k.cgroup_root.is_empty(),
+        // The root that cgroupsPerQOS brings along does not count, as upstream.
+        !k.system_cgroups.is_empty() && !root_given,
         "systemCgroups",
         "needs cgroupRoot",
     );
@@ -237,12 +260,12 @@ fn resources(found: &mut Found, k: &KubeletConfiguration, gates: &FeatureGates) 
         for (name, amount) in &node.limits {
             if name != "memory" && !name.starts_with("hugepages-") {
                 found
-                    .0
+                    .wrong
                     .push((at(name), "expected memory or hugepages-<size>".to_owned()));
             }
             if amount.is_zero() || amount.is_negative() {
                 found
-                    .0
+                    .wrong
                     .push((at(name), format!("must be more than zero, found {amount}")));
             }
             let earlier = &k.reserved_memory[..index];
@@ -251,7 +274,7 @@ fn resources(found: &mut Found, k: &KubeletConfiguration, gates: &FeatureGates) 
                 .any(|n| n.numa_node == node.numa_node && n.limits.contains_key(name))
             {
                 let reason = format!("is given twice for NUMA node {}", node.numa_node);
-                found.0.push((at(name), reason));
+                found.wrong.push((at(name), reason));
             }
         }
     }
@@ -280,7 +303,7 @@ fn resources(found: &mut Found, k: &KubeletConfiguration, gates: &FeatureGates) 
     );
 }
 
-fn enforcement(found: &mut Found, k: &KubeletConfiguration) {
+fn enforcement(found: &mut Found<'_>, k: &KubeletConfiguration) {
     use Enforcement::{
         KubeReserved, KubeReservedCompressible, None, SystemReserved, SystemReservedCompressible,
     };
@@ -289,9 +312,6 @@ fn enforcement(found: &mut Found, k: &KubeletConfiguration) {
     for (index, what) in on.iter().enumerate() {
         if on[..index].contains(what) {
             found.below(path, index, format!("{what} is given twice"));
-        }
-        if *what != None && !k.cgroups_per_qos {
-            found.below(path, index, format!("{what} needs cgroupsPerQOS"));
         }
         let (cgroup, field) = match what {
             SystemReserved | SystemReservedCompressible => {
@@ -306,6 +326,16 @@ fn enforcement(found: &mut Found, k: &KubeletConfiguration) {
             found.below(path, index, format!("{what} needs {field}"));
         }
     }
+    let levels = on
+        .iter()
+        .filter(|what| **what != None)
+        .map(|what| what.as_str());
+    let levels = levels.collect::<Vec<_>>().join(", ");
+    found.between(
+        !levels.is_empty() && !k.cgroups_per_qos,
+        &["cgroupsPerQOS", path],
+        format!("must be true to enforce node allocatable on {levels}"),
+    );
     found.when(
         on.contains(&None) && on.len() > 1,
         path,
@@ -345,7 +375,7 @@ const TOPOLOGY_OPTIONS: &[(&str, Maturity)] = &[
     ("max-allowable-numa-nodes", Maturity::Stable),
 ];
 
-fn policy_options(found: &mut Found, k: &KubeletConfiguration, gates: &FeatureGates) {
+fn policy_options(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &FeatureGates) {
     let path = "cpuManagerPolicyOptions";
     let options = &k.cpu_manager_policy_options;
     found.when(
@@ -418,7 +448,7 @@ fn policy_options(found: &mut Found, k: &KubeletConfiguration, gates: &FeatureGa
     }
 }
 
-fn eviction(found: &mut Found, k: &KubeletConfiguration) {
+fn eviction(found: &mut Found<'_>, k: &KubeletConfiguration) {
     for signal in k.eviction_soft.keys() {
         if !k.eviction_soft_grace_period.contains_key(signal) {
             let reason = "needs an entry in evictionSoftGracePeriod";
@@ -436,7 +466,7 @@ fn eviction(found: &mut Found, k: &KubeletConfiguration) {
     }
 }
 
-fn shutdown(found: &mut Found, k: &KubeletConfiguration, gates: &FeatureGates) {
+fn shutdown(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &FeatureGates) {
     let (all, critical) = (
         k.shutdown_grace_period,
         k.shutdown_grace_period_critical_pods,
@@ -474,7 +504,7 @@ fn shutdown(found: &mut Found, k: &KubeletConfiguration, gates: &FeatureGates) {
     );
 }
 
-fn tls_and_credentials(found: &mut Found, k: &KubeletConfiguration, gates: &FeatureGates) {
+fn tls_and_credentials(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &FeatureGates) {
     for (index, suite) in k.tls.cipher_suites.iter().enumerate() {
         if !tls::CIPHER_SUITES.contains(&suite.as_str()) {
             found.below(
@@ -500,7 +530,7 @@ fn tls_and_credentials(found: &mut Found, k: &KubeletConfiguration, gates: &Feat
     );
 }
 
-fn logging(found: &mut Found, k: &KubeletConfiguration, gates: &FeatureGates) {
+fn logging(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &FeatureGates) {
     let log = &k.logging;
     found.when(
         !log.vmodule.is_empty() && log.format != LogFormat::Text,
@@ -515,28 +545,21 @@ fn logging(found: &mut Found, k: &KubeletConfiguration, gates: &FeatureGates) {
             let path = FieldPath::of_field("logging.vmodule")
                 .child(index)
                 .child("filePattern");
-            found.0.push((path, reason));
+            found.wrong.push((path, reason));
         }
     }
     let alpha = gates.enabled(Gate::LoggingAlphaOptions);
     for (name, streams) in [("text", &log.text), ("json", &log.json)] {
-        let path = format!("logging.options.{name}");
-        let reason = "needs the feature gate LoggingAlphaOptions";
+        // Split streams have the same gate in upstream's documentation; its check lets them pass.
         found.when(
-            streams.split && !alpha,
-            &format!("{path}.splitStream"),
-            reason,
-        );
-        let buffered = !streams.info_buffer_bytes.is_zero();
-        found.when(
-            buffered && !alpha,
-            &format!("{path}.infoBufferSize"),
-            reason,
+            !streams.info_buffer_bytes.is_zero() && !alpha,
+            &format!("logging.options.{name}.infoBufferSize"),
+            "needs the feature gate LoggingAlphaOptions",
         );
     }
 }
 
-fn the_rest(found: &mut Found, k: &KubeletConfiguration, gates: &FeatureGates) {
+fn the_rest(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &FeatureGates) {
     found.when(k.run_once, "runOnce", "was removed and must be false");
     found.when(
         k.enable_system_log_query && !k.enable_system_log_handler,

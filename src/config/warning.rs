@@ -22,6 +22,10 @@ pub enum Warning {
         origin: Origin,
         path: FieldPath,
     },
+    /// A file holds more than one document; the first one counts.
+    FurtherDocument {
+        origin: Origin,
+    },
     /// Fields of the files, set away from their default, that change nothing yet.
     IdleFields(Vec<(FieldPath, Origin)>),
     IdleFlags(Vec<&'static str>),
@@ -53,6 +57,9 @@ impl fmt::Display for Warning {
                     f,
                     "{origin}: {path}: stands here a second time, the last one holds"
                 )
+            }
+            Warning::FurtherDocument { origin } => {
+                write!(f, "{origin}: another document starts here, ignored")
             }
             Warning::IdleFields(fields) => {
                 f.write_str("fields that are set and do nothing yet: ")?;
