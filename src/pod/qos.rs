@@ -60,10 +60,8 @@ fn class_of_spec(pod: &Pod) -> QosClass {
         resources::add(&mut sum.requests, &own.requests);
         resources::add(&mut sum.limits, &own.limits);
     };
-    let says_something =
-        |own: &&ResourceRequirements| own.requests.is_some() || own.limits.is_some();
-    match spec(pod).resources.as_ref().filter(says_something) {
-        // Pod-level figures speak for the whole pod.
+    match &spec(pod).resources {
+        // Pod-level figures speak for the whole pod, even where they are left empty.
         Some(pod_level) => count(Some(pod_level)),
         None => {
             workload_containers(pod).for_each(|(_, container)| count(container.resources.as_ref()))
@@ -156,7 +154,7 @@ mod tests {
         check(FULL, "", QosClass::Guaranteed);
         check(FULL, "requests: {cpu: 100m}", QosClass::Guaranteed);
         check("requests: {cpu: 1}", FULL, QosClass::Burstable);
-        check("", FULL, QosClass::Guaranteed);
+        check("", FULL, QosClass::BestEffort);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 
-use crate::pod::resources::{container_resources, is_pod_level};
+use crate::pod::resources::{Amounts, Resources, container_resources, is_hugepages, is_pod_level};
 
 const FILE_MODE: i32 = 0o644;
 const TOKEN_SECONDS: i64 = 3600;
@@ -23,7 +23,7 @@ pub(super) fn fill_in(pod: &mut Pod) {
     containers.for_each(|container| fill_in_container(container, host_network));
     spec.volumes.iter_mut().flatten().for_each(fill_in_volume);
     fill_in_spec(spec);
-    fill_in_pod_requests(pod);
+    fill_in_pod_level(pod);
 }
 
 fn fill_in_spec(spec: &mut PodSpec) {
@@ -95,26 +95,53 @@ fn fill_in_requests(resources: &mut ResourceRequirements) {
     }
 }
 
-/// A pod-level limit without a request asks for what the containers do, or else for itself.
-fn fill_in_pod_requests(pod: &mut Pod) {
-    let of_containers = container_resources(pod).requests;
+/// Where the pod as a whole says something about resources, the rest follows from what its
+/// containers say.
+fn fill_in_pod_level(pod: &mut Pod) {
+    let Resources {
+        requests: mut of_containers,
+        limits: container_limits,
+    } = container_resources(pod);
     let resources = pod.spec.as_mut().and_then(|spec| spec.resources.as_mut());
     let Some(ResourceRequirements {
-        limits: Some(limits),
-        requests,
-        ..
+        limits, requests, ..
     }) = resources
     else {
         return;
     };
-    let requests: &mut BTreeMap<String, ApiQuantity> = requests.get_or_insert_default();
+    if limits.iter().flatten().next().is_none() && requests.iter().flatten().next().is_none() {
+        return;
+    }
+    // Huge pages cannot be overcommitted, so their limits add up to the pod's.
+    let asked = |name: &String| {
+        requests
+            .as_ref()
+            .is_some_and(|requests| requests.contains_key(name))
+    };
+    let mut hugepages = container_limits;
+    hugepages.retain(|name, _| is_hugepages(name) && !asked(name));
+    fill_in_amounts(limits, &hugepages);
+    let Some(limits) = limits.as_ref().filter(|limits| !limits.is_empty()) else {
+        return;
+    };
+    of_containers.retain(|name, _| is_pod_level(name) && !is_hugepages(name));
+    fill_in_amounts(requests, &of_containers);
+    let requests = requests.get_or_insert_default();
     for (name, limit) in limits.iter().filter(|(name, _)| is_pod_level(name)) {
-        let sum = of_containers
-            .get(name)
-            .map(|sum| ApiQuantity(sum.to_string()));
         requests
             .entry(name.clone())
-            .or_insert_with(|| sum.unwrap_or_else(|| limit.clone()));
+            .or_insert_with(|| limit.clone());
+    }
+}
+
+fn fill_in_amounts(list: &mut Option<BTreeMap<String, ApiQuantity>>, amounts: &Amounts) {
+    if amounts.is_empty() {
+        return;
+    }
+    let list = list.get_or_insert_default();
+    for (name, amount) in amounts {
+        list.entry(name.clone())
+            .or_insert_with(|| ApiQuantity(amount.to_string()));
     }
 }
 

@@ -159,6 +159,42 @@ spec:
 }
 
 #[test]
+fn resources_of_the_pod_follow_from_its_containers() {
+    let check = |pod_level: &str, container: &str, expected: &str| {
+        let pod = decoded(&format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: web}}, spec: {{resources: {{{pod_level}}}, \
+             containers: [{{name: web, image: a, resources: {{{container}}}}}]}}}}"
+        ))
+        .pod;
+        let expected: k8s_openapi::api::core::v1::ResourceRequirements =
+            yaml(&format!("{{{expected}}}"));
+        let resources = pod.spec.expect("a static pod has a spec").resources;
+        assert_eq!(resources, Some(expected), "{pod_level} over {container}");
+    };
+    check("", "limits: {cpu: 1}", "");
+    check(
+        "limits: {cpu: 2}",
+        "",
+        "limits: {cpu: 2}, requests: {cpu: 2}",
+    );
+    check(
+        "limits: {cpu: 2}",
+        "requests: {cpu: 1, memory: 1Mi}",
+        "limits: {cpu: 2}, requests: {cpu: 1, memory: 1Mi}",
+    );
+    check(
+        "requests: {cpu: 2}",
+        "limits: {memory: 1Mi}",
+        "requests: {cpu: 2}",
+    );
+    check(
+        "requests: {cpu: 2}",
+        "limits: {hugepages-2Mi: 4Mi}",
+        "limits: {hugepages-2Mi: 4Mi}, requests: {cpu: 2, hugepages-2Mi: 4Mi}",
+    );
+}
+
+#[test]
 fn json_reads_like_yaml() {
     let json = "{\n\t\"apiVersion\": \"v1\",\n\t\"kind\": \"Pod\",\n\t\"metadata\": {\"name\": \"web\"},\n\t\"spec\": \
                 {\"containers\": [{\"name\": \"web\", \"image\": \"busybox:1.36\"}]}\n}\n";
@@ -404,6 +440,11 @@ fn pods_that_cannot_run_are_refused() {
         "",
         "resources: {requests: {cpu: 2}, limits: {cpu: 1}}",
         "spec.containers[0].resources.requests[cpu]: must not be more than the limit",
+    );
+    check_problem(
+        "resources: {requests: {memory: 1Mi}},",
+        "resources: {requests: {memory: 2Mi}}",
+        "spec.resources.requests[memory]: must not be less than the 2Mi that the containers ask for",
     );
     check_problem(
         "",

@@ -16,6 +16,7 @@ use crate::config::quantity;
 use crate::pod::containers::is_sidecar;
 use crate::pod::names;
 use crate::pod::references::References;
+use crate::pod::resources::{Resources, container_resources};
 use crate::pod::spec;
 
 /// All that is wrong, in the order of the manifest.
@@ -23,6 +24,7 @@ pub(super) fn problems(pod: &Pod, node_name: &str) -> Vec<Problem> {
     let mut found = Findings::default();
     metadata(&mut found, pod, node_name);
     pod_spec(&mut found, spec(pod));
+    pod_level_resources(&mut found, pod);
     api_references(&mut found, pod);
     found.problems
 }
@@ -115,9 +117,6 @@ fn pod_spec(found: &mut Findings, spec: &PodSpec) {
             "spec.shareProcessNamespace",
             "must not be set together with hostPID",
         );
-    }
-    if let Some(resources) = &spec.resources {
-        requirements(found, "spec.resources", resources);
     }
     let volumes = volumes(found, spec.volumes.as_deref().unwrap_or_default());
 
@@ -330,6 +329,24 @@ fn requirements(found: &mut Findings, path: &str, resources: &ResourceRequiremen
             found.add(
                 format!("{path}.requests[{name}]"),
                 "must not be more than the limit",
+            );
+        }
+    }
+}
+
+/// The figures of the pod as a whole leave room for its containers.
+fn pod_level_resources(found: &mut Findings, pod: &Pod) {
+    let Some(resources) = &spec(pod).resources else {
+        return;
+    };
+    requirements(found, "spec.resources", resources);
+    let own = Resources::of(Some(resources));
+    for (name, needed) in container_resources(pod).requests {
+        if own.requests.get(&name).is_some_and(|own| *own < needed) {
+            let field = format!("spec.resources.requests[{name}]");
+            found.add(
+                field,
+                format!("must not be less than the {needed} that the containers ask for"),
             );
         }
     }
