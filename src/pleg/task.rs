@@ -69,8 +69,6 @@ async fn listen(pleg: &Pleg, config: &PlegConfig, nudge: &Nudge) {
                 nudge.relist.notify_one();
                 loop {
                     match events.next().await {
-                        // Some events of a removal no longer know their pod: look at them all.
-                        Some(Ok(event)) if event.pod_uid.is_empty() => nudge.relist.notify_one(),
                         Some(Ok(event)) => pleg.hint(&PodUid::new(&event.pod_uid)),
                         Some(Err(error)) => {
                             warn!(%error, "runtime event stream broke, will reconnect");
@@ -98,8 +96,7 @@ async fn listen(pleg: &Pleg, config: &PlegConfig, nudge: &Nudge) {
 
 async fn relist_forever(pleg: &Pleg, config: &PlegConfig, clock: &Clock, nudge: &Nudge) {
     loop {
-        let listening = *nudge.listening.borrow();
-        let pause = match relist(pleg, clock, listening).await {
+        let pause = match relist(pleg, clock, *nudge.listening.borrow()).await {
             Err(error) => {
                 debug!(%error, "relist failed, will retry");
                 config.retry

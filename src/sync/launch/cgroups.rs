@@ -8,7 +8,7 @@ use crate::cri::CgroupDriver;
 use crate::host::cgroup_math::{
     CPU_QUOTA_UNLIMITED, SHARES_MIN, hugepage_size_name, milli_cpu_to_quota, milli_cpu_to_shares,
 };
-use crate::host::{CgroupPath, CgroupSettings, CgroupVersion};
+use crate::host::{CgroupPath, CgroupSettings, CgroupVersion, systemd_name};
 use crate::pod::containers::workload_containers;
 use crate::pod::qos::{self, QosClass};
 use crate::pod::resources::{Resources, is_hugepages, pod_resources};
@@ -163,19 +163,4 @@ fn is_limited(pod: &Pod, name: &str) -> bool {
     limits(&Resources::of(spec(pod).resources.as_ref()))
         || workload_containers(pod)
             .all(|(_, container)| limits(&Resources::of_container(container)))
-}
-
-/// A cgroup as systemd names its slices: each level's name holds those above it, joined by
-/// dashes, so a dash in a name becomes an underscore.
-fn systemd_name(cgroup: &CgroupPath) -> String {
-    let mut name = String::new();
-    let mut path = String::new();
-    for level in cgroup.0.split('/').filter(|level| !level.is_empty()) {
-        if !name.is_empty() {
-            name.push('-');
-        }
-        name.push_str(&level.replace('-', "_"));
-        path.push_str(&format!("/{name}.slice"));
-    }
-    path
 }

@@ -11,6 +11,8 @@ mod container;
 mod resources;
 mod sandbox;
 mod security;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 

@@ -10,10 +10,9 @@ use k8s_openapi::api::core::v1::{
 
 use super::{LaunchConfig, LaunchError};
 use crate::cri::{
-    ContainerId, NamespaceMode, NamespaceOptions, SecurityContext, SecurityProfile,
+    ContainerId, Image, NamespaceMode, NamespaceOptions, SecurityContext, SecurityProfile,
     SelinuxOptions,
 };
-use crate::images::ReadyImage;
 use crate::pod::containers::all_containers;
 use crate::pod::{PodRef, spec};
 
@@ -64,7 +63,7 @@ pub(super) fn sandbox_security(pod: &Pod) -> Result<SecurityContext, LaunchError
 pub(super) fn container_security(
     pod: &Pod,
     container: &Container,
-    image: &ReadyImage,
+    image: &Image,
     target: Option<&ContainerId>,
     config: &LaunchConfig,
 ) -> Result<SecurityContext, LaunchError> {
@@ -136,7 +135,7 @@ pub(super) fn container_security(
 pub(super) fn check_non_root(
     pod: &Pod,
     container: &Container,
-    image: &ReadyImage,
+    image: &Image,
 ) -> Result<(), LaunchError> {
     let own = container.security_context.as_ref();
     let pods = pod_context(pod);
