@@ -22,13 +22,16 @@ use super::transport::{Lane, Transport};
 use super::watch::{Step, Target, Watch};
 use super::{ApiError, ApiObject, Change, Cluster, ObjectState, Result};
 use crate::clock::Clock;
+use crate::config::VERSION;
 use crate::pod::PodRef;
 
 /// The namespace of node leases.
 const LEASE_NAMESPACE: &str = "kube-node-lease";
-/// Watches on one connection, well below the 250 streams a server accepts, so that
-/// requests on the first one never wait for a watch to end.
-const WATCHES_PER_LANE: usize = 100;
+/// An API server lets 100 streams into one connection and keeps further ones waiting
+/// without a word. The first connection keeps most of them for requests and the long
+/// watches; on the others a watch needs one stream, be it listing or following.
+const WATCHES_BESIDE_REQUESTS: usize = 40;
+const WATCHES_PER_LANE: usize = 90;
 
 /// The API server as this node's client.
 pub struct KubeCluster {
@@ -75,6 +78,7 @@ impl KubeCluster {
             path: K::url_path(&(), None),
             fields,
             what: what.to_owned(),
+            told_by_consumer: false,
         };
         Watch::new(self.requests.clone(), self.clock.clone(), target)
             .steps()
@@ -98,6 +102,7 @@ impl KubeCluster {
             path: K::url_path(&(), Some(namespace)),
             fields: Some(format!("metadata.name={name}")),
             what: format!("{kind} {namespace}/{name}"),
+            told_by_consumer: true,
         };
         Watch::new(
             self.requests.over(Lane::Shared(seat.lane)),
@@ -195,8 +200,7 @@ impl Cluster for KubeCluster {
             ..DeleteParams::default()
         };
         let request = all::<Pod>(Some(namespace)).delete(name, &params);
-        // The answer is the pod or a status, and neither tells more than its arrival.
-        self.requests.fetch_text(&what, request).await.map(drop)
+        self.requests.send(&what, request).await
     }
 
     async fn get_node(&self) -> Result<Node> {
@@ -310,17 +314,16 @@ fn body(object: &impl Serialize, what: &str) -> Result<Vec<u8>> {
     })
 }
 
-/// Each upstream tool that reads user agents knows `kubelet/<version> (<os>/<arch>)`.
+/// Tools that read user agents know `kubelet/<version> (<os>/<architecture>)`.
 fn user_agent() -> HeaderValue {
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         other => other,
     };
-    let text = format!(
-        "kubelet/v1.36.2 (linux/{architecture}) ferrolet/{}",
-        env!("CARGO_PKG_VERSION")
-    );
+    let version = VERSION.split('+').next().unwrap_or(VERSION);
+    let ours = env!("CARGO_PKG_VERSION");
+    let text = format!("kubelet/{version} (linux/{architecture}) ferrolet/{ours}");
     HeaderValue::from_str(&text).expect("version and architecture are plain ASCII")
 }
 
@@ -351,9 +354,14 @@ impl Seat {
     /// The first connection with room, so that emptied ones fall idle and close.
     fn take(seats: &Arc<Mutex<Vec<usize>>>) -> Self {
         let mut taken = seats.lock().expect("no holder of the seats lock panics");
+        let has_room = |(lane, &count): (usize, &usize)| match lane {
+            0 => count < WATCHES_BESIDE_REQUESTS,
+            _ => count < WATCHES_PER_LANE,
+        };
         let lane = taken
             .iter()
-            .position(|&count| count < WATCHES_PER_LANE)
+            .enumerate()
+            .position(has_room)
             .unwrap_or(taken.len());
         if lane == taken.len() {
             taken.push(0);
@@ -383,9 +391,12 @@ mod tests {
         let seats = Arc::default();
         let mut taken: Vec<Seat> = (0..250).map(|_| Seat::take(&seats)).collect();
         let lanes: Vec<usize> = taken.iter().map(|seat| seat.lane).collect();
-        assert_eq!([lanes[0], lanes[99], lanes[100], lanes[249]], [0, 0, 1, 2]);
+        assert_eq!(
+            [lanes[0], lanes[39], lanes[40], lanes[129], lanes[130]],
+            [0, 0, 1, 1, 2]
+        );
         // A seat given back is the next one taken.
-        drop(taken.remove(150));
+        drop(taken.remove(50));
         assert_eq!(Seat::take(&seats).lane, 1);
     }
 }

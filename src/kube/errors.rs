@@ -59,6 +59,10 @@ pub enum ConnectError {
     },
     #[error("{server} did not answer within {within:?}")]
     NoAnswer { server: String, within: Duration },
+    /// The request waited for a connection that someone else was opening, or had open. What
+    /// went wrong with it is told by the other one.
+    #[error("connection to {server} was lost")]
+    Lost { server: String },
     #[error("failed to connect to {server}: {cause}")]
     Other { server: String, cause: String },
 }
@@ -73,6 +77,9 @@ impl ConnectError {
     ) -> Self {
         let (server, kubeconfig) = (server.to_owned(), kubeconfig.to_owned());
         let Some(tls) = chain(error).find_map(as_tls) else {
+            if chain(error).any(is_loss) {
+                return ConnectError::Lost { server };
+            }
             let cause = chain(error).last().unwrap_or(error).to_string();
             return ConnectError::Other { server, cause };
         };
@@ -103,6 +110,11 @@ impl ConnectError {
     }
 }
 
+/// Whether an `E` is among the causes.
+pub(super) fn caused_by<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
+    chain(error).any(|cause| cause.is::<E>())
+}
+
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| {
         // An io::Error hides what it wraps from `source`, and the TLS error sits inside one.
@@ -113,6 +125,12 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
             .map(|inner| inner as &(dyn Error + 'static))
             .or_else(|| error.source())
     })
+}
+
+fn is_loss(error: &(dyn Error + 'static)) -> bool {
+    let canceled = error.downcast_ref().is_some_and(hyper::Error::is_canceled);
+    // The error of hyper-util's pool has a text and no public type.
+    canceled || error.to_string() == "request was canceled"
 }
 
 fn as_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
@@ -143,7 +161,7 @@ pub(super) fn classify(what: &str, error: &kube::Error) -> ApiError {
     }
 }
 
-pub(super) fn classify_status(what: String, status: &Status) -> ApiError {
+fn classify_status(what: String, status: &Status) -> ApiError {
     let message = if status.message.is_empty() {
         format!("answered {} {}", status.code, status.reason)
     } else {

@@ -8,9 +8,11 @@
 //! and replays the whole list when it had to start over.
 
 mod client;
+mod connect;
 mod errors;
 #[cfg(test)]
 pub(crate) mod fake;
+mod health;
 pub mod limit;
 mod requester;
 #[cfg(test)]

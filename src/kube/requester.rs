@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::stream::{BoxStream, StreamExt};
+use futures::io::{AsyncBufRead, AsyncBufReadExt};
+use futures::stream::{BoxStream, StreamExt, unfold};
 use http::Request;
 use kube::core::WatchEvent;
 use kube::core::request::Error as BuildError;
@@ -70,48 +71,45 @@ impl Requester {
         self.transport.retry_now()
     }
 
-    /// Sends and decodes the answer.
+    /// Sends and decodes the answer. `what` is the act and its object, for the error.
     pub(super) async fn fetch<T: DeserializeOwned>(
         &self,
         what: &str,
         request: Built,
     ) -> Result<T, ApiError> {
-        let text = self.fetch_text(what, request).await?;
-        serde_json::from_str(&text).map_err(|error| classify(what, &Error::SerdeError(error)))
+        let answer = self.try_fetch(request).await;
+        answer.map_err(|error| classify(what, &error))
     }
 
-    /// Sends, and leaves the answer as it came.
-    pub(super) async fn fetch_text(&self, what: &str, request: Built) -> Result<String, ApiError> {
-        let within = self.lane.answer_within() + BODY_TIMEOUT;
-        let request = self
-            .admit(request)
-            .await
-            .map_err(|error| classify(what, &error))?;
-        match timeout(within, self.client.request_text(request)).await {
-            Ok(answer) => answer.map_err(|error| classify(what, &error)),
-            Err(_) => Err(no_answer(what, within)),
+    /// Sends, for an answer that tells no more than its arrival.
+    pub(super) async fn send(&self, what: &str, request: Built) -> Result<(), ApiError> {
+        match self.text(request).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(classify(what, &error)),
         }
     }
 
+    pub(super) async fn try_fetch<T: DeserializeOwned>(&self, request: Built) -> kube::Result<T> {
+        serde_json::from_str(&self.text(request).await?).map_err(Error::SerdeError)
+    }
+
+    async fn text(&self, request: Built) -> kube::Result<String> {
+        let request = self.admit(request).await?;
+        self.in_time(self.client.request_text(request)).await
+    }
+
     /// Opens a watch. Only its beginning is bounded in time.
-    pub(super) async fn stream<K: ApiObject>(
-        &self,
-        what: &str,
-        request: Built,
-    ) -> Result<Events<K>, NotFollowed> {
-        let failed = |error: Error| NotFollowed {
-            version_lost: matches!(&error, Error::Api(status) if matches!(status.code, 400 | 410 | 504)),
-            error: classify(what, &error),
-        };
+    pub(super) async fn stream<K: ApiObject>(&self, request: Built) -> kube::Result<Events<K>> {
+        let request = self.admit(request).await?;
+        let lines = self.in_time(self.client.request_stream(request)).await?;
+        Ok(decoded(lines))
+    }
+
+    async fn in_time<T>(&self, answer: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
         let within = self.lane.answer_within() + BODY_TIMEOUT;
-        let request = self.admit(request).await.map_err(failed)?;
-        match timeout(within, self.client.request_events(request)).await {
-            Ok(Ok(events)) => Ok(events.boxed()),
-            Ok(Err(error)) => Err(failed(error)),
-            Err(_) => Err(NotFollowed {
-                error: no_answer(what, within),
-                version_lost: false,
-            }),
+        match timeout(within, answer).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Error::Service(Incomplete { within }.into())),
         }
     }
 
@@ -123,18 +121,29 @@ impl Requester {
     }
 }
 
+/// One event from each line. Nothing is held between two of them: of the many watches most
+/// are silent for hours.
+fn decoded<K: ApiObject>(lines: impl AsyncBufRead + Send + 'static) -> Events<K> {
+    unfold(Box::pin(lines), |mut lines| async {
+        let mut line = Vec::new();
+        let event = match lines.read_until(b'\n', &mut line).await {
+            Ok(_) if line.last() == Some(&b'\n') => {
+                serde_json::from_slice(&line).map_err(Error::SerdeError)
+            }
+            // The end, perhaps in the middle of a line.
+            Ok(_) => return None,
+            Err(error) => Err(Error::ReadEvents(error)),
+        };
+        Some((event, lines))
+    })
+    .boxed()
+}
+
 /// The events of one watch request.
 pub(super) type Events<K> = BoxStream<'static, kube::Result<WatchEvent<K>>>;
 
-/// A failed start of a watch, and whether its version is of any use still.
-pub(super) struct NotFollowed {
-    pub(super) error: ApiError,
-    pub(super) version_lost: bool,
-}
-
-fn no_answer(what: &str, within: Duration) -> ApiError {
-    ApiError::Unavailable {
-        what: what.to_owned(),
-        message: format!("no complete answer within {within:?}"),
-    }
+#[derive(Debug, thiserror::Error)]
+#[error("no complete answer within {within:?}")]
+struct Incomplete {
+    within: Duration,
 }

@@ -2,11 +2,12 @@
 //! failures are called.
 //!
 //! Requests and watches share one HTTP/2 connection, because a watch costs kilobytes there
-//! and a TLS connection of its own on HTTP/1.1. A server lets 250 streams into one
+//! and a TLS connection of its own on HTTP/1.1. A server lets 100 streams into one
 //! connection and makes more wait without a word, so watches spread over further
-//! connections (`Lane::Shared`) long before. Heartbeats go their own way over HTTP/1.1:
+//! connections (`Lane::Shared`) before that. Heartbeats go their own way over HTTP/1.1:
 //! a request that is not answered in time then takes its connection with it, and the next
-//! renewal starts on a fresh one whatever became of the rest.
+//! renewal starts on a fresh one whatever became of the rest. A server without HTTP/2 gets
+//! HTTP/1.1 throughout.
 //!
 //! Always true: a connection on which nothing comes back for 30 s is closed, so that its
 //! streams end and start over. The kubeconfig and the files it names are read again after a
@@ -14,48 +15,34 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
 use http::header::USER_AGENT;
+use http::uri::Scheme;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::{Client as HyperClient, Error as HyperError};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::Config;
-use kube::client::{Body, ConfigExt};
+use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
-use tower::util::BoxCloneSyncService;
-use tower::{BoxError, ServiceBuilder, ServiceExt};
+use tower::{BoxError, ServiceExt};
 use tracing::{info, warn};
 
-use super::errors::{ConnectError, LoadError};
+use super::connect::{Connections, NoHttp2, Protocol, connect};
+use super::errors::{ConnectError, LoadError, caused_by};
+use super::health::{Health, Success};
 use crate::clock::Clock;
 
-/// TCP connect, and the head of an answer to anything but a heartbeat.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The head of an answer to anything but a heartbeat.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// As upstream: a heartbeat gives up before the next one is due.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Silence after which a connection is asked whether it lives, and its time to answer.
-const PING_AFTER: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
-const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
-/// Flow-control windows. hyper's defaults let a slow reader pile up 5 MB.
-const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
-const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// The kubeconfig is looked at again at most this often, and its files are local.
 const RELOAD_EVERY: Duration = Duration::from_secs(2);
 const LOAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// A failure that alternates between two texts is not logged more often than this.
-const LOG_EVERY: Duration = Duration::from_secs(10);
-
-/// Addresses, authenticates and sends requests; opens and reuses connections as needed.
-type Connections = BoxCloneSyncService<Request<Body>, Response<Incoming>, BoxError>;
 
 /// Which connection a request takes; carried in the request's extensions.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -72,6 +59,13 @@ impl Lane {
             Lane::Shared(_) => REQUEST_TIMEOUT,
         }
     }
+
+    fn describe(self) -> &'static str {
+        match self {
+            Lane::Heartbeat => "heartbeats",
+            Lane::Shared(_) => "requests and watches",
+        }
+    }
 }
 
 pub(super) struct Transport {
@@ -79,7 +73,8 @@ pub(super) struct Transport {
     user_agent: HeaderValue,
     clock: Clock,
     current: RwLock<Arc<Loaded>>,
-    health: Mutex<Health>,
+    heartbeat_health: Mutex<Health>,
+    shared_health: Mutex<Health>,
     last_load: tokio::sync::Mutex<Instant>,
     /// Counts up whenever waiting makes no sense any more: the server is back, or the
     /// kubeconfig has changed.
@@ -91,13 +86,8 @@ struct Loaded {
     fingerprint: Vec<Vec<u8>>,
     config: Config,
     lanes: Mutex<BTreeMap<Lane, Connections>>,
-}
-
-/// What was last logged about the API server.
-#[derive(Debug)]
-enum Health {
-    Reachable,
-    Unreachable { told: String, at: Instant },
+    /// Set once the server has shown that it speaks HTTP/1.1 only.
+    without_http2: AtomicBool,
 }
 
 impl Transport {
@@ -112,7 +102,8 @@ impl Transport {
             user_agent,
             clock,
             current: RwLock::new(Arc::new(loaded)),
-            health: Mutex::new(Health::Reachable),
+            heartbeat_health: Mutex::default(),
+            shared_health: Mutex::default(),
             last_load: tokio::sync::Mutex::new(Instant::now()),
             retry_now: watch::Sender::new(0),
         })
@@ -142,61 +133,59 @@ impl Transport {
 
         let failure = match timeout(within, loaded.send(lane, request)).await {
             Ok(Ok(response)) => {
-                self.note_reachable();
+                self.note_success(lane);
                 if response.status() == StatusCode::UNAUTHORIZED {
                     self.reload_if_changed(&loaded).await;
                 }
                 return Ok(response);
             }
-            Ok(Err(error)) => ConnectError::explain(
-                error.as_ref(),
-                &loaded.server(),
-                &self.kubeconfig,
-                self.clock.wall(),
-            ),
+            Ok(Err(error)) => {
+                if caused_by::<NoHttp2>(error.as_ref()) {
+                    loaded.give_up_http2();
+                }
+                let (server, now) = (loaded.server(), self.clock.wall());
+                ConnectError::explain(error.as_ref(), &server, &self.kubeconfig, now)
+            }
             Err(_) => ConnectError::NoAnswer {
                 server: loaded.server(),
                 within,
             },
         };
-        self.note_unreachable(&failure);
+        self.note_failure(lane, &failure);
         self.reload_if_changed(&loaded).await;
         Err(failure)
     }
 
-    fn note_reachable(&self) {
-        let mut health = self
-            .health
-            .lock()
-            .expect("no holder of the health lock panics");
-        if let Health::Unreachable { .. } = *health {
-            *health = Health::Reachable;
-            info!("API server is reachable again");
+    fn note_success(&self, lane: Lane) {
+        if let Success::Again { announced } = self.health(lane).succeed() {
+            if announced {
+                info!(
+                    connection = lane.describe(),
+                    "API server is reachable again"
+                );
+            }
             self.retry_now.send_modify(|count| *count += 1);
         }
     }
 
-    /// One line when it begins and one for each change of cause, however many requests fail.
-    fn note_unreachable(&self, failure: &ConnectError) {
-        let now = Instant::now();
-        let text = failure.to_string();
-        let mut health = self
-            .health
-            .lock()
-            .expect("no holder of the health lock panics");
-        let tell = match &*health {
-            Health::Reachable => true,
-            Health::Unreachable { told, at } => {
-                *told != text && now.duration_since(*at) >= LOG_EVERY
-            }
-        };
-        if tell {
-            warn!(error = text, "API server is not reachable, will retry");
-            *health = Health::Unreachable {
-                told: text,
-                at: now,
-            };
+    fn note_failure(&self, lane: Lane, failure: &ConnectError) {
+        if let ConnectError::Lost { .. } = failure {
+            self.health(lane).lose();
+            return;
         }
+        let error = failure.to_string();
+        if self.health(lane).fail(&error, Instant::now()) {
+            let connection = lane.describe();
+            warn!(connection, error, "API server is not reachable, will retry");
+        }
+    }
+
+    fn health(&self, lane: Lane) -> MutexGuard<'_, Health> {
+        let health = match lane {
+            Lane::Heartbeat => &self.heartbeat_health,
+            Lane::Shared(_) => &self.shared_health,
+        };
+        health.lock().expect("no holder of a health lock panics")
     }
 
     /// Takes up the kubeconfig as it is now if it differs from `failed`, with which a
@@ -236,9 +225,29 @@ impl Loaded {
         if let Some(connections) = lanes.get(&lane) {
             return Ok(connections.clone());
         }
-        let connections = connect(&self.config, lane)?;
+        let connections = connect(&self.config, self.protocol(lane))?;
         lanes.insert(lane, connections.clone());
         Ok(connections)
+    }
+
+    fn protocol(&self, lane: Lane) -> Protocol {
+        match lane {
+            Lane::Shared(_) if !self.without_http2.load(Ordering::Relaxed) => Protocol::Http2,
+            Lane::Shared(_) | Lane::Heartbeat => Protocol::Http1,
+        }
+    }
+
+    fn give_up_http2(&self) {
+        if !self.without_http2.swap(true, Ordering::Relaxed) {
+            warn!(
+                server = self.server(),
+                "API server does not speak HTTP/2, each watch needs a connection of its own"
+            );
+            self.lanes
+                .lock()
+                .expect("no holder of the lanes lock panics")
+                .clear();
+        }
     }
 
     async fn send(
@@ -276,10 +285,13 @@ async fn load(kubeconfig: PathBuf, user_agent: HeaderValue) -> Result<Loaded, Lo
             source,
         })?;
     config.headers.push((USER_AGENT, user_agent));
+    // Without TLS there is no agreement on a protocol.
+    let without_http2 = config.cluster_url.scheme() != Some(&Scheme::HTTPS);
     let loaded = Loaded {
         fingerprint,
         config,
         lanes: Mutex::default(),
+        without_http2: AtomicBool::new(without_http2),
     };
     // Made now so that unusable certificates are told at the start.
     loaded
@@ -314,60 +326,4 @@ fn read(path: &Path) -> Result<(Kubeconfig, Vec<Vec<u8>>), LoadError> {
         fingerprint.push(std::fs::read(named).map_err(|source| failed(named, source))?);
     }
     Ok((kubeconfig, fingerprint))
-}
-
-fn connect(config: &Config, lane: Lane) -> Result<Connections, kube::Error> {
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    // For a server that speaks only HTTP/1.1, where there is no ping.
-    tcp.set_keepalive(Some(PING_AFTER));
-    tcp.set_keepalive_interval(Some(PING_TIMEOUT / 3));
-    tcp.set_keepalive_retries(Some(3));
-    tcp.set_tcp_user_timeout(Some(PING_AFTER + PING_TIMEOUT));
-
-    let mut tls = config.rustls_client_config()?;
-    // The default keeps room for 256 servers; there is one.
-    tls.resumption = rustls::client::Resumption::in_memory_sessions(2);
-    let builder = HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
-        .https_or_http();
-    let builder = match config
-        .tls_server_name
-        .as_deref()
-        .map(rustls::pki_types::ServerName::try_from)
-    {
-        Some(Ok(name)) => {
-            builder.with_server_name_resolver(FixedServerNameResolver::new(name.to_owned()))
-        }
-        _ => builder,
-    };
-    let connector = match lane {
-        Lane::Heartbeat => builder.enable_http1().wrap_connector(tcp),
-        Lane::Shared(_) => builder.enable_all_versions().wrap_connector(tcp),
-    };
-
-    let mut builder = HyperClient::builder(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(2)
-        .http2_keep_alive_interval(PING_AFTER)
-        .http2_keep_alive_timeout(PING_TIMEOUT)
-        // Without this a connection that only ever times out is never asked: no stream is
-        // open on it by the time the ping is due.
-        .http2_keep_alive_while_idle(true)
-        .http2_initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES);
-    let client: HyperClient<_, Body> = builder.build(connector);
-
-    let service = ServiceBuilder::new()
-        .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer()?)
-        .layer(config.extra_headers_layer()?)
-        .map_err(|error: HyperError| -> BoxError { Box::new(error) })
-        .service(client);
-    Ok(BoxCloneSyncService::new(service))
 }

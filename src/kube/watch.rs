@@ -13,8 +13,9 @@ use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, info, warn};
 
-use super::errors::{classify, classify_status};
-use super::requester::{Events, NotFollowed, Requester};
+use super::errors::{ConnectError, caused_by, classify};
+use super::health::{Health, Success};
+use super::requester::{Events, Requester};
 use super::{ApiError, ApiObject, Change};
 use crate::clock::Clock;
 
@@ -46,6 +47,8 @@ pub(super) struct Target {
     pub(super) fields: Option<String>,
     /// For errors and the log, as `pods of this node`.
     pub(super) what: String,
+    /// Whoever wants the object tells why it is not there, so the log need not.
+    pub(super) told_by_consumer: bool,
 }
 
 pub(super) struct Watch<K> {
@@ -55,8 +58,7 @@ pub(super) struct Watch<K> {
     target: Target,
     phase: Phase<K>,
     backoff: Backoff,
-    /// The failure that was logged and is not over yet.
-    told: Option<String>,
+    health: Health,
 }
 
 enum Phase<K> {
@@ -83,7 +85,7 @@ impl<K: ApiObject> Watch<K> {
             target,
             phase,
             backoff,
-            told: None,
+            health: Health::default(),
         }
     }
 
@@ -99,15 +101,15 @@ impl<K: ApiObject> Watch<K> {
     async fn next(&mut self) -> Step<K> {
         self.pause().await;
         loop {
-            let outcome = match std::mem::replace(&mut self.phase, Phase::Fresh) {
-                Phase::Fresh => self.list().await.map(Some),
-                Phase::Listed { version } => self.follow(version).await.map(|()| None),
+            let (act, outcome) = match std::mem::replace(&mut self.phase, Phase::Fresh) {
+                Phase::Fresh => ("list", self.list().await.map(Some)),
+                Phase::Listed { version } => ("watch", self.follow(version).await.map(|()| None)),
                 Phase::Following {
                     version,
                     started,
                     until,
                     events,
-                } => self.read(version, started, until, events).await,
+                } => ("watch", self.read(version, started, until, events).await),
             };
             match outcome {
                 Ok(Some(change)) => {
@@ -115,16 +117,12 @@ impl<K: ApiObject> Watch<K> {
                     return Step::Change(change);
                 }
                 Ok(None) => {}
-                Err(error) => {
-                    self.failed(&error);
-                    return Step::Failed(error);
-                }
+                Err(error) => return Step::Failed(self.failed(act, &error)),
             }
         }
     }
 
-    async fn list(&mut self) -> Result<Change<K>, ApiError> {
-        let what = format!("list {}", self.target.what);
+    async fn list(&mut self) -> kube::Result<Change<K>> {
         let (mut items, mut page) = (Vec::new(), None);
         loop {
             let params = ListParams {
@@ -133,10 +131,8 @@ impl<K: ApiObject> Watch<K> {
                 continue_token: page,
                 ..ListParams::default()
             };
-            let list: ObjectList<K> = self
-                .requester
-                .fetch(&what, Request::new(&self.target.path).list(&params))
-                .await?;
+            let request = Request::new(&self.target.path).list(&params);
+            let list: ObjectList<K> = self.requester.try_fetch(request).await?;
             items.extend(list.items.into_iter().map(slim));
             page = list.metadata.continue_.filter(|token| !token.is_empty());
             if page.is_none() {
@@ -147,7 +143,7 @@ impl<K: ApiObject> Watch<K> {
         }
     }
 
-    async fn follow(&mut self, version: String) -> Result<(), ApiError> {
+    async fn follow(&mut self, version: String) -> kube::Result<()> {
         let seconds = SERVED_SECONDS
             - self
                 .clock
@@ -159,11 +155,7 @@ impl<K: ApiObject> Watch<K> {
             ..WatchParams::default()
         };
         let request = Request::new(&self.target.path).watch(&params, &version);
-        match self
-            .requester
-            .stream(&format!("watch {}", self.target.what), request)
-            .await
-        {
+        match self.requester.stream(request).await {
             Ok(events) => {
                 let started = Instant::now();
                 let until = started + Duration::from_secs(u64::from(seconds)) + OVERTIME;
@@ -176,11 +168,8 @@ impl<K: ApiObject> Watch<K> {
                 self.recovered();
                 Ok(())
             }
-            Err(NotFollowed {
-                error,
-                version_lost,
-            }) => {
-                if !version_lost && self.backoff.failures < DOUBT_VERSION_AFTER {
+            Err(error) => {
+                if !loses_version(&error) && self.backoff.failures < DOUBT_VERSION_AFTER {
                     self.phase = Phase::Listed { version };
                 }
                 Err(error)
@@ -195,7 +184,7 @@ impl<K: ApiObject> Watch<K> {
         started: Instant,
         until: Instant,
         mut events: Events<K>,
-    ) -> Result<Option<Change<K>>, ApiError> {
+    ) -> kube::Result<Option<Change<K>>> {
         let (version, change) = match timeout_at(until, events.next()).await {
             Ok(Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)))) => (
                 version_of(&object),
@@ -208,33 +197,27 @@ impl<K: ApiObject> Watch<K> {
             Ok(Some(Ok(WatchEvent::Bookmark(bookmark)))) => {
                 (bookmark.metadata.resource_version, None)
             }
-            Ok(Some(Ok(WatchEvent::Error(status)))) if status.code == 410 => {
-                // Too old a version is no trouble of the server's: list at once. The phase
-                // is Fresh already.
-                debug!(what = self.target.what, "watch fell behind, listing again");
-                return Ok(None);
-            }
             Ok(Some(Ok(WatchEvent::Error(status)))) => {
-                self.phase = Phase::Listed { version };
-                return Err(classify_status(
-                    format!("watch {}", self.target.what),
-                    &status,
-                ));
+                let error = kube::Error::Api(status);
+                if !loses_version(&error) {
+                    self.phase = Phase::Listed { version };
+                } else if started.elapsed() >= SHORTEST_WATCH {
+                    // That the watch fell behind is no trouble of the server's: the phase is
+                    // Fresh, so it is listed at once.
+                    return Ok(None);
+                }
+                return Err(error);
             }
             Ok(Some(Err(error))) => {
                 self.phase = Phase::Listed { version };
-                return Err(classify(&format!("watch {}", self.target.what), &error));
+                return Err(error);
             }
             Ok(None) | Err(_) => {
                 self.phase = Phase::Listed { version };
                 if started.elapsed() >= SHORTEST_WATCH {
                     return Ok(None);
                 }
-                let message = "ended as soon as it began".to_owned();
-                return Err(ApiError::Unavailable {
-                    what: format!("watch {}", self.target.what),
-                    message,
-                });
+                return Err(kube::Error::Service(TooShort.into()));
             }
         };
         self.phase = Phase::Following {
@@ -261,29 +244,38 @@ impl<K: ApiObject> Watch<K> {
         }
     }
 
-    fn failed(&mut self, error: &ApiError) {
-        self.backoff.fail(Instant::now());
-        let text = error.to_string();
-        // The transport tells of a server that cannot be reached, once for all watches; a
-        // refusal is told by who wanted the object.
-        let ours = matches!(
-            error,
-            ApiError::Invalid { .. } | ApiError::NotFound { .. } | ApiError::Conflict { .. }
-        );
-        if ours && self.told.as_ref() != Some(&text) {
-            warn!(error = text, "watch broke, will retry");
-            self.told = Some(text);
-        } else {
-            debug!(error = text, "watch broke, will retry");
+    fn failed(&mut self, act: &str, error: &kube::Error) -> ApiError {
+        let now = Instant::now();
+        self.backoff.fail(now);
+        // The transport tells of a server that cannot be reached, once for all watches. A
+        // stream that breaks off leads to the next request, which shows why.
+        let told_by_transport =
+            matches!(error, kube::Error::ReadEvents(_)) || caused_by::<ConnectError>(error);
+        let error = classify(&format!("{act} {}", self.target.what), error);
+        if told_by_transport || self.target.told_by_consumer {
+            self.health.lose();
+            debug!(%error, "watch broke, will retry");
+        } else if self.health.fail(&error.to_string(), now) {
+            warn!(%error, "watch broke, will retry");
         }
+        error
     }
 
     fn recovered(&mut self) {
-        if self.told.take().is_some() {
+        if self.health.succeed() == (Success::Again { announced: true }) {
             info!(what = self.target.what, "watch works again");
         }
     }
 }
+
+/// Whether the server says that it cannot go on from that version.
+fn loses_version(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 400 | 410 | 504))
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the server ended it as soon as it began")]
+struct TooShort;
 
 /// Pauses of 50 ms, doubled up to 30 s. Short at first, because the authorizer lags a few
 /// tens of milliseconds behind the binding of the pod for whose sake an object is read.

@@ -105,3 +105,18 @@ async fn a_corrected_authority_is_taken_up_without_a_restart() {
         sleep(Duration::from_millis(100)).await;
     }
 }
+
+#[tokio::test]
+async fn a_server_without_http2_is_met_on_its_terms() {
+    let authority = authority();
+    let server = Server::start_tls(acceptor(&authority, "127.0.0.1", 4000), |_| {
+        Answer::Json(200, json!({}))
+    })
+    .await;
+    let client = Client::with(cluster_of(&server, &authority)).await;
+    let error = client.cluster.get_pod("shop", "web").await;
+    let error = error.expect_err("the connection was to speak HTTP/2");
+    assert!(error.is_retryable(), "{error}");
+    let pod = client.cluster.get_pod("shop", "web").await;
+    pod.expect("the second request speaks HTTP/1.1");
+}

@@ -261,7 +261,7 @@ async fn requests_are_what_the_api_server_expects() {
     check_request(
         async |cluster| cluster.get_lease().await,
         "GET /apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/node-1",
-        "user-agent: kubelet/v1.36.2 (linux/",
+        "user-agent: kubelet/v1.36.",
         Value::Null,
     )
     .await;
