@@ -1,7 +1,290 @@
-//! agent
+//! The composition root: builds every part, in order, and starts the tasks.
+//!
+//! [`run`] makes the four real edges from the settings; [`assemble`] puts the house together
+//! on whatever edges it is given, which is how the simulation runs the whole agent.
+//!
+//! Parts are handed what they need here and do not reach for one another. Stopping the agent
+//! is dropping the future: tasks end at their next await, pods go on.
 
-/// Runs the agent until it is told to stop.
-pub async fn run(settings: crate::config::Settings) -> anyhow::Result<()> {
-    tracing::info!(version = settings.flags.version, "agent started");
+mod settings;
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::{Instrument, info, info_span, warn};
+
+use crate::clock::Clock;
+use crate::config::Settings;
+use crate::cri::{CgroupDriver, CriError, GrpcRuntime, Runtime};
+use crate::events::{self, EventType, Recorder};
+use crate::host::{CgroupVersion, Host, LinuxHost, MachineFacts, Roots};
+use crate::images::{Images, ImagesConfig};
+use crate::kube::limit::Rate;
+use crate::kube::{Cluster, KubeCluster};
+use crate::node::{MachineSurvey, NodeConfig, NodeHandle, NodeParts};
+use crate::objects::Objects;
+use crate::objects::tokens::Tokens;
+use crate::pleg::{self, Pleg, PlegConfig};
+use crate::pod::Source;
+use crate::server::{self, Health, Progress};
+use crate::sources::static_dir::{self, StaticDir};
+use crate::sources::{self, SourceEvent};
+use crate::status::StatusWriter;
+use crate::sync::cgroups::Cgroups;
+use crate::sync::mirror::{self, Mirrors};
+use crate::sync::{Context, Dispatcher, SyncConfig, Wakes};
+use crate::volumes::Volumes;
+
+/// Source events that may wait for the dispatcher, which never waits for anyone.
+const SOURCE_QUEUE_LENGTH: usize = 256;
+/// Between attempts to reach a runtime that is not there yet.
+const RUNTIME_RETRY: Duration = Duration::from_millis(250);
+/// How long one operation on the machine may take.
+const HOST_DEADLINE: Duration = Duration::from_secs(60);
+/// The dispatcher turns at least every sweep; silent for so long, it is stuck.
+const DISPATCHER_STUCK_AFTER: Duration = Duration::from_secs(600);
+
+/// The outside of the agent.
+#[derive(Clone)]
+pub struct Edges {
+    pub runtime: Arc<dyn Runtime>,
+    /// Absent in standalone mode.
+    pub cluster: Option<Arc<dyn Cluster>>,
+    pub host: Arc<dyn Host>,
+    pub clock: Clock,
+}
+
+/// What each part is told, its own piece each.
+#[derive(Clone)]
+pub struct AgentConfig {
+    pub node: NodeConfig,
+    /// The cgroup driver and the runtime's name in it are replaced by what the runtime says.
+    pub sync: SyncConfig,
+    pub images: ImagesConfig,
+    pub event_rate: Option<Rate>,
+    pub pleg: PlegConfig,
+    pub healthz: Option<SocketAddr>,
+}
+
+/// Where static pods come from.
+pub enum StaticPods {
+    None,
+    Directory(StaticDir),
+    /// Events made elsewhere.
+    Events(mpsc::Receiver<SourceEvent>),
+}
+
+/// Runs the agent on this machine until it is dropped, or cannot go on.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let clock = Clock::system();
+    let root_dir = settings.flags.root_dir.clone();
+    let host = Arc::new(LinuxHost::new(Roots::machine(root_dir.clone()), HOST_DEADLINE, clock.clone()));
+    let facts = host.facts().await.context("cannot read this machine")?;
+    check_machine(&settings, &facts)?;
+    settings::adjust_process(&settings);
+    host.make_dir(&root_dir, 0o750).await.context("cannot make the root directory")?;
+
+    let node = NodeConfig::of(&settings, &facts.hostname);
+    let kubelet = &settings.kubelet;
+    let runtime = GrpcRuntime::connect(&kubelet.container_runtime_endpoint, &kubelet.image_service_endpoint, kubelet.runtime_request_timeout)
+        .context("containerRuntimeEndpoint")?;
+    let cluster: Option<Arc<dyn Cluster>> = match &settings.flags.kubeconfig {
+        Some(path) => {
+            let rate = settings::rate(kubelet.kube_api_qps, kubelet.kube_api_burst);
+            let cluster = KubeCluster::from_kubeconfig(path, &node.name, rate, clock.clone()).await;
+            Some(Arc::new(cluster.context("cannot use the API server's address and credentials")?))
+        }
+        None => None,
+    };
+    info!(
+        node = node.name,
+        version = settings.flags.version,
+        standalone = cluster.is_none(),
+        cgroups = ?facts.cgroup_version,
+        "starting"
+    );
+
+    let static_pods = match &kubelet.static_pod_path {
+        Some(path) => StaticPods::Directory(StaticDir {
+            path: path.clone(),
+            node_name: node.name.clone(),
+            rescan_period: kubelet.file_check_frequency,
+        }),
+        None => StaticPods::None,
+    };
+    let config = settings::agent_config(&settings, node, &facts, host.as_ref()).await?;
+    assemble(Edges { runtime: Arc::new(runtime), cluster, host, clock }, config, static_pods).await;
     Ok(())
+}
+
+/// What must be right before anything is touched.
+fn check_machine(settings: &Settings, facts: &MachineFacts) -> anyhow::Result<()> {
+    if facts.cgroup_version == CgroupVersion::V1 && settings.refuses_cgroup_v1() {
+        bail!("failCgroupV1 is set to true and this machine runs cgroup v1");
+    }
+    if settings.kubelet.fail_swap_on && facts.swap_bytes > 0 {
+        bail!("failSwapOn is true and this machine has {} bytes of swap in use; turn swap off or set failSwapOn to false", facts.swap_bytes);
+    }
+    Ok(())
+}
+
+/// Puts the house together and runs it. It ends only by being dropped.
+pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: StaticPods) {
+    let Edges { runtime, cluster, host, clock } = edges;
+    let mut tasks = Tasks(JoinSet::new());
+
+    // Who tells the world, and who is woken: everything else may use these.
+    let (recorder, queue) = Recorder::new(clock.clone(), &config.node.name);
+    tasks.spawn("events", events::run(queue, cluster.clone(), config.event_rate));
+    let wakes = Wakes::default();
+
+    // What the runtime holds, and how it is.
+    let wake = { let wakes = wakes.clone(); Arc::new(move |uid: &_| wakes.wake(uid)) };
+    let pleg = Pleg::new(runtime.clone(), host.clone(), wake);
+    tasks.spawn("pleg", pleg::run(pleg.clone(), config.pleg.clone(), clock.clone()));
+
+    // The node shows itself before any pod is looked at, and whether or not a runtime is there.
+    let images = Images::new(runtime.clone(), clock.clone(), recorder.clone(), config.images.clone());
+    let node = NodeHandle::new();
+    let survey = MachineSurvey { host: host.clone(), runtime: runtime.clone(), images: images.clone() };
+    let parts = NodeParts {
+        cluster: cluster.clone(),
+        clock: clock.clone(),
+        recorder: recorder.clone(),
+        survey: Arc::new(survey),
+        health: pleg.health(),
+        config: config.node.clone(),
+    };
+    tasks.spawn("node", crate::node::run(node.clone(), parts));
+    if let Some(cluster) = &cluster {
+        tasks.spawn("lease", crate::node::run_lease(cluster.clone(), clock.clone(), config.node.clone(), node.view()));
+    }
+    recorder.node(EventType::Normal, "Starting", "Starting kubelet.");
+
+    // What pods mention.
+    let wake = { let wakes = wakes.clone(); Arc::new(move |uid: &_| wakes.inputs_changed(uid)) };
+    let objects = Objects::new(cluster.clone(), wake);
+    let tokens = Tokens::new(cluster.clone(), clock.clone());
+    let allocatable = {
+        let view = node.view();
+        Arc::new(move || view.borrow().as_ref().map(|view| view.allocatable.clone()).unwrap_or_default())
+    };
+    let volumes = Volumes::new(host.clone(), objects.clone(), tokens, allocatable, config.sync.root_dir.clone());
+    let status = cluster.as_ref().map(|cluster| StatusWriter::new(cluster.clone(), clock.clone()));
+    if let Some(status) = &status {
+        tasks.spawn("status", status.clone().run());
+    }
+
+    // Health is served from the start, so that whoever waits for us sees that we wait.
+    let progress = Progress::new(clock.clone());
+    if let Some(address) = config.healthz {
+        let health = Health::new().vital("syncloop", progress.check(DISPATCHER_STUCK_AFTER));
+        tasks.spawn("healthz", server::run(address, Arc::new(health)));
+    }
+
+    // Which pods should be here. Sources may speak before the runtime answers.
+    let (events, source_events) = mpsc::channel(SOURCE_QUEUE_LENGTH);
+    let static_sources = start_static_pods(&mut tasks, static_pods, clock.clone(), events.clone());
+    let mirrors = Mirrors::default();
+    let mut sources = static_sources.clone();
+    if let Some(cluster) = &cluster {
+        sources.insert(Source::Api);
+        tasks.spawn("api-source", sources::api::run(cluster.clone(), events));
+        tasks.spawn("mirrors", mirror::run(mirrors.clone(), cluster.clone(), node.view(), static_sources, clock.clone()));
+    }
+
+    // Nothing can be started before the runtime has said who it is.
+    let mut sync = config.sync;
+    settle_with_runtime(&*runtime, &mut sync, &progress).await;
+    let context = Context {
+        cgroups: Cgroups::new(host.clone(), sync.launch.cgroups.clone()),
+        config: sync,
+        clock,
+        runtime,
+        host,
+        pleg,
+        wakes,
+        volumes,
+        images,
+        objects,
+        recorder,
+        status,
+        mirrors,
+        node: node.view(),
+        turned: Box::new(move || progress.turned()),
+    };
+    Dispatcher::new(Arc::new(context), sources).run(source_events).await;
+}
+
+/// Starts the source of static pods and says which one has to be waited for.
+fn start_static_pods(tasks: &mut Tasks, static_pods: StaticPods, clock: Clock, events: mpsc::Sender<SourceEvent>) -> BTreeSet<Source> {
+    match static_pods {
+        StaticPods::None => BTreeSet::new(),
+        StaticPods::Directory(dir) => {
+            tasks.spawn("static-pods", static_dir::run(dir, clock, events));
+            BTreeSet::from([Source::File])
+        }
+        StaticPods::Events(mut made) => {
+            tasks.spawn("static-pods", async move {
+                while let Some(event) = made.recv().await {
+                    if events.send(event).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            BTreeSet::from([Source::File])
+        }
+    }
+}
+
+/// Waits for the runtime, and takes over its name and its choice of cgroup driver.
+async fn settle_with_runtime(runtime: &dyn Runtime, sync: &mut SyncConfig, progress: &Progress) {
+    let mut waited = false;
+    loop {
+        // Waiting for the runtime is what the agent should be doing now.
+        progress.turned();
+        let answer = async {
+            let version = runtime.version().await?;
+            let driver = match runtime.cgroup_driver().await {
+                Ok(driver) => Some(driver),
+                // Such a runtime leaves the choice to our configuration.
+                Err(CriError::Unimplemented { .. }) => None,
+                Err(error) => return Err(error),
+            };
+            Ok((version, driver))
+        };
+        match answer.await {
+            Ok((version, driver)) => {
+                sync.runtime_name = version.runtime_name.clone();
+                sync.launch.cgroups.driver = driver.unwrap_or(sync.launch.cgroups.driver);
+                info!(runtime = version.runtime_name, version = version.runtime_version, driver = ?sync.launch.cgroups.driver, "runtime is there");
+                if sync.launch.cgroups.driver == CgroupDriver::Systemd {
+                    warn!("the runtime uses the systemd cgroup driver, which Ferrolet does not drive yet: pod cgroups are not managed");
+                    sync.launch.cgroups.per_qos = false;
+                }
+                return;
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut waited, true) {
+                    warn!(%error, "runtime does not answer yet, waiting for it");
+                }
+                tokio::time::sleep(RUNTIME_RETRY).await;
+            }
+        }
+    }
+}
+
+/// The tasks of the house. They end with it.
+struct Tasks(JoinSet<()>);
+
+impl Tasks {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(task.instrument(info_span!("task", name)));
+    }
 }

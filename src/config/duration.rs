@@ -245,3 +245,10 @@ mod tests {
         }
     }
 }
+
+impl From<Duration> for GoDuration {
+    /// Durations beyond Go's 292 years become its longest.
+    fn from(duration: Duration) -> Self {
+        GoDuration::from_nanos(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX))
+    }
+}

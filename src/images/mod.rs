@@ -31,7 +31,8 @@ pub use credentials::auths_for;
 pub use reference::{Reference, ReferenceError};
 
 use crate::clock::Clock;
-use crate::cri::{self, CriError, ImageSpec, Runtime, SandboxConfig};
+use crate::config::GoDuration;
+use crate::cri::{self, CriError, Image, ImageSpec, Runtime, SandboxConfig};
 use crate::events::{EventType, Recorder};
 use crate::pod::PodUid;
 use backoff::Backoff;
@@ -73,8 +74,16 @@ pub struct ReadyImage {
     /// What the container is created from.
     pub image_ref: String,
     /// The user the image asks for, by number or else by name: the facts for `runAsNonRoot`.
+    /// An image that asks for none runs as root, and has the number 0 here.
     pub uid: Option<i64>,
     pub username: String,
+}
+
+impl ReadyImage {
+    fn new(image_ref: String, image: &Image) -> Self {
+        let is_root = image.uid.is_none() && image.username.is_empty();
+        ReadyImage { image_ref, uid: if is_root { Some(0) } else { image.uid }, username: image.username.clone() }
+    }
 }
 
 /// The waiting reason that users see on the container.
@@ -197,7 +206,7 @@ impl Images {
             (Step::Use, Some(image)) => {
                 let message = format!("Container image \"{name}\" already present on machine");
                 self.event(request, EventType::Normal, "Pulled", message);
-                Ok(ReadyImage { image_ref: image.id, uid: image.uid, username: image.username })
+                Ok(ReadyImage::new(image.id.clone(), &image))
             }
             (Step::Refuse, _) => {
                 let message = format!("Container image \"{name}\" is not present with pull policy of Never");
@@ -254,7 +263,7 @@ impl Images {
                 self.event(request, EventType::Normal, "Pulled", message);
                 self.backoff().succeeded(&pod, &full_name);
                 self.listed().take();
-                Ok(ReadyImage { image_ref, uid: image.uid, username: image.username.clone() })
+                Ok(ReadyImage::new(image_ref, &image))
             }
             Err(PullFailure { reason, mut message }) => {
                 if !unreadable.is_empty() {
@@ -322,20 +331,8 @@ fn image_error_text(error: &CriError) -> String {
     }
 }
 
-/// A duration to the millisecond as Go writes it: `850ms`, `1.5s`, `2m3.04s`.
-fn go_duration(duration: Duration) -> String {
-    let milliseconds = duration.as_millis();
-    if milliseconds < 1000 {
-        return if milliseconds == 0 { "0s".to_owned() } else { format!("{milliseconds}ms") };
-    }
-    let (seconds, rest) = (milliseconds / 1000, milliseconds % 1000);
-    let fraction = match rest {
-        0 => String::new(),
-        rest => format!(".{rest:03}").trim_end_matches('0').to_owned(),
-    };
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, s) => format!("{s}{fraction}s"),
-        (0, m, s) => format!("{m}m{s}{fraction}s"),
-        (h, m, s) => format!("{h}h{m}m{s}{fraction}s"),
-    }
+/// A duration to the millisecond, as Go writes it.
+fn go_duration(duration: Duration) -> GoDuration {
+    let milliseconds = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    GoDuration::from_nanos(milliseconds.saturating_mul(1_000_000))
 }

@@ -481,15 +481,21 @@ async fn the_nodes_list_is_read_again_after_half_a_minute_or_a_pull() {
 }
 
 #[test]
-fn durations_read_as_in_go() {
-    let check = |milliseconds, expected: &str| {
-        assert_eq!(go_duration(Duration::from_millis(milliseconds)), expected);
+fn an_image_that_names_no_user_runs_as_root() {
+    let check = |uid, username: &str, expected| {
+        let image = Image { uid, username: username.into(), ..Image::default() };
+        let ready = ReadyImage::new("ref".into(), &image);
+        assert_eq!((ready.uid, ready.username.as_str()), (expected, username));
     };
-    check(0, "0s");
-    check(7, "7ms");
-    check(1000, "1s");
-    check(1500, "1.5s");
-    check(61_020, "1m1.02s");
-    check(3_600_000, "1h0m0s");
-    check(7_384_005, "2h3m4.005s");
+    check(None, "", Some(0));
+    check(None, "nobody", None);
+    check(Some(1000), "", Some(1000));
+}
+
+#[test]
+fn durations_are_told_to_the_millisecond() {
+    let check = |micros, expected: &str| assert_eq!(go_duration(Duration::from_micros(micros)).to_string(), expected);
+    check(999, "0s");
+    check(1_500_999, "1.5s");
+    check(61_020_000, "1m1.02s");
 }

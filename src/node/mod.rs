@@ -17,12 +17,16 @@ mod capacity;
 mod conditions;
 mod config;
 mod desired;
+mod handle;
 mod lease;
 mod patch;
+mod register;
+mod stock;
 mod survey;
 mod task;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -32,9 +36,10 @@ use k8s_openapi::api::core::v1::Node;
 pub use capacity::{Amounts, ReservationError, check_reservations};
 pub use conditions::Pressures;
 pub use config::NodeConfig;
+pub use handle::{NodeHandle, NodeParts};
 pub use lease::run as run_lease;
 pub use survey::{MachineSurvey, Survey};
-pub use task::{NodeHandle, NodeParts, run};
+pub use task::run;
 
 /// What the rest of the agent may know of the node.
 #[derive(Clone, Debug, PartialEq)]

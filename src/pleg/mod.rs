@@ -172,6 +172,8 @@ impl Pleg {
                 Some(known) => read.containers.push(known.clone()),
                 None => match runtime.container_status(&listed.id).await {
                     Ok(mut status) => {
+                        // The status message has no field for it; the list has.
+                        status.sandbox_id = listed.sandbox_id;
                         self.read_termination_message(&mut status).await;
                         read.containers.push(status);
                     }

@@ -69,6 +69,8 @@ async fn listen(pleg: &Pleg, config: &PlegConfig, nudge: &Nudge) {
                 nudge.relist.notify_one();
                 loop {
                     match events.next().await {
+                        // Some events of a removal no longer know their pod: look at them all.
+                        Some(Ok(event)) if event.pod_uid.is_empty() => nudge.relist.notify_one(),
                         Some(Ok(event)) => pleg.hint(&PodUid::new(&event.pod_uid)),
                         Some(Err(error)) => {
                             warn!(%error, "runtime event stream broke, will reconnect");
@@ -96,7 +98,8 @@ async fn listen(pleg: &Pleg, config: &PlegConfig, nudge: &Nudge) {
 
 async fn relist_forever(pleg: &Pleg, config: &PlegConfig, clock: &Clock, nudge: &Nudge) {
     loop {
-        let pause = match relist(pleg, clock, *nudge.listening.borrow()).await {
+        let listening = *nudge.listening.borrow();
+        let pause = match relist(pleg, clock, listening).await {
             Err(error) => {
                 debug!(%error, "relist failed, will retry");
                 config.retry

@@ -88,10 +88,18 @@ enum Urgency {
 
 enum Place {
     Clean,
-    Due { urgency: Urgency, turn: u64 },
+    Due {
+        urgency: Urgency,
+        turn: u64,
+    },
     /// `sent` is the status the patch was made from, for the object with `api_uid`.
-    InFlight { sent: Arc<PodStatus>, api_uid: String },
-    Resting { until: Instant },
+    InFlight {
+        sent: Arc<PodStatus>,
+        api_uid: String,
+    },
+    Resting {
+        until: Instant,
+    },
 }
 
 struct Entry {
@@ -126,7 +134,11 @@ impl ApiSide {
 enum Link {
     /// The pod that failed last, if nothing succeeded since.
     Up { failed: Option<PodUid> },
-    Down { retry_at: Instant, attempts: u32, probing: bool },
+    Down {
+        retry_at: Instant,
+        attempts: u32,
+        probing: bool,
+    },
 }
 
 pub(super) struct Outbox {
@@ -198,7 +210,11 @@ impl Outbox {
         if is_same_object && entry.residue.as_ref() == Some(&patch) {
             return;
         }
-        match entry.corrected_at.filter(|_| is_same_object).map(|at| at + CORRECTION_INTERVAL) {
+        match entry
+            .corrected_at
+            .filter(|_| is_same_object)
+            .map(|at| at + CORRECTION_INTERVAL)
+        {
             Some(until) if until > now => self.rest(uid, until),
             _ => {
                 entry.corrected_at = is_same_object.then_some(now);
@@ -220,7 +236,9 @@ impl Outbox {
     }
 
     pub fn flush(&self, uid: &PodUid) -> Flush {
-        let Some(entry) = self.entries.get(uid) else { return Flush::Gone };
+        let Some(entry) = self.entries.get(uid) else {
+            return Flush::Gone;
+        };
         match (&entry.api, &entry.place) {
             (ApiSide::Gone, _) => Flush::Gone,
             (ApiSide::Refusing(_), Place::Clean) => Flush::Rejected,
@@ -245,17 +263,26 @@ impl Outbox {
 
     /// The next thing to do. A request counts as in flight until [`Outbox::done`].
     pub fn next(&mut self, now: Instant) -> Step {
-        while let Some((until, uid)) = self.resting.first().cloned().filter(|(until, _)| *until <= now) {
+        while let Some((until, uid)) = self
+            .resting
+            .first()
+            .cloned()
+            .filter(|(until, _)| *until <= now)
+        {
             self.resting.remove(&(until, uid.clone()));
             self.queue(&uid);
         }
         match self.link {
             Link::Down { probing: true, .. } => return Step::Wait(None),
-            Link::Down { retry_at, .. } if retry_at > now && !self.due.is_empty() => return Step::Wait(Some(retry_at)),
+            Link::Down { retry_at, .. } if retry_at > now && !self.due.is_empty() => {
+                return Step::Wait(Some(retry_at));
+            }
             _ => {}
         }
         while self.in_flight < IN_FLIGHT_MAX {
-            let Some((_, _, uid)) = self.due.pop_first() else { break };
+            let Some((_, _, uid)) = self.due.pop_first() else {
+                break;
+            };
             if let Some(request) = self.start(&uid) {
                 if let Link::Down { probing, .. } = &mut self.link {
                     *probing = true;
@@ -270,8 +297,12 @@ impl Outbox {
     fn start(&mut self, uid: &PodUid) -> Option<Request> {
         let entry = self.entries.get_mut(uid)?;
         entry.place = Place::Clean;
-        let patch = entry.patch().filter(|patch| entry.residue.as_ref() != Some(patch))?;
-        let (Some(desired), Some(pod)) = (&entry.desired, entry.api.pod()) else { return None };
+        let patch = entry
+            .patch()
+            .filter(|patch| entry.residue.as_ref() != Some(patch))?;
+        let (Some(desired), Some(pod)) = (&entry.desired, entry.api.pod()) else {
+            return None;
+        };
         let api_uid = pod.metadata.uid.clone().unwrap_or_default();
         let request = Request {
             uid: uid.clone(),
@@ -281,7 +312,10 @@ impl Outbox {
             patch: json!({"metadata": {"uid": api_uid}, "status": patch}),
             api_uid: api_uid.clone(),
         };
-        entry.place = Place::InFlight { sent: Arc::clone(desired), api_uid };
+        entry.place = Place::InFlight {
+            sent: Arc::clone(desired),
+            api_uid,
+        };
         self.in_flight += 1;
         Some(request)
     }
@@ -294,16 +328,26 @@ impl Outbox {
             _ => self.link_works(),
         }
         // An entry that was forgotten meanwhile, or forgotten and made anew.
-        let Some(entry) = self.entries.get_mut(uid) else { return };
-        let Place::InFlight { sent, api_uid } = &entry.place else { return };
+        let Some(entry) = self.entries.get_mut(uid) else {
+            return;
+        };
+        let Place::InFlight { sent, api_uid } = &entry.place else {
+            return;
+        };
         let sent = Arc::clone(sent);
-        let is_other = entry.api.pod().is_some_and(|pod| pod.metadata.uid.as_ref() != Some(api_uid));
+        let is_other = entry
+            .api
+            .pod()
+            .is_some_and(|pod| pod.metadata.uid.as_ref() != Some(api_uid));
         entry.place = Place::Clean;
         if is_other {
             // The mirror was replaced meanwhile: the answer is about the old one.
             return self.queue(uid);
         }
-        let set_anew = !entry.desired.as_ref().is_some_and(|desired| Arc::ptr_eq(desired, &sent));
+        let set_anew = !entry
+            .desired
+            .as_ref()
+            .is_some_and(|desired| Arc::ptr_eq(desired, &sent));
         match outcome {
             Outcome::Accepted(pod) => {
                 entry.failures = 0;
@@ -312,7 +356,10 @@ impl Outbox {
                     false => difference(&pod, &sent),
                 };
                 entry.learn(pod);
-                if entry.patch().is_some_and(|patch| entry.residue.as_ref() != Some(&patch)) {
+                if entry
+                    .patch()
+                    .is_some_and(|patch| entry.residue.as_ref() != Some(&patch))
+                {
                     self.queue(uid);
                 }
             }
@@ -332,7 +379,9 @@ impl Outbox {
     }
 
     fn retry_later(&mut self, uid: &PodUid, now: Instant) {
-        let Some(entry) = self.entries.get_mut(uid) else { return };
+        let Some(entry) = self.entries.get_mut(uid) else {
+            return;
+        };
         entry.failures += 1;
         let delay = retry_delay(&self.clock, entry.failures);
         if self.is_down() {
@@ -346,16 +395,26 @@ impl Outbox {
 
     fn link_failed(&mut self, uid: &PodUid, now: Instant) {
         match &mut self.link {
-            Link::Up { failed } if failed.as_ref().is_none_or(|failed| failed == uid) => *failed = Some(uid.clone()),
+            Link::Up { failed } if failed.as_ref().is_none_or(|failed| failed == uid) => {
+                *failed = Some(uid.clone())
+            }
             Link::Up { .. } => {
-                self.link = Link::Down { retry_at: now + retry_delay(&self.clock, 1), attempts: 1, probing: false };
+                self.link = Link::Down {
+                    retry_at: now + retry_delay(&self.clock, 1),
+                    attempts: 1,
+                    probing: false,
+                };
                 for (_, uid) in std::mem::take(&mut self.resting) {
                     self.queue_as(&uid, Urgency::Ordinary);
                 }
             }
             // The rest of a volley that was under way when the link went down says nothing new.
             Link::Down { probing: false, .. } => {}
-            Link::Down { retry_at, attempts, probing } => {
+            Link::Down {
+                retry_at,
+                attempts,
+                probing,
+            } => {
                 *attempts += 1;
                 *retry_at = now + retry_delay(&self.clock, *attempts);
                 *probing = false;
@@ -432,13 +491,24 @@ impl Entry {
 
     fn urgency(&self) -> Urgency {
         let has = self.api.pod().and_then(|pod| pod.status.as_ref());
-        let (Some(has), Some(wants)) = (has, self.desired.as_deref()) else { return Urgency::Ordinary };
-        let ends = |status: &PodStatus| matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-        if ends(has) != ends(wants) || is_ready(has) != is_ready(wants) { Urgency::First } else { Urgency::Ordinary }
+        let (Some(has), Some(wants)) = (has, self.desired.as_deref()) else {
+            return Urgency::Ordinary;
+        };
+        let ends =
+            |status: &PodStatus| matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        if ends(has) != ends(wants) || is_ready(has) != is_ready(wants) {
+            Urgency::First
+        } else {
+            Urgency::Ordinary
+        }
     }
 
     fn learn(&mut self, pod: Arc<Pod>) {
-        if !self.api.pod().is_some_and(|known| is_older(&pod.metadata, &known.metadata)) {
+        if !self
+            .api
+            .pod()
+            .is_some_and(|known| is_older(&pod.metadata, &known.metadata))
+        {
             self.api = ApiSide::Present(pod);
         }
     }

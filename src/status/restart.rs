@@ -14,7 +14,10 @@ pub fn restartable(pod: &Pod, container: &Container, exit_code: i32) -> bool {
     }
     let policy = match &container.restart_policy {
         Some(own) => {
-            let rules = container.restart_policy_rules.as_deref().unwrap_or_default();
+            let rules = container
+                .restart_policy_rules
+                .as_deref()
+                .unwrap_or_default();
             if rules.iter().any(|rule| demands_restart(rule, exit_code)) {
                 return true;
             }
@@ -31,8 +34,14 @@ pub fn restartable(pod: &Pod, container: &Container, exit_code: i32) -> bool {
 
 /// Both actions that exist restart the container; one of them its neighbours as well.
 fn demands_restart(rule: &ContainerRestartRule, exit_code: i32) -> bool {
-    let Some(codes) = &rule.exit_codes else { return false };
-    let listed = codes.values.as_deref().unwrap_or_default().contains(&exit_code);
+    let Some(codes) = &rule.exit_codes else {
+        return false;
+    };
+    let listed = codes
+        .values
+        .as_deref()
+        .unwrap_or_default()
+        .contains(&exit_code);
     match codes.operator.as_str() {
         "In" => listed,
         "NotIn" => !listed,

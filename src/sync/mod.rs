@@ -1,2 +1,82 @@
-//! sync
+//! Sync: makes the machine match the pods that should be on it.
+//!
+//! The dispatcher (`dispatcher.rs`) keeps one worker (`worker.rs`) for each pod. A worker
+//! reads a snapshot, asks `plan.rs`, a pure function, what to do, and has `execute.rs` do
+//! it. `cgroups.rs` and `mirror.rs` keep what belongs to all pods together.
+//!
+//! Tasks: the dispatcher, one per pod, one for mirror pods.
+//! In: source events (channel), wake-ups (`Wakes`). Out: CRI calls, volumes, cgroups,
+//! statuses to `status/`, events.
+//!
+//! Always true: one worker per pod UID, and no worker waits for another; a worker's place is
+//! kept until everything its pod owned is gone.
+
+pub mod cgroups;
+mod dispatcher;
+mod execute;
 pub mod launch;
+pub mod mirror;
+pub mod plan;
+mod report;
+mod start;
+mod wakes;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+pub use dispatcher::Dispatcher;
+pub use plan::BackoffLimits;
+pub use wakes::Wakes;
+
+use crate::clock::Clock;
+use crate::cri::Runtime;
+use crate::events::Recorder;
+use crate::host::Host;
+use crate::images::Images;
+use crate::node::NodeView;
+use crate::objects::Objects;
+use crate::pleg::Pleg;
+use crate::pod::dns::Resolver;
+use crate::status::StatusWriter;
+use crate::volumes::Volumes;
+
+/// All that a worker may use. One for the whole room.
+pub struct Context {
+    pub config: SyncConfig,
+    pub clock: Clock,
+    pub runtime: Arc<dyn Runtime>,
+    pub host: Arc<dyn Host>,
+    pub pleg: Pleg,
+    pub wakes: Wakes,
+    pub volumes: Volumes,
+    pub images: Images,
+    pub objects: Objects,
+    pub recorder: Recorder,
+    /// Absent in standalone mode: there is no one to tell.
+    pub status: Option<StatusWriter>,
+    pub cgroups: cgroups::Cgroups,
+    pub mirrors: mirror::Mirrors,
+    pub node: watch::Receiver<Option<Arc<NodeView>>>,
+    /// Called in each turn of the dispatcher, so that somebody can notice when none comes.
+    pub turned: Box<dyn Fn() + Send + Sync>,
+}
+
+#[derive(Clone, Debug)]
+pub struct SyncConfig {
+    pub root_dir: PathBuf,
+    pub pod_logs_dir: PathBuf,
+    /// `/var/log/containers`: links that log collectors follow.
+    pub container_logs_dir: PathBuf,
+    /// The scheme of container ids, as the runtime names itself: `containerd`.
+    pub runtime_name: String,
+    pub backoff: BackoffLimits,
+    pub launch: launch::LaunchConfig,
+    /// What the node itself asks for names.
+    pub resolver: Resolver,
+}

@@ -8,7 +8,8 @@ use super::annotations::{container_annotations, container_labels};
 use super::resources::container_resources;
 use super::security::{check_non_root, container_security};
 use super::{LaunchConfig, LaunchError};
-use crate::cri::{ContainerConfig, ContainerId, Image, ImageSpec, Mount};
+use crate::cri::{ContainerConfig, ContainerId, ImageSpec, Mount};
+use crate::images::ReadyImage;
 use crate::pod::env::expand_command;
 
 /// What a container depends on besides its pod.
@@ -17,7 +18,7 @@ pub struct ContainerInputs<'a> {
     /// Counts the instances of this container.
     pub attempt: u32,
     /// The image as it is on this machine.
-    pub image: &'a Image,
+    pub image: &'a ReadyImage,
     /// See [`environment`](crate::pod::env::environment).
     pub env: Vec<(String, String)>,
     /// Volumes, hosts file; all but the termination log.
@@ -60,7 +61,7 @@ pub fn container_config(
         name: container.name.clone(),
         attempt,
         image: ImageSpec {
-            image: image.id.clone(),
+            image: image.image_ref.clone(),
             user_specified_image: container.image.clone().unwrap_or_default(),
             ..ImageSpec::default()
         },

@@ -10,9 +10,10 @@ use k8s_openapi::api::core::v1::{
 
 use super::{LaunchConfig, LaunchError};
 use crate::cri::{
-    ContainerId, Image, NamespaceMode, NamespaceOptions, SecurityContext, SecurityProfile,
+    ContainerId, NamespaceMode, NamespaceOptions, SecurityContext, SecurityProfile,
     SelinuxOptions,
 };
+use crate::images::ReadyImage;
 use crate::pod::containers::all_containers;
 use crate::pod::{PodRef, spec};
 
@@ -63,7 +64,7 @@ pub(super) fn sandbox_security(pod: &Pod) -> Result<SecurityContext, LaunchError
 pub(super) fn container_security(
     pod: &Pod,
     container: &Container,
-    image: &Image,
+    image: &ReadyImage,
     target: Option<&ContainerId>,
     config: &LaunchConfig,
 ) -> Result<SecurityContext, LaunchError> {
@@ -135,7 +136,7 @@ pub(super) fn container_security(
 pub(super) fn check_non_root(
     pod: &Pod,
     container: &Container,
-    image: &Image,
+    image: &ReadyImage,
 ) -> Result<(), LaunchError> {
     let own = container.security_context.as_ref();
     let pods = pod_context(pod);

@@ -5,6 +5,7 @@
 //! by theme, and `showcase` is what `make run` shows. The figures of `make bench` are to stand
 //! on `stack` too.
 
+pub mod bench;
 pub mod cases;
 pub mod harness;
 pub mod poll;

@@ -1,0 +1,143 @@
+//! From the operator's settings and the machine's facts to each part's own piece.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tracing::{debug, warn};
+
+use super::AgentConfig;
+use crate::config::{self, Settings};
+use crate::cri::CgroupDriver;
+use crate::host::{CgroupVersion, Host, MachineFacts};
+use crate::images::ImagesConfig;
+use crate::kube::limit::Rate;
+use crate::node::NodeConfig;
+use crate::pleg::PlegConfig;
+use crate::pod::dns::{ClusterDns, Resolver, loopback_resolver, parse_resolv_conf};
+use crate::sync::launch::{CgroupConfig, KubepodsLimits, LaunchConfig, kubepods_settings};
+use crate::sync::{BackoffLimits, SyncConfig};
+
+const CONTAINER_LOGS_DIR: &str = "/var/log/containers";
+const BACKOFF_FIRST: Duration = Duration::from_secs(10);
+const BACKOFF_MAX: Duration = Duration::from_secs(300);
+/// Upstream's figure, whatever the cap.
+const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(600);
+/// Upstream's limit for the resolver file.
+const RESOLV_CONF_BYTES_MAX: usize = 10 << 20;
+
+pub async fn agent_config(settings: &Settings, node: NodeConfig, facts: &MachineFacts, host: &dyn Host) -> anyhow::Result<AgentConfig> {
+    let kubelet = &settings.kubelet;
+    let resolver = match &kubelet.resolv_conf {
+        Some(path) => read_resolver(host, path).await,
+        None => loopback_resolver(&facts.addresses),
+    };
+    let max = kubelet.max_container_restart_period.unwrap_or(BACKOFF_MAX);
+    let backoff = BackoffLimits { initial: BACKOFF_FIRST.min(max), max, reset_after: BACKOFF_RESET_AFTER };
+    let launch = LaunchConfig {
+        pod_logs_dir: kubelet.pod_logs_dir.clone(),
+        seccomp_dir: settings.flags.root_dir.join("seccomp"),
+        seccomp_default: settings.seccomp_default(),
+        cluster_dns: ClusterDns { servers: kubelet.cluster_dns.clone(), domain: kubelet.cluster_domain.clone() },
+        cgroups: cgroups(settings, &node, facts).context("cannot set up cgroups")?,
+        memory_bytes: facts.memory_bytes,
+        single_process_oom_kill: kubelet.single_process_oom_kill.unwrap_or(facts.cgroup_version == CgroupVersion::V1),
+        swap_controller: facts.swap_bytes > 0,
+        thermal_throttle_dirs: Vec::new(),
+    };
+    Ok(AgentConfig {
+        node,
+        sync: SyncConfig {
+            root_dir: settings.flags.root_dir.clone(),
+            pod_logs_dir: kubelet.pod_logs_dir.clone(),
+            container_logs_dir: CONTAINER_LOGS_DIR.into(),
+            runtime_name: String::new(),
+            backoff,
+            launch,
+            resolver,
+        },
+        images: ImagesConfig {
+            serialize_image_pulls: kubelet.serialize_image_pulls,
+            max_parallel_image_pulls: kubelet.max_parallel_image_pulls,
+            registry_pull_qps: kubelet.registry_pull_qps,
+            registry_burst: kubelet.registry_burst,
+            node_status_max_images: kubelet.node_status_max_images.and_then(|max| i32::try_from(max).ok()).unwrap_or(-1),
+        },
+        event_rate: rate(kubelet.event_record_qps, kubelet.event_burst),
+        pleg: PlegConfig::default(),
+        healthz: kubelet.healthz_port.map(|port| SocketAddr::new(kubelet.healthz_bind_address, port)),
+    })
+}
+
+/// Zero is no limit.
+pub fn rate(qps: u32, burst: u32) -> Option<Rate> {
+    (qps > 0).then_some(Rate { per_second: qps.into(), burst })
+}
+
+async fn read_resolver(host: &dyn Host, path: &Path) -> Resolver {
+    match host.read_file(path, RESOLV_CONF_BYTES_MAX).await {
+        Ok(Some(text)) => parse_resolv_conf(&String::from_utf8_lossy(&text)),
+        Ok(None) => {
+            warn!(path = %path.display(), "resolvConf does not exist, pods get no name servers from the host");
+            Resolver::default()
+        }
+        Err(error) => {
+            warn!(path = %path.display(), error = &error as &dyn std::error::Error, "cannot read resolvConf");
+            Resolver::default()
+        }
+    }
+}
+
+fn cgroups(settings: &Settings, node: &NodeConfig, facts: &MachineFacts) -> anyhow::Result<CgroupConfig> {
+    let kubelet = &settings.kubelet;
+    let reserved = |resource: &str| {
+        let of = |map: &std::collections::BTreeMap<String, config::Quantity>| map.get(resource).map_or(0, |quantity| quantity.milli_value().max(0));
+        (of(&node.reserved.system) + of(&node.reserved.kube)).unsigned_abs()
+    };
+    let hugepages = facts.hugepages.iter().filter_map(|(size, bytes)| {
+        let size = config::quantity::parse(size).ok()?.value();
+        Some((u64::try_from(size).ok()?, *bytes))
+    });
+    let hugepages: Vec<(u64, u64)> = hugepages.collect();
+    let enforced = kubelet.enforce_node_allocatable.contains(&config::Enforcement::Pods);
+    let (cpu_reserved, memory_reserved) = if enforced { (reserved("cpu"), reserved("memory") / 1000) } else { (0, 0) };
+    let limits = KubepodsLimits {
+        milli_cpu: (u64::from(facts.cpus) * 1000).saturating_sub(u64::try_from(cpu_reserved)?),
+        memory_bytes: facts.memory_bytes.saturating_sub(u64::try_from(memory_reserved)?),
+        pids: None,
+        hugepages: hugepages.clone(),
+    };
+    Ok(CgroupConfig {
+        root: kubelet.cgroup_root.clone(),
+        per_qos: kubelet.cgroups_per_qos,
+        driver: match kubelet.cgroup_driver {
+            config::CgroupDriver::Cgroupfs => CgroupDriver::Cgroupfs,
+            config::CgroupDriver::Systemd => CgroupDriver::Systemd,
+        },
+        version: facts.cgroup_version,
+        cpu_cfs_quota: kubelet.cpu_cfs_quota,
+        cpu_cfs_quota_period_us: u64::try_from(kubelet.cpu_cfs_quota_period.as_micros())?,
+        pod_pids_max: kubelet.pod_pids_limit.and_then(|limit| u64::try_from(limit).ok()),
+        hugepage_sizes: hugepages.iter().map(|(size, _)| *size).collect(),
+        kubepods: kubepods_settings(&limits),
+    })
+}
+
+/// Limits and OOM score of the agent itself. Without the right to change them it goes on:
+/// a container or a test has them set from outside.
+pub fn adjust_process(settings: &Settings) {
+    let files = settings.kubelet.max_open_files;
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| {
+        let limit = files.min(hard.max(files));
+        setrlimit(Resource::RLIMIT_NOFILE, limit, hard.max(limit)).or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, hard.min(files), hard))
+    });
+    if let Err(error) = raised {
+        debug!(%error, "limit on open files not raised");
+    }
+    let score = settings.kubelet.oom_score_adj;
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
+        warn!(%error, score, "own oom_score_adj not set, the kernel may pick the agent when memory is short");
+    }
+}

@@ -1,0 +1,410 @@
+//! The dispatcher: which pods there are, and one worker for each.
+//!
+//! It turns source events into the newest wish of each pod and never waits for a worker: a
+//! wish goes into a watch channel, where the next one replaces it. It also finds what nobody
+//! wants any more: once every source has spoken, a pod that only the runtime, the disk or a
+//! cgroup still knows gets a worker whose one task is to end it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{Id, JoinError, JoinSet};
+use tracing::{Instrument, error, info, info_span, warn};
+
+use super::worker::{self, Desired, Stop, StopCause};
+use super::{Context, mirror};
+use crate::events::EventType;
+use crate::pod::{PodRef, PodUid, Source};
+use crate::sources::{SourceEvent, mirror as content};
+
+/// Orphans are found by events; this looks for those whose event was lost.
+const SWEEP_PERIOD: Duration = Duration::from_secs(300);
+/// A worker that panicked starts again, but not in a circle.
+const PANIC_RESTART_DELAY: Duration = Duration::from_secs(10);
+/// Grace of a pod nobody can describe any more.
+const ORPHAN_GRACE_SECONDS: i64 = 1;
+
+pub struct Dispatcher {
+    context: Arc<Context>,
+    /// Sources that must have spoken before absence means anything.
+    awaited: BTreeSet<Source>,
+    pods: BTreeMap<PodUid, Entry>,
+    /// Static pods of one full name, oldest first: only the first may live.
+    static_queues: BTreeMap<String, VecDeque<PodUid>>,
+    mirrors: BTreeMap<String, Arc<Pod>>,
+    workers: JoinSet<PodUid>,
+    worker_ids: BTreeMap<Id, PodUid>,
+    /// At most one search for orphans at a time; it reads disk and runtime, so not in here.
+    searches: JoinSet<Vec<Pod>>,
+    search_again: bool,
+}
+
+/// A pod the dispatcher knows.
+struct Entry {
+    pod: Arc<Pod>,
+    source: Source,
+    /// Its source still has it.
+    present: bool,
+    worker: Option<watch::Sender<Desired>>,
+    /// The worker panicked and will be started again, whatever the source says by then.
+    crashed: bool,
+}
+
+impl Dispatcher {
+    pub fn new(context: Arc<Context>, sources: BTreeSet<Source>) -> Self {
+        Dispatcher {
+            context,
+            awaited: sources,
+            pods: BTreeMap::new(),
+            static_queues: BTreeMap::new(),
+            mirrors: BTreeMap::new(),
+            workers: JoinSet::new(),
+            worker_ids: BTreeMap::new(),
+            searches: JoinSet::new(),
+            search_again: false,
+        }
+    }
+
+    /// Runs until the sources are gone, which is when the agent stops. Workers end with it;
+    /// their pods go on.
+    pub async fn run(mut self, mut events: mpsc::Receiver<SourceEvent>) {
+        let strangers = self.context.wakes.strangers.clone();
+        let mut listed = self.context.pleg.listed();
+        let mut sweep = tokio::time::interval(SWEEP_PERIOD);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            (self.context.turned)();
+            let mut look_for_orphans = false;
+            tokio::select! {
+                biased;
+                // Cancel-safe: a finished worker stays in the set until taken out.
+                Some(ended) = self.workers.join_next_with_id() => self.worker_ended(ended),
+                // Cancel-safe: a finished search stays in the set until taken out.
+                Some(found) = self.searches.join_next() => {
+                    for pod in found.unwrap_or_default() {
+                        self.adopt_orphan(pod);
+                    }
+                    look_for_orphans = std::mem::take(&mut self.search_again);
+                }
+                // Cancel-safe: an event stays in the channel until received.
+                event = events.recv() => match event {
+                    Some(event) => look_for_orphans = self.source_event(event),
+                    None => return,
+                },
+                // Cancel-safe: an unused permit stays with the Notify.
+                () = strangers.notified() => look_for_orphans = true,
+                // Cancel-safe: the change stays marked unseen.
+                Ok(()) = listed.changed() => look_for_orphans = true,
+                // Cancel-safe: a timer.
+                _ = sweep.tick() => look_for_orphans = true,
+            }
+            if look_for_orphans && self.awaited.is_empty() && *self.context.pleg.listed().borrow() {
+                self.search_orphans();
+            }
+        }
+    }
+
+    /// Takes in one event; true if the picture of all sources has just become complete.
+    fn source_event(&mut self, event: SourceEvent) -> bool {
+        match event {
+            SourceEvent::Listed { source, pods } => {
+                let mut names = BTreeSet::new();
+                let mut uids = BTreeSet::new();
+                for pod in &pods {
+                    let reference = PodRef::of(pod);
+                    if source.is_static() && !names.insert(reference.full_name()) {
+                        let message =
+                            format!("Error validating pod {reference} from {} due to duplicate pod name \"{}\", ignoring", source.as_str(), reference.name);
+                        self.context.recorder.pod(pod, None, EventType::Warning, "FailedValidation", message);
+                        continue;
+                    }
+                    uids.insert(reference.uid);
+                    self.applied(source, pod.clone());
+                }
+                let gone: Vec<_> = self
+                    .pods
+                    .iter()
+                    .filter(|(uid, entry)| entry.source == source && entry.present && !uids.contains(*uid))
+                    .map(|(uid, _)| uid.clone())
+                    .collect();
+                for uid in gone {
+                    self.removed(&uid);
+                }
+                if source == Source::Api {
+                    let listed: BTreeSet<_> = pods.iter().filter(|pod| mirror::is_mirror(pod)).map(|pod| PodRef::of(pod).full_name()).collect();
+                    let gone: Vec<_> = self.mirrors.keys().filter(|name| !listed.contains(*name)).cloned().collect();
+                    for name in gone {
+                        self.mirror_gone(&name);
+                    }
+                }
+                let first = self.awaited.remove(&source);
+                if first {
+                    info!(source = source.as_str(), pods = pods.len(), "source has reported");
+                    self.context.mirrors.source_synced(source);
+                }
+                first && self.awaited.is_empty()
+            }
+            SourceEvent::Applied { source, pod } => {
+                self.applied(source, pod);
+                false
+            }
+            SourceEvent::Removed { uid, .. } => {
+                let mirror = self.mirrors.iter().find(|(_, pod)| pod.metadata.uid.as_deref() == Some(uid.as_str()));
+                match mirror.map(|(name, _)| name.clone()) {
+                    Some(name) => self.mirror_gone(&name),
+                    None => self.removed(&uid),
+                }
+                false
+            }
+        }
+    }
+
+    fn applied(&mut self, source: Source, pod: Arc<Pod>) {
+        let reference = PodRef::of(&pod);
+        if source == Source::Api && mirror::is_mirror(&pod) {
+            self.context.mirrors.observed(&reference.full_name(), Some(pod.clone()));
+            self.mirrors.insert(reference.full_name(), pod);
+            self.tie_mirror(&reference.full_name());
+            return;
+        }
+        if source == Source::Api
+            && let Some(status) = &self.context.status
+        {
+            status.observed(&reference.uid, &pod);
+        }
+        let uid = reference.uid.clone();
+        if let Some(entry) = self.pods.get_mut(&uid) {
+            // Only what we wrote ourselves may have changed; the worker needs no wake-up then.
+            let changed = !same_but_for_status(&entry.pod, &pod);
+            entry.pod = pod;
+            entry.source = source;
+            entry.present = true;
+            if changed {
+                self.tell(&uid);
+            }
+        } else {
+            if source.is_static() {
+                self.static_queues.entry(reference.full_name()).or_default().push_back(uid.clone());
+            }
+            self.pods.insert(uid.clone(), Entry { pod, source, present: true, worker: None, crashed: false });
+        }
+        self.start(&uid);
+    }
+
+    fn removed(&mut self, uid: &PodUid) {
+        let Some(entry) = self.pods.get_mut(uid) else { return };
+        entry.present = false;
+        if entry.worker.is_some() {
+            self.tell(uid);
+        } else if !entry.crashed {
+            self.drop_entry(uid);
+        }
+    }
+
+    fn mirror_gone(&mut self, full_name: &str) {
+        if self.mirrors.remove(full_name).is_none() {
+            return;
+        }
+        self.context.mirrors.observed(full_name, None);
+        if let (Some(status), Some(uid)) = (&self.context.status, self.living_static_pod(full_name)) {
+            status.api_object_gone(&uid);
+        }
+    }
+
+    /// The status of a static pod goes to the mirror that carries its hash.
+    fn tie_mirror(&self, full_name: &str) {
+        let (Some(status), Some(mirror)) = (&self.context.status, self.mirrors.get(full_name)) else { return };
+        let Some(uid) = self.living_static_pod(full_name) else { return };
+        let Some(entry) = self.pods.get(&uid) else { return };
+        if content::mirror_matches(mirror, &entry.pod) {
+            status.observed(&uid, mirror);
+        }
+    }
+
+    fn living_static_pod(&self, full_name: &str) -> Option<PodUid> {
+        self.static_queues.get(full_name)?.front().cloned()
+    }
+
+    /// Gives a pod its worker, unless an older static pod of its name still has to end.
+    fn start(&mut self, uid: &PodUid) {
+        let Some(entry) = self.pods.get_mut(uid) else { return };
+        if entry.worker.is_some() || entry.crashed {
+            return;
+        }
+        let reference = PodRef::of(&entry.pod);
+        if entry.source.is_static() {
+            let first = self.static_queues.get(&reference.full_name()).and_then(VecDeque::front);
+            if first != Some(uid) {
+                info!(pod = %reference, "waiting for the static pod of the same name to end");
+                return;
+            }
+            if entry.present {
+                self.context.mirrors.wanted(&reference.full_name(), Some(entry.pod.clone()));
+            }
+        }
+        let (sender, receiver) = watch::channel(desired(entry));
+        entry.worker = Some(sender);
+        let span = info_span!("pod", pod = %reference, uid = %uid);
+        let task = worker::run(self.context.clone(), uid.clone(), receiver).instrument(span);
+        let handle = self.workers.spawn(task);
+        self.worker_ids.insert(handle.id(), uid.clone());
+        self.tie_mirror(&reference.full_name());
+    }
+
+    /// Hands a worker the newest wish. A stop is never taken back and its grace only shrinks.
+    fn tell(&mut self, uid: &PodUid) {
+        let Some(entry) = self.pods.get(uid) else { return };
+        let Some(worker) = &entry.worker else { return };
+        let mut wish = desired(entry);
+        worker.send_modify(|told| {
+            if let (Some(now), Some(before)) = (&mut wish.stop, told.stop) {
+                now.grace_seconds = now.grace_seconds.min(before.grace_seconds);
+            }
+            wish.stop = wish.stop.or(told.stop);
+            *told = wish;
+        });
+    }
+
+    fn worker_ended(&mut self, ended: Result<(Id, PodUid), JoinError>) {
+        let (id, panicked) = match &ended {
+            Ok((id, _)) => (*id, false),
+            Err(error) => (error.id(), true),
+        };
+        let Some(uid) = self.worker_ids.remove(&id) else { return };
+        let Some(entry) = self.pods.get_mut(&uid) else { return };
+        entry.worker = None;
+        if panicked {
+            error!(pod = %PodRef::of(&entry.pod), "pod worker panicked, will start it again");
+            entry.crashed = true;
+            let (context, woken) = (self.context.clone(), uid.clone());
+            let handle = self.workers.spawn(async move {
+                tokio::time::sleep(PANIC_RESTART_DELAY).await;
+                context.pleg.mark_stale(&woken);
+                woken
+            });
+            self.worker_ids.insert(handle.id(), uid);
+            return;
+        }
+        if std::mem::take(&mut entry.crashed) {
+            self.start(&uid);
+        } else if entry.present && !entry.is_ending() {
+            // Put back while it was ending.
+            self.start(&uid);
+        } else if !entry.present {
+            self.drop_entry(&uid);
+        }
+    }
+
+    /// Forgets a pod whose worker is done and whose source no longer has it.
+    fn drop_entry(&mut self, uid: &PodUid) {
+        let Some(entry) = self.pods.remove(uid) else { return };
+        self.context.pleg.forget(uid);
+        if let Some(status) = &self.context.status {
+            status.forget(uid);
+        }
+        let full_name = PodRef::of(&entry.pod).full_name();
+        if !entry.source.is_static() {
+            return;
+        }
+        let Some(queue) = self.static_queues.get_mut(&full_name) else { return };
+        queue.retain(|queued| queued != uid);
+        match queue.front().cloned() {
+            Some(next) => self.start(&next),
+            None => {
+                self.static_queues.remove(&full_name);
+                self.context.mirrors.wanted(&full_name, None);
+            }
+        }
+    }
+
+    /// Looks for pods that only this machine still knows.
+    fn search_orphans(&mut self) {
+        if !self.searches.is_empty() {
+            self.search_again = true;
+            return;
+        }
+        let known: BTreeSet<PodUid> = self.pods.keys().cloned().collect();
+        let context = self.context.clone();
+        self.searches.spawn(async move { orphans(&context, &known).await });
+    }
+
+    fn adopt_orphan(&mut self, pod: Pod) {
+        let reference = PodRef::of(&pod);
+        let uid = reference.uid.clone();
+        // It may have come in through a source since the search began.
+        if self.pods.contains_key(&uid) {
+            return;
+        }
+        info!(pod = %reference, %uid, "no source knows this pod, ending it");
+        self.pods.insert(uid.clone(), Entry { pod: Arc::new(pod), source: Source::Api, present: false, worker: None, crashed: false });
+        self.start(&uid);
+    }
+}
+
+/// Pods in the runtime, on disk or in a cgroup that are not among `known`.
+async fn orphans(context: &Context, known: &BTreeSet<PodUid>) -> Vec<Pod> {
+    let mut found: BTreeSet<PodUid> = context.pleg.known().into_iter().collect();
+    match context.volumes.known_on_disk().await {
+        Ok(uids) => found.extend(uids),
+        Err(error) => warn!(error = &error as &dyn std::error::Error, "cannot look for leftover pod directories, will retry"),
+    }
+    match context.cgroups.found().await {
+        Ok(uids) => found.extend(uids),
+        Err(error) => warn!(error = &error as &dyn std::error::Error, "cannot look for leftover pod cgroups, will retry"),
+    }
+    let mut pods = Vec::new();
+    for uid in found.into_iter().filter(|uid| !known.contains(uid) && !uid.as_str().is_empty()) {
+        let runtime = context.pleg.current(&uid).await.unwrap_or_default();
+        let named = runtime.sandbox().map(|sandbox| (sandbox.pod_name.clone(), sandbox.pod_namespace.clone()));
+        let (name, namespace) = named.unwrap_or_else(|| ("unknown".into(), "unknown".into()));
+        pods.push(Pod {
+            metadata: ObjectMeta {
+                name: Some(name),
+                namespace: Some(namespace),
+                uid: Some(uid.to_string()),
+                ..ObjectMeta::default()
+            },
+            // No spec: nothing more is known, and nothing may be started.
+            ..Pod::default()
+        });
+    }
+    pods
+}
+
+impl Entry {
+    /// The API object is being deleted; once its worker is done there is nothing to start.
+    fn is_ending(&self) -> bool {
+        self.pod.metadata.deletion_timestamp.is_some()
+    }
+}
+
+fn desired(entry: &Entry) -> Desired {
+    let spec = entry.pod.spec.as_ref();
+    let own_grace = spec.and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
+    let stop = if !entry.present {
+        match spec {
+            None => Some(Stop { cause: StopCause::Orphaned, grace_seconds: ORPHAN_GRACE_SECONDS }),
+            Some(_) => Some(Stop { cause: StopCause::Removed, grace_seconds: own_grace.max(1) }),
+        }
+    } else if entry.is_ending() {
+        let grace = entry.pod.metadata.deletion_grace_period_seconds.unwrap_or(own_grace);
+        Some(Stop { cause: StopCause::Deleted, grace_seconds: grace.max(1) })
+    } else {
+        None
+    };
+    Desired { pod: entry.pod.clone(), source: entry.source, stop }
+}
+
+/// Our own status writes come back through the watch; they are no reason to look again.
+fn same_but_for_status(a: &Pod, b: &Pod) -> bool {
+    a.spec == b.spec
+        && a.metadata.labels == b.metadata.labels
+        && a.metadata.annotations == b.metadata.annotations
+        && a.metadata.deletion_timestamp == b.metadata.deletion_timestamp
+        && a.metadata.deletion_grace_period_seconds == b.metadata.deletion_grace_period_seconds
+        && a.metadata.generation == b.metadata.generation
+}

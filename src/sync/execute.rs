@@ -1,0 +1,283 @@
+//! Carries a plan out, one action after another, and says what became of each.
+//!
+//! Every action is idempotent, or its outcome is read back by the next pass. A failed action
+//! ends the round for what depends on it, never for another container.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::Container as ContainerSpec;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::plan::{Action, Kind, StopWhy};
+use super::worker::{Desired, Step, StopCause};
+use super::launch::{self, SandboxInputs};
+use super::{Context, start};
+use crate::cri::{self, ContainerId, CriError, SandboxConfig};
+use crate::events::EventType;
+use crate::pleg::PodRuntime;
+use crate::pod::{self, PodRef, PodUid};
+
+/// The least grace a container gets, whatever was asked for.
+const GRACE_MIN: Duration = Duration::from_secs(2);
+
+/// One step and how it went.
+pub struct Done {
+    pub step: Step,
+    pub result: Result<(), StartFailure>,
+}
+
+/// Why something could not be done, as the container status shall say it.
+#[derive(Clone, Debug)]
+pub struct StartFailure {
+    pub reason: String,
+    pub message: String,
+    /// When a retry makes sense, if that is known better than by counting failures.
+    pub retry_at: Option<Instant>,
+}
+
+impl StartFailure {
+    pub fn new(reason: &str, message: impl Into<String>) -> Self {
+        StartFailure { reason: reason.to_owned(), message: message.into(), retry_at: None }
+    }
+}
+
+impl fmt::Display for StartFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason, self.message)
+    }
+}
+
+/// A pod in one round of actions.
+pub struct Round<'a> {
+    pub context: &'a Context,
+    pub uid: &'a PodUid,
+    pub wish: &'a Desired,
+    pub runtime: &'a PodRuntime,
+}
+
+pub async fn execute(
+    context: &Context,
+    uid: &PodUid,
+    wish: &Desired,
+    runtime: &PodRuntime,
+    actions: &[Action],
+) -> Vec<Done> {
+    // A call that we give up on, or that we die in, may still have an effect.
+    context.pleg.mark_stale(uid);
+    let round = Round { context, uid, wish, runtime };
+
+    if let [Action::Prepare, Action::CreateSandbox { attempt, replaces }] = actions {
+        // Neither needs the other, and each takes its time.
+        let (prepared, created) = tokio::join!(round.prepare(), round.create_sandbox(*attempt, *replaces));
+        return vec![
+            Done { step: Step::Prepare, result: prepared },
+            Done { step: Step::Sandbox, result: created },
+        ];
+    }
+    if actions.iter().all(|action| matches!(action, Action::StopContainer { .. })) {
+        return join_all(actions.iter().map(|action| round.one(action))).await;
+    }
+    let mut done = Vec::new();
+    for action in actions {
+        let one = round.one(action).await;
+        let failed_stop = one.result.is_err() && matches!(action, Action::StopContainer { .. } | Action::RemoveContainer { .. });
+        done.push(one);
+        if failed_stop {
+            // Its successor must not start beside it.
+            break;
+        }
+    }
+    done
+}
+
+impl Round<'_> {
+    async fn one(&self, action: &Action) -> Done {
+        let (step, result) = match action {
+            Action::Prepare => (Step::Prepare, self.prepare().await),
+            Action::CreateSandbox { attempt, replaces } => (Step::Sandbox, self.create_sandbox(*attempt, *replaces).await),
+            Action::StopSandbox { id } => (Step::Sandbox, self.settle(self.context.runtime.stop_sandbox(id).await)),
+            Action::RemoveSandbox { id } => (Step::Sandbox, self.settle(self.context.runtime.remove_sandbox(id).await)),
+            Action::StartContainer { name, kind, attempt, backoff_after } => {
+                (Step::Container(name.clone()), start::start(self, name, *kind, *attempt, *backoff_after).await)
+            }
+            Action::ResumeContainer { name, kind, id } => {
+                (Step::Container(name.clone()), start::resume(self, name, *kind, id).await)
+            }
+            Action::StopContainer { name, id, why } => {
+                (Step::Container(name.clone()), self.stop_container(name, id, *why).await)
+            }
+            Action::RemoveContainer { name, id } => {
+                (Step::Container(name.clone()), self.remove_container(name, id).await)
+            }
+        };
+        Done { step, result }
+    }
+
+    async fn prepare(&self) -> Result<(), StartFailure> {
+        let pod = &self.wish.pod;
+        let context = self.context;
+        if let Err(error) = context.cgroups.ensure(self.uid, pod).await {
+            let message = format!("unable to ensure pod container exists: {}", chain(&error));
+            warn!(error = chain(&error), "cannot make the pod's cgroup, will retry");
+            self.pod_event(EventType::Warning, "FailedCreatePodContainer", message.clone());
+            return Err(StartFailure::new("FailedCreatePodContainer", message));
+        }
+        context.objects.register(pod);
+        if let Err(error) = context.host.make_dir(&self.log_dir(), 0o755).await {
+            let message = format!("error making pod data directories: {}", chain(&error));
+            self.pod_event(EventType::Warning, "Failed", message.clone());
+            return Err(StartFailure::new("Failed", message));
+        }
+        if let Err(error) = context.volumes.mount(pod).await {
+            let message = chain(&error);
+            warn!(error = message, "volumes not ready, will retry");
+            self.pod_event(EventType::Warning, "FailedMount", message.clone());
+            return Err(StartFailure::new("FailedMount", message));
+        }
+        Ok(())
+    }
+
+    async fn create_sandbox(&self, attempt: u32, replaces: bool) -> Result<(), StartFailure> {
+        if replaces {
+            self.pod_event(EventType::Normal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
+        }
+        let config = match self.sandbox_config(attempt) {
+            Ok(config) => config,
+            Err(message) => return Err(self.sandbox_failed(message)),
+        };
+        match self.context.runtime.run_sandbox(&config).await {
+            Ok(id) => {
+                debug!(sandbox = %id, attempt, "sandbox created");
+                Ok(())
+            }
+            Err(error) => Err(self.sandbox_failed(error.to_string())),
+        }
+    }
+
+    fn sandbox_failed(&self, message: String) -> StartFailure {
+        warn!(error = message, "sandbox not created, will retry");
+        self.pod_event(EventType::Warning, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {message}"));
+        StartFailure::new("FailedCreatePodSandBox", message)
+    }
+
+    /// The configuration every call about this sandbox carries.
+    pub fn sandbox_config(&self, attempt: u32) -> Result<SandboxConfig, String> {
+        let inputs = SandboxInputs { attempt, resolver: &self.context.config.resolver, config: &self.context.config.launch };
+        let (config, warnings) = launch::sandbox_config(&self.wish.pod, inputs).map_err(|error| error.to_string())?;
+        for warning in warnings {
+            self.pod_event(EventType::Warning, warning.reason, warning.message);
+        }
+        Ok(config)
+    }
+
+    async fn stop_container(&self, name: &str, id: &ContainerId, why: StopWhy) -> Result<(), StartFailure> {
+        let message = match why {
+            StopWhy::PodStops | StopWhy::SandboxReplaced | StopWhy::StateUnknown => format!("Stopping container {name}"),
+            StopWhy::DefinitionChanged => format!("Container {name} definition changed, will be restarted"),
+        };
+        self.container_event(name, EventType::Normal, "Killing", message);
+        let grace = self.grace(name, id);
+        info!(container = name, %id, ?why, grace_seconds = grace.as_secs(), "stopping container");
+        self.settle(self.context.runtime.stop_container(id, grace).await)
+    }
+
+    /// How long the container may take to end.
+    fn grace(&self, name: &str, id: &ContainerId) -> Duration {
+        let spec_grace = self.wish.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+        // The spec of an orphan is lost, but its containers carry its grace.
+        let own = spec_grace.or_else(|| {
+            let container = self.runtime.instances(name).find(|container| container.id == *id)?;
+            container.annotations.get(cri::annotations::POD_TERMINATION_GRACE_PERIOD)?.parse().ok()
+        });
+        let seconds = self.wish.stop.map(|stop| stop.grace_seconds).or(own).unwrap_or(0);
+        Duration::from_secs(seconds.max(0).unsigned_abs()).max(GRACE_MIN)
+    }
+
+    async fn remove_container(&self, name: &str, id: &ContainerId) -> Result<(), StartFailure> {
+        let gone = self.runtime.instances(name).find(|container| container.id == *id).cloned();
+        self.settle(self.context.runtime.remove_container(id).await)?;
+        // A container's log goes with it.
+        if let Some(gone) = gone {
+            start::remove_logs(self, &gone).await;
+        }
+        Ok(())
+    }
+
+    /// What is already gone counts as done.
+    fn settle(&self, result: cri::Result<()>) -> Result<(), StartFailure> {
+        match result {
+            Ok(()) | Err(CriError::NotFound { .. }) => Ok(()),
+            Err(error) => {
+                warn!(%error, "runtime refused, will retry");
+                let message = format!("error killing pod: {error}");
+                self.pod_event(EventType::Warning, "FailedKillPod", message.clone());
+                Err(StartFailure::new("FailedKillPod", message))
+            }
+        }
+    }
+
+    pub fn log_dir(&self) -> PathBuf {
+        self.context.config.pod_logs_dir.join(pod::log_directory_name(&PodRef::of(&self.wish.pod)))
+    }
+
+    pub fn pod_dir(&self) -> PathBuf {
+        self.context.config.root_dir.join("pods").join(self.uid.as_str())
+    }
+
+    pub fn spec(&self, name: &str, kind: Kind) -> Option<&ContainerSpec> {
+        let spec = self.wish.pod.spec.as_ref()?;
+        match kind {
+            Kind::Init | Kind::Sidecar => spec.init_containers.iter().flatten().find(|container| container.name == name),
+            Kind::Regular => spec.containers.iter().find(|container| container.name == name),
+        }
+    }
+
+    pub fn pod_event(&self, kind: EventType, reason: &str, message: impl Into<String>) {
+        self.context.recorder.pod(&self.wish.pod, None, kind, reason, message);
+    }
+
+    pub fn container_event(&self, name: &str, kind: EventType, reason: &str, message: impl Into<String>) {
+        let path = pod::field_path(&self.wish.pod, name);
+        self.context.recorder.pod(&self.wish.pod, path.as_deref(), kind, reason, message);
+    }
+}
+
+/// Takes down what an ended pod held outside the runtime.
+pub async fn clean(context: &Context, uid: &PodUid, _wish: &Desired) -> Result<(), String> {
+    context.volumes.unmount(uid).await.map_err(|error| chain(&error))?;
+    context.objects.unregister(uid);
+    context.cgroups.remove(uid).await.map_err(|error| chain(&error))
+}
+
+/// The last step of a pod that is wished away: its logs, and its API object.
+pub async fn take_leave(context: &Context, uid: &PodUid, wish: &Desired) -> Result<(), String> {
+    let reference = PodRef::of(&wish.pod);
+    let logs = context.config.pod_logs_dir.join(pod::log_directory_name(&reference));
+    if wish.stop.is_some_and(|stop| stop.cause != StopCause::Orphaned) {
+        context.host.remove_tree(&logs).await.map_err(|error| chain(&error))?;
+    }
+    if wish.stop.is_some_and(|stop| stop.cause == StopCause::Deleted) {
+        // Whoever watches the pod sees how it ended before it is gone.
+        if let Some(status) = &context.status {
+            status.flushed(uid).await;
+            status.delete_pod(&reference).await;
+        }
+    }
+    Ok(())
+}
+
+/// An error and all its causes on one line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

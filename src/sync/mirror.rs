@@ -1,0 +1,188 @@
+//! Mirror pods: how the API server sees the static pods of this node.
+//!
+//! One task makes the API match: each wanted static pod has one mirror that carries its
+//! hash; every other mirror is deleted. It looks when something changed and, while the API
+//! refuses, with growing pauses. No static pod ever waits for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use tokio::sync::{Notify, watch};
+use tracing::{debug, info, warn};
+
+use crate::clock::Clock;
+use crate::kube::{ApiError, Cluster};
+use crate::node::NodeView;
+use crate::pod::Source;
+use crate::sources::mirror as content;
+
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+pub fn is_mirror(pod: &Pod) -> bool {
+    pod.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(content::MIRROR_ANNOTATION))
+}
+
+/// What is wanted and what was seen; clones share it.
+#[derive(Clone, Default)]
+pub struct Mirrors {
+    state: Arc<Mutex<State>>,
+    changed: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct State {
+    wanted: BTreeMap<String, Arc<Pod>>,
+    observed: BTreeMap<String, Arc<Pod>>,
+    spoken: BTreeSet<Source>,
+}
+
+/// One write that brings the API closer.
+#[derive(Debug, PartialEq)]
+enum Write {
+    Create(Arc<Pod>),
+    Delete { namespace: String, name: String, uid: String },
+}
+
+impl Mirrors {
+    /// The static pod of this name that should have a mirror, if any.
+    pub fn wanted(&self, full_name: &str, pod: Option<Arc<Pod>>) {
+        set(&mut self.state().wanted, full_name, pod);
+        self.changed.notify_one();
+    }
+
+    /// What the API has under this name.
+    pub fn observed(&self, full_name: &str, mirror: Option<Arc<Pod>>) {
+        set(&mut self.state().observed, full_name, mirror);
+        self.changed.notify_one();
+    }
+
+    pub fn source_synced(&self, source: Source) {
+        self.state().spoken.insert(source);
+        self.changed.notify_one();
+    }
+
+    /// The UID of the mirror that stands for this static pod: where its status goes.
+    pub fn uid_of(&self, static_pod: &Pod) -> Option<String> {
+        let state = self.state();
+        let mirror = state.observed.get(&crate::pod::PodRef::of(static_pod).full_name())?;
+        content::mirror_matches(mirror, static_pod).then(|| mirror.metadata.uid.clone()).flatten()
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("nothing that holds the mirrors can panic")
+    }
+
+    /// The writes that are due. Nothing is deleted for being unknown before the sources of
+    /// static pods have spoken, nothing created before the API has.
+    fn due(&self, static_sources: &BTreeSet<Source>) -> Vec<Write> {
+        let state = self.state();
+        if !state.spoken.contains(&Source::Api) {
+            return Vec::new();
+        }
+        let mut writes = Vec::new();
+        for (name, mirror) in &state.observed {
+            let keep = state.wanted.get(name).is_some_and(|pod| content::mirror_matches(mirror, pod));
+            let judged = state.wanted.contains_key(name) || static_sources.is_subset(&state.spoken);
+            if !keep && judged {
+                let metadata = &mirror.metadata;
+                writes.push(Write::Delete {
+                    namespace: metadata.namespace.clone().unwrap_or_default(),
+                    name: metadata.name.clone().unwrap_or_default(),
+                    uid: metadata.uid.clone().unwrap_or_default(),
+                });
+            }
+        }
+        let missing = state.wanted.iter().filter(|(name, _)| !state.observed.contains_key(*name));
+        writes.extend(missing.map(|(_, pod)| Write::Create(pod.clone())));
+        writes
+    }
+}
+
+fn set(map: &mut BTreeMap<String, Arc<Pod>>, name: &str, pod: Option<Arc<Pod>>) {
+    match pod {
+        Some(pod) => map.insert(name.to_owned(), pod),
+        None => map.remove(name),
+    };
+}
+
+/// Runs until dropped.
+pub async fn run(
+    mirrors: Mirrors,
+    cluster: Arc<dyn Cluster>,
+    mut node: watch::Receiver<Option<Arc<NodeView>>>,
+    static_sources: BTreeSet<Source>,
+    clock: Clock,
+) {
+    // A mirror belongs to its Node object; without one there is nothing to own it.
+    let mut last_error = String::new();
+    let mut delay = RETRY_FIRST;
+    loop {
+        let registered = |view: &Option<Arc<NodeView>>| view.as_ref().is_some_and(|view| view.is_registered);
+        let owner = match node.wait_for(registered).await {
+            Ok(view) => view.as_ref().map(|view| view.node.clone()),
+            Err(_) => return,
+        };
+        let Some(owner) = owner else { continue };
+        let mut failed = false;
+        for write in mirrors.due(&static_sources) {
+            if let Err(error) = carry_out(&mirrors, &*cluster, &owner, write).await {
+                failed = true;
+                // Said once, and again only when it changes: the API may be away for days.
+                let text = error.to_string();
+                if text != last_error {
+                    warn!(%error, "mirror pod not written, will retry");
+                    last_error = text;
+                }
+            }
+        }
+        if !failed {
+            last_error.clear();
+            delay = RETRY_FIRST;
+            mirrors.changed.notified().await;
+            continue;
+        }
+        tokio::time::sleep(clock.jitter(delay, 0.3)).await;
+        delay = (delay * 2).min(RETRY_MAX);
+    }
+}
+
+async fn carry_out(mirrors: &Mirrors, cluster: &dyn Cluster, owner: &Node, write: Write) -> Result<(), ApiError> {
+    match write {
+        Write::Create(pod) => {
+            let full_name = crate::pod::PodRef::of(&pod).full_name();
+            match cluster.create_pod(&content::mirror_of(&pod, owner)).await {
+                Ok(mirror) => {
+                    debug!(mirror = full_name, "mirror pod created");
+                    mirrors.observed(&full_name, Some(Arc::new(mirror)));
+                    Ok(())
+                }
+                // The watch will show it, and then it is judged by its hash.
+                Err(ApiError::AlreadyExists { .. }) => match cluster.get_pod(
+                    pod.metadata.namespace.as_deref().unwrap_or_default(),
+                    pod.metadata.name.as_deref().unwrap_or_default(),
+                ).await {
+                    Ok(mirror) if is_mirror(&mirror) => {
+                        mirrors.observed(&full_name, Some(Arc::new(mirror)));
+                        Ok(())
+                    }
+                    Ok(_) => Err(ApiError::AlreadyExists { what: format!("create mirror pod {full_name}: a pod that is no mirror has this name") }),
+                    Err(error) => Err(error),
+                },
+                Err(error) => Err(error),
+            }
+        }
+        Write::Delete { namespace, name, uid } => {
+            info!(mirror = %format!("{namespace}/{name}"), "deleting a mirror pod whose static pod is gone or changed");
+            match cluster.delete_pod(&namespace, &name, &uid, 0).await {
+                Ok(()) | Err(ApiError::NotFound { .. } | ApiError::Conflict { .. }) => {
+                    mirrors.observed(&format!("{name}_{namespace}"), None);
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            }
+        }
+    }
+}

@@ -1,0 +1,465 @@
+//! What to do next for one pod: a pure function from a snapshot to a short list of actions.
+//!
+//! Nothing here reads a clock, a file or a lock, so every decision can be replayed from its
+//! inputs. A plan never runs ahead of what has been seen: after its actions the worker reads
+//! the runtime again and asks for the next plan, until there is nothing left to do.
+
+use std::fmt;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod};
+use tokio::time::Instant;
+
+use crate::config::GoDuration;
+use crate::cri::{Container, ContainerId, ContainerState, Exit, NamespaceMode, Sandbox, SandboxId, SandboxState, annotations};
+use crate::pleg::PodRuntime;
+use crate::pod;
+
+/// The wait that follows a crash, as the container instance itself carries it: seconds in
+/// this annotation, written when the instance is created. So a restart of the agent, or a
+/// swap to another one and back, forgets no back-off and needs no file.
+pub const BACKOFF_ANNOTATION: &str = "ferrolet.dev/backoff-seconds";
+
+/// Everything a plan depends on.
+pub struct Snapshot<'a> {
+    pub pod: &'a Pod,
+    pub runtime: &'a PodRuntime,
+    /// Directories, cgroup and volumes were made in this life of the worker.
+    pub prepared: bool,
+    pub network_ready: bool,
+    pub backoff: &'a BackoffLimits,
+    pub now: Instant,
+    pub wall: Timestamp,
+}
+
+/// The crash back-off series: `initial`, doubled up to `max`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackoffLimits {
+    pub initial: Duration,
+    pub max: Duration,
+    /// An instance that lasted so long starts the series afresh.
+    pub reset_after: Duration,
+}
+
+/// Which list of the spec a container stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Runs to completion before the next one.
+    Init,
+    /// An init container with restartPolicy Always: started in order, kept running.
+    Sidecar,
+    Regular,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Directories, cgroup, volumes. May run beside `CreateSandbox`.
+    Prepare,
+    CreateSandbox { attempt: u32, replaces: bool },
+    /// Pulls the image if need be, creates and starts.
+    StartContainer { name: String, kind: Kind, attempt: Option<u32>, backoff_after: Duration },
+    /// Starts what was created but never started: an earlier life was cut off in between.
+    ResumeContainer { name: String, kind: Kind, id: ContainerId },
+    StopContainer { name: String, id: ContainerId, why: StopWhy },
+    RemoveContainer { name: String, id: ContainerId },
+    StopSandbox { id: SandboxId },
+    RemoveSandbox { id: SandboxId },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopWhy {
+    PodStops,
+    DefinitionChanged,
+    SandboxReplaced,
+    StateUnknown,
+}
+
+/// A container that stays down until a time, and what its status says meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub name: String,
+    pub kind: Kind,
+    pub backoff: Duration,
+    pub until: Instant,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub actions: Vec<Action>,
+    pub held: Vec<Held>,
+    /// The pod wants a sandbox but the runtime's network is not ready.
+    pub waits_for_network: bool,
+    /// What this stage aims at is reached: nothing will run again, nothing runs any more,
+    /// or nothing is left.
+    pub reached: bool,
+}
+
+impl Plan {
+    /// Look again then, even if nothing happens.
+    pub fn look_again(&self) -> Option<Instant> {
+        self.held.iter().map(|held| held.until).min()
+    }
+}
+
+/// The plan for a pod that should run.
+pub fn sync(snapshot: &Snapshot) -> Plan {
+    let mut plan = Plan::default();
+    let pod = snapshot.pod;
+    let runtime = snapshot.runtime;
+    let sandbox = runtime.sandbox();
+    let usable = sandbox.filter(|sandbox| is_usable(sandbox, pod) && !is_rivalled(runtime));
+
+    let progress = match usable {
+        Some(sandbox) => progress_in(snapshot, sandbox),
+        None => progress_without_sandbox(snapshot),
+    };
+    let Progress::Open { steps, held } = progress else {
+        plan.reached = true;
+        return plan;
+    };
+
+    if let Some(sandbox) = usable {
+        if !snapshot.prepared {
+            plan.actions.push(Action::Prepare);
+            return plan;
+        }
+        plan.actions.extend(strays(runtime, sandbox));
+        plan.actions.extend(steps);
+        plan.held = held;
+        plan.actions.extend(surplus(runtime, Some(&sandbox.id)));
+        return plan;
+    }
+
+    // What ran in a sandbox that is no good any more ends before a new one begins.
+    let running: Vec<_> = runtime.may_run().map(|container| stop(container, StopWhy::SandboxReplaced)).collect();
+    if !running.is_empty() {
+        plan.actions = running;
+        return plan;
+    }
+    let ready: Vec<_> = ready_sandboxes(runtime).map(|sandbox| Action::StopSandbox { id: sandbox.id.clone() }).collect();
+    if !ready.is_empty() {
+        plan.actions = ready;
+        return plan;
+    }
+    if !snapshot.prepared {
+        plan.actions.push(Action::Prepare);
+    }
+    if snapshot.network_ready || is_host_network(pod) {
+        let attempt = sandbox.map_or(0, |sandbox| sandbox.attempt + 1);
+        plan.actions.push(Action::CreateSandbox { attempt, replaces: sandbox.is_some() });
+    } else {
+        plan.waits_for_network = true;
+    }
+    plan
+}
+
+/// The plan for a pod that must end: stop everything, then the sandbox.
+pub fn stop_pod(runtime: &PodRuntime) -> Plan {
+    let mut plan = Plan::default();
+    plan.actions = runtime.may_run().map(|container| stop(container, StopWhy::PodStops)).collect();
+    if plan.actions.is_empty() {
+        plan.actions = ready_sandboxes(runtime).map(|sandbox| Action::StopSandbox { id: sandbox.id.clone() }).collect();
+    }
+    plan.reached = plan.actions.is_empty();
+    plan
+}
+
+/// The plan for a pod that has ended and is no longer wanted: leave nothing in the runtime.
+pub fn remove_pod(runtime: &PodRuntime) -> Plan {
+    let mut plan = Plan::default();
+    plan.actions = runtime.containers.iter().map(remove).collect();
+    if plan.actions.is_empty() {
+        plan.actions = runtime.sandboxes.iter().map(|sandbox| Action::RemoveSandbox { id: sandbox.id.clone() }).collect();
+    }
+    plan.reached = plan.actions.is_empty();
+    plan
+}
+
+/// How far the containers of a pod are.
+enum Progress {
+    /// Nothing will ever run again.
+    Finished,
+    Open { steps: Vec<Action>, held: Vec<Held> },
+}
+
+/// Without a sandbox there is only one question: would anything start in a new one?
+fn progress_without_sandbox(snapshot: &Snapshot) -> Progress {
+    let pod = snapshot.pod;
+    let runtime = snapshot.runtime;
+    let policy = restart_policy(pod);
+    let ran_before = !runtime.containers.is_empty() && !runtime.sandboxes.is_empty();
+    if policy == RestartPolicy::Never && ran_before {
+        return Progress::Finished;
+    }
+    if is_regular_done(snapshot) {
+        return Progress::Finished;
+    }
+    Progress::Open { steps: Vec::new(), held: Vec::new() }
+}
+
+/// Every regular container has ended for good, in whichever sandbox that was.
+fn is_regular_done(snapshot: &Snapshot) -> bool {
+    regular(snapshot.pod).next().is_some() && regular(snapshot.pod).all(|spec| is_done(snapshot, &spec.name))
+}
+
+fn is_done(snapshot: &Snapshot, name: &str) -> bool {
+    let exit = snapshot.runtime.newest(name).and_then(Container::exit);
+    exit.is_some_and(|exit| !restart_policy(snapshot.pod).restarts(exit))
+}
+
+fn progress_in(snapshot: &Snapshot, sandbox: &Sandbox) -> Progress {
+    let runtime = snapshot.runtime;
+    let here = |name: &str| runtime.containers.iter().find(|container| container.name == name && container.sandbox_id == sandbox.id);
+    let mut steps = Vec::new();
+    let mut held = Vec::new();
+
+    let policy = restart_policy(snapshot.pod);
+    let initialised = regular(snapshot.pod).any(|spec| here(&spec.name).is_some());
+    if is_regular_done(snapshot) {
+        return Progress::Finished;
+    }
+
+    for spec in init(snapshot.pod) {
+        let kind = init_kind(spec);
+        if kind == Kind::Init && initialised {
+            continue;
+        }
+        let newest = here(&spec.name);
+        match (kind, newest.map(|newest| (&newest.state, newest))) {
+            (Kind::Init, Some((ContainerState::Exited(exit), _))) if exit.exit_code == 0 => continue,
+            (Kind::Init, Some((ContainerState::Exited(_), _))) if policy == RestartPolicy::Never => return Progress::Finished,
+            (_, Some((ContainerState::Running { .. }, newest))) if !is_changed(newest, spec) => {
+                if kind == Kind::Sidecar {
+                    continue;
+                }
+                return Progress::Open { steps, held };
+            }
+            _ => {
+                advance(snapshot, spec, kind, newest, &mut steps, &mut held);
+                // The next one waits for this one; once initialised nobody waits any more.
+                if !initialised {
+                    return Progress::Open { steps, held };
+                }
+            }
+        }
+    }
+
+    for spec in regular(snapshot.pod) {
+        let newest = here(&spec.name);
+        match newest.map(|newest| (&newest.state, newest)) {
+            Some((ContainerState::Running { .. }, newest)) if !is_changed(newest, spec) => {}
+            _ if is_done(snapshot, &spec.name) => {}
+            _ => advance(snapshot, spec, Kind::Regular, newest, &mut steps, &mut held),
+        }
+    }
+    Progress::Open { steps, held }
+}
+
+/// Brings one container that is not as it should be one step further.
+fn advance(snapshot: &Snapshot, spec: &ContainerSpec, kind: Kind, newest_here: Option<&Container>, steps: &mut Vec<Action>, held: &mut Vec<Held>) {
+    let name = spec.name.clone();
+    // Back-off and attempt go on over a change of sandbox.
+    let newest = newest_here.or_else(|| snapshot.runtime.newest(&spec.name));
+    let attempt = newest.map(|newest| newest.attempt + 1);
+    let start = |backoff_after| Action::StartContainer { name: name.clone(), kind, attempt, backoff_after };
+    match newest_here.map(|newest| (&newest.state, newest)) {
+        Some((ContainerState::Running { .. }, newest)) => {
+            steps.push(stop(newest, StopWhy::DefinitionChanged));
+            steps.push(start(Duration::ZERO));
+        }
+        Some((ContainerState::Unknown, newest)) => {
+            steps.push(stop(newest, StopWhy::StateUnknown));
+        }
+        Some((ContainerState::Created, newest)) if is_changed(newest, spec) => {
+            steps.push(remove(newest));
+            steps.push(start(Duration::ZERO));
+        }
+        Some((ContainerState::Created, newest)) => {
+            steps.push(Action::ResumeContainer { name, kind, id: newest.id.clone() });
+        }
+        Some((ContainerState::Exited(_), _)) | None => {
+            let (wait, next) = match newest {
+                // An init container that did its work runs again only for a new sandbox.
+                Some(newest) if kind == Kind::Init && newest.exit().is_some_and(|exit| exit.exit_code == 0) => Default::default(),
+                Some(newest) => back_off(newest, spec, snapshot.backoff),
+                None => Default::default(),
+            };
+            let remaining = newest.and_then(Container::exit).map_or(Duration::ZERO, |exit| remaining(exit, wait, snapshot.wall));
+            if remaining.is_zero() {
+                steps.push(start(next));
+            } else {
+                held.push(Held { name, kind, backoff: wait, until: snapshot.now + remaining });
+            }
+        }
+    }
+}
+
+/// The wait after the exit of `newest`, and the one its successor will carry.
+fn back_off(newest: &Container, spec: &ContainerSpec, limits: &BackoffLimits) -> (Duration, Duration) {
+    let Some(exit) = newest.exit() else { return (Duration::ZERO, Duration::ZERO) };
+    let lasted = match (exit.started_at.unwrap_or(newest.created_at), exit.finished_at) {
+        (started, Some(finished)) => Duration::try_from(finished.duration_since(started)).unwrap_or_default(),
+        _ => Duration::ZERO,
+    };
+    let carried = newest.annotations.get(BACKOFF_ANNOTATION).and_then(|seconds| seconds.parse().ok());
+    let wait = match carried {
+        _ if lasted > limits.reset_after || is_changed(newest, spec) => Duration::ZERO,
+        Some(seconds) => Duration::from_secs(seconds).min(limits.max),
+        None => Duration::ZERO,
+    };
+    let next = if wait.is_zero() { limits.initial } else { (wait * 2).min(limits.max) };
+    (wait, next)
+}
+
+/// What is left of a wait that began at the exit. A wall clock that jumped can neither
+/// stretch it beyond its length nor make it negative.
+fn remaining(exit: &Exit, wait: Duration, wall: Timestamp) -> Duration {
+    let Some(finished) = exit.finished_at else { return Duration::ZERO };
+    let passed = wall.duration_since(finished).max(SignedDuration::ZERO);
+    wait.saturating_sub(Duration::try_from(passed).unwrap_or_default())
+}
+
+/// Containers that run outside the sandbox that counts.
+fn strays<'a>(runtime: &'a PodRuntime, sandbox: &'a Sandbox) -> impl Iterator<Item = Action> + 'a {
+    runtime
+        .may_run()
+        .filter(|container| container.sandbox_id != sandbox.id)
+        .map(|container| stop(container, StopWhy::SandboxReplaced))
+}
+
+/// Dead instances beyond the newest of each container, and dead sandboxes nobody is in.
+fn surplus(runtime: &PodRuntime, keep: Option<&SandboxId>) -> Vec<Action> {
+    let mut actions = Vec::new();
+    let mut seen: Vec<&str> = Vec::new();
+    for container in runtime.containers.iter().filter(|container| container.exit().is_some()) {
+        if seen.contains(&container.name.as_str()) {
+            actions.push(remove(container));
+        }
+        seen.push(&container.name);
+    }
+    // Created in a sandbox that is gone: it will never be started.
+    let orphaned = |container: &&Container| container.state == ContainerState::Created && keep.is_some_and(|keep| container.sandbox_id != *keep);
+    actions.extend(runtime.containers.iter().filter(orphaned).map(remove));
+    for sandbox in &runtime.sandboxes {
+        let empty = !runtime.containers.iter().any(|container| container.sandbox_id == sandbox.id);
+        if Some(&sandbox.id) != keep && empty && sandbox.state == SandboxState::NotReady {
+            actions.push(Action::RemoveSandbox { id: sandbox.id.clone() });
+        }
+    }
+    actions
+}
+
+fn is_usable(sandbox: &Sandbox, pod: &Pod) -> bool {
+    let wanted = if is_host_network(pod) { NamespaceMode::Node } else { NamespaceMode::Pod };
+    sandbox.state == SandboxState::Ready
+        && sandbox.network_mode.is_none_or(|mode| mode == wanted)
+        && (is_host_network(pod) || !sandbox.ips.is_empty())
+}
+
+/// Two ready sandboxes: nobody can say which one the pod's address belongs to.
+fn is_rivalled(runtime: &PodRuntime) -> bool {
+    ready_sandboxes(runtime).nth(1).is_some()
+}
+
+fn ready_sandboxes(runtime: &PodRuntime) -> impl Iterator<Item = &Sandbox> {
+    runtime.sandboxes.iter().filter(|sandbox| sandbox.state == SandboxState::Ready)
+}
+
+/// The image (or name) is other than what the instance was made from.
+fn is_changed(container: &Container, spec: &ContainerSpec) -> bool {
+    container.annotations.get(annotations::CONTAINER_HASH).is_some_and(|hash| *hash != pod::container_hash(spec))
+}
+
+fn stop(container: &Container, why: StopWhy) -> Action {
+    Action::StopContainer { name: container.name.clone(), id: container.id.clone(), why }
+}
+
+fn remove(container: &Container) -> Action {
+    Action::RemoveContainer { name: container.name.clone(), id: container.id.clone() }
+}
+
+fn regular(pod: &Pod) -> impl Iterator<Item = &ContainerSpec> {
+    pod.spec.iter().flat_map(|spec| &spec.containers)
+}
+
+fn init(pod: &Pod) -> impl Iterator<Item = &ContainerSpec> {
+    pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten())
+}
+
+fn init_kind(spec: &ContainerSpec) -> Kind {
+    if spec.restart_policy.as_deref() == Some("Always") { Kind::Sidecar } else { Kind::Init }
+}
+
+fn is_host_network(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum RestartPolicy {
+    Always,
+    OnFailure,
+    Never,
+}
+
+impl RestartPolicy {
+    fn restarts(self, exit: &Exit) -> bool {
+        match self {
+            RestartPolicy::Always => true,
+            RestartPolicy::OnFailure => exit.exit_code != 0,
+            RestartPolicy::Never => false,
+        }
+    }
+}
+
+fn restart_policy(pod: &Pod) -> RestartPolicy {
+    match pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) {
+        Some("Never") => RestartPolicy::Never,
+        Some("OnFailure") => RestartPolicy::OnFailure,
+        _ => RestartPolicy::Always,
+    }
+}
+
+/// One action a line; this is what golden tests and people read.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for action in &self.actions {
+            writeln!(f, "{action}")?;
+        }
+        for held in &self.held {
+            writeln!(f, "hold {} for its back-off of {}", held.name, GoDuration::from(held.backoff))?;
+        }
+        if self.waits_for_network {
+            writeln!(f, "wait for the network")?;
+        }
+        if self.reached {
+            writeln!(f, "done")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::Prepare => write!(f, "prepare directories, cgroup and volumes"),
+            Action::CreateSandbox { attempt, .. } => write!(f, "create sandbox {attempt}"),
+            Action::StartContainer { name, attempt: None, .. } => write!(f, "start {name}"),
+            Action::StartContainer { name, attempt: Some(attempt), .. } => write!(f, "start {name} again, attempt {attempt}"),
+            Action::ResumeContainer { name, .. } => write!(f, "start {name}, already created"),
+            Action::StopContainer { name, why, .. } => write!(
+                f,
+                "stop {name} because {}",
+                match why {
+                    StopWhy::PodStops => "the pod stops",
+                    StopWhy::DefinitionChanged => "its definition changed",
+                    StopWhy::SandboxReplaced => "its sandbox is replaced",
+                    StopWhy::StateUnknown => "its state is unknown",
+                }
+            ),
+            Action::RemoveContainer { name, .. } => write!(f, "remove a dead {name}"),
+            Action::StopSandbox { .. } => write!(f, "stop sandbox"),
+            Action::RemoveSandbox { .. } => write!(f, "remove sandbox"),
+        }
+    }
+}

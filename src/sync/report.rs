@@ -1,0 +1,98 @@
+//! What a worker tells the world about its pod: the status, and the events of waiting.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PodStatus;
+
+use super::Context;
+use super::execute::StartFailure;
+use super::plan::Plan;
+use super::worker::{Desired, Stage};
+use crate::config::GoDuration;
+use crate::events::EventType;
+use crate::pleg::PodRuntime;
+use crate::pod::{self, PodRef};
+use crate::status::{self, StatusInput, WaitingReason};
+
+pub struct Reporter {
+    handled_since: Timestamp,
+    last: Option<PodStatus>,
+    /// The attempt whose back-off was reported, by container: one event for each wait.
+    reported: BTreeMap<String, u32>,
+    waits_for_network: bool,
+}
+
+impl Reporter {
+    pub fn new(context: &Context) -> Self {
+        Reporter { handled_since: context.clock.wall(), last: None, reported: BTreeMap::new(), waits_for_network: false }
+    }
+
+    pub fn publish(
+        &mut self,
+        context: &Context,
+        wish: &Desired,
+        runtime: &PodRuntime,
+        plan: &Plan,
+        stage: Stage,
+        failures: &BTreeMap<String, StartFailure>,
+    ) {
+        let mut start_errors: BTreeMap<String, WaitingReason> = failures
+            .iter()
+            .map(|(name, failure)| {
+                (name.clone(), WaitingReason { reason: failure.reason.clone(), message: failure.message.clone() })
+            })
+            .collect();
+        let reference = PodRef::of(&wish.pod);
+        for held in &plan.held {
+            let which = format!("failed container={} pod={}_{}({})", held.name, reference.name, reference.namespace, reference.uid);
+            let message = format!("back-off {} restarting {which}", GoDuration::from(held.backoff));
+            start_errors.insert(held.name.clone(), WaitingReason { reason: "CrashLoopBackOff".to_owned(), message });
+        }
+        self.report_waits(context, wish, plan, runtime, &reference);
+
+        let node = context.node.borrow().clone();
+        let computed = status::compute(&StatusInput {
+            pod: &wish.pod,
+            source: wish.source,
+            runtime,
+            runtime_name: &context.config.runtime_name,
+            stage: match stage {
+                Stage::Syncing => status::Stage::Syncing,
+                Stage::Stopping => status::Stage::Terminating,
+                Stage::Cleaning | Stage::Ended => status::Stage::Terminated,
+            },
+            verdict: None,
+            previous: self.last.as_ref(),
+            start_errors: &start_errors,
+            probes: &BTreeMap::new(),
+            host_ips: node.as_ref().map_or(&[], |node| node.host_ips.as_slice()),
+            handled_since: self.handled_since,
+            now: context.clock.wall(),
+        });
+        if let Some(status) = &context.status {
+            status.set(&reference.uid, computed.status.clone());
+        }
+        self.last = Some(computed.status);
+    }
+
+    fn report_waits(&mut self, context: &Context, wish: &Desired, plan: &Plan, runtime: &PodRuntime, reference: &PodRef) {
+        for held in &plan.held {
+            let attempt = runtime.newest(&held.name).map_or(0, |newest| newest.attempt);
+            if self.reported.insert(held.name.clone(), attempt) != Some(attempt) {
+                let message = format!(
+                    "Back-off restarting failed container {} in pod {}_{}({})",
+                    held.name, reference.name, reference.namespace, reference.uid
+                );
+                let path = pod::field_path(&wish.pod, &held.name);
+                context.recorder.pod(&wish.pod, path.as_deref(), EventType::Warning, "BackOff", message);
+            }
+        }
+        if plan.waits_for_network && !self.waits_for_network {
+            let health = context.pleg.health().borrow().clone();
+            let why = health.problems(context.clock.now()).join(", ");
+            context.recorder.pod(&wish.pod, None, EventType::Warning, "NetworkNotReady", format!("network is not ready: {why}"));
+        }
+        self.waits_for_network = plan.waits_for_network;
+    }
+}

@@ -1,0 +1,299 @@
+//! Starting one container: image, configuration, create, start.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container as ContainerSpec, Secret};
+use tracing::{debug, info, warn};
+
+use super::execute::{Round, StartFailure, chain};
+use super::launch::{self, ContainerInputs};
+use super::plan::{BACKOFF_ANNOTATION, Kind};
+use crate::cri::{Container, ContainerId, Mount};
+use crate::events::EventType;
+use crate::host::Durability;
+use crate::images::{ImageError, ImageRequest};
+use crate::pod::env::EnvSources;
+use crate::pod::hosts::{self, PodHostname};
+use crate::pod::resources::Amounts;
+use crate::pod;
+
+/// Names of links in the container log directory end here.
+const LINK_NAME_BYTES_MAX: usize = 255;
+/// More of the node's own hosts file than anyone needs.
+const HOSTS_BYTES_MAX: usize = 1 << 20;
+
+/// Starts a new instance. The caller has made sure that no other one of it lives.
+pub async fn start(round: &Round<'_>, name: &str, kind: Kind, attempt: Option<u32>, backoff_after: Duration) -> Result<(), StartFailure> {
+    let result = try_start(round, name, kind, attempt, backoff_after).await;
+    if let Err(failure) = &result {
+        debug!(container = name, %failure, "container not started");
+    }
+    result
+}
+
+async fn try_start(round: &Round<'_>, name: &str, kind: Kind, attempt: Option<u32>, backoff_after: Duration) -> Result<(), StartFailure> {
+    let context = round.context;
+    let pod = &round.wish.pod;
+    let spec = round.spec(name, kind).ok_or_else(|| StartFailure::new("CreateContainerError", "container is no longer in the spec"))?;
+    let sandbox = round.runtime.ready_sandbox().ok_or_else(|| StartFailure::new("CreateContainerError", "the pod's sandbox is gone"))?;
+    let sandbox_config = round.sandbox_config(sandbox.attempt).map_err(|message| StartFailure::new("CreateContainerConfigError", message))?;
+
+    let secrets = pull_secrets(round).await;
+    let field_path = pod::field_path(pod, name).unwrap_or_default();
+    let request = ImageRequest {
+        pod,
+        field_path: &field_path,
+        image: spec.image.as_deref().unwrap_or_default(),
+        pull_policy: spec.image_pull_policy.as_deref(),
+        secrets: &secrets,
+        sandbox: &sandbox_config,
+    };
+    let image = match context.images.ensure(&request).await {
+        Ok(image) => image,
+        Err(ImageError { reason, message, retry_at }) => {
+            round.container_event(name, EventType::Warning, "Failed", format!("Error: {reason}"));
+            return Err(StartFailure { reason: reason.as_str().to_owned(), message, retry_at });
+        }
+    };
+
+    let attempt = match attempt {
+        Some(attempt) => attempt,
+        None => attempt_from_logs(round, name).await,
+    };
+    let config_error = |message: String| {
+        round.container_event(name, EventType::Warning, "Failed", format!("Error: {message}"));
+        StartFailure::new("CreateContainerConfigError", message)
+    };
+    let surroundings = surroundings(round, spec, &sandbox.ips).await.map_err(config_error)?;
+    let inputs = ContainerInputs {
+        attempt,
+        image: &image,
+        env: surroundings.env,
+        mounts: surroundings.mounts,
+        termination_log: surroundings.termination_log.as_deref(),
+        target: None,
+        config: &context.config.launch,
+    };
+    let mut config = launch::container_config(pod, spec, inputs).map_err(|error| config_error(error.to_string()))?;
+    if !backoff_after.is_zero() {
+        config.annotations.insert(BACKOFF_ANNOTATION.to_owned(), backoff_after.as_secs().to_string());
+    }
+
+    let id = match context.runtime.create_container(&sandbox.id, &config, &sandbox_config).await {
+        Ok(id) => id,
+        Err(error) => {
+            warn!(container = name, %error, "container not created, will retry");
+            round.container_event(name, EventType::Warning, "Failed", format!("Error: {error}"));
+            return Err(StartFailure::new("CreateContainerError", error.to_string()));
+        }
+    };
+    round.container_event(name, EventType::Normal, "Created", "Container created");
+    launch_created(round, name, &id, attempt).await
+}
+
+/// Starts an instance that an earlier pass, or an earlier life of the agent, created.
+pub async fn resume(round: &Round<'_>, name: &str, _kind: Kind, id: &ContainerId) -> Result<(), StartFailure> {
+    let attempt = round.runtime.instances(name).find(|container| container.id == *id).map_or(0, |container| container.attempt);
+    launch_created(round, name, id, attempt).await
+}
+
+async fn launch_created(round: &Round<'_>, name: &str, id: &ContainerId, attempt: u32) -> Result<(), StartFailure> {
+    if let Err(error) = round.context.runtime.start_container(id).await {
+        warn!(container = name, %error, "container not started");
+        round.container_event(name, EventType::Warning, "Failed", format!("Error: {error}"));
+        return Err(StartFailure::new("RunContainerError", error.to_string()));
+    }
+    info!(container = name, %id, attempt, "container started");
+    round.container_event(name, EventType::Normal, "Started", "Container started");
+    link_log(round, name, id, attempt).await;
+    Ok(())
+}
+
+/// What a container finds around itself.
+struct Surroundings {
+    env: Vec<(String, String)>,
+    mounts: Vec<Mount>,
+    /// The file for its last words.
+    termination_log: Option<PathBuf>,
+}
+
+async fn surroundings(round: &Round<'_>, spec: &ContainerSpec, ips: &[IpAddr]) -> Result<Surroundings, String> {
+    let context = round.context;
+    let pod = &round.wish.pod;
+    let env = environment(round, spec, ips).await?;
+    let by_name = env.iter().cloned().collect();
+    let mounts = context.volumes.container_mounts(pod, spec, &by_name, recursive_read_only(round)).await;
+    let mut mounts = mounts.map_err(|error| error.to_string())?;
+    if let Some(hosts) = hosts_mount(round, spec, ips).await? {
+        mounts.push(hosts);
+    }
+    let termination_log = match spec.termination_message_path.as_deref() {
+        None | Some("") => None,
+        Some(_) => Some(termination_log(round, &spec.name).await?),
+    };
+    Ok(Surroundings { env, mounts, termination_log })
+}
+
+/// Whether the runtime can make a mount read-only with all that is mounted below it.
+fn recursive_read_only(round: &Round<'_>) -> bool {
+    let health = round.context.pleg.health();
+    let health = health.borrow();
+    let default = health.status.iter().flat_map(|(_, status)| &status.handlers).find(|handler| handler.name.is_empty());
+    default.is_some_and(|handler| handler.recursive_read_only_mounts)
+}
+
+async fn environment(round: &Round<'_>, spec: &ContainerSpec, ips: &[IpAddr]) -> Result<Vec<(String, String)>, String> {
+    let context = round.context;
+    let pod = &round.wish.pod;
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let mut config_maps = BTreeMap::new();
+    let mut secrets = BTreeMap::new();
+    for (kind, name) in mentioned(spec) {
+        match kind {
+            Mentioned::ConfigMap => {
+                if let Some(map) = context.objects.config_map(namespace, name).await.map_err(|error| error.to_string())? {
+                    config_maps.insert(name.to_owned(), map);
+                }
+            }
+            Mentioned::Secret => {
+                if let Some(secret) = context.objects.secret(namespace, name).await.map_err(|error| error.to_string())? {
+                    secrets.insert(name.to_owned(), secret);
+                }
+            }
+        }
+    }
+    // A static pod starts with what is known; a pod of the API waits for the services.
+    let services = context.objects.services().or_else(|| round.wish.source.is_static().then(Default::default));
+    let node = context.node.borrow().clone();
+    let (host_ips, allocatable) = node.as_ref().map_or((&[][..], Amounts::default()), |node| (&node.host_ips[..], node.allocatable.clone()));
+    let host_network = pod::spec(pod).host_network == Some(true);
+    let sources = EnvSources {
+        services: services.as_ref(),
+        config_maps: &config_maps,
+        secrets: &secrets,
+        host_ips,
+        pod_ips: if host_network { host_ips } else { ips },
+        node_allocatable: &allocatable,
+    };
+    pod::env::environment(pod, spec, &sources).map_err(|error| error.to_string())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Mentioned {
+    ConfigMap,
+    Secret,
+}
+
+/// ConfigMaps and Secrets that a container's environment is made from.
+fn mentioned(spec: &ContainerSpec) -> BTreeSet<(Mentioned, &str)> {
+    let mut names = BTreeSet::new();
+    for from in spec.env_from.iter().flatten() {
+        names.extend(from.config_map_ref.iter().map(|reference| (Mentioned::ConfigMap, reference.name.as_str())));
+        names.extend(from.secret_ref.iter().map(|reference| (Mentioned::Secret, reference.name.as_str())));
+    }
+    for source in spec.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()) {
+        names.extend(source.config_map_key_ref.iter().map(|reference| (Mentioned::ConfigMap, reference.name.as_str())));
+        names.extend(source.secret_key_ref.iter().map(|reference| (Mentioned::Secret, reference.name.as_str())));
+    }
+    names
+}
+
+/// The pod's image pull secrets. One that is missing does not stop the start: the image may
+/// be present, or public.
+async fn pull_secrets(round: &Round<'_>) -> Vec<Secret> {
+    let pod = &round.wish.pod;
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let mut found = Vec::new();
+    let mut missing = Vec::new();
+    for reference in pod::spec(pod).image_pull_secrets.iter().flatten() {
+        match round.context.objects.secret(namespace, &reference.name).await {
+            Ok(Some(secret)) => found.push(Secret::clone(&secret)),
+            Ok(None) | Err(_) => missing.push(reference.name.as_str()),
+        }
+    }
+    if !missing.is_empty() {
+        let message = format!(
+            "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+            missing.join(", ")
+        );
+        round.pod_event(EventType::Warning, "FailedToRetrieveImagePullSecret", message);
+    }
+    found
+}
+
+/// The pod's hosts file, unless the container brings its own. It is written anew before each
+/// start, because aliases and addresses may have changed.
+async fn hosts_mount(round: &Round<'_>, spec: &ContainerSpec, ips: &[IpAddr]) -> Result<Option<Mount>, String> {
+    const HOSTS: &str = "/etc/hosts";
+    let pod = &round.wish.pod;
+    let host_network = pod::spec(pod).host_network == Some(true);
+    let own = spec.volume_mounts.iter().flatten().any(|mount| mount.mount_path.trim_end_matches('/') == HOSTS);
+    if own || (ips.is_empty() && !host_network) {
+        return Ok(None);
+    }
+    let context = round.context;
+    let text = if host_network {
+        let node = context.host.read_file(Path::new(HOSTS), HOSTS_BYTES_MAX).await.map_err(|error| chain(&error))?;
+        hosts::hosts_file_of_host_network(pod, &String::from_utf8_lossy(&node.unwrap_or_default()))
+    } else {
+        let hostname = PodHostname::of(pod, &context.config.launch.cluster_dns.domain).map_err(|error| error.to_string())?;
+        hosts::hosts_file(pod, &hostname, ips)
+    };
+    let path = round.pod_dir().join("etc-hosts");
+    context.host.write_file(&path, text.as_bytes(), 0o644, Durability::UntilReboot).await.map_err(|error| chain(&error))?;
+    Ok(Some(Mount {
+        container_path: HOSTS.to_owned(),
+        host_path: path.to_string_lossy().into_owned(),
+        selinux_relabel: true,
+        ..Mount::default()
+    }))
+}
+
+async fn termination_log(round: &Round<'_>, name: &str) -> Result<PathBuf, String> {
+    let host = &round.context.host;
+    let dir = round.pod_dir().join("containers").join(name);
+    host.make_dir(&dir, 0o750).await.map_err(|error| chain(&error))?;
+    let file = dir.join(format!("{:08x}", round.context.clock.with_random(|random| random.u32(..))));
+    host.write_file(&file, b"", 0o666, Durability::UntilReboot).await.map_err(|error| chain(&error))?;
+    Ok(file)
+}
+
+/// An instance nobody remembers still left its log: the count goes on from there.
+async fn attempt_from_logs(round: &Round<'_>, name: &str) -> u32 {
+    let names = round.context.host.list_dir(&round.log_dir().join(name)).await.unwrap_or_default();
+    names.iter().filter_map(|file| file.split_once(".log")?.0.parse::<u32>().ok()).max().map_or(0, |newest| newest + 1)
+}
+
+/// Log collectors find a container's log by this link.
+async fn link_log(round: &Round<'_>, name: &str, id: &ContainerId, attempt: u32) {
+    let target = round.log_dir().join(name).join(format!("{attempt}.log"));
+    let link = round.context.config.container_logs_dir.join(link_name(round, name, id));
+    if let Err(error) = round.context.host.symlink(&target, &link).await {
+        warn!(error = chain(&error), "log link not made");
+    }
+}
+
+fn link_name(round: &Round<'_>, name: &str, id: &ContainerId) -> String {
+    let reference = pod::PodRef::of(&round.wish.pod);
+    let mut base = format!("{}_{}_{name}-{id}", reference.name, reference.namespace);
+    base.truncate(LINK_NAME_BYTES_MAX - ".log".len());
+    base + ".log"
+}
+
+/// Removes a removed container's log with all its rotated parts, and its link.
+pub async fn remove_logs(round: &Round<'_>, gone: &Container) {
+    let context = round.context;
+    let _ = context.host.remove_file(&context.config.container_logs_dir.join(link_name(round, &gone.name, &gone.id))).await;
+    let dir = round.log_dir().join(&gone.name);
+    let prefix = format!("{}.log", gone.attempt);
+    for file in context.host.list_dir(&dir).await.unwrap_or_default() {
+        if file.starts_with(&prefix)
+            && let Err(error) = context.host.remove_file(&dir.join(&file)).await
+        {
+            warn!(error = chain(&error), "log of a removed container stays");
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! Scenarios: what a pod and its runtime look like, and the plan that follows, as text.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
+use tokio::time::Instant;
+
+use super::plan::{self, BACKOFF_ANNOTATION, BackoffLimits, Plan, Snapshot};
+use crate::cri::{Container, ContainerId, ContainerState, Exit, NamespaceMode, Sandbox, SandboxId, SandboxState, annotations};
+use crate::pleg::PodRuntime;
+use crate::pod;
+
+const LIMITS: BackoffLimits =
+    BackoffLimits { initial: Duration::from_secs(10), max: Duration::from_secs(300), reset_after: Duration::from_secs(600) };
+
+fn noon() -> Timestamp {
+    "2026-01-01T12:00:00Z".parse().expect("a literal time")
+}
+
+fn spec(name: &str) -> ContainerSpec {
+    ContainerSpec { name: name.into(), image: Some("img:1".into()), ..ContainerSpec::default() }
+}
+
+fn pod(policy: &str, containers: &[&str]) -> Pod {
+    Pod {
+        spec: Some(PodSpec {
+            restart_policy: Some(policy.into()),
+            containers: containers.iter().map(|name| spec(name)).collect(),
+            ..PodSpec::default()
+        }),
+        ..Pod::default()
+    }
+}
+
+fn with_init(mut pod: Pod, init: &[(&str, bool)]) -> Pod {
+    let containers = init.iter().map(|(name, sidecar)| ContainerSpec {
+        restart_policy: sidecar.then(|| "Always".into()),
+        ..spec(name)
+    });
+    pod.spec.as_mut().expect("made with a spec").init_containers = Some(containers.collect());
+    pod
+}
+
+/// A runtime described step by step.
+#[derive(Default)]
+struct Scene(PodRuntime);
+
+impl Scene {
+    fn sandbox(mut self, attempt: u32, state: SandboxState) -> Self {
+        self.0.sandboxes.push(Sandbox {
+            id: SandboxId::new(format!("s{attempt}")),
+            pod_name: "web".into(),
+            pod_namespace: "shop".into(),
+            pod_uid: "u".into(),
+            attempt,
+            state,
+            created_at: noon(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            ips: vec!["10.0.0.1".parse().expect("a literal address")],
+            network_mode: Some(NamespaceMode::Pod),
+            runtime_handler: String::new(),
+        });
+        self
+    }
+
+    fn container(mut self, name: &str, sandbox: u32, attempt: u32, state: ContainerState) -> Self {
+        let hash = pod::container_hash(&spec(name));
+        self.0.containers.push(Container {
+            id: ContainerId::new(format!("{name}{attempt}")),
+            sandbox_id: SandboxId::new(format!("s{sandbox}")),
+            name: name.into(),
+            attempt,
+            state,
+            created_at: noon() - SignedDuration::from_secs(60),
+            image: "img:1".into(),
+            image_ref: "img@sha256:1".into(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::from([(annotations::CONTAINER_HASH.to_owned(), hash)]),
+            log_path: String::new(),
+            user: None,
+            resources: None,
+            mounts: Vec::new(),
+        });
+        self
+    }
+
+    fn running(self, name: &str, sandbox: u32, attempt: u32) -> Self {
+        self.container(name, sandbox, attempt, ContainerState::Running { started_at: noon() })
+    }
+
+    fn exited(self, name: &str, sandbox: u32, attempt: u32, code: i32) -> Self {
+        self.ended(name, sandbox, attempt, code, 1, 0)
+    }
+
+    /// Ended `ago` seconds before noon, after `lasted` seconds.
+    fn ended(self, name: &str, sandbox: u32, attempt: u32, code: i32, lasted: i64, ago: i64) -> Self {
+        let finished = noon() - SignedDuration::from_secs(ago);
+        let exit = Exit {
+            started_at: Some(finished - SignedDuration::from_secs(lasted)),
+            finished_at: Some(finished),
+            exit_code: code,
+            reason: String::new(),
+            message: String::new(),
+        };
+        self.container(name, sandbox, attempt, ContainerState::Exited(exit))
+    }
+
+    /// The newest described container carries this back-off.
+    fn carrying(mut self, seconds: u64) -> Self {
+        let newest = self.0.containers.last_mut().expect("a container was described");
+        newest.annotations.insert(BACKOFF_ANNOTATION.to_owned(), seconds.to_string());
+        self
+    }
+
+    /// The newest described container was made from another image.
+    fn outdated(mut self) -> Self {
+        let newest = self.0.containers.last_mut().expect("a container was described");
+        newest.annotations.insert(annotations::CONTAINER_HASH.to_owned(), "0".into());
+        self
+    }
+}
+
+fn ready() -> Scene {
+    Scene::default().sandbox(0, SandboxState::Ready)
+}
+
+fn plan_of(pod: &Pod, scene: Scene, prepared: bool, network_ready: bool) -> Plan {
+    let runtime = scene.0.sorted();
+    plan::sync(&Snapshot { pod, runtime: &runtime, prepared, network_ready, backoff: &LIMITS, now: Instant::now(), wall: noon() })
+}
+
+#[track_caller]
+fn check(pod: Pod, scene: Scene, expected: &[&str]) {
+    let plan = plan_of(&pod, scene, true, true);
+    let text = plan.to_string();
+    assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_new_pod_gets_its_surroundings_and_its_sandbox_at_once() {
+    let plan = plan_of(&pod("Always", &["a"]), Scene::default(), false, true);
+    assert_eq!(plan.to_string(), "prepare directories, cgroup and volumes\ncreate sandbox 0\n");
+}
+
+#[test]
+fn without_network_only_host_network_pods_start() {
+    let mut host = pod("Always", &["a"]);
+    let plan = plan_of(&host, Scene::default(), true, false);
+    assert_eq!(plan.to_string(), "wait for the network\n");
+    host.spec.as_mut().expect("made with a spec").host_network = Some(true);
+    let plan = plan_of(&host, Scene::default(), true, false);
+    assert_eq!(plan.to_string(), "create sandbox 0\n");
+}
+
+#[test]
+fn an_adopted_pod_is_prepared_before_anything_else() {
+    let plan = plan_of(&pod("Always", &["a"]), ready().exited("a", 0, 0, 1), false, true);
+    assert_eq!(plan.to_string(), "prepare directories, cgroup and volumes\n");
+}
+
+#[test]
+fn all_containers_of_a_fresh_sandbox_start() {
+    check(pod("Always", &["a", "b"]), ready(), &["start a", "start b"]);
+}
+
+#[test]
+fn what_runs_is_left_alone() {
+    check(pod("Always", &["a", "b"]), ready().running("a", 0, 0).running("b", 0, 3), &[]);
+}
+
+#[test]
+fn restart_policies() {
+    let both = || ready().exited("a", 0, 0, 0).exited("b", 0, 0, 1);
+    check(pod("Always", &["a", "b"]), both(), &["start a again, attempt 1", "start b again, attempt 1"]);
+    check(pod("OnFailure", &["a", "b"]), both(), &["start b again, attempt 1"]);
+    check(pod("Never", &["a", "b"]), both(), &["done"]);
+    check(pod("OnFailure", &["a"]), ready().exited("a", 0, 0, 0), &["done"]);
+}
+
+#[test]
+fn a_pod_that_never_restarts_still_starts_what_has_not_run() {
+    check(pod("Never", &["a", "b"]), ready().exited("a", 0, 0, 0), &["start b"]);
+}
+
+#[test]
+fn created_but_never_started_is_finished() {
+    check(pod("Always", &["a"]), ready().container("a", 0, 0, ContainerState::Created), &["start a, already created"]);
+    check(
+        pod("Always", &["a"]),
+        ready().container("a", 0, 0, ContainerState::Created).outdated(),
+        &["remove a dead a", "start a again, attempt 1"],
+    );
+}
+
+#[test]
+fn an_unknown_state_is_stopped_first() {
+    check(pod("Always", &["a"]), ready().container("a", 0, 0, ContainerState::Unknown), &["stop a because its state is unknown"]);
+}
+
+#[test]
+fn a_changed_image_replaces_the_container_whatever_the_policy() {
+    for policy in ["Always", "OnFailure", "Never"] {
+        check(
+            pod(policy, &["a"]),
+            ready().running("a", 0, 0).outdated(),
+            &["stop a because its definition changed", "start a again, attempt 1"],
+        );
+    }
+}
+
+#[test]
+fn the_first_restart_is_immediate_and_the_next_wait() {
+    // Instance 0 carries nothing; each later one carries the wait that follows it.
+    check(pod("Always", &["a"]), ready().exited("a", 0, 0, 1), &["start a again, attempt 1"]);
+    check(pod("Always", &["a"]), ready().exited("a", 0, 1, 1).carrying(10), &["hold a for its back-off of 10s"]);
+    check(pod("Always", &["a"]), ready().ended("a", 0, 1, 1, 1, 9).carrying(10), &["hold a for its back-off of 10s"]);
+    check(pod("Always", &["a"]), ready().ended("a", 0, 1, 1, 1, 10).carrying(10), &["start a again, attempt 2"]);
+    check(pod("Always", &["a"]), ready().ended("a", 0, 9, 1, 1, 299).carrying(300), &["hold a for its back-off of 5m0s"]);
+}
+
+#[test]
+fn the_back_off_series_doubles_up_to_its_cap() {
+    let mut carried = None;
+    let mut series = Vec::new();
+    for _ in 0..8 {
+        let mut scene = ready().ended("a", 0, 1, 1, 1, 1000);
+        if let Some(seconds) = carried {
+            scene = scene.carrying(seconds);
+        }
+        let plan = plan_of(&pod("Always", &["a"]), scene, true, true);
+        let [plan::Action::StartContainer { backoff_after, .. }] = plan.actions.as_slice() else { panic!("{plan}") };
+        series.push(backoff_after.as_secs());
+        carried = Some(backoff_after.as_secs());
+    }
+    assert_eq!(series, [10, 20, 40, 80, 160, 300, 300, 300]);
+}
+
+#[test]
+fn a_container_that_lasted_long_enough_starts_the_series_afresh() {
+    check(pod("Always", &["a"]), ready().ended("a", 0, 5, 1, 601, 0).carrying(300), &["start a again, attempt 6"]);
+    check(pod("Always", &["a"]), ready().ended("a", 0, 5, 1, 600, 0).carrying(300), &["hold a for its back-off of 5m0s"]);
+}
+
+#[test]
+fn a_wall_clock_that_jumped_back_cannot_stretch_a_back_off() {
+    let plan = plan_of(&pod("Always", &["a"]), ready().ended("a", 0, 1, 1, 1, -86_400).carrying(10), true, true);
+    let wait = plan.look_again().expect("the container is held") - Instant::now();
+    assert!(wait <= Duration::from_secs(10), "waits {wait:?}");
+}
+
+#[test]
+fn a_dead_sandbox_is_replaced_after_everything_in_it_has_ended() {
+    let dead = || Scene::default().sandbox(0, SandboxState::NotReady);
+    check(pod("Always", &["a"]), dead().running("a", 0, 0), &["stop a because its sandbox is replaced"]);
+    check(pod("Always", &["a"]), dead().exited("a", 0, 0, 137), &["create sandbox 1"]);
+    check(pod("Never", &["a"]), dead().exited("a", 0, 0, 137), &["done"]);
+    check(pod("OnFailure", &["a", "b"]), dead().exited("a", 0, 0, 0).exited("b", 0, 0, 0), &["done"]);
+    check(pod("OnFailure", &["a", "b"]), dead().exited("a", 0, 0, 0).exited("b", 0, 0, 1), &["create sandbox 1"]);
+}
+
+#[test]
+fn in_a_new_sandbox_attempts_go_on_and_successes_stay() {
+    let replaced = || Scene::default().sandbox(0, SandboxState::NotReady).sandbox(1, SandboxState::Ready);
+    check(pod("Always", &["a"]), replaced().exited("a", 0, 4, 137), &["start a again, attempt 5"]);
+    check(pod("OnFailure", &["a", "b"]), replaced().exited("a", 0, 0, 0).exited("b", 0, 0, 1), &["start b again, attempt 1"]);
+}
+
+#[test]
+fn two_ready_sandboxes_give_way_to_a_third() {
+    let rivals = || ready().sandbox(1, SandboxState::Ready);
+    check(pod("Always", &["a"]), rivals().running("a", 0, 0), &["stop a because its sandbox is replaced"]);
+    check(pod("Always", &["a"]), rivals(), &["stop sandbox", "stop sandbox"]);
+}
+
+#[test]
+fn a_sandbox_without_address_or_in_the_wrong_network_is_replaced() {
+    let mut scene = ready();
+    scene.0.sandboxes[0].ips.clear();
+    check(pod("Always", &["a"]), scene, &["stop sandbox"]);
+    let mut host = pod("Always", &["a"]);
+    host.spec.as_mut().expect("made with a spec").host_network = Some(true);
+    check(host, ready(), &["stop sandbox"]);
+}
+
+#[test]
+fn only_the_newest_dead_instance_is_kept() {
+    check(
+        pod("Always", &["a"]),
+        ready().running("a", 0, 3).exited("a", 0, 2, 1).exited("a", 0, 1, 1).exited("a", 0, 0, 1),
+        &["remove a dead a", "remove a dead a"],
+    );
+}
+
+#[test]
+fn dead_sandboxes_go_once_nothing_is_in_them() {
+    let replaced = || Scene::default().sandbox(0, SandboxState::NotReady).sandbox(1, SandboxState::Ready);
+    check(pod("Always", &["a"]), replaced().running("a", 1, 1).exited("a", 0, 0, 1), &[]);
+    check(pod("Always", &["a"]), replaced().running("a", 1, 1), &["remove sandbox"]);
+}
+
+#[test]
+fn init_containers_run_one_after_another_and_then_the_rest() {
+    let pod = || with_init(pod("Always", &["a"]), &[("i", false), ("j", false)]);
+    check(pod(), ready(), &["start i"]);
+    check(pod(), ready().running("i", 0, 0), &[]);
+    check(pod(), ready().exited("i", 0, 0, 0), &["start j"]);
+    check(pod(), ready().exited("i", 0, 0, 1), &["start i again, attempt 1"]);
+    check(pod(), ready().exited("i", 0, 0, 0).exited("j", 0, 0, 0), &["start a"]);
+    check(pod(), ready().exited("i", 0, 0, 0).exited("j", 0, 0, 0).running("a", 0, 0), &[]);
+}
+
+#[test]
+fn a_failed_init_container_ends_a_pod_that_never_restarts() {
+    check(with_init(pod("Never", &["a"]), &[("i", false)]), ready().exited("i", 0, 0, 1), &["done"]);
+}
+
+#[test]
+fn sidecars_start_in_order_and_are_kept_running() {
+    let pod = || with_init(pod("Never", &["a"]), &[("s", true), ("i", false)]);
+    check(pod(), ready(), &["start s"]);
+    check(pod(), ready().running("s", 0, 0), &["start i"]);
+    check(pod(), ready().running("s", 0, 0).exited("i", 0, 0, 0), &["start a"]);
+    check(pod(), ready().exited("s", 0, 0, 0).exited("i", 0, 0, 0).running("a", 0, 0), &["start s again, attempt 1"]);
+    check(pod(), ready().running("s", 0, 0).exited("i", 0, 0, 0).exited("a", 0, 0, 0), &["done"]);
+}
+
+#[test]
+fn a_stopping_pod_stops_containers_before_its_sandbox() {
+    let runtime = ready().running("a", 0, 0).exited("b", 0, 0, 0).0.sorted();
+    assert_eq!(plan::stop_pod(&runtime).to_string(), "stop a because the pod stops\n");
+    let runtime = ready().exited("a", 0, 0, 0).0.sorted();
+    assert_eq!(plan::stop_pod(&runtime).to_string(), "stop sandbox\n");
+    let runtime = Scene::default().sandbox(0, SandboxState::NotReady).exited("a", 0, 0, 0).0.sorted();
+    assert_eq!(plan::stop_pod(&runtime).to_string(), "done\n");
+}
+
+#[test]
+fn an_unwanted_pod_loses_its_containers_before_its_sandbox() {
+    let runtime = Scene::default().sandbox(0, SandboxState::NotReady).exited("a", 0, 0, 0).0.sorted();
+    assert_eq!(plan::remove_pod(&runtime).to_string(), "remove a dead a\n");
+    let runtime = Scene::default().sandbox(0, SandboxState::NotReady).0.sorted();
+    assert_eq!(plan::remove_pod(&runtime).to_string(), "remove sandbox\n");
+    assert_eq!(plan::remove_pod(&PodRuntime::default()).to_string(), "done\n");
+}

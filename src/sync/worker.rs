@@ -1,0 +1,381 @@
+//! One pod's worker: a serial loop of passes over one pod.
+//!
+//! A pass reads a snapshot, makes a plan, carries it out, and starts over until the plan is
+//! empty; then the worker sleeps until something hints at a change or a deadline comes.
+//!
+//! ```text
+//!   Syncing ──── nothing will ever run again, or a stop is wished ───▶ Stopping
+//!   Stopping ─── nothing runs any more ──────────────────────────────▶ Cleaning
+//!   Cleaning ─── volumes and cgroup are gone ────────────────────────▶ Ended
+//!   Ended ────── the pod is wished away: runtime emptied, API object deleted ─▶ worker ends
+//! ```
+//!
+//! Always true: a stage is never gone back; a wish to stop (or to stop sooner) interrupts
+//! whatever pass is under way, and the next pass reads the runtime anew.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::execute::{Done, StartFailure};
+use super::plan::{self, Action, Plan, Snapshot};
+use super::report::Reporter;
+use super::{Context, execute};
+use crate::events::EventType;
+use crate::pleg::{PodRuntime, RuntimeHealth};
+use crate::pod::{PodUid, Source};
+
+/// The newest wish for a pod.
+#[derive(Clone, Debug)]
+pub struct Desired {
+    pub pod: Arc<Pod>,
+    pub source: Source,
+    /// Never taken back once set; the grace only shrinks.
+    pub stop: Option<Stop>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stop {
+    pub cause: StopCause,
+    pub grace_seconds: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopCause {
+    /// The API object carries a deletion timestamp.
+    Deleted,
+    /// The source no longer has the pod.
+    Removed,
+    /// No source ever spoke of it in this life of the agent.
+    Orphaned,
+}
+
+/// How far the pod is on its way; see the diagram above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    Syncing,
+    Stopping,
+    Cleaning,
+    Ended,
+}
+
+/// Delays between passes that failed.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+const RETRY_JITTER: f64 = 0.5;
+
+/// What one pass leaves to do.
+enum Outcome {
+    /// Something changed: look again now.
+    Again,
+    /// Nothing to do before this time, or before anything happens.
+    Idle { until: Option<Instant> },
+    /// The pod is gone from this machine and from the API.
+    Gone,
+}
+
+/// What failed, and so waits. A container that cannot start does not hold up the others.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    Read,
+    Prepare,
+    Sandbox,
+    Container(String),
+    Clean,
+}
+
+/// A step that failed so many times in a row and is not tried again before then.
+#[derive(Clone, Copy, Debug)]
+struct Retry {
+    failures: u32,
+    not_before: Instant,
+}
+
+struct Worker {
+    context: Arc<Context>,
+    uid: PodUid,
+    stage: Stage,
+    /// Directories, cgroup and volumes were made by this worker.
+    prepared: bool,
+    /// Why containers could not be started at the last try.
+    start_failures: BTreeMap<String, StartFailure>,
+    retries: BTreeMap<Step, Retry>,
+    health: watch::Receiver<RuntimeHealth>,
+    reporter: Reporter,
+}
+
+/// Works on one pod until it is gone; returns its UID.
+pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver<Desired>) -> PodUid {
+    let bell = context.wakes.hang_up(&uid);
+    let mut worker = Worker {
+        context: context.clone(),
+        uid: uid.clone(),
+
+        stage: Stage::Syncing,
+        prepared: false,
+        start_failures: BTreeMap::new(),
+        retries: BTreeMap::new(),
+        health: context.pleg.health(),
+        reporter: Reporter::new(&context),
+    };
+    loop {
+        let wish = wishes.borrow_and_update().clone();
+        let outcome = tokio::select! {
+            biased;
+            // Cancel-safe: the watch keeps the newest wish. The pass is dropped wherever it
+            // waits; calls it had sent may still take effect, which the next read shows.
+            () = stop_wished(&mut wishes, wish.stop) => {
+                context.pleg.mark_stale(&uid);
+                worker.retries.clear();
+                continue;
+            }
+            outcome = worker.pass(&wish) => outcome,
+        };
+        let until = match outcome {
+            Outcome::Gone => break,
+            Outcome::Again => continue,
+            Outcome::Idle { until } => until,
+        };
+        tokio::select! {
+            biased;
+            // Cancel-safe: the watch keeps the newest wish.
+            changed = wishes.changed() => {
+                if changed.is_err() {
+                    return uid; // The dispatcher is gone: the agent stops, the pod goes on.
+                }
+                worker.retries.clear();
+            }
+            // Cancel-safe: an unused permit stays with the bell.
+            () = bell.rung() => {
+                if bell.take_inputs_changed() {
+                    worker.retries.clear();
+                }
+            }
+            // Cancel-safe: the change stays unseen until the next plan reads it.
+            Ok(()) = worker.health.changed() => {}
+            // Cancel-safe: a timer.
+            () = sleep_until(until) => {}
+        }
+    }
+    context.wakes.take_down(&uid);
+    uid
+}
+
+/// Waits until the pod is to stop, or to stop sooner than the pass under way believes.
+async fn stop_wished(wishes: &mut watch::Receiver<Desired>, known: Option<Stop>) {
+    let sooner = |wish: &Desired| match (wish.stop, known) {
+        (Some(_), None) => true,
+        (Some(now), Some(before)) => now.grace_seconds < before.grace_seconds,
+        (None, _) => false,
+    };
+    if wishes.wait_for(sooner).await.is_err() {
+        std::future::pending().await
+    }
+}
+
+async fn sleep_until(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Worker {
+    async fn pass(&mut self, wish: &Desired) -> Outcome {
+        if let Some(until) = self.waits_for(&Step::Read) {
+            return Outcome::Idle { until: Some(until) };
+        }
+        let runtime = match self.context.pleg.current(&self.uid).await {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                debug!(%error, "cannot read the pod from the runtime");
+                if !self.retries.contains_key(&Step::Read) {
+                    let message = format!("error determining status: {error}");
+                    self.context.recorder.pod(&wish.pod, None, EventType::Warning, "FailedSync", message);
+                }
+                return self.failed(Step::Read, None);
+            }
+        };
+        self.retries.remove(&Step::Read);
+        self.enter_stage(wish, &runtime);
+        let plan = self.plan(wish, &runtime);
+        if plan.reached && self.stage < Stage::Cleaning {
+            self.advance();
+            return Outcome::Again;
+        }
+        self.publish(wish, &runtime, &plan);
+        match self.stage {
+            Stage::Syncing => self.refresh_volumes(wish).await,
+            Stage::Cleaning => return self.clean(wish).await,
+            Stage::Ended if wish.stop.is_none() => return Outcome::Idle { until: None },
+            Stage::Ended if plan.reached => return self.take_leave(wish).await,
+            Stage::Stopping | Stage::Ended => {}
+        }
+        let actions: Vec<_> = plan.actions.iter().filter(|action| self.waits_for(&step(action)).is_none()).cloned().collect();
+        if actions.is_empty() {
+            return Outcome::Idle { until: self.look_again(&plan) };
+        }
+        self.execute(wish, &runtime, &actions).await
+    }
+
+    /// A pod may be found anywhere on its way: stopped while we were away, or long finished.
+    fn enter_stage(&mut self, wish: &Desired, runtime: &PodRuntime) {
+        if self.stage != Stage::Syncing {
+            return;
+        }
+        if let Some(stop) = wish.stop {
+            info!(cause = ?stop.cause, grace_seconds = stop.grace_seconds, "stopping pod");
+            self.stage = Stage::Stopping;
+        } else if is_terminal(&wish.pod) && !wish.source.is_static() {
+            debug!(containers = runtime.containers.len(), "pod has ended before");
+            self.stage = Stage::Stopping;
+        }
+    }
+
+    /// The aim of this stage is reached.
+    fn advance(&mut self) {
+        self.retries.clear();
+        self.stage = match self.stage {
+            Stage::Syncing => {
+                info!("all containers have ended for good");
+                Stage::Stopping
+            }
+            Stage::Stopping => Stage::Cleaning,
+            Stage::Cleaning | Stage::Ended => Stage::Ended,
+        };
+    }
+
+    fn plan(&mut self, wish: &Desired, runtime: &PodRuntime) -> Plan {
+        match self.stage {
+            Stage::Syncing => plan::sync(&Snapshot {
+                pod: &wish.pod,
+                runtime,
+                prepared: self.prepared,
+                network_ready: self.health.borrow_and_update().network_ready(),
+                backoff: &self.context.config.backoff,
+                now: self.context.clock.now(),
+                wall: self.context.clock.wall(),
+            }),
+            Stage::Stopping => plan::stop_pod(runtime),
+            Stage::Cleaning => Plan::default(),
+            Stage::Ended => plan::remove_pod(runtime),
+        }
+    }
+
+    async fn execute(&mut self, wish: &Desired, runtime: &Arc<PodRuntime>, actions: &[Action]) -> Outcome {
+        let report = execute::execute(&self.context, &self.uid, wish, runtime, actions).await;
+        for Done { step, result } in report {
+            match result {
+                Ok(()) => {
+                    self.prepared |= step == Step::Prepare;
+                    if let Step::Container(name) = &step {
+                        self.start_failures.remove(name);
+                    }
+                    self.retries.remove(&step);
+                }
+                Err(failure) => {
+                    let retry_at = failure.retry_at;
+                    if let Step::Container(name) = &step {
+                        self.start_failures.insert(name.clone(), failure);
+                    }
+                    self.failed(step, retry_at);
+                }
+            }
+        }
+        // Whatever happened, the next pass reads it; what failed waits its time.
+        Outcome::Again
+    }
+
+    /// Notes a failure and says when there is something to do next.
+    fn failed(&mut self, step: Step, retry_at: Option<Instant>) -> Outcome {
+        let failures = self.retries.get(&step).map_or(0, |retry| retry.failures);
+        let delay = RETRY_FIRST.saturating_mul(1 << failures.min(8)).min(RETRY_MAX);
+        let not_before = retry_at.unwrap_or_else(|| self.context.clock.now() + self.context.clock.jitter(delay, RETRY_JITTER));
+        self.retries.insert(step, Retry { failures: failures + 1, not_before });
+        Outcome::Idle { until: Some(not_before) }
+    }
+
+    fn waits_for(&self, step: &Step) -> Option<Instant> {
+        let now = self.context.clock.now();
+        self.retries.get(step).map(|retry| retry.not_before).filter(|not_before| *not_before > now)
+    }
+
+    fn look_again(&self, plan: &Plan) -> Option<Instant> {
+        let now = self.context.clock.now();
+        let retries = self.retries.values().map(|retry| retry.not_before).filter(|not_before| *not_before > now);
+        let refresh = self.context.volumes.next_refresh(&self.uid).filter(|_| self.stage == Stage::Syncing);
+        retries.chain(plan.look_again()).chain(refresh).min()
+    }
+
+    /// ConfigMaps, Secrets and tokens that changed reach the pod's files here.
+    async fn refresh_volumes(&self, wish: &Desired) {
+        if !self.prepared {
+            return;
+        }
+        if let Err(error) = self.context.volumes.refresh(&wish.pod).await {
+            warn!(error = &error as &dyn std::error::Error, "volume not refreshed, the old content stays");
+        }
+    }
+
+    async fn clean(&mut self, wish: &Desired) -> Outcome {
+        if let Some(until) = self.waits_for(&Step::Clean) {
+            return Outcome::Idle { until: Some(until) };
+        }
+        match execute::clean(&self.context, &self.uid, wish).await {
+            Ok(()) => {
+                self.advance();
+                Outcome::Again
+            }
+            Err(error) => {
+                warn!(%error, "pod not cleaned up yet, will retry");
+                self.failed(Step::Clean, None)
+            }
+        }
+    }
+
+    async fn take_leave(&mut self, wish: &Desired) -> Outcome {
+        if let Some(until) = self.waits_for(&Step::Clean) {
+            return Outcome::Idle { until: Some(until) };
+        }
+        match execute::take_leave(&self.context, &self.uid, wish).await {
+            Ok(()) => {
+                info!("pod is gone");
+                Outcome::Gone
+            }
+            Err(error) => {
+                warn!(%error, "pod not removed yet, will retry");
+                self.failed(Step::Clean, None)
+            }
+        }
+    }
+
+    fn publish(&mut self, wish: &Desired, runtime: &PodRuntime, plan: &Plan) {
+        // Of a pod whose spec is lost nothing can be said; of one whose containers are being
+        // removed, everything was.
+        let orphaned = wish.stop.is_some_and(|stop| stop.cause == StopCause::Orphaned);
+        if orphaned || self.stage == Stage::Ended {
+            return;
+        }
+        self.reporter.publish(&self.context, wish, runtime, plan, self.stage, &self.start_failures);
+    }
+}
+
+fn is_terminal(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
+}
+
+fn step(action: &Action) -> Step {
+    match action {
+        Action::Prepare => Step::Prepare,
+        Action::CreateSandbox { .. } | Action::StopSandbox { .. } | Action::RemoveSandbox { .. } => Step::Sandbox,
+        Action::StartContainer { name, .. }
+        | Action::ResumeContainer { name, .. }
+        | Action::StopContainer { name, .. }
+        | Action::RemoveContainer { name, .. } => Step::Container(name.clone()),
+    }
+}

@@ -1,0 +1,228 @@
+//! What an agent makes of it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use ferrolet::cri::{Runtime, Scope};
+use futures::future::try_join_all;
+use futures::{StreamExt, pin_mut};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DeleteParams, ListParams, PostParams};
+use kube::runtime::watcher::{self, Event, watcher};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::{BURST_PODS, RESTING_PODS, SINGLE_PODS};
+use crate::harness::{client, is_ready, runtime_of};
+use crate::poll::{self, Look};
+use crate::provision::BUSYBOX;
+use crate::stack::Stack;
+
+const WITHIN: Duration = Duration::from_secs(300);
+/// CPU times in /proc are in hundredths of a second, on every Linux there is.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+#[derive(Default)]
+pub struct Measured {
+    pub singles: Vec<f64>,
+    pub burst: f64,
+    pub burst_cpu: f64,
+    pub rest_cpu_percent: f64,
+    pub rest_containerd_percent: f64,
+    pub rss_empty: f64,
+    pub rss_full: f64,
+    pub restart: f64,
+    pub static_start: f64,
+}
+
+pub async fn measure(stack: Stack, rest_seconds: u64) -> Result<Measured> {
+    let kubeconfig = stack.admin_kubeconfig().context("a stack with a control plane")?;
+    let pods: Api<Pod> = Api::namespaced(client(&kubeconfig).await?, "default");
+    let node = stack.node_name().to_owned();
+    let mut found = Measured::default();
+
+    // Let what follows the start be over: registration, first lists, garbage collection.
+    run_one(&pods, &node, "warm-up").await?;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let pid = stack.agent().pid().await?;
+    let agent = Process::inside(&stack, pid)?;
+    found.rss_empty = agent.rss_mb()?;
+
+    for number in 0..SINGLE_PODS {
+        let name = format!("single-{number}");
+        found.singles.push(run_one(&pods, &node, &name).await?);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    clear(&pods).await?;
+
+    let cpu = agent.cpu_seconds()?;
+    found.burst = run_many(&pods, &node, BURST_PODS).await?;
+    // Statuses and events of the burst may still be on their way.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    found.burst_cpu = agent.cpu_seconds()? - cpu;
+
+    let missing: Vec<_> = (BURST_PODS..RESTING_PODS).map(|number| format!("burst-{number}")).collect();
+    try_join_all(missing.iter().map(|name| run_one(&pods, &node, name))).await?;
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    found.rss_full = agent.rss_mb()?;
+    let containerd = Process::inside(&stack, stack.containerd().pid().await?)?;
+    let (cpu, containerd_cpu) = (agent.cpu_seconds()?, containerd.cpu_seconds()?);
+    tokio::time::sleep(Duration::from_secs(rest_seconds)).await;
+    found.rest_cpu_percent = (agent.cpu_seconds()? - cpu) / rest_seconds as f64 * 100.0;
+    found.rest_containerd_percent = (containerd.cpu_seconds()? - containerd_cpu) / rest_seconds as f64 * 100.0;
+    clear(&pods).await?;
+
+    found.restart = restart_gap(&stack, &pods, &node).await?;
+    clear(&pods).await?;
+    found.static_start = static_start(&stack).await?;
+    stack.end().await?;
+    Ok(found)
+}
+
+fn pod(node: &str, name: &str, script: &[&str]) -> Result<Pod> {
+    Ok(serde_json::from_value(json!({
+        "metadata": { "name": name },
+        "spec": {
+            "nodeName": node,
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{ "name": "main", "image": BUSYBOX, "imagePullPolicy": "IfNotPresent", "command": script }],
+        },
+    }))?)
+}
+
+/// Creates a pod and waits until a watch shows it Ready; the seconds that took.
+async fn run_one(pods: &Api<Pod>, node: &str, name: &str) -> Result<f64> {
+    let changes = watcher(pods.clone(), watcher::Config::default().fields(&format!("metadata.name={name}")));
+    pin_mut!(changes);
+    // The watch is up before the pod exists.
+    while !matches!(changes.next().await.context("the watch goes on")??, Event::InitDone) {}
+    let begun = Instant::now();
+    pods.create(&PostParams::default(), &pod(node, name, &["sleep", "1000000"])?).await?;
+    let ready = async {
+        loop {
+            if let Event::Apply(pod) = changes.next().await.context("the watch goes on")??
+                && is_ready(&pod)
+            {
+                return anyhow::Ok(begun.elapsed().as_secs_f64());
+            }
+        }
+    };
+    tokio::time::timeout(WITHIN, ready).await.with_context(|| format!("pod {name} is not Ready"))?
+}
+
+async fn run_many(pods: &Api<Pod>, node: &str, count: usize) -> Result<f64> {
+    let changes = watcher(pods.clone(), watcher::Config::default());
+    pin_mut!(changes);
+    while !matches!(changes.next().await.context("the watch goes on")??, Event::InitDone) {}
+    let begun = Instant::now();
+    let names: Vec<_> = (0..count).map(|number| format!("burst-{number}")).collect();
+    let created = try_join_all(names.iter().map(async |name| {
+        pods.create(&PostParams::default(), &pod(node, name, &["sleep", "1000000"])?).await?;
+        anyhow::Ok(())
+    }));
+    let all_ready = async {
+        let mut ready = BTreeMap::new();
+        while ready.len() < count {
+            if let Event::Apply(pod) = changes.next().await.context("the watch goes on")??
+                && is_ready(&pod)
+            {
+                ready.insert(pod.metadata.name.unwrap_or_default(), ());
+            }
+        }
+        anyhow::Ok(begun.elapsed().as_secs_f64())
+    };
+    let both = async { tokio::try_join!(async { created.await }, all_ready) };
+    let (_, seconds) = tokio::time::timeout(WITHIN, both).await.context("not all pods are Ready")??;
+    Ok(seconds)
+}
+
+async fn clear(pods: &Api<Pod>) -> Result<()> {
+    pods.delete_collection(&DeleteParams::default().grace_period(0), &ListParams::default()).await?;
+    poll::until("no pods in the API", WITHIN, async || {
+        let left = pods.list_metadata(&ListParams::default()).await?.items.len();
+        Ok(if left == 0 { Look::Done(()) } else { Look::NotYet(format!("{left} pods")) })
+    })
+    .await?;
+    // Teardown behind the API's back must not weigh on what comes next.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    Ok(())
+}
+
+/// From the first exit of a container to the start of its successor, by the runtime's clock.
+async fn restart_gap(stack: &Stack, pods: &Api<Pod>, node: &str) -> Result<f64> {
+    let mut gaps = Vec::new();
+    for number in 0..5 {
+        let name = format!("restart-{number}");
+        let script = "if [ -e /tmp/x ]; then sleep 1000000; fi; sleep 2; exit 1";
+        let created = pods.create(&PostParams::default(), &pod(node, &name, &["sh", "-c", script])?).await?;
+        let uid = ferrolet::pod::PodUid::new(created.metadata.uid.unwrap_or_default());
+        let runtime = runtime_of(stack.made())?;
+        let gap = poll::until("a second instance", WITHIN, async || {
+            let mut instances = Vec::new();
+            for container in runtime.list_containers(&Scope::Pod(uid.clone())).await? {
+                instances.push(runtime.container_status(&container.id).await?);
+            }
+            instances.sort_by_key(|instance| instance.attempt);
+            let [first, second, ..] = instances.as_slice() else { return Ok(Look::NotYet(format!("{} instances", instances.len()))) };
+            let finished = first.exit().and_then(|exit| exit.finished_at);
+            let started = match &second.state {
+                ferrolet::cri::ContainerState::Running { started_at } => Some(*started_at),
+                other => bail!("the second instance is {other:?}"),
+            };
+            let (Some(finished), Some(started)) = (finished, started) else { return Ok(Look::NotYet("no times yet".into())) };
+            Ok(Look::Done(started.duration_since(finished).as_secs_f64()))
+        });
+        gaps.push(gap.await?);
+    }
+    Ok(super::percentile(&gaps, 50.0))
+}
+
+/// From the start of the agent's process to the creation of a static pod's sandbox.
+async fn static_start(stack: &Stack) -> Result<f64> {
+    stack.agent().stop().await?;
+    let manifest = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "static", "namespace": "default" },
+        "spec": { "containers": [{ "name": "main", "image": BUSYBOX, "command": ["sleep", "1000000"] }] },
+    });
+    stack.write(&format!("{}/static.yaml", crate::stack::STATIC_PODS), manifest.to_string())?;
+    #[allow(clippy::disallowed_methods)] // Compared with the runtime's wall-clock timestamps.
+    let begun = jiff::Timestamp::now();
+    stack.agent().start().await?;
+    let runtime = runtime_of(stack.made())?;
+    let created = poll::until("the static pod's sandbox", WITHIN, async || {
+        let sandboxes = runtime.list_sandboxes(&Scope::All).await?;
+        let found = sandboxes.iter().find(|sandbox| sandbox.pod_name.starts_with("static-") && sandbox.created_at > begun);
+        Ok(found.map_or_else(|| Look::NotYet(format!("{} sandboxes", sandboxes.len())), |sandbox| Look::Done(sandbox.created_at)))
+    });
+    Ok(created.await?.duration_since(begun).as_secs_f64())
+}
+
+/// A process of a stack, by its number inside.
+struct Process {
+    proc_dir: String,
+}
+
+impl Process {
+    fn inside(stack: &Stack, pid: i32) -> Result<Process> {
+        let proc_dir = format!("/proc/{}/root/proc/{pid}", stack.init_pid());
+        fs::metadata(&proc_dir).with_context(|| format!("look at {proc_dir}"))?;
+        Ok(Process { proc_dir })
+    }
+
+    fn cpu_seconds(&self) -> Result<f64> {
+        let stat = fs::read_to_string(format!("{}/stat", self.proc_dir))?;
+        // Fields are counted behind the name, which is in brackets and may hold blanks.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: f64 = [11, 12].iter().filter_map(|&index| fields.get(index)?.parse::<f64>().ok()).sum();
+        Ok(ticks / TICKS_PER_SECOND)
+    }
+
+    fn rss_mb(&self) -> Result<f64> {
+        let status = fs::read_to_string(format!("{}/status", self.proc_dir))?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("VmRSS in status")?;
+        let kib: f64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
+        Ok(kib * 1024.0 / 1e6)
+    }
+}

@@ -1,0 +1,60 @@
+//! What the runtime needs by itself: the CRI calls of a pod's start and nothing else.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Result;
+use ferrolet::cri::{ContainerConfig, ImageSpec, LinuxResources, Runtime, SandboxConfig, SecurityContext};
+use futures::future::try_join_all;
+use tokio::time::Instant;
+
+use super::{BURST_PODS, SINGLE_PODS};
+use crate::harness::runtime_of;
+use crate::provision::BUSYBOX;
+use crate::stack::Stack;
+
+pub struct Bare {
+    pub singles: Vec<f64>,
+    pub burst: f64,
+}
+
+pub async fn measure(stack: &Stack) -> Result<Bare> {
+    let runtime = runtime_of(stack.made())?;
+    // The first start warms the snapshotter, for everybody.
+    start(&runtime, "warm-up").await?;
+    let mut singles = Vec::new();
+    for number in 0..SINGLE_PODS {
+        let begun = Instant::now();
+        start(&runtime, &format!("single-{number}")).await?;
+        singles.push(begun.elapsed().as_secs_f64());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let begun = Instant::now();
+    let names: Vec<_> = (0..BURST_PODS).map(|number| format!("burst-{number}")).collect();
+    try_join_all(names.iter().map(|name| start(&runtime, name))).await?;
+    Ok(Bare { singles, burst: begun.elapsed().as_secs_f64() })
+}
+
+async fn start(runtime: &impl Runtime, name: &str) -> Result<()> {
+    let sandbox = SandboxConfig {
+        pod_name: name.into(),
+        pod_namespace: "bench".into(),
+        pod_uid: format!("uid-{name}"),
+        log_directory: format!("/var/log/pods/bench_{name}_uid-{name}"),
+        labels: BTreeMap::from([("io.kubernetes.pod.uid".into(), format!("uid-{name}"))]),
+        ..SandboxConfig::default()
+    };
+    let id = runtime.run_sandbox(&sandbox).await?;
+    let container = ContainerConfig {
+        name: "main".into(),
+        image: ImageSpec { image: BUSYBOX.into(), ..ImageSpec::default() },
+        command: vec!["sleep".into(), "1000000".into()],
+        log_path: "main/0.log".into(),
+        resources: LinuxResources { cpu_shares: 2, ..LinuxResources::default() },
+        security: SecurityContext::default(),
+        ..ContainerConfig::default()
+    };
+    let container = runtime.create_container(&id, &container, &sandbox).await?;
+    runtime.start_container(&container).await?;
+    Ok(())
+}
