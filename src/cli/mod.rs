@@ -172,7 +172,7 @@ fn run(given: &GivenFlags) -> anyhow::Result<()> {
     let settings = Settings::load(given)?;
     logging::init(&settings.kubelet.logging);
     for warning in &settings.warnings {
-        tracing::warn!(%warning, "configuration");
+        tracing::warn!(reason = warning.to_string(), "doubtful configuration");
     }
     let lock = settings
         .flags
