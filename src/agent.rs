@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{Instrument, info, info_span, warn};
@@ -22,7 +23,7 @@ use tracing::{Instrument, info, info_span, warn};
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::cri::{CgroupDriver, CriError, GrpcRuntime, Runtime};
-use crate::events::{self, EventType, Recorder};
+use crate::events::{self, Recorder};
 use crate::host::{CgroupVersion, Host, LinuxHost, MachineFacts, Roots};
 use crate::images::{Images, ImagesConfig};
 use crate::kube::limit::Rate;
@@ -119,7 +120,17 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         None => StaticPods::None,
     };
     let config = settings::agent_config(&settings, node, &facts, host.as_ref()).await?;
-    assemble(Edges { runtime: Arc::new(runtime), cluster, host, clock }, config, static_pods).await;
+    let house = assemble(Edges { runtime: Arc::new(runtime), cluster, host, clock }, config, static_pods);
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
+    tokio::select! {
+        biased;
+        // Cancel-safe: a signal that came is kept until asked for.
+        _ = terminate.recv() => info!("SIGTERM: the agent stops, its pods go on"),
+        _ = interrupt.recv() => info!("SIGINT: the agent stops, its pods go on"),
+        // Cancel-safe: the agent may be dropped at any await, as kill -9 would.
+        () = house => {}
+    }
     Ok(())
 }
 
@@ -165,7 +176,6 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: StaticPods
     if let Some(cluster) = &cluster {
         tasks.spawn("lease", crate::node::run_lease(cluster.clone(), clock.clone(), config.node.clone(), node.view()));
     }
-    recorder.node(EventType::Normal, "Starting", "Starting kubelet.");
 
     // What pods mention.
     let wake = { let wakes = wakes.clone(); Arc::new(move |uid: &_| wakes.inputs_changed(uid)) };

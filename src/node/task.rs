@@ -212,13 +212,18 @@ impl Task {
             );
         }
         let health = self.health.borrow().clone();
+        let mut problems = health.problems(self.clock.now());
+        if problems.is_empty() && self.stock.runtime_version.is_none() {
+            // Ready says that everything about the node is told; its runtime's version is not yet.
+            problems.push("container runtime status check may not have completed yet".to_owned());
+        }
         Some(node(&NodeInputs {
             config: &self.config,
             facts: &machine,
             addresses,
             runtime_version: self.stock.runtime_version.as_ref(),
             runtime_status: health.status.as_ref().map(|(_, status)| status),
-            problems: health.problems(self.clock.now()),
+            problems,
             pressures: *self.pressures.borrow(),
             images: self.stock.images.as_deref().map(Vec::as_slice),
             existing: existing.as_deref(),

@@ -18,6 +18,7 @@ use super::launch::{self, SandboxInputs};
 use super::{Context, start};
 use crate::cri::{self, ContainerId, CriError, SandboxConfig};
 use crate::events::EventType;
+use crate::host::HostError;
 use crate::pleg::PodRuntime;
 use crate::pod::{self, PodRef, PodUid};
 
@@ -127,18 +128,24 @@ impl Round<'_> {
             return Err(StartFailure::new("FailedCreatePodContainer", message));
         }
         context.objects.register(pod);
-        if let Err(error) = context.host.make_dir(&self.log_dir(), 0o755).await {
+        if let Err(error) = self.make_dirs().await {
             let message = format!("error making pod data directories: {}", chain(&error));
             self.pod_event(EventType::Warning, "Failed", message.clone());
             return Err(StartFailure::new("Failed", message));
         }
         if let Err(error) = context.volumes.mount(pod).await {
-            let message = chain(&error);
-            warn!(error = message, "volumes not ready, will retry");
-            self.pod_event(EventType::Warning, "FailedMount", message.clone());
-            return Err(StartFailure::new("FailedMount", message));
+            warn!(error = chain(&error), "volumes not ready, will retry");
+            // The text without its causes: those name places on the host.
+            self.pod_event(EventType::Warning, "FailedMount", error.to_string());
+            return Err(StartFailure::new("FailedMount", error.to_string()));
         }
         Ok(())
+    }
+
+    async fn make_dirs(&self) -> Result<(), HostError> {
+        let host = &self.context.host;
+        host.make_dir(&self.pod_dir(), 0o750).await?;
+        host.make_dir(&self.log_dir(), 0o755).await
     }
 
     async fn create_sandbox(&self, attempt: u32, replaces: bool) -> Result<(), StartFailure> {

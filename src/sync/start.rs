@@ -14,7 +14,7 @@ use super::plan::{BACKOFF_ANNOTATION, Kind};
 use crate::cri::{Container, ContainerId, Mount};
 use crate::events::EventType;
 use crate::host::Durability;
-use crate::images::{ImageError, ImageRequest};
+use crate::images::{ImageError, ImageRequest, Reason};
 use crate::pod::env::EnvSources;
 use crate::pod::hosts::{self, PodHostname};
 use crate::pod::resources::Amounts;
@@ -55,6 +55,8 @@ async fn try_start(round: &Round<'_>, name: &str, kind: Kind, attempt: Option<u3
         Ok(image) => image,
         Err(ImageError { reason, message, retry_at }) => {
             round.container_event(name, EventType::Warning, "Failed", format!("Error: {reason}"));
+            // A failed pull is looked at again soon: its back-off then says so in the status.
+            let retry_at = retry_at.filter(|_| reason != Reason::ErrImagePull);
             return Err(StartFailure { reason: reason.as_str().to_owned(), message, retry_at });
         }
     };

@@ -19,7 +19,6 @@ pub const CASES: &[Case] = &[
     shared!(a_privileged_container_may_do_all),
     shared!(seccomp_can_be_the_runtimes),
     shared!(safe_sysctls_are_set),
-    shared!(unsafe_sysctls_are_refused),
 ];
 
 /// A pod that says who it is and what it may do.
@@ -131,18 +130,5 @@ async fn safe_sysctls_are_set(node: Node) -> Result<()> {
         .restart("Never")
         .spec(json!({ "securityContext": { "sysctls": sysctls } }));
     ensure!(node.run(pod).await?.output().await? == "80\n");
-    Ok(())
-}
-
-async fn unsafe_sysctls_are_refused(node: Node) -> Result<()> {
-    let sysctls = json!([{ "name": "net.core.somaxconn", "value": "80" }]);
-    let pod = pod("tuned").spec(json!({ "securityContext": { "sysctls": sysctls } }));
-    let pod = node.run(pod).await?.expect().phase("Failed").await?;
-    let status = pod.status.unwrap_or_default();
-    ensure!(
-        status.reason.as_deref() == Some("SysctlForbidden"),
-        "{:?}",
-        status.reason
-    );
     Ok(())
 }
