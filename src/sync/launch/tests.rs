@@ -5,10 +5,11 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::*;
 use crate::cri::{
-    CgroupDriver, ContainerConfig, ContainerId, DnsConfig, Image, LinuxResources, Mount,
+    CgroupDriver, ContainerConfig, ContainerId, DnsConfig, LinuxResources, Mount,
     NamespaceMode, NamespaceOptions, PortMapping, Protocol, SandboxConfig, SecurityContext,
     SecurityProfile, SelinuxOptions,
 };
+use crate::images::ReadyImage;
 use crate::host::{CgroupPath, CgroupSettings, CgroupVersion};
 use crate::pod::PodUid;
 use crate::pod::containers::find;
@@ -44,11 +45,11 @@ fn config() -> LaunchConfig {
     }
 }
 
-fn image() -> Image {
-    Image {
-        id: "sha256:abc".into(),
+fn image() -> ReadyImage {
+    ReadyImage {
+        image_ref: "sha256:abc".into(),
         uid: Some(0),
-        ..Image::default()
+        username: String::new(),
     }
 }
 
@@ -65,7 +66,7 @@ fn sandbox_with(pod: &Pod, config: &LaunchConfig) -> Result<SandboxConfig, Launc
 fn container_with(
     pod: &Pod,
     name: &str,
-    image: &Image,
+    image: &ReadyImage,
     config: &LaunchConfig,
 ) -> Result<ContainerConfig, LaunchError> {
     let (_, container) = find(pod, name).expect("the test pod has this container");
@@ -585,7 +586,7 @@ fn proc_is_masked_unless_the_container_asks_otherwise() {
 fn the_images_user_applies_where_nobody_names_one() {
     let check = |spec: &str, uid: Option<i64>, username: &str, expected: (Option<i64>, &str)| {
         let pod = pod(spec, "");
-        let image = Image {
+        let image = ReadyImage {
             uid,
             username: username.into(),
             ..image()
@@ -623,7 +624,7 @@ fn a_container_that_must_not_be_root_is_not_started_as_root() {
                  username: &str,
                  expected: Result<(), &str>| {
         let pod = pod(spec, container);
-        let image = Image {
+        let image = ReadyImage {
             uid,
             username: username.into(),
             ..image()
