@@ -247,10 +247,13 @@ async fn an_event_waits_for_the_api_server_to_come_back() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_event_does_not_hold_up_the_next() {
     let (recorder, cluster) = posting(None);
-    cluster.fail_next("create event", ApiError::Refused {
-        what: "create event".into(),
-        message: "namespace is terminating".into(),
-    });
+    cluster.fail_next(
+        "create event",
+        ApiError::Refused {
+            what: "create event".into(),
+            message: "namespace is terminating".into(),
+        },
+    );
     recorder.pod(&pod("web"), None, EventType::Normal, "A", "a");
     recorder.pod(&pod("web"), None, EventType::Normal, "B", "b");
     sleep(Duration::from_millis(10)).await;
@@ -267,9 +270,12 @@ async fn a_count_on_an_expired_event_makes_a_new_one() {
     let (recorder, cluster) = posting(None);
     recorder.pod(&pod("web"), None, EventType::Normal, "A", "a");
     sleep(Duration::from_secs(1)).await;
-    cluster.fail_next("patch event", ApiError::NotFound {
-        what: "patch event".into(),
-    });
+    cluster.fail_next(
+        "patch event",
+        ApiError::NotFound {
+            what: "patch event".into(),
+        },
+    );
     recorder.pod(&pod("web"), None, EventType::Normal, "A", "a");
     sleep(Duration::from_secs(1)).await;
     let counts: Vec<_> = cluster

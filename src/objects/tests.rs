@@ -24,10 +24,7 @@ struct Bed {
 
 impl Bed {
     fn new() -> Self {
-        let (cluster, woken) = (
-            FakeCluster::default(),
-            Arc::<Mutex<Vec<String>>>::default(),
-        );
+        let (cluster, woken) = (FakeCluster::default(), Arc::<Mutex<Vec<String>>>::default());
         let list = Arc::clone(&woken);
         let wake = Arc::new(move |uid: &PodUid| {
             list.lock().expect("no holder panics").push(uid.to_string())
@@ -428,9 +425,12 @@ async fn a_token_is_bound_to_its_pod_and_forgotten_with_it() {
 #[tokio::test(start_paused = true)]
 async fn a_token_error_names_pod_and_account() {
     let cluster = FakeCluster::default();
-    cluster.fail_next("request token shop/robot", ApiError::NotFound {
-        what: "request token".into(),
-    });
+    cluster.fail_next(
+        "request token shop/robot",
+        ApiError::NotFound {
+            what: "request token".into(),
+        },
+    );
     let tokens = Tokens::new(
         Some(Arc::new(cluster) as Arc<dyn Cluster>),
         Clock::simulated(jiff::Timestamp::UNIX_EPOCH, 7),
