@@ -68,7 +68,7 @@ node-e2e-old-runtime: provision build-tests ## the chosen few of them on Debian'
 	RUNTIME=containerd-1.6 $(NODE_E2E) test --subset $(CASES)
 
 bench: provision build-release ## the figures of SPECIFICATION.md, beside upstream's kubelet
-	cargo run --release --package node-e2e --bin bench
+	FERROLET_BIN=$(RELEASE)/ferrolet cargo run --quiet --package node-e2e --bin bench
 
 clean: down ## the build, not the cache
 	cargo clean

@@ -93,8 +93,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let node = NodeConfig::of(&settings, &facts.hostname);
     let kubelet = &settings.kubelet;
-    let runtime = GrpcRuntime::connect(&kubelet.container_runtime_endpoint, &kubelet.image_service_endpoint, kubelet.runtime_request_timeout)
-        .context("containerRuntimeEndpoint")?;
+    let runtime = GrpcRuntime::connect(
+        &kubelet.container_runtime_endpoint,
+        &kubelet.image_service_endpoint,
+        kubelet.runtime_request_timeout,
+    )
+    .context("containerRuntimeEndpoint")?;
     let cluster: Option<Arc<dyn Cluster>> = match &settings.flags.kubeconfig {
         Some(path) => {
             let rate = settings::rate(kubelet.kube_api_qps, kubelet.kube_api_burst);
@@ -140,7 +144,10 @@ fn check_machine(settings: &Settings, facts: &MachineFacts) -> anyhow::Result<()
         bail!("failCgroupV1 is set to true and this machine runs cgroup v1");
     }
     if settings.kubelet.fail_swap_on && facts.swap_bytes > 0 {
-        bail!("failSwapOn is true and this machine has {} bytes of swap in use; turn swap off or set failSwapOn to false", facts.swap_bytes);
+        bail!(
+            "failSwapOn is true and this machine has {} bytes of swap in use; turn swap off or set failSwapOn to false",
+            facts.swap_bytes
+        );
     }
     Ok(())
 }
@@ -156,7 +163,10 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: StaticPods
     let wakes = Wakes::default();
 
     // What the runtime holds, and how it is.
-    let wake = { let wakes = wakes.clone(); Arc::new(move |uid: &_| wakes.wake(uid)) };
+    let wake = {
+        let wakes = wakes.clone();
+        Arc::new(move |uid: &_| wakes.wake(uid))
+    };
     let pleg = Pleg::new(runtime.clone(), host.clone(), wake);
     tasks.spawn("pleg", pleg::run(pleg.clone(), config.pleg.clone(), clock.clone()));
 
@@ -178,7 +188,10 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: StaticPods
     }
 
     // What pods mention.
-    let wake = { let wakes = wakes.clone(); Arc::new(move |uid: &_| wakes.inputs_changed(uid)) };
+    let wake = {
+        let wakes = wakes.clone();
+        Arc::new(move |uid: &_| wakes.inputs_changed(uid))
+    };
     let objects = Objects::new(cluster.clone(), wake);
     let tokens = Tokens::new(cluster.clone(), clock.clone());
     let allocatable = {
@@ -206,7 +219,10 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: StaticPods
     if let Some(cluster) = &cluster {
         sources.insert(Source::Api);
         tasks.spawn("api-source", sources::api::run(cluster.clone(), events));
-        tasks.spawn("mirrors", mirror::run(mirrors.clone(), cluster.clone(), node.view(), static_sources, clock.clone()));
+        tasks.spawn(
+            "mirrors",
+            mirror::run(mirrors.clone(), cluster.clone(), node.view(), static_sources, clock.clone()),
+        );
     }
 
     // Nothing can be started before the runtime has said who it is.
@@ -233,7 +249,12 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: StaticPods
 }
 
 /// Starts the source of static pods and says which one has to be waited for.
-fn start_static_pods(tasks: &mut Tasks, static_pods: StaticPods, clock: Clock, events: mpsc::Sender<SourceEvent>) -> BTreeSet<Source> {
+fn start_static_pods(
+    tasks: &mut Tasks,
+    static_pods: StaticPods,
+    clock: Clock,
+    events: mpsc::Sender<SourceEvent>,
+) -> BTreeSet<Source> {
     match static_pods {
         StaticPods::None => BTreeSet::new(),
         StaticPods::Directory(dir) => {
@@ -275,7 +296,9 @@ async fn settle_with_runtime(runtime: &dyn Runtime, sync: &mut SyncConfig, progr
                 sync.launch.cgroups.driver = driver.unwrap_or(sync.launch.cgroups.driver);
                 info!(runtime = version.runtime_name, version = version.runtime_version, driver = ?sync.launch.cgroups.driver, "runtime is there");
                 if sync.launch.cgroups.driver == CgroupDriver::Systemd {
-                    warn!("the runtime uses the systemd cgroup driver, which Ferrolet does not drive yet: pod cgroups are not managed");
+                    warn!(
+                        "the runtime uses the systemd cgroup driver, which Ferrolet does not drive yet: pod cgroups are not managed"
+                    );
                     sync.launch.cgroups.per_qos = false;
                 }
                 return;

@@ -6,11 +6,7 @@ use std::process::{Command, Output};
 /// Calls the binary under a name of its own choosing.
 fn call(argv0: &str, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ferrolet"));
-    command
-        .arg0(argv0)
-        .args(args)
-        .output()
-        .expect("the binary was built for this test")
+    command.arg0(argv0).args(args).output().expect("the binary was built for this test")
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -32,10 +28,7 @@ fn version_is_one_line_on_stdout() {
         assert!(output.status.success());
         assert_eq!(
             text(&output.stdout),
-            format!(
-                "{}\n",
-                concat!("Kubernetes v1.36.2+ferrolet.", env!("CARGO_PKG_VERSION"))
-            )
+            format!("{}\n", concat!("Kubernetes v1.36.2+ferrolet.", env!("CARGO_PKG_VERSION")))
         );
         assert_eq!(text(&output.stderr), "");
     }
@@ -45,11 +38,7 @@ fn version_is_one_line_on_stdout() {
 fn bad_command_lines_exit_with_1() {
     refused("kubelet", &["config"], "kubelet: unknown command config\n");
     refused("ferrolet", &["help"], "ferrolet: unknown command help\n");
-    refused(
-        "ferrolet",
-        &["--max-podz=1"],
-        "ferrolet: unknown flag --max-podz; the nearest known flag is --max-pods\n",
-    );
+    refused("ferrolet", &["--max-podz=1"], "ferrolet: unknown flag --max-podz; the nearest known flag is --max-pods\n");
     refused(
         "kubelet",
         &["--max-pods=x", "--cloud-provider=aws"],
@@ -75,10 +64,7 @@ fn config_prints_and_check_judges() {
     let output = call("ferrolet", &["config", &flag]);
     assert!(output.status.success());
     let page = text(&output.stdout);
-    let line = page
-        .lines()
-        .find(|line| line.starts_with("maxPods: 7 "))
-        .expect("the field is there");
+    let line = page.lines().find(|line| line.starts_with("maxPods: 7 ")).expect("the field is there");
     assert!(line.ends_with(&format!("# {path}:3")), "{line}");
     assert_eq!(text(&output.stderr), "");
     let output = call("ferrolet", &["config", "--check", &flag]);
@@ -88,9 +74,7 @@ fn config_prints_and_check_judges() {
     write("maxPods: 7\nmaxpod: 8\n");
     let output = call("ferrolet", &["config", &flag]);
     assert!(output.status.success());
-    let warning = format!(
-        "warning: {path}:4: maxpod: unknown field, ignored; the nearest known one is maxPods\n"
-    );
+    let warning = format!("warning: {path}:4: maxpod: unknown field, ignored; the nearest known one is maxPods\n");
     assert_eq!(text(&output.stderr), warning);
     refused(
         "ferrolet",
@@ -107,13 +91,7 @@ fn config_prints_and_check_judges() {
 
 #[test]
 fn a_reader_that_leaves_early_is_no_error() {
-    let script = format!(
-        "{} --help | head -n 1; echo ${{PIPESTATUS[0]}}",
-        env!("CARGO_BIN_EXE_ferrolet")
-    );
-    let output = Command::new("bash")
-        .args(["-c", &script])
-        .output()
-        .expect("bash");
+    let script = format!("{} --help | head -n 1; echo ${{PIPESTATUS[0]}}", env!("CARGO_BIN_EXE_ferrolet"));
+    let output = Command::new("bash").args(["-c", &script]).output().expect("bash");
     assert!(text(&output.stdout).ends_with("\n0\n"), "{output:?}");
 }

@@ -28,7 +28,12 @@ const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(600);
 /// Upstream's limit for the resolver file.
 const RESOLV_CONF_BYTES_MAX: usize = 10 << 20;
 
-pub async fn agent_config(settings: &Settings, node: NodeConfig, facts: &MachineFacts, host: &dyn Host) -> anyhow::Result<AgentConfig> {
+pub async fn agent_config(
+    settings: &Settings,
+    node: NodeConfig,
+    facts: &MachineFacts,
+    host: &dyn Host,
+) -> anyhow::Result<AgentConfig> {
     let kubelet = &settings.kubelet;
     let resolver = match &kubelet.resolv_conf {
         Some(path) => read_resolver(host, path).await,
@@ -63,7 +68,10 @@ pub async fn agent_config(settings: &Settings, node: NodeConfig, facts: &Machine
             max_parallel_image_pulls: kubelet.max_parallel_image_pulls,
             registry_pull_qps: kubelet.registry_pull_qps,
             registry_burst: kubelet.registry_burst,
-            node_status_max_images: kubelet.node_status_max_images.and_then(|max| i32::try_from(max).ok()).unwrap_or(-1),
+            node_status_max_images: kubelet
+                .node_status_max_images
+                .and_then(|max| i32::try_from(max).ok())
+                .unwrap_or(-1),
         },
         event_rate: rate(kubelet.event_record_qps, kubelet.event_burst),
         pleg: PlegConfig::default(),
@@ -93,7 +101,9 @@ async fn read_resolver(host: &dyn Host, path: &Path) -> Resolver {
 fn cgroups(settings: &Settings, node: &NodeConfig, facts: &MachineFacts) -> anyhow::Result<CgroupConfig> {
     let kubelet = &settings.kubelet;
     let reserved = |resource: &str| {
-        let of = |map: &std::collections::BTreeMap<String, config::Quantity>| map.get(resource).map_or(0, |quantity| quantity.milli_value().max(0));
+        let of = |map: &std::collections::BTreeMap<String, config::Quantity>| {
+            map.get(resource).map_or(0, |quantity| quantity.milli_value().max(0))
+        };
         (of(&node.reserved.system) + of(&node.reserved.kube)).unsigned_abs()
     };
     let hugepages = facts.hugepages.iter().filter_map(|(size, bytes)| {
@@ -131,7 +141,8 @@ pub fn adjust_process(settings: &Settings) {
     let files = settings.kubelet.max_open_files;
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| {
         let limit = files.min(hard.max(files));
-        setrlimit(Resource::RLIMIT_NOFILE, limit, hard.max(limit)).or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, hard.min(files), hard))
+        setrlimit(Resource::RLIMIT_NOFILE, limit, hard.max(limit))
+            .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, hard.min(files), hard))
     });
     if let Err(error) = raised {
         debug!(%error, "limit on open files not raised");

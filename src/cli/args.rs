@@ -42,9 +42,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, ArgsError
         let arg = arg.into_string().map_err(ArgsError::NotText)?;
         if arg == "--" {
             for word in args.by_ref() {
-                parsed
-                    .words
-                    .push(word.into_string().map_err(ArgsError::NotText)?);
+                parsed.words.push(word.into_string().map_err(ArgsError::NotText)?);
             }
             break;
         }
@@ -80,19 +78,13 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Args, ArgsError
 }
 
 /// The flag a name stands for, and the value where the name carries it.
-fn resolve(
-    arg: &str,
-    name: &str,
-    value: Option<String>,
-) -> Result<(Known, Option<String>), ArgsError> {
+fn resolve(arg: &str, name: &str, value: Option<String>) -> Result<(Known, Option<String>), ArgsError> {
     let name = if name == "h" { "help" } else { name };
     if let Some(known) = flags::find(name) {
         return Ok((known, value));
     }
     // `-v4` is the only short flag that takes a value.
-    let glued = name
-        .strip_prefix('v')
-        .filter(|level| level.bytes().all(|b| b.is_ascii_digit()));
+    let glued = name.strip_prefix('v').filter(|level| level.bytes().all(|b| b.is_ascii_digit()));
     if let (Some(level), Some(known), None) = (glued, flags::find("v"), &value)
         && !arg.starts_with("--")
     {

@@ -15,16 +15,10 @@ const WIDTH: usize = 96;
 /// Headings among the fields, each before the field that starts its topic.
 const TOPICS: &[(&str, &str)] = &[
     ("enableServer", "The API as a whole"),
-    (
-        "staticPodPath",
-        "Static pods, and how often things are looked at",
-    ),
+    ("staticPodPath", "Static pods, and how often things are looked at"),
     ("address", "The HTTPS API and who may call it"),
     ("registryPullQPS", "Pulls, events, health and DNS"),
-    (
-        "nodeStatusUpdateFrequency",
-        "Node status, images and volumes",
-    ),
+    ("nodeStatusUpdateFrequency", "Node status, images and volumes"),
     ("kubeletCgroups", "Cgroups and resource managers"),
     ("runtimeRequestTimeout", "Pods, limits and the API client"),
     ("evictionHard", "Eviction"),
@@ -52,33 +46,18 @@ fn write_page(page: &mut String, name: &Name) -> fmt::Result {
     writeln!(page, "  {program} [flags]")?;
     if name.has_subcommands {
         writeln!(page, "  {program} config [--check] [flags]")?;
-        writeln!(
-            page,
-            "      print the effective configuration and where each value came from;"
-        )?;
-        writeln!(
-            page,
-            "      with --check, say what is wrong with it and exit 1 if anything is"
-        )?;
+        writeln!(page, "      print the effective configuration and where each value came from;")?;
+        writeln!(page, "      with --check, say what is wrong with it and exit 1 if anything is")?;
     }
     writeln!(page, "\nA typical node:")?;
-    writeln!(
-        page,
-        "  {program} --config=/var/lib/kubelet/config.yaml --kubeconfig=/etc/kubernetes/kubelet.conf"
-    )?;
+    writeln!(page, "  {program} --config=/var/lib/kubelet/config.yaml --kubeconfig=/etc/kubernetes/kubelet.conf")?;
     writeln!(page, "Without an API server, static pods only:")?;
-    writeln!(
-        page,
-        "  {program} --pod-manifest-path=/etc/kubernetes/manifests"
-    )?;
+    writeln!(page, "  {program} --pod-manifest-path=/etc/kubernetes/manifests")?;
     for (group, title) in [
         (Group::Files, "Files"),
         (Group::Node, "The node"),
         (Group::Process, "The process"),
-        (
-            Group::Deprecated,
-            "Deprecated upstream, without a field in the file",
-        ),
+        (Group::Deprecated, "Deprecated upstream, without a field in the file"),
     ] {
         writeln!(page, "\n{title}:")?;
         for flag in OPTION_FLAGS.iter().filter(|flag| flag.group == group) {
@@ -97,14 +76,8 @@ fn write_page(page: &mut String, name: &Name) -> fmt::Result {
         }
         field_entry(page, field)?;
     }
-    writeln!(
-        page,
-        "\nFields of the file that have no flag are not listed here; `ferrolet config` prints all."
-    )?;
-    writeln!(
-        page,
-        "(not yet) marks what is accepted and changes nothing so far."
-    )
+    writeln!(page, "\nFields of the file that have no flag are not listed here; `ferrolet config` prints all.")?;
+    writeln!(page, "(not yet) marks what is accepted and changes nothing so far.")
 }
 
 fn option_entry(page: &mut String, flag: &OptionFlag) -> fmt::Result {
@@ -142,9 +115,7 @@ fn field_entry(page: &mut String, field: &Field) -> fmt::Result {
         (Syntax::Scalar, Kind::Bool) => "",
         (Syntax::Scalar, Kind::Integer { .. } | Kind::Float) => " N",
         (Syntax::Scalar, Kind::Path) => " PATH",
-        (Syntax::Scalar, Kind::Duration | Kind::SignedDuration | Kind::DurationOrNanos) => {
-            " DURATION"
-        }
+        (Syntax::Scalar, Kind::Duration | Kind::SignedDuration | Kind::DurationOrNanos) => " DURATION",
         (Syntax::Scalar, Kind::Quantity) => " QUANTITY",
         (Syntax::Scalar, _) => " TEXT",
     };

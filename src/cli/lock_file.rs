@@ -28,42 +28,25 @@ pub struct LockError {
 impl LockFile {
     /// Takes the lock, and waits for as long as another process holds it.
     pub fn acquire(path: &Path) -> Result<LockFile, LockError> {
-        let failed = |source: io::Error| LockError {
-            path: path.to_owned(),
-            source,
-        };
-        let options = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .mode(0o600)
-            .clone();
+        let failed = |source: io::Error| LockError { path: path.to_owned(), source };
+        let options = OpenOptions::new().read(true).write(true).create(true).mode(0o600).clone();
         let file = options.open(path).map_err(failed)?;
         let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => {
-                return Ok(LockFile {
-                    path: path.to_owned(),
-                    _lock: lock,
-                });
+                return Ok(LockFile { path: path.to_owned(), _lock: lock });
             }
             Err((file, _)) => file,
         };
         tracing::info!(file = %path.display(), "waiting for another process to leave the lock file");
         match Flock::lock(file, FlockArg::LockExclusive) {
-            Ok(lock) => Ok(LockFile {
-                path: path.to_owned(),
-                _lock: lock,
-            }),
+            Ok(lock) => Ok(LockFile { path: path.to_owned(), _lock: lock }),
             Err((_, errno)) => Err(failed(errno.into())),
         }
     }
 
     /// Returns when another process opens the lock file, or removes it.
     pub async fn contended(&self) -> Result<(), LockError> {
-        let failed = |source| LockError {
-            path: self.path.clone(),
-            source,
-        };
+        let failed = |source| LockError { path: self.path.clone(), source };
         let mut inotify = Inotify::init().map_err(failed)?;
         let mask = WatchMask::OPEN | WatchMask::DELETE_SELF;
         inotify.watches().add(&self.path, mask).map_err(failed)?;
@@ -74,10 +57,7 @@ impl LockFile {
             let read = inotify.read_events_blocking(&mut [0; 512]).map(|_| ());
             let _ = fired.send(read);
         });
-        contention
-            .await
-            .expect("the thread sends before it ends")
-            .map_err(failed)
+        contention.await.expect("the thread sends before it ends").map_err(failed)
     }
 }
 
@@ -112,18 +92,15 @@ mod tests {
             File::open(&path).expect("the lock file is there")
         };
         let both = async { tokio::join!(lock.contended(), opened) };
-        let (contended, _) = tokio::time::timeout(Duration::from_secs(5), both)
-            .await
-            .expect("contention is noticed at once");
+        let (contended, _) =
+            tokio::time::timeout(Duration::from_secs(5), both).await.expect("contention is noticed at once");
         assert!(contended.is_ok());
         std::fs::remove_file(&path).expect("the lock file is there");
     }
 
     #[test]
     fn a_path_that_cannot_be_opened_is_named() {
-        let error = LockFile::acquire(Path::new("/nonexistent/lock"))
-            .err()
-            .expect("no such place");
+        let error = LockFile::acquire(Path::new("/nonexistent/lock")).err().expect("no such place");
         assert_eq!(error.to_string(), "cannot lock /nonexistent/lock");
     }
 }

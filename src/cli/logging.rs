@@ -13,19 +13,12 @@ use crate::config::{LogFormat, Logging, VModule};
 
 /// Starts logging for the whole process; later calls change nothing.
 pub fn init(logging: &Logging) {
-    let verbosity = Verbosity {
-        level: logging.verbosity,
-        modules: logging.vmodule.clone(),
-    };
+    let verbosity = Verbosity { level: logging.verbosity, modules: logging.vmodule.clone() };
     let max = verbosity.max();
     let filter = FilterFn::new(move |line| verbosity.shows(line)).with_max_level_hint(max);
     let lines = fmt::layer().with_writer(std::io::stderr);
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match logging.format {
-        LogFormat::Text => lines
-            .compact()
-            .with_ansi(std::io::stderr().is_terminal())
-            .with_filter(filter)
-            .boxed(),
+        LogFormat::Text => lines.compact().with_ansi(std::io::stderr().is_terminal()).with_filter(filter).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
     };
     // Only a test harness that has installed its own makes this fail.
@@ -63,11 +56,8 @@ impl Verbosity {
             let stem = stem.strip_suffix("/mod").unwrap_or(stem);
             stem.rsplit('/').next().unwrap_or(stem)
         });
-        let named = module.and_then(|name| {
-            self.modules
-                .iter()
-                .find(|m| matches(m.file_pattern.as_bytes(), name.as_bytes()))
-        });
+        let named =
+            module.and_then(|name| self.modules.iter().find(|m| matches(m.file_pattern.as_bytes(), name.as_bytes())));
         named.map_or(self.level, |module| module.verbosity)
     }
 
@@ -104,15 +94,8 @@ mod tests {
     #[test]
     fn verbosity_opens_our_own_lines_first() {
         let check = |level, target, expected| {
-            let verbosity = Verbosity {
-                level,
-                modules: Vec::new(),
-            };
-            assert_eq!(
-                verbosity.limit(target, None),
-                expected,
-                "-v={level} {target}"
-            );
+            let verbosity = Verbosity { level, modules: Vec::new() };
+            assert_eq!(verbosity.limit(target, None), expected, "-v={level} {target}");
         };
         check(0, "ferrolet::sync", Level::INFO);
         check(3, "ferrolet::sync", Level::INFO);
@@ -126,20 +109,10 @@ mod tests {
 
     #[test]
     fn vmodule_speaks_of_single_files() {
-        let module = |pattern: &str, verbosity| VModule {
-            file_pattern: pattern.into(),
-            verbosity,
-        };
-        let verbosity = Verbosity {
-            level: 2,
-            modules: vec![module("plan", 6), module("pl?g*", 4)],
-        };
+        let module = |pattern: &str, verbosity| VModule { file_pattern: pattern.into(), verbosity };
+        let verbosity = Verbosity { level: 2, modules: vec![module("plan", 6), module("pl?g*", 4)] };
         let check = |file, expected| {
-            assert_eq!(
-                verbosity.limit("ferrolet::x", Some(file)),
-                expected,
-                "{file}"
-            );
+            assert_eq!(verbosity.limit("ferrolet::x", Some(file)), expected, "{file}");
         };
         check("src/sync/plan.rs", Level::TRACE);
         check("src/pleg/mod.rs", Level::DEBUG);

@@ -58,10 +58,7 @@ impl Name {
     fn of(argv0: Option<&OsString>) -> Name {
         let file = argv0.and_then(|argv0| Path::new(argv0).file_name());
         let program = file.map_or_else(|| "ferrolet".into(), |name| name.to_string_lossy().into());
-        Name {
-            has_subcommands: program != "kubelet",
-            program,
-        }
+        Name { has_subcommands: program != "kubelet", program }
     }
 }
 
@@ -69,10 +66,7 @@ impl Name {
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut args = args.into_iter();
     let name = Name::of(args.next().as_ref());
-    match command(&name, args)
-        .map_err(anyhow::Error::from)
-        .and_then(|command| obey(command, &name))
-    {
+    match command(&name, args).map_err(anyhow::Error::from).and_then(|command| obey(command, &name)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{}: {error:#}", name.program);
@@ -99,11 +93,7 @@ fn show(page: &str) -> anyhow::Result<()> {
 }
 
 fn command(name: &Name, args: impl Iterator<Item = OsString>) -> Result<Command, ArgsError> {
-    let Args {
-        given,
-        words,
-        check,
-    } = args::parse(args)?;
+    let Args { given, words, check } = args::parse(args)?;
     // These two answer whatever else is there, as upstream's do.
     let help = given.last("help").unwrap_or("false");
     let bad = |flag| move |reason| ArgsError::BadValue { flag, reason };
@@ -134,10 +124,7 @@ fn command(name: &Name, args: impl Iterator<Item = OsString>) -> Result<Command,
         (false, false) => Ok(Command::Run { given }),
         (false, true) => {
             let reason = "belongs to the config subcommand".to_owned();
-            Err(ArgsError::BadValue {
-                flag: "check",
-                reason,
-            })
+            Err(ArgsError::BadValue { flag: "check", reason })
         }
     }
 }
@@ -174,15 +161,8 @@ fn run(given: &GivenFlags) -> anyhow::Result<()> {
     for warning in &settings.warnings {
         tracing::warn!(reason = warning.to_string(), "doubtful configuration");
     }
-    let lock = settings
-        .flags
-        .lock_file
-        .as_deref()
-        .map(LockFile::acquire)
-        .transpose()?;
-    let yields = lock
-        .as_ref()
-        .filter(|_| settings.flags.exit_on_lock_contention);
+    let lock = settings.flags.lock_file.as_deref().map(LockFile::acquire).transpose()?;
+    let yields = lock.as_ref().filter(|_| settings.flags.exit_on_lock_contention);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // Two workers keep one busy pod from holding up the rest; blocking work has threads of
         // its own.

@@ -40,16 +40,12 @@ pub fn preset(path: &str, preset: &Preset, era: Era, gates: &FeatureGates) -> Op
         Preset::Derived => match path {
             "nodeStatusReportFrequency" => "5m0s".into(),
             "serializeImagePulls" => true.into(),
-            "imagePullCredentialsVerificationPolicy" => {
-                match gates.enabled(Gate::KubeletEnsureSecretPulledImages) {
-                    true => "NeverVerifyPreloadedImages".into(),
-                    false => "".into(),
-                }
-            }
+            "imagePullCredentialsVerificationPolicy" => match gates.enabled(Gate::KubeletEnsureSecretPulledImages) {
+                true => "NeverVerifyPreloadedImages".into(),
+                false => "".into(),
+            },
             "crashLoopBackOff.maxContainerRestartPeriod" => {
-                return gates
-                    .enabled(Gate::KubeletCrashLoopBackOffMax)
-                    .then(|| "5m0s".into());
+                return gates.enabled(Gate::KubeletCrashLoopBackOffMax).then(|| "5m0s".into());
             }
             _ => return None,
         },
@@ -58,9 +54,7 @@ pub fn preset(path: &str, preset: &Preset, era: Era, gates: &FeatureGates) -> Op
 }
 
 fn object(entries: &[(&str, &str)]) -> Value {
-    let entries = entries
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), Value::from(*value)));
+    let entries = entries.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value)));
     Value::Object(entries.collect::<Map<_, _>>())
 }
 
@@ -74,10 +68,7 @@ pub fn fill(tree: &mut Tree, era: Era, gates: &FeatureGates) {
     for field in FIELDS {
         let path = FieldPath::of_field(field.path);
         let zero = |value: &Value| !field.zero_counts && field.kind.is_zero(value);
-        if tree
-            .get(&path)
-            .is_some_and(|value| !value.is_null() && !zero(value))
-        {
+        if tree.get(&path).is_some_and(|value| !value.is_null() && !zero(value)) {
             continue;
         }
         let value = match field.path {

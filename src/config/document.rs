@@ -38,67 +38,38 @@ pub enum DocumentError {
     #[error("{} is larger than {BYTES_MAX} bytes", file.display())]
     TooLarge { file: PathBuf },
     #[error("{}:{line}: not valid YAML or JSON: {reason}", file.display())]
-    Syntax {
-        file: PathBuf,
-        line: u64,
-        reason: String,
-    },
+    Syntax { file: PathBuf, line: u64, reason: String },
     #[error("{}: expected an object with apiVersion and kind", file.display())]
     NotAnObject { file: PathBuf },
     #[error("{}: {field}: missing, expected {expected}", file.display())]
-    Missing {
-        file: PathBuf,
-        field: &'static str,
-        expected: &'static str,
-    },
+    Missing { file: PathBuf, field: &'static str, expected: &'static str },
     #[error("{}: {field}: expected {expected}, found {found}", file.display())]
-    OtherType {
-        file: PathBuf,
-        field: &'static str,
-        expected: &'static str,
-        found: String,
-    },
+    OtherType { file: PathBuf, field: &'static str, expected: &'static str, found: String },
 }
 
 impl Document {
     pub fn read(file: &Path) -> Result<Document, DocumentError> {
-        let failed = |source| DocumentError::Read {
-            file: file.to_owned(),
-            source,
-        };
+        let failed = |source| DocumentError::Read { file: file.to_owned(), source };
         let mut bytes = Vec::new();
         let opened = fs::File::open(file).map_err(failed)?;
-        opened
-            .take(BYTES_MAX + 1)
-            .read_to_end(&mut bytes)
-            .map_err(failed)?;
+        opened.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
         if bytes.len() as u64 > BYTES_MAX {
-            return Err(DocumentError::TooLarge {
-                file: file.to_owned(),
-            });
+            return Err(DocumentError::TooLarge { file: file.to_owned() });
         }
-        let text = String::from_utf8(bytes)
-            .map_err(|e| failed(io::Error::new(io::ErrorKind::InvalidData, e.utf8_error())))?;
+        let text =
+            String::from_utf8(bytes).map_err(|e| failed(io::Error::new(io::ErrorKind::InvalidData, e.utf8_error())))?;
         Document::parse(file, &text)
     }
 
     pub fn parse(file: &Path, text: &str) -> Result<Document, DocumentError> {
         if text.trim().is_empty() {
-            return Err(DocumentError::Empty {
-                file: file.to_owned(),
-            });
+            return Err(DocumentError::Empty { file: file.to_owned() });
         }
         let (text, second) = first_document(text);
         let root = values(file, text)?;
         is_ours(file, &root)?;
         let (lines, duplicates) = places(text);
-        Ok(Document {
-            file: file.to_owned(),
-            root,
-            lines,
-            duplicates,
-            second,
-        })
+        Ok(Document { file: file.to_owned(), root, lines, duplicates, second })
     }
 
     /// The line of the value at `path`, or of the nearest object around it.
@@ -117,13 +88,9 @@ impl Document {
 /// The files ending in `.conf` below `directory`, in the order they apply: the lexical order
 /// of a walk that enters a subdirectory where it meets it.
 pub fn drop_ins(directory: &Path) -> Result<Vec<PathBuf>, DocumentError> {
-    let failed = |source| DocumentError::Read {
-        file: directory.to_owned(),
-        source,
-    };
-    let mut entries = fs::read_dir(directory)
-        .and_then(|entries| entries.collect::<Result<Vec<_>, _>>())
-        .map_err(failed)?;
+    let failed = |source| DocumentError::Read { file: directory.to_owned(), source };
+    let mut entries =
+        fs::read_dir(directory).and_then(|entries| entries.collect::<Result<Vec<_>, _>>()).map_err(failed)?;
     entries.sort_by_key(fs::DirEntry::file_name);
     let mut files = Vec::new();
     for entry in entries {
@@ -139,10 +106,8 @@ pub fn drop_ins(directory: &Path) -> Result<Vec<PathBuf>, DocumentError> {
 /// The text up to the separator after the first document, and the line of the next one if it
 /// has anything to say.
 fn first_document(text: &str) -> (&str, Option<u32>) {
-    let is_separator = |line: &str| {
-        line.strip_prefix("---")
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t']))
-    };
+    let is_separator =
+        |line: &str| line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t']));
     let says_something = |line: &str| {
         let line = line.trim();
         !line.is_empty() && !line.starts_with(['#', '%']) && !is_separator(line)
@@ -154,10 +119,7 @@ fn first_document(text: &str) -> (&str, Option<u32>) {
         if started && is_separator(bare) {
             let rest = &text[offset + line.len()..];
             let second = u32::try_from(number + 1).unwrap_or(u32::MAX);
-            return (
-                &text[..offset],
-                rest.lines().any(says_something).then_some(second),
-            );
+            return (&text[..offset], rest.lines().any(says_something).then_some(second));
         }
         started |= says_something(bare);
         offset += line.len();
@@ -168,11 +130,7 @@ fn first_document(text: &str) -> (&str, Option<u32>) {
 fn values(file: &Path, text: &str) -> Result<Value, DocumentError> {
     let syntax = |line, reason: String| {
         let reason = reason.lines().next().unwrap_or_default().to_owned();
-        DocumentError::Syntax {
-            file: file.to_owned(),
-            line,
-            reason,
-        }
+        DocumentError::Syntax { file: file.to_owned(), line, reason }
     };
     // JSON may be indented with tabs, which YAML refuses.
     if text.trim_start().starts_with('{')
@@ -196,38 +154,21 @@ fn values(file: &Path, text: &str) -> Result<Value, DocumentError> {
 
 fn is_ours(file: &Path, root: &Value) -> Result<(), DocumentError> {
     let Value::Object(object) = root else {
-        return Err(DocumentError::NotAnObject {
-            file: file.to_owned(),
-        });
+        return Err(DocumentError::NotAnObject { file: file.to_owned() });
     };
     for (field, expected) in [("apiVersion", API_VERSION), ("kind", KIND)] {
         let file = || file.to_owned();
         match object.get(field) {
             None | Some(Value::Null) => {
-                return Err(DocumentError::Missing {
-                    file: file(),
-                    field,
-                    expected,
-                });
+                return Err(DocumentError::Missing { file: file(), field, expected });
             }
             Some(Value::String(found)) if found == expected => {}
             Some(Value::String(found)) if found.is_empty() => {
-                return Err(DocumentError::Missing {
-                    file: file(),
-                    field,
-                    expected,
-                });
+                return Err(DocumentError::Missing { file: file(), field, expected });
             }
             Some(other) => {
-                let found = other
-                    .as_str()
-                    .map_or_else(|| other.to_string(), str::to_owned);
-                return Err(DocumentError::OtherType {
-                    file: file(),
-                    field,
-                    expected,
-                    found,
-                });
+                let found = other.as_str().map_or_else(|| other.to_string(), str::to_owned);
+                return Err(DocumentError::OtherType { file: file(), field, expected, found });
             }
         }
     }
@@ -268,11 +209,7 @@ fn places(text: &str) -> Places {
                 continue;
             }
             Event::Scalar(ref key, ..) => {
-                if let Some(Open::Object {
-                    at,
-                    key: pending @ None,
-                }) = open.last_mut()
-                {
+                if let Some(Open::Object { at, key: pending @ None }) = open.last_mut() {
                     let path = at.child(key);
                     if lines.insert(path.clone(), line).is_some() {
                         duplicates.push((path, line));

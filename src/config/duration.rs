@@ -75,24 +75,18 @@ fn parse(text: &str) -> Result<GoDuration, DurationError> {
         rest = tail;
     }
     let signed = if negative { -total } else { total };
-    Ok(GoDuration {
-        nanos: i64::try_from(signed).map_err(|_| too_long())?,
-    })
+    Ok(GoDuration { nanos: i64::try_from(signed).map_err(|_| too_long())? })
 }
 
 /// Reads one number with its unit off the front of `rest`.
 fn one_term<'t>(text: &str, rest: &'t str) -> Result<(i128, &'t str), DurationError> {
-    let number_end = rest
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(rest.len());
+    let number_end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
     let (number, tail) = rest.split_at(number_end);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
         return Err(DurationError::NotADuration(text.to_owned()));
     }
-    let unit_end = tail
-        .find(|c: char| c.is_ascii_digit() || c == '.')
-        .unwrap_or(tail.len());
+    let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
     let (unit, tail) = tail.split_at(unit_end);
     let scale = match unit {
         "" => return Err(DurationError::NoUnit(text.to_owned())),
@@ -104,28 +98,18 @@ fn one_term<'t>(text: &str, rest: &'t str) -> Result<(i128, &'t str), DurationEr
         "m" => 60_000_000_000,
         "h" => 3_600_000_000_000_i128,
         unit => {
-            return Err(DurationError::UnknownUnit {
-                text: text.to_owned(),
-                unit: unit.to_owned(),
-            });
+            return Err(DurationError::UnknownUnit { text: text.to_owned(), unit: unit.to_owned() });
         }
     };
     let too_long = || DurationError::TooLong(text.to_owned());
-    let whole: i128 = if whole.is_empty() {
-        0
-    } else {
-        whole.parse().map_err(|_| too_long())?
-    };
+    let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| too_long())? };
     // Digits below a nanosecond are cut off; fifteen of them are more than any unit needs.
     let fraction = &fraction[..fraction.len().min(15)];
     let below = match fraction.parse::<i128>() {
         Ok(digits) => digits * scale / 10_i128.pow(fraction.len() as u32),
         Err(_) => 0,
     };
-    let nanos = whole
-        .checked_mul(scale)
-        .and_then(|n| n.checked_add(below))
-        .ok_or_else(too_long)?;
+    let nanos = whole.checked_mul(scale).and_then(|n| n.checked_add(below)).ok_or_else(too_long)?;
     Ok((nanos, tail))
 }
 
@@ -162,9 +146,7 @@ fn decimal(nanos: u64, unit: u64) -> String {
         return whole.to_string();
     }
     let width = unit.ilog10() as usize;
-    format!("{whole}.{below:0width$}")
-        .trim_end_matches('0')
-        .to_owned()
+    format!("{whole}.{below:0width$}").trim_end_matches('0').to_owned()
 }
 
 impl<'de> Deserialize<'de> for GoDuration {
@@ -218,10 +200,7 @@ mod tests {
         check("1m30", "needs a unit");
         check("1 m", "unknown unit");
         check("9223372036854775808ns", "longer than 292 years");
-        check(
-            "400000000000000000000000000000000000000000h",
-            "longer than 292 years",
-        );
+        check("400000000000000000000000000000000000000000h", "longer than 292 years");
     }
 
     #[test]

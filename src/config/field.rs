@@ -109,32 +109,14 @@ pub enum Status {
 }
 
 pub(super) const TEXT: Kind = Kind::Text;
-pub(super) const INT32: Kind = Kind::Integer {
-    min: i32::MIN as i64,
-    max: i32::MAX as i64,
-};
-pub(super) const INT64: Kind = Kind::Integer {
-    min: i64::MIN,
-    max: i64::MAX,
-};
-pub(super) const UINT32: Kind = Kind::Integer {
-    min: 0,
-    max: u32::MAX as i64,
-};
+pub(super) const INT32: Kind = Kind::Integer { min: i32::MIN as i64, max: i32::MAX as i64 };
+pub(super) const INT64: Kind = Kind::Integer { min: i64::MIN, max: i64::MAX };
+pub(super) const UINT32: Kind = Kind::Integer { min: 0, max: u32::MAX as i64 };
 pub(super) const I32_MAX: i64 = i32::MAX as i64;
 
 pub(super) const fn field(path: &'static str, kind: Kind, default: Preset) -> Field {
     let (zero_counts, rule, flag) = (false, Rule::Any, None);
-    Field {
-        path,
-        kind,
-        default,
-        zero_counts,
-        rule,
-        flag,
-        status: Status::NotYet,
-        about: "",
-    }
+    Field { path, kind, default, zero_counts, rule, flag, status: Status::NotYet, about: "" }
 }
 
 pub(super) const fn boolean(path: &'static str, default: bool) -> Field {

@@ -6,13 +6,13 @@
 //! the help page, the warnings and `ferrolet config`.
 
 use super::field::{
-    Field, I32_MAX, INT32, INT64, Kind, Preset, Rule, Syntax, TEXT, UINT32, boolean, duration,
-    field, file, int32, int64, map, text, texts,
+    Field, I32_MAX, INT32, INT64, Kind, Preset, Rule, Syntax, TEXT, UINT32, boolean, duration, field, file, int32,
+    int64, map, text, texts,
 };
 use super::words::{
-    AuthorizationMode, CgroupDriver, ChangeDetection, CpuManagerPolicy, HairpinMode, LogFormat,
-    MemoryManagerPolicy, MemoryReservationPolicy, PullCredentialsPolicy, SwapBehavior, TlsVersion,
-    TopologyManagerPolicy, TopologyManagerScope,
+    AuthorizationMode, CgroupDriver, ChangeDetection, CpuManagerPolicy, HairpinMode, LogFormat, MemoryManagerPolicy,
+    MemoryReservationPolicy, PullCredentialsPolicy, SwapBehavior, TlsVersion, TopologyManagerPolicy,
+    TopologyManagerScope,
 };
 
 /// The field at exactly this dotted path.
@@ -22,11 +22,7 @@ pub fn find(path: &str) -> Option<&'static Field> {
 
 /// Whether some field lies below this dotted path, so that it must be an object.
 pub fn is_parent(path: &str) -> bool {
-    FIELDS.iter().any(|f| {
-        f.path
-            .strip_prefix(path)
-            .is_some_and(|rest| rest.starts_with('.'))
-    })
+    FIELDS.iter().any(|f| f.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
 }
 
 pub const EVICTION_HARD: &[(&str, &str)] = &[
@@ -40,18 +36,13 @@ pub const EVICTION_HARD: &[(&str, &str)] = &[
 /// Every field, in the order of upstream's documentation.
 pub const FIELDS: &[Field] = &[
     // The agent's own endpoints.
-    boolean("enableServer", true)
-        .flag("enable-server")
-        .about("serve the authenticated HTTPS API"),
+    boolean("enableServer", true).flag("enable-server").about("serve the authenticated HTTPS API"),
     // Static pods.
     file("staticPodPath", "")
         .flag("pod-manifest-path")
         .works()
         .about("directory of static pod manifests, or one manifest"),
-    file("podLogsDir", "/var/log/pods")
-        .rule(Rule::NonEmpty)
-        .works()
-        .about("root of the pod log directories"),
+    file("podLogsDir", "/var/log/pods").rule(Rule::NonEmpty).works().about("root of the pod log directories"),
     duration("syncFrequency", "1m0s")
         .flag("sync-frequency")
         .rule(A_PERIOD)
@@ -66,44 +57,23 @@ pub const FIELDS: &[Field] = &[
         .flag("http-check-frequency")
         .rule(A_PERIOD)
         .about("polling period of staticPodURL"),
-    text("staticPodURL", "")
-        .flag("manifest-url")
-        .about("URL that returns a pod or a list of pods"),
-    field(
-        "staticPodURLHeader",
-        Kind::Map(&Kind::List(&TEXT)),
-        Preset::Map(&[]),
-    )
-    .flag_as("manifest-url-header", Syntax::Headers)
-    .about("headers to send to staticPodURL"),
+    text("staticPodURL", "").flag("manifest-url").about("URL that returns a pod or a list of pods"),
+    field("staticPodURLHeader", Kind::Map(&Kind::List(&TEXT)), Preset::Map(&[]))
+        .flag_as("manifest-url-header", Syntax::Headers)
+        .about("headers to send to staticPodURL"),
     // Listeners and their TLS.
-    text("address", "0.0.0.0")
-        .flag("address")
-        .rule(Rule::IpAddress)
-        .about("IP address the HTTPS API listens on"),
-    int32("port", 10_250)
-        .flag("port")
-        .within(1, 65_535)
-        .about("port of the HTTPS API"),
+    text("address", "0.0.0.0").flag("address").rule(Rule::IpAddress).about("IP address the HTTPS API listens on"),
+    int32("port", 10_250).flag("port").within(1, 65_535).about("port of the HTTPS API"),
     int32("readOnlyPort", 0)
         .flag("read-only-port")
         .within(0, 65_535)
         .about("port of the unauthenticated HTTP API, 0 for none"),
-    file("tlsCertFile", "")
-        .flag("tls-cert-file")
-        .about("serving certificate"),
-    file("tlsPrivateKeyFile", "")
-        .flag("tls-private-key-file")
-        .about("key of the serving certificate"),
-    texts("tlsCipherSuites")
-        .flag("tls-cipher-suites")
-        .about("cipher suites allowed up to TLS 1.2"),
+    file("tlsCertFile", "").flag("tls-cert-file").about("serving certificate"),
+    file("tlsPrivateKeyFile", "").flag("tls-private-key-file").about("key of the serving certificate"),
+    texts("tlsCipherSuites").flag("tls-cipher-suites").about("cipher suites allowed up to TLS 1.2"),
     field("tlsCurvePreferences", Kind::List(&INT32), Preset::List(&[]))
         .about("key exchange groups allowed, as TLS numbers"),
-    text("tlsMinVersion", "")
-        .flag("tls-min-version")
-        .one_of(TlsVersion::WORDS)
-        .about("lowest TLS version allowed"),
+    text("tlsMinVersion", "").flag("tls-min-version").one_of(TlsVersion::WORDS).about("lowest TLS version allowed"),
     boolean("rotateCertificates", false)
         .flag("rotate-certificates")
         .about("obtain and renew the client certificate by CSR"),
@@ -111,9 +81,7 @@ pub const FIELDS: &[Field] = &[
         .flag("rotate-server-certificates")
         .about("obtain and renew the serving certificate by CSR"),
     // Who may call.
-    file("authentication.x509.clientCAFile", "")
-        .flag("client-ca-file")
-        .about("CA bundle for client certificates"),
+    file("authentication.x509.clientCAFile", "").flag("client-ca-file").about("CA bundle for client certificates"),
     boolean("authentication.webhook.enabled", true)
         .flag("authentication-token-webhook")
         .about("check bearer tokens with TokenReview"),
@@ -145,13 +113,9 @@ pub const FIELDS: &[Field] = &[
         .within(0, I32_MAX)
         .works()
         .about("image pulls at once on top of registryPullQPS"),
-    field(
-        "imagePullCredentialsVerificationPolicy",
-        Kind::Text,
-        Preset::Derived,
-    )
-    .one_of(PullCredentialsPolicy::WORDS)
-    .about("when the pull credentials for a present image are checked again"),
+    field("imagePullCredentialsVerificationPolicy", Kind::Text, Preset::Derived)
+        .one_of(PullCredentialsPolicy::WORDS)
+        .about("when the pull credentials for a present image are checked again"),
     texts("preloadedImagesVerificationAllowlist").about("images exempt from that check"),
     int32("eventRecordQPS", 50)
         .zero_counts()
@@ -167,9 +131,7 @@ pub const FIELDS: &[Field] = &[
     boolean("enableDebuggingHandlers", true)
         .flag("enable-debugging-handlers")
         .about("serve exec, attach, logs and the like"),
-    boolean("enableContentionProfiling", false)
-        .flag("contention-profiling")
-        .about("profile lock contention"),
+    boolean("enableContentionProfiling", false).flag("contention-profiling").about("profile lock contention"),
     int32("healthzPort", 10_248)
         .zero_counts()
         .flag("healthz-port")
@@ -187,14 +149,8 @@ pub const FIELDS: &[Field] = &[
         .within(-1_000, 1_000)
         .works()
         .about("oom_score_adj of the agent itself"),
-    text("clusterDomain", "")
-        .flag("cluster-domain")
-        .works()
-        .about("DNS suffix of the cluster"),
-    texts("clusterDNS")
-        .flag("cluster-dns")
-        .works()
-        .about("name servers of pods with DNS policy ClusterFirst"),
+    text("clusterDomain", "").flag("cluster-domain").works().about("DNS suffix of the cluster"),
+    texts("clusterDNS").flag("cluster-dns").works().about("name servers of pods with DNS policy ClusterFirst"),
     duration("streamingConnectionIdleTimeout", "4h0m0s")
         .flag("streaming-connection-idle-timeout")
         .no_effect()
@@ -217,8 +173,7 @@ pub const FIELDS: &[Field] = &[
     duration("imageMinimumGCAge", "2m0s")
         .flag("minimum-image-ttl-duration")
         .about("youngest unused image the collector takes"),
-    duration("imageMaximumGCAge", "0s")
-        .about("age at which an unused image goes anyway, 0s for never"),
+    duration("imageMaximumGCAge", "0s").about("age at which an unused image goes anyway, 0s for never"),
     int32("imageGCHighThresholdPercent", 85)
         .zero_counts()
         .flag("image-gc-high-threshold")
@@ -229,37 +184,20 @@ pub const FIELDS: &[Field] = &[
         .flag("image-gc-low-threshold")
         .within(0, 100)
         .about("disk use image collection aims at"),
-    field(
-        "volumeStatsAggPeriod",
-        Kind::SignedDuration,
-        Preset::Text("1m0s"),
-    )
-    .flag("volume-stats-agg-period")
-    .about("how often volume usage is measured, negative for never"),
+    field("volumeStatsAggPeriod", Kind::SignedDuration, Preset::Text("1m0s"))
+        .flag("volume-stats-agg-period")
+        .about("how often volume usage is measured, negative for never"),
     // Cgroups and resource managers.
-    text("kubeletCgroups", "")
-        .flag("kubelet-cgroups")
-        .about("cgroup the agent moves itself into"),
-    text("systemCgroups", "")
-        .flag("system-cgroups")
-        .about("cgroup for processes outside all others"),
-    text("cgroupRoot", "")
-        .flag("cgroup-root")
-        .works()
-        .about("cgroup under which kubepods is created"),
-    boolean("cgroupsPerQOS", true)
-        .flag("cgroups-per-qos")
-        .works()
-        .about("create cgroups per QoS class and pod"),
+    text("kubeletCgroups", "").flag("kubelet-cgroups").about("cgroup the agent moves itself into"),
+    text("systemCgroups", "").flag("system-cgroups").about("cgroup for processes outside all others"),
+    text("cgroupRoot", "").flag("cgroup-root").works().about("cgroup under which kubepods is created"),
+    boolean("cgroupsPerQOS", true).flag("cgroups-per-qos").works().about("create cgroups per QoS class and pod"),
     text("cgroupDriver", "cgroupfs")
         .flag("cgroup-driver")
         .one_of(CgroupDriver::WORDS)
         .works()
         .about("cgroupfs or systemd, where the runtime does not say"),
-    text("cpuManagerPolicy", "none")
-        .flag("cpu-manager-policy")
-        .one_of(CpuManagerPolicy::WORDS)
-        .about("none or static"),
+    text("cpuManagerPolicy", "none").flag("cpu-manager-policy").one_of(CpuManagerPolicy::WORDS).about("none or static"),
     field("singleProcessOOMKill", Kind::Bool, Preset::Absent)
         .zero_counts()
         .works()
@@ -283,12 +221,8 @@ pub const FIELDS: &[Field] = &[
         .flag("topology-manager-scope")
         .one_of(TopologyManagerScope::WORDS)
         .about("container or pod"),
-    map("topologyManagerPolicyOptions")
-        .flag("topology-manager-policy-options")
-        .about("options of the topology policy"),
-    map("qosReserved")
-        .flag("qos-reserved")
-        .about("share of memory kept for higher QoS classes"),
+    map("topologyManagerPolicyOptions").flag("topology-manager-policy-options").about("options of the topology policy"),
+    map("qosReserved").flag("qos-reserved").about("share of memory kept for higher QoS classes"),
     duration("runtimeRequestTimeout", "2m0s")
         .flag("runtime-request-timeout")
         .rule(A_PERIOD)
@@ -299,15 +233,8 @@ pub const FIELDS: &[Field] = &[
         .no_effect()
         .one_of(HairpinMode::WORDS)
         .about("no effect"),
-    int32("maxPods", 110)
-        .flag("max-pods")
-        .within(0, I32_MAX)
-        .works()
-        .about("pods this node takes"),
-    text("podCIDR", "")
-        .flag("pod-cidr")
-        .works()
-        .about("pod network of a node without an API server"),
+    int32("maxPods", 110).flag("max-pods").within(0, I32_MAX).works().about("pods this node takes"),
+    text("podCIDR", "").flag("pod-cidr").works().about("pod network of a node without an API server"),
     int64("podPidsLimit", -1)
         .zero_counts()
         .flag("pod-max-pids")
@@ -318,14 +245,8 @@ pub const FIELDS: &[Field] = &[
         .flag("resolv-conf")
         .works()
         .about("resolver file pods start from, empty for none"),
-    boolean("runOnce", false)
-        .flag("runonce")
-        .works()
-        .about("removed; must be false"),
-    boolean("cpuCFSQuota", true)
-        .flag("cpu-cfs-quota")
-        .works()
-        .about("apply CPU limits"),
+    boolean("runOnce", false).flag("runonce").works().about("removed; must be false"),
+    boolean("cpuCFSQuota", true).flag("cpu-cfs-quota").works().about("apply CPU limits"),
     duration("cpuCFSQuotaPeriod", "100ms")
         .zero_counts()
         .flag("cpu-cfs-quota-period")
@@ -376,9 +297,7 @@ pub const FIELDS: &[Field] = &[
     map("evictionSoft")
         .flag_as("eviction-soft", Syntax::LessThan)
         .about("thresholds below which pods are evicted after a time"),
-    map("evictionSoftGracePeriod")
-        .flag("eviction-soft-grace-period")
-        .about("that time, per signal"),
+    map("evictionSoftGracePeriod").flag("eviction-soft-grace-period").about("that time, per signal"),
     duration("evictionPressureTransitionPeriod", "5m0s")
         .flag("eviction-pressure-transition-period")
         .about("how long a pressure condition outlasts its cause"),
@@ -406,28 +325,15 @@ pub const FIELDS: &[Field] = &[
     boolean("makeIPTablesUtilChains", true)
         .flag("make-iptables-util-chains")
         .about("keep the iptables hint chain present"),
-    int32("iptablesMasqueradeBit", 14)
-        .zero_counts()
-        .within(0, 31)
-        .no_effect()
-        .about("no effect"),
-    int32("iptablesDropBit", 15)
-        .zero_counts()
-        .within(0, 31)
-        .no_effect()
-        .about("no effect"),
+    int32("iptablesMasqueradeBit", 14).zero_counts().within(0, 31).no_effect().about("no effect"),
+    int32("iptablesDropBit", 15).zero_counts().within(0, 31).no_effect().about("no effect"),
     field("featureGates", Kind::Map(&Kind::Bool), Preset::Map(&[]))
         .works()
         .flag_as("feature-gates", Syntax::Gates)
         .about("feature gates that differ from their default"),
     // Swap and logs of containers.
-    boolean("failSwapOn", true)
-        .flag("fail-swap-on")
-        .works()
-        .about("refuse to start when swap is on"),
-    text("memorySwap.swapBehavior", "")
-        .one_of(SwapBehavior::WORDS)
-        .about("NoSwap or LimitedSwap"),
+    boolean("failSwapOn", true).flag("fail-swap-on").works().about("refuse to start when swap is on"),
+    text("memorySwap.swapBehavior", "").one_of(SwapBehavior::WORDS).about("NoSwap or LimitedSwap"),
     text("containerLogMaxSize", "10Mi")
         .flag("container-log-max-size")
         .about("size at which a container log is rotated"),
@@ -436,10 +342,7 @@ pub const FIELDS: &[Field] = &[
         .flag("container-log-max-files")
         .within(2, I32_MAX)
         .about("log files kept per container"),
-    int32("containerLogMaxWorkers", 1)
-        .zero_counts()
-        .within(1, I32_MAX)
-        .about("log rotations at the same time"),
+    int32("containerLogMaxWorkers", 1).zero_counts().within(1, I32_MAX).about("log rotations at the same time"),
     duration("containerLogMonitorInterval", "10s")
         .zero_counts()
         .rule(Rule::Lasts("3s", "2562047h"))
@@ -449,65 +352,30 @@ pub const FIELDS: &[Field] = &[
         .works()
         .about("accepted; Ferrolet always watches"),
     // Reservations.
-    map("systemReserved")
-        .flag("system-reserved")
-        .works()
-        .about("resources kept for the system"),
-    map("kubeReserved")
-        .flag("kube-reserved")
-        .works()
-        .about("resources kept for node agents"),
-    text("reservedSystemCPUs", "")
-        .flag("reserved-cpus")
-        .works()
-        .about("CPUs kept for the system"),
-    text("showHiddenMetricsForVersion", "")
-        .one_of(&["", "1.35"])
-        .about("show metrics hidden since this minor version"),
-    text("systemReservedCgroup", "")
-        .flag("system-reserved-cgroup")
-        .about("cgroup that gets the systemReserved limits"),
-    text("kubeReservedCgroup", "")
-        .flag("kube-reserved-cgroup")
-        .about("cgroup that gets the kubeReserved limits"),
-    field(
-        "enforceNodeAllocatable",
-        Kind::List(&TEXT),
-        Preset::List(&["pods"]),
-    )
-    .flag("enforce-node-allocatable")
-    .about("what the reservations are enforced on"),
-    texts("allowedUnsafeSysctls")
-        .flag("allowed-unsafe-sysctls")
-        .about("unsafe sysctls that pods may set"),
-    file(
-        "volumePluginDir",
-        "/usr/libexec/kubernetes/kubelet-plugins/volume/exec/",
-    )
-    .flag("volume-plugin-dir")
-    .about("directory of FlexVolume drivers"),
-    text("providerID", "")
-        .flag("provider-id")
-        .works()
-        .about("the node's name at its cloud provider"),
+    map("systemReserved").flag("system-reserved").works().about("resources kept for the system"),
+    map("kubeReserved").flag("kube-reserved").works().about("resources kept for node agents"),
+    text("reservedSystemCPUs", "").flag("reserved-cpus").works().about("CPUs kept for the system"),
+    text("showHiddenMetricsForVersion", "").one_of(&["", "1.35"]).about("show metrics hidden since this minor version"),
+    text("systemReservedCgroup", "").flag("system-reserved-cgroup").about("cgroup that gets the systemReserved limits"),
+    text("kubeReservedCgroup", "").flag("kube-reserved-cgroup").about("cgroup that gets the kubeReserved limits"),
+    field("enforceNodeAllocatable", Kind::List(&TEXT), Preset::List(&["pods"]))
+        .flag("enforce-node-allocatable")
+        .about("what the reservations are enforced on"),
+    texts("allowedUnsafeSysctls").flag("allowed-unsafe-sysctls").about("unsafe sysctls that pods may set"),
+    file("volumePluginDir", "/usr/libexec/kubernetes/kubelet-plugins/volume/exec/")
+        .flag("volume-plugin-dir")
+        .about("directory of FlexVolume drivers"),
+    text("providerID", "").flag("provider-id").works().about("the node's name at its cloud provider"),
     boolean("kernelMemcgNotification", false)
         .flag("kernel-memcg-notification")
         .about("let the kernel announce memory thresholds (cgroup v1)"),
     // Logging.
-    text("logging.format", "text")
-        .flag("logging-format")
-        .one_of(LogFormat::WORDS)
+    text("logging.format", "text").flag("logging-format").one_of(LogFormat::WORDS).works().about("text or json"),
+    field("logging.flushFrequency", Kind::DurationOrNanos, Preset::Text("5s"))
+        .flag("log-flush-frequency")
         .works()
-        .about("text or json"),
-    field(
-        "logging.flushFrequency",
-        Kind::DurationOrNanos,
-        Preset::Text("5s"),
-    )
-    .flag("log-flush-frequency")
-    .works()
-    .rule(A_PERIOD)
-    .about("accepted; log lines are written at once"),
+        .rule(A_PERIOD)
+        .about("accepted; log lines are written at once"),
     field("logging.verbosity", UINT32, Preset::Integer(0))
         .flag("v")
         .within(0, I32_MAX)
@@ -520,72 +388,41 @@ pub const FIELDS: &[Field] = &[
     boolean("logging.options.text.splitStream", false)
         .flag("log-text-split-stream")
         .about("write info lines to stdout"),
-    field(
-        "logging.options.text.infoBufferSize",
-        Kind::Quantity,
-        Preset::Text("0"),
-    )
-    .flag("log-text-info-buffer-size")
-    .about("buffer for those lines"),
+    field("logging.options.text.infoBufferSize", Kind::Quantity, Preset::Text("0"))
+        .flag("log-text-info-buffer-size")
+        .about("buffer for those lines"),
     boolean("logging.options.json.splitStream", false)
         .flag("log-json-split-stream")
         .about("write info lines to stdout"),
-    field(
-        "logging.options.json.infoBufferSize",
-        Kind::Quantity,
-        Preset::Text("0"),
-    )
-    .flag("log-json-info-buffer-size")
-    .about("buffer for those lines"),
+    field("logging.options.json.infoBufferSize", Kind::Quantity, Preset::Text("0"))
+        .flag("log-json-info-buffer-size")
+        .about("buffer for those lines"),
     boolean("enableSystemLogHandler", true).about("serve /logs/"),
     boolean("enableSystemLogQuery", false).about("answer queries for service logs on /logs/"),
     // Shutdown.
     duration("shutdownGracePeriod", "0s").about("time given to pods when the node shuts down"),
     duration("shutdownGracePeriodCriticalPods", "0s").about("part of it kept for critical pods"),
-    field(
-        "shutdownGracePeriodByPodPriority",
-        Kind::List(&SHUTDOWN_BAND),
-        Preset::List(&[]),
-    )
-    .about("the same per pod priority"),
+    field("shutdownGracePeriodByPodPriority", Kind::List(&SHUTDOWN_BAND), Preset::List(&[]))
+        .about("the same per pod priority"),
     // The rest, in upstream's order.
-    field(
-        "crashLoopBackOff.maxContainerRestartPeriod",
-        Kind::Duration,
-        Preset::Derived,
-    )
-    .zero_counts()
-    .works()
-    .about("longest wait before a container is started again"),
-    field(
-        "reservedMemory",
-        Kind::List(&NUMA_MEMORY),
-        Preset::List(&[]),
-    )
-    .flag_as("reserved-memory", Syntax::ReservedMemory)
-    .about("memory kept back per NUMA node"),
+    field("crashLoopBackOff.maxContainerRestartPeriod", Kind::Duration, Preset::Derived)
+        .zero_counts()
+        .works()
+        .about("longest wait before a container is started again"),
+    field("reservedMemory", Kind::List(&NUMA_MEMORY), Preset::List(&[]))
+        .flag_as("reserved-memory", Syntax::ReservedMemory)
+        .about("memory kept back per NUMA node"),
     boolean("enableProfilingHandler", true).about("serve /debug/pprof/"),
     boolean("enableDebugFlagsHandler", true).about("serve /debug/flags/v"),
-    boolean("seccompDefault", false)
-        .works()
-        .about("RuntimeDefault where a pod names no seccomp profile"),
-    field("memoryThrottlingFactor", Kind::Float, Preset::Float(0.9))
-        .zero_counts()
-        .about("factor of memory.high"),
-    text("memoryReservationPolicy", "None")
-        .one_of(MemoryReservationPolicy::WORDS)
-        .about("None or TieredReservation"),
+    boolean("seccompDefault", false).works().about("RuntimeDefault where a pod names no seccomp profile"),
+    field("memoryThrottlingFactor", Kind::Float, Preset::Float(0.9)).zero_counts().about("factor of memory.high"),
+    text("memoryReservationPolicy", "None").one_of(MemoryReservationPolicy::WORDS).about("None or TieredReservation"),
     field("registerWithTaints", Kind::List(&TAINT), Preset::List(&[]))
         .works()
         .flag_as("register-with-taints", Syntax::Taints)
         .about("taints the node is registered with"),
-    boolean("registerNode", true)
-        .flag("register-node")
-        .works()
-        .about("create the Node object"),
-    field("tracing.endpoint", Kind::Text, Preset::Absent)
-        .zero_counts()
-        .about("collector traces are sent to"),
+    boolean("registerNode", true).flag("register-node").works().about("create the Node object"),
+    field("tracing.endpoint", Kind::Text, Preset::Absent).zero_counts().about("collector traces are sent to"),
     field("tracing.samplingRatePerMillion", INT32, Preset::Absent)
         .zero_counts()
         .within(0, 1_000_000)
@@ -594,14 +431,11 @@ pub const FIELDS: &[Field] = &[
         .flag("local-storage-capacity-isolation")
         .works()
         .about("count and limit ephemeral storage"),
-    text(
-        "containerRuntimeEndpoint",
-        "unix:///run/containerd/containerd.sock",
-    )
-    .rule(Rule::NonEmpty)
-    .works()
-    .flag("container-runtime-endpoint")
-    .about("socket of the container runtime"),
+    text("containerRuntimeEndpoint", "unix:///run/containerd/containerd.sock")
+        .rule(Rule::NonEmpty)
+        .works()
+        .flag("container-runtime-endpoint")
+        .about("socket of the container runtime"),
     text("imageServiceEndpoint", "")
         .flag("image-service-endpoint")
         .works()
@@ -610,22 +444,13 @@ pub const FIELDS: &[Field] = &[
         .flag("fail-cgroupv1")
         .works()
         .about("refuse to start on cgroup v1; heeded when set, not by default"),
-    field("userNamespaces.idsPerPod", INT64, Preset::Absent)
-        .zero_counts()
-        .about("user ids per pod"),
+    field("userNamespaces.idsPerPod", INT64, Preset::Absent).zero_counts().about("user ids per pod"),
 ];
 
 /// A timer needs a period; upstream spins on some of these when a flag sets them to zero.
 const A_PERIOD: Rule = Rule::Lasts("1ns", "2562047h");
 
 const VMODULE: Kind = Kind::Struct(&[("filePattern", TEXT), ("verbosity", UINT32)]);
-const SHUTDOWN_BAND: Kind =
-    Kind::Struct(&[("priority", INT32), ("shutdownGracePeriodSeconds", INT64)]);
-const NUMA_MEMORY: Kind =
-    Kind::Struct(&[("numaNode", INT32), ("limits", Kind::Map(&Kind::Quantity))]);
-const TAINT: Kind = Kind::Struct(&[
-    ("key", TEXT),
-    ("value", TEXT),
-    ("effect", TEXT),
-    ("timeAdded", TEXT),
-]);
+const SHUTDOWN_BAND: Kind = Kind::Struct(&[("priority", INT32), ("shutdownGracePeriodSeconds", INT64)]);
+const NUMA_MEMORY: Kind = Kind::Struct(&[("numaNode", INT32), ("limits", Kind::Map(&Kind::Quantity))]);
+const TAINT: Kind = Kind::Struct(&[("key", TEXT), ("value", TEXT), ("effect", TEXT), ("timeAdded", TEXT)]);

@@ -60,9 +60,7 @@ impl fmt::Debug for Known {
 
 /// Every flag, options first.
 pub fn all() -> impl Iterator<Item = Known> {
-    let fields = FIELDS
-        .iter()
-        .filter_map(|f| Some(Known::Field(f, f.flag.as_ref()?)));
+    let fields = FIELDS.iter().filter_map(|f| Some(Known::Field(f, f.flag.as_ref()?)));
     OPTION_FLAGS.iter().map(Known::Option).chain(fields)
 }
 
@@ -81,10 +79,7 @@ pub struct GivenFlags {
 impl GivenFlags {
     /// The values given to a flag, in order.
     pub fn values<'g>(&'g self, name: &'g str) -> impl DoubleEndedIterator<Item = &'g str> {
-        let uses = self
-            .uses
-            .iter()
-            .filter(move |(flag, _)| flag.name() == name);
+        let uses = self.uses.iter().filter(move |(flag, _)| flag.name() == name);
         uses.map(|(_, value)| value.as_str())
     }
 
@@ -108,9 +103,7 @@ pub fn value_of(field: &Field, syntax: Syntax, uses: &[&str]) -> Result<Value, S
             for pair in uses.iter().flat_map(|list| split(list, ',')) {
                 let (key, value) = pair_of(pair, '=')?;
                 let value = match syntax {
-                    Syntax::Gates => boolean(value)
-                        .map_err(|e| format!("gate {key}: {e}"))?
-                        .into(),
+                    Syntax::Gates => boolean(value).map_err(|e| format!("gate {key}: {e}"))?.into(),
                     _ => value.into(),
                 };
                 map.insert(key.to_owned(), value);
@@ -138,19 +131,13 @@ pub fn value_of(field: &Field, syntax: Syntax, uses: &[&str]) -> Result<Value, S
             for pair in uses.iter().flat_map(|list| split(list, ',')) {
                 let (name, value) = pair_of(pair, ':')?;
                 let values = map.entry(name).or_insert_with(|| Value::Array(Vec::new()));
-                values
-                    .as_array_mut()
-                    .expect("only lists are put here")
-                    .push(value.into());
+                values.as_array_mut().expect("only lists are put here").push(value.into());
             }
             map.into()
         }
         Syntax::Taints => taints::parse_list(last).map_err(|e| e.to_string())?.into(),
         Syntax::ReservedMemory => {
-            let nodes = uses
-                .iter()
-                .flat_map(|list| split(list, ';'))
-                .map(numa_memory);
+            let nodes = uses.iter().flat_map(|list| split(list, ';')).map(numa_memory);
             nodes.collect::<Result<Vec<_>, _>>()?.into()
         }
         Syntax::VModule => {
@@ -167,12 +154,7 @@ fn accept(field: &Field, value: &Value) -> Result<Value, String> {
     // A relative path on the command line is meant from the working directory, which needs no
     // joining.
     let directory = Path::new("");
-    let accepted = field.kind.accept(
-        value,
-        &FieldPath::of_field(field.path),
-        directory,
-        &mut findings,
-    );
+    let accepted = field.kind.accept(value, &FieldPath::of_field(field.path), directory, &mut findings);
     match findings.wrong.pop() {
         Some((_, reason)) => Err(reason),
         None => Ok(accepted.unwrap_or(Value::Null)),
@@ -185,9 +167,8 @@ fn split(list: &str, separator: char) -> impl Iterator<Item = &str> {
 }
 
 fn pair_of(pair: &str, between: char) -> Result<(&str, &str), String> {
-    let (key, value) = pair
-        .split_once(between)
-        .ok_or_else(|| format!("expected name{between}value, found {pair:?}"))?;
+    let (key, value) =
+        pair.split_once(between).ok_or_else(|| format!("expected name{between}value, found {pair:?}"))?;
     Ok((key.trim(), value.trim()))
 }
 

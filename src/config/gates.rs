@@ -325,20 +325,13 @@ pub struct Resolved {
 
 impl FeatureGates {
     pub fn enabled(&self, gate: Gate) -> bool {
-        self.changed
-            .get(&gate)
-            .copied()
-            .unwrap_or(info(gate).default)
+        self.changed.get(&gate).copied().unwrap_or(info(gate).default)
     }
 
     /// Applies `wanted`; `AllAlpha` and `AllBeta` move every gate of their stage that is not
     /// locked and not named itself.
     pub fn resolve(wanted: &BTreeMap<String, bool>) -> Resolved {
-        let mut resolved = Resolved {
-            gates: FeatureGates::default(),
-            errors: Vec::new(),
-            unheeded: Vec::new(),
-        };
+        let mut resolved = Resolved { gates: FeatureGates::default(), errors: Vec::new(), unheeded: Vec::new() };
         for (everything, stage) in [("AllAlpha", Stage::Alpha), ("AllBeta", Stage::Beta)] {
             if let Some(&on) = wanted.get(everything) {
                 let of_stage = GATES.iter().filter(|g| g.stage == stage && !g.locked);
@@ -350,10 +343,7 @@ impl FeatureGates {
         for (name, &on) in wanted {
             match GATES.iter().find(|g| g.name == name) {
                 Some(info) if info.locked && on != info.default => {
-                    let error = GateError::Locked {
-                        name: info.name,
-                        to: info.default,
-                    };
+                    let error = GateError::Locked { name: info.name, to: info.default };
                     resolved.errors.push((name.clone(), error));
                 }
                 Some(info) => {
@@ -368,10 +358,7 @@ impl FeatureGates {
                 }
                 None => {
                     let nearest = nearest(name, known_names()).unwrap_or_default();
-                    let error = GateError::Unknown {
-                        name: name.clone(),
-                        nearest,
-                    };
+                    let error = GateError::Unknown { name: name.clone(), nearest };
                     resolved.errors.push((name.clone(), error));
                 }
             }
@@ -394,8 +381,7 @@ fn info(gate: Gate) -> &'static GateInfo {
 
 fn known_names() -> impl Iterator<Item = &'static str> {
     let own = GATES.iter().map(|g| g.name);
-    own.chain(["AllAlpha", "AllBeta"])
-        .chain(OF_OTHER_COMPONENTS.iter().copied())
+    own.chain(["AllAlpha", "AllBeta"]).chain(OF_OTHER_COMPONENTS.iter().copied())
 }
 
 #[cfg(test)]
@@ -403,12 +389,7 @@ mod tests {
     use super::*;
 
     fn wanted(pairs: &[(&str, bool)]) -> Resolved {
-        FeatureGates::resolve(
-            &pairs
-                .iter()
-                .map(|&(name, on)| (name.to_owned(), on))
-                .collect(),
-        )
+        FeatureGates::resolve(&pairs.iter().map(|&(name, on)| (name.to_owned(), on)).collect())
     }
 
     #[test]
@@ -417,11 +398,7 @@ mod tests {
             assert_eq!(info.gate as usize, index);
         }
         assert!(GATES.is_sorted_by_key(|g| g.name));
-        assert!(
-            OF_OTHER_COMPONENTS
-                .iter()
-                .all(|name| GATES.iter().all(|g| g.name != *name))
-        );
+        assert!(OF_OTHER_COMPONENTS.iter().all(|name| GATES.iter().all(|g| g.name != *name)));
     }
 
     #[test]
@@ -440,10 +417,7 @@ mod tests {
         let gates = wanted(&[("AllAlpha", true), ("MemoryQoS", false)]).gates;
         assert!(gates.enabled(Gate::EventedPLEG));
         assert!(!gates.enabled(Gate::MemoryQoS));
-        assert!(
-            !gates.enabled(Gate::PodCertificateRequest),
-            "a beta gate was moved"
-        );
+        assert!(!gates.enabled(Gate::PodCertificateRequest), "a beta gate was moved");
         let gates = wanted(&[("AllBeta", false)]).gates;
         assert!(!gates.enabled(Gate::PodLevelResources));
         assert!(gates.enabled(Gate::NodeSwap));
@@ -456,33 +430,17 @@ mod tests {
             let text = errors.first().map(|(_, error)| error.to_string());
             assert_eq!(text.as_deref(), expected, "{name}={on}");
         };
-        check(
-            "MemoryQos",
-            true,
-            Some("unknown feature gate MemoryQos; the nearest known one is MemoryQoS"),
-        );
-        check(
-            "NodeSwap",
-            false,
-            Some("feature gate NodeSwap is locked to true"),
-        );
+        check("MemoryQos", true, Some("unknown feature gate MemoryQos; the nearest known one is MemoryQoS"));
+        check("NodeSwap", false, Some("feature gate NodeSwap is locked to true"));
         check("NodeSwap", true, None);
-        check(
-            "GitRepoVolumeDriver",
-            true,
-            Some("feature gate GitRepoVolumeDriver is locked to false"),
-        );
+        check("GitRepoVolumeDriver", true, Some("feature gate GitRepoVolumeDriver is locked to false"));
         check("APIServerTracing", true, None);
     }
 
     #[test]
     fn gates_that_change_nothing_are_named() {
         let check = |name: &str, on: bool, unheeded: bool| {
-            assert_eq!(
-                wanted(&[(name, on)]).unheeded.contains(&name.to_owned()),
-                unheeded,
-                "{name}"
-            );
+            assert_eq!(wanted(&[(name, on)]).unheeded.contains(&name.to_owned()), unheeded, "{name}");
         };
         check("APIServerTracing", true, true);
         check("MemoryQoS", true, true);

@@ -40,9 +40,7 @@ fn accept_object(
         Value::Object(object) => object,
         Value::Null => return Value::Null,
         other => {
-            findings
-                .wrong
-                .push((at.clone(), expected("an object", other)));
+            findings.wrong.push((at.clone(), expected("an object", other)));
             return Value::Null;
         }
     };
@@ -60,9 +58,7 @@ fn accept_object(
             let inner = accept_object(value, &format!("{path}."), &at, directory, &[], findings);
             accepted.insert(key.clone(), inner);
         } else if !keep.contains(&key.as_str()) {
-            findings
-                .unknown
-                .push((at, likely(key, siblings(prefix)).map(str::to_owned)));
+            findings.unknown.push((at, likely(key, siblings(prefix)).map(str::to_owned)));
         }
     }
     Value::Object(accepted)
@@ -78,13 +74,7 @@ fn siblings(prefix: &str) -> impl Iterator<Item = &'static str> {
 
 impl Kind {
     /// The canonical form of `value`, or nothing and a finding.
-    pub fn accept(
-        &self,
-        value: &Value,
-        at: &FieldPath,
-        directory: &Path,
-        findings: &mut Findings,
-    ) -> Option<Value> {
+    pub fn accept(&self, value: &Value, at: &FieldPath, directory: &Path, findings: &mut Findings) -> Option<Value> {
         if value.is_null() {
             return Some(Value::Null);
         }
@@ -99,9 +89,7 @@ impl Kind {
                     let at = at.child(index);
                     match of.accept(item, &at, directory, findings)? {
                         Value::Null => {
-                            findings
-                                .wrong
-                                .push((at, expected(of.article(), &Value::Null)));
+                            findings.wrong.push((at, expected(of.article(), &Value::Null)));
                             return None;
                         }
                         item => accepted.push(item),
@@ -113,19 +101,15 @@ impl Kind {
                 let at = at.child(key);
                 Some(of.accept(value, &at, directory, findings))
             }),
-            Kind::Struct(fields) => {
-                self.accept_entries(value, at, findings, |key, value, findings| {
-                    let at = at.child(key);
-                    let Some((_, kind)) = fields.iter().find(|(name, _)| *name == key) else {
-                        let names = fields.iter().map(|(name, _)| *name);
-                        findings
-                            .unknown
-                            .push((at, likely(key, names).map(str::to_owned)));
-                        return None;
-                    };
-                    Some(kind.accept(value, &at, directory, findings))
-                })
-            }
+            Kind::Struct(fields) => self.accept_entries(value, at, findings, |key, value, findings| {
+                let at = at.child(key);
+                let Some((_, kind)) = fields.iter().find(|(name, _)| *name == key) else {
+                    let names = fields.iter().map(|(name, _)| *name);
+                    findings.unknown.push((at, likely(key, names).map(str::to_owned)));
+                    return None;
+                };
+                Some(kind.accept(value, &at, directory, findings))
+            }),
             scalar => match scalar.accept_scalar(value, directory) {
                 Ok(value) => Some(value),
                 Err(reason) => {
@@ -145,9 +129,7 @@ impl Kind {
         accept: impl Fn(&str, &Value, &mut Findings) -> Option<Option<Value>>,
     ) -> Option<Value> {
         let Value::Object(entries) = value else {
-            findings
-                .wrong
-                .push((at.clone(), expected(self.article(), value)));
+            findings.wrong.push((at.clone(), expected(self.article(), value)));
             return None;
         };
         let mut accepted = serde_json::Map::new();
@@ -169,15 +151,11 @@ impl Kind {
                 let number = value.as_number().ok_or_else(wrong)?;
                 // `1e2` and `5.0` are whole numbers to upstream's YAML, and small enough floats
                 // are exact.
-                let float = number
-                    .as_f64()
-                    .filter(|f| f.fract() == 0.0 && f.abs() < 1e15);
+                let float = number.as_f64().filter(|f| f.fract() == 0.0 && f.abs() < 1e15);
                 match number.as_i64().or(float.map(|f| f as i64)) {
                     Some(whole) if (*min..=*max).contains(&whole) => Ok(whole.into()),
                     None if number.is_f64() => Err(wrong()),
-                    _ => Err(format!(
-                        "expected a whole number from {min} to {max}, found {number}"
-                    )),
+                    _ => Err(format!("expected a whole number from {min} to {max}, found {number}")),
                 }
             }
             Kind::Path => Ok(resolve(value.as_str().ok_or_else(wrong)?, directory).into()),
@@ -213,9 +191,7 @@ impl Kind {
             Kind::Float => "a number",
             Kind::Text => "a text",
             Kind::Path => "a path",
-            Kind::Duration | Kind::SignedDuration | Kind::DurationOrNanos => {
-                "a duration such as 1m30s"
-            }
+            Kind::Duration | Kind::SignedDuration | Kind::DurationOrNanos => "a duration such as 1m30s",
             Kind::Quantity => "a quantity such as 100Mi",
             Kind::List(_) => "a list",
             Kind::Map(_) | Kind::Struct(_) => "an object",
@@ -229,9 +205,7 @@ impl Kind {
             Kind::Float => value.as_f64() == Some(0.0),
             Kind::Text | Kind::Path => value.as_str() == Some(""),
             // Values in the tree are canonical already.
-            Kind::Duration | Kind::SignedDuration | Kind::DurationOrNanos => {
-                value.as_str() == Some("0s")
-            }
+            Kind::Duration | Kind::SignedDuration | Kind::DurationOrNanos => value.as_str() == Some("0s"),
             Kind::Quantity => value.as_str() == Some("0"),
             Kind::Bool | Kind::List(_) | Kind::Map(_) | Kind::Struct(_) => false,
         }
@@ -255,9 +229,7 @@ fn resolve(text: &str, directory: &Path) -> String {
     if text.is_empty() || Path::new(text).is_absolute() {
         return text.to_owned();
     }
-    lexically_clean(&directory.join(text))
-        .to_string_lossy()
-        .into_owned()
+    lexically_clean(&directory.join(text)).to_string_lossy().into_owned()
 }
 
 /// The path without `.`, `..` and doubled or trailing slashes, by its text alone.

@@ -16,9 +16,9 @@ use super::quantity::{self, Quantity};
 use super::reader::Reader;
 use super::thresholds::{Purpose, Signal, Thresholds};
 use super::words::{
-    AuthorizationMode, CgroupDriver, ChangeDetection, CpuManagerPolicy, Enforcement, HairpinMode,
-    LogFormat, MemoryManagerPolicy, MemoryReservationPolicy, PullCredentialsPolicy, SwapBehavior,
-    TlsVersion, TopologyManagerPolicy, TopologyManagerScope,
+    AuthorizationMode, CgroupDriver, ChangeDetection, CpuManagerPolicy, Enforcement, HairpinMode, LogFormat,
+    MemoryManagerPolicy, MemoryReservationPolicy, PullCredentialsPolicy, SwapBehavior, TlsVersion,
+    TopologyManagerPolicy, TopologyManagerScope,
 };
 
 #[derive(Clone, Debug)]
@@ -275,11 +275,7 @@ impl KubeletConfiguration {
                 anonymous: r.boolean("authentication.anonymous.enabled"),
             },
             authorization: Authorization {
-                mode: r.word(
-                    "authorization.mode",
-                    AuthorizationMode::parse,
-                    AuthorizationMode::Webhook,
-                ),
+                mode: r.word("authorization.mode", AuthorizationMode::parse, AuthorizationMode::Webhook),
                 cache_authorized_ttl: r.duration("authorization.webhook.cacheAuthorizedTTL"),
                 cache_unauthorized_ttl: r.duration("authorization.webhook.cacheUnauthorizedTTL"),
             },
@@ -290,8 +286,7 @@ impl KubeletConfiguration {
                 PullCredentialsPolicy::parse,
                 PullCredentialsPolicy::Unset,
             ),
-            preloaded_images_verification_allowlist: r
-                .texts("preloadedImagesVerificationAllowlist"),
+            preloaded_images_verification_allowlist: r.texts("preloadedImagesVerificationAllowlist"),
             // client-go takes a rate of 0 for "not set" and puts its own default there.
             event_record_qps: match r.integer("eventRecordQPS") {
                 0 => 5,
@@ -304,11 +299,7 @@ impl KubeletConfiguration {
             healthz_bind_address: r.ip("healthzBindAddress"),
             oom_score_adj: r.integer("oomScoreAdj"),
             cluster_domain: r.text("clusterDomain"),
-            cluster_dns: r
-                .texts("clusterDNS")
-                .iter()
-                .filter_map(|ip| ip.parse().ok())
-                .collect(),
+            cluster_dns: r.texts("clusterDNS").iter().filter_map(|ip| ip.parse().ok()).collect(),
             streaming_connection_idle_timeout: r.duration("streamingConnectionIdleTimeout"),
             node_status_update_frequency: r.duration("nodeStatusUpdateFrequency"),
             node_status_report_frequency: r.duration("nodeStatusReportFrequency"),
@@ -326,19 +317,11 @@ impl KubeletConfiguration {
             },
             cgroups_per_qos,
             cgroup_driver: r.word("cgroupDriver", CgroupDriver::parse, CgroupDriver::Cgroupfs),
-            cpu_manager_policy: r.word(
-                "cpuManagerPolicy",
-                CpuManagerPolicy::parse,
-                CpuManagerPolicy::None,
-            ),
+            cpu_manager_policy: r.word("cpuManagerPolicy", CpuManagerPolicy::parse, CpuManagerPolicy::None),
             single_process_oom_kill: r.boolean_if_any("singleProcessOOMKill"),
             cpu_manager_policy_options: r.text_map("cpuManagerPolicyOptions"),
             cpu_manager_reconcile_period: r.duration("cpuManagerReconcilePeriod"),
-            memory_manager_policy: r.word(
-                "memoryManagerPolicy",
-                MemoryManagerPolicy::parse,
-                MemoryManagerPolicy::None,
-            ),
+            memory_manager_policy: r.word("memoryManagerPolicy", MemoryManagerPolicy::parse, MemoryManagerPolicy::None),
             topology_manager_policy: r.word(
                 "topologyManagerPolicy",
                 TopologyManagerPolicy::parse,
@@ -382,15 +365,9 @@ impl KubeletConfiguration {
             iptables_drop_bit: r.integer("iptablesDropBit"),
             feature_gates: r.gates("featureGates"),
             fail_swap_on: r.boolean("failSwapOn"),
-            swap_behavior: r.word(
-                "memorySwap.swapBehavior",
-                SwapBehavior::parse,
-                SwapBehavior::Unset,
-            ),
+            swap_behavior: r.word("memorySwap.swapBehavior", SwapBehavior::parse, SwapBehavior::Unset),
             container_log_max_bytes: u64::try_from(
-                r.parsed("containerLogMaxSize", whole_quantity)
-                    .unwrap_or(Quantity::ZERO)
-                    .value(),
+                r.parsed("containerLogMaxSize", whole_quantity).unwrap_or(Quantity::ZERO).value(),
             )
             .ok(),
             container_log_max_files: r.integer("containerLogMaxFiles"),
@@ -403,15 +380,12 @@ impl KubeletConfiguration {
             ),
             system_reserved: r.parsed_map("systemReserved", reservation),
             kube_reserved: r.parsed_map("kubeReserved", reservation),
-            reserved_system_cpus: r
-                .parsed("reservedSystemCPUs", CpuSet::parse)
-                .unwrap_or_default(),
+            reserved_system_cpus: r.parsed("reservedSystemCPUs", CpuSet::parse).unwrap_or_default(),
             show_hidden_metrics_for_version: r.text("showHiddenMetricsForVersion"),
             system_reserved_cgroup: r.text("systemReservedCgroup"),
             kube_reserved_cgroup: r.text("kubeReservedCgroup"),
             enforce_node_allocatable: r.parsed_list("enforceNodeAllocatable", |word| {
-                Enforcement::parse(word)
-                    .ok_or_else(|| format!("expected one of {}", Enforcement::WORDS.join(", ")))
+                Enforcement::parse(word).ok_or_else(|| format!("expected one of {}", Enforcement::WORDS.join(", ")))
             }),
             allowed_unsafe_sysctls: r.texts("allowedUnsafeSysctls"),
             volume_plugin_dir: r.file("volumePluginDir"),
@@ -435,10 +409,8 @@ impl KubeletConfiguration {
             enable_system_log_query: r.boolean("enableSystemLogQuery"),
             shutdown_grace_period: r.duration("shutdownGracePeriod"),
             shutdown_grace_period_critical_pods: r.duration("shutdownGracePeriodCriticalPods"),
-            shutdown_grace_period_by_pod_priority: r
-                .shutdown_bands("shutdownGracePeriodByPodPriority"),
-            max_container_restart_period: r
-                .duration_if_any("crashLoopBackOff.maxContainerRestartPeriod"),
+            shutdown_grace_period_by_pod_priority: r.shutdown_bands("shutdownGracePeriodByPodPriority"),
+            max_container_restart_period: r.duration_if_any("crashLoopBackOff.maxContainerRestartPeriod"),
             reserved_memory: r.numa_memory("reservedMemory"),
             enable_profiling_handler: r.boolean("enableProfilingHandler"),
             enable_debug_flags_handler: r.boolean("enableDebugFlagsHandler"),
@@ -483,9 +455,7 @@ fn percent(resource: &str, text: &str) -> Result<u8, String> {
         return Err("only memory can be reserved".to_owned());
     }
     let number = text.strip_suffix('%').and_then(|n| n.parse::<u8>().ok());
-    number
-        .filter(|n| *n <= 100)
-        .ok_or_else(|| format!("expected a percentage from 0% to 100%, found {text:?}"))
+    number.filter(|n| *n <= 100).ok_or_else(|| format!("expected a percentage from 0% to 100%, found {text:?}"))
 }
 
 fn whole_quantity(text: &str) -> Result<Quantity, String> {
@@ -499,7 +469,5 @@ fn whole_quantity(text: &str) -> Result<Quantity, String> {
 /// The time a soft threshold must be passed before it counts.
 pub(super) fn grace_period(text: &str) -> Result<Duration, String> {
     let duration = GoDuration::parse(text).map_err(|e| e.to_string())?;
-    duration
-        .to_std()
-        .ok_or_else(|| format!("must not be negative, found {text}"))
+    duration.to_std().ok_or_else(|| format!("must not be negative, found {text}"))
 }

@@ -20,9 +20,7 @@ const ALLOWED_PREFIXES: &[&str] = &["kubelet.kubernetes.io", "node.kubernetes.io
 
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum LabelError {
-    #[error(
-        "label key {0:?} is not [prefix/]name with a name of at most 63 letters, digits, -, _ and ."
-    )]
+    #[error("label key {0:?} is not [prefix/]name with a name of at most 63 letters, digits, -, _ and .")]
     Key(String),
     #[error("label value {0:?} is not empty or at most 63 letters, digits, -, _ and .")]
     Value(String),
@@ -41,11 +39,8 @@ pub fn check_node_label(key: &str, value: &str) -> Result<(), LabelError> {
     let Some((prefix, _)) = key.split_once('/') else {
         return Ok(());
     };
-    let within = |domain: &str| {
-        prefix
-            .strip_suffix(domain)
-            .is_some_and(|front| front.is_empty() || front.ends_with('.'))
-    };
+    let within =
+        |domain: &str| prefix.strip_suffix(domain).is_some_and(|front| front.is_empty() || front.ends_with('.'));
     let reserved = within("kubernetes.io") || within("k8s.io");
     if reserved && !ALLOWED.contains(&key) && !ALLOWED_PREFIXES.iter().any(|p| within(p)) {
         return Err(LabelError::NotAllowed(key.to_owned()));
@@ -78,9 +73,7 @@ fn is_name(name: &str) -> bool {
     bytes.len() <= 63
         && ends(bytes.first())
         && ends(bytes.last())
-        && bytes
-            .iter()
-            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
 }
 
 /// Lower-case RFC 1123 labels joined by dots, as a node name must be as well.
@@ -90,9 +83,7 @@ pub fn is_dns_subdomain(text: &str) -> bool {
         && text.split('.').all(|label| {
             let ends = |b: Option<&u8>| b.is_some_and(|b| plain(*b));
             let bytes = label.as_bytes();
-            ends(bytes.first())
-                && ends(bytes.last())
-                && bytes.iter().all(|b| plain(*b) || *b == b'-')
+            ends(bytes.first()) && ends(bytes.last()) && bytes.iter().all(|b| plain(*b) || *b == b'-')
         })
 }
 
@@ -133,30 +124,12 @@ mod tests {
 
     #[test]
     fn bad_syntax_is_refused() {
-        for key in [
-            "",
-            "-a",
-            "a-",
-            "a/b/c",
-            "/a",
-            "a/",
-            "Ä",
-            "EXAMPLE.com/a",
-            "a..b/c",
-        ] {
-            assert_eq!(
-                check_key(key),
-                Err(LabelError::Key(key.to_owned())),
-                "{key}"
-            );
+        for key in ["", "-a", "a-", "a/b/c", "/a", "a/", "Ä", "EXAMPLE.com/a", "a..b/c"] {
+            assert_eq!(check_key(key), Err(LabelError::Key(key.to_owned())), "{key}");
         }
         let long = "x".repeat(64);
         for value in ["-a", "a b", "a/b", long.as_str()] {
-            assert_eq!(
-                check_value(value),
-                Err(LabelError::Value(value.to_owned())),
-                "{value}"
-            );
+            assert_eq!(check_value(value), Err(LabelError::Value(value.to_owned())), "{value}");
         }
     }
 }

@@ -64,8 +64,8 @@ pub use self::cpu_set::CpuSet;
 pub use self::duration::GoDuration;
 pub use self::gates::{FeatureGates, Gate, GateError};
 pub use self::kubelet::{
-    Authentication, Authorization, KubeletConfiguration, LogStreams, Logging, NumaMemory,
-    ShutdownBand, Tls, Tracing, VModule,
+    Authentication, Authorization, KubeletConfiguration, LogStreams, Logging, NumaMemory, ShutdownBand, Tls, Tracing,
+    VModule,
 };
 pub use self::labels::is_dns_subdomain;
 pub use self::options::{NodeIp, Options};
@@ -74,9 +74,9 @@ pub use self::thresholds::{Limit, Signal, Thresholds};
 pub use self::tree::Origin;
 pub use self::warning::Warning;
 pub use self::words::{
-    AuthorizationMode, CgroupDriver, ChangeDetection, CpuManagerPolicy, Enforcement, HairpinMode,
-    LogFormat, MemoryManagerPolicy, MemoryReservationPolicy, PullCredentialsPolicy, SwapBehavior,
-    TlsVersion, TopologyManagerPolicy, TopologyManagerScope,
+    AuthorizationMode, CgroupDriver, ChangeDetection, CpuManagerPolicy, Enforcement, HairpinMode, LogFormat,
+    MemoryManagerPolicy, MemoryReservationPolicy, PullCredentialsPolicy, SwapBehavior, TlsVersion,
+    TopologyManagerPolicy, TopologyManagerScope,
 };
 
 /// The version this agent reports: upstream's release it stands for, then its own.
@@ -99,11 +99,7 @@ pub enum ConfigError {
     #[error(transparent)]
     Document(#[from] DocumentError),
     #[error("{origin}: {path}: {reason}")]
-    Field {
-        origin: Origin,
-        path: FieldPath,
-        reason: String,
-    },
+    Field { origin: Origin, path: FieldPath, reason: String },
     #[error(transparent)]
     Option(#[from] OptionError),
 }
@@ -117,9 +113,7 @@ impl Settings {
     pub fn load(given: &GivenFlags) -> Result<Settings, ConfigErrors> {
         let (flags, option_errors) = Options::of(given);
         let mut loader = Loader::default();
-        loader
-            .errors
-            .extend(option_errors.into_iter().map(ConfigError::from));
+        loader.errors.extend(option_errors.into_iter().map(ConfigError::from));
         loader.read_files(&flags);
         loader.take_flags(given);
         loader.finish(flags, given)
@@ -223,26 +217,15 @@ impl Loader {
         }
         for (path, line) in &document.duplicates {
             let origin = origin(path, Some(*line));
-            self.warnings.push(Warning::DuplicateField {
-                origin,
-                path: path.clone(),
-            });
+            self.warnings.push(Warning::DuplicateField { origin, path: path.clone() });
         }
         for (path, nearest) in findings.unknown {
             let origin = origin(&path, None);
-            self.warnings.push(Warning::UnknownField {
-                origin,
-                path,
-                nearest,
-            });
+            self.warnings.push(Warning::UnknownField { origin, path, nearest });
         }
         for (path, reason) in findings.wrong {
             let origin = origin(&path, None);
-            self.errors.push(ConfigError::Field {
-                origin,
-                path,
-                reason,
-            });
+            self.errors.push(ConfigError::Field { origin, path, reason });
         }
         Layer { document, accepted }
     }
@@ -260,17 +243,12 @@ impl Loader {
                     // Gates of the flag override those of the files one by one; every other
                     // map flag takes the place of the whole map.
                     let gates = gates.into_iter();
-                    self.flags
-                        .extend(gates.map(|(gate, on)| (path.child(gate), on, flag.name)));
+                    self.flags.extend(gates.map(|(gate, on)| (path.child(gate), on, flag.name)));
                 }
                 Ok(value) => self.flags.push((path, value, flag.name)),
                 Err(reason) => {
                     let origin = Origin::Flag(flag.name);
-                    self.errors.push(ConfigError::Field {
-                        origin,
-                        path,
-                        reason,
-                    });
+                    self.errors.push(ConfigError::Field { origin, path, reason });
                 }
             }
         }
@@ -296,23 +274,12 @@ impl Loader {
         }
         self.errors.extend(wrong.into_iter().map(|(path, reason)| {
             let origin = tree.origin(&path);
-            ConfigError::Field {
-                origin,
-                path,
-                reason,
-            }
+            ConfigError::Field { origin, path, reason }
         }));
-        self.warnings
-            .extend(warning::idle(&tree, era, &gates, given));
+        self.warnings.extend(warning::idle(&tree, era, &gates, given));
         self.warnings.extend(warning::taken_otherwise(&tree));
         match self.errors.is_empty() {
-            true => Ok(Settings {
-                flags,
-                kubelet,
-                gates,
-                warnings: self.warnings,
-                tree,
-            }),
+            true => Ok(Settings { flags, kubelet, gates, warnings: self.warnings, tree }),
             false => Err(ConfigErrors(self.errors)),
         }
     }
@@ -344,11 +311,7 @@ impl Loader {
         for (name, error) in resolved.errors {
             let path = path.child(name);
             let origin = given.origin(&path);
-            self.errors.push(ConfigError::Field {
-                origin,
-                path,
-                reason: error.to_string(),
-            });
+            self.errors.push(ConfigError::Field { origin, path, reason: error.to_string() });
         }
         if !resolved.unheeded.is_empty() {
             self.warnings.push(Warning::IdleGates(resolved.unheeded));

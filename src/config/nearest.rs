@@ -4,9 +4,7 @@
 /// first of equals. Upper and lower case count as half an edit apart, so that a slip in the
 /// case beats a different word.
 pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    known
-        .into_iter()
-        .min_by_key(|candidate| distance(word, candidate))
+    known.into_iter().min_by_key(|candidate| distance(word, candidate))
 }
 
 /// The nearest word, if it is so near that it was probably meant.

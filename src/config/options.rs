@@ -54,14 +54,7 @@ const fn option(
     default: &'static str,
     about: &'static str,
 ) -> OptionFlag {
-    OptionFlag {
-        name,
-        kind,
-        default,
-        status: Status::NotYet,
-        group,
-        about,
-    }
+    OptionFlag { name, kind, default, status: Status::NotYet, group, about }
 }
 
 impl OptionFlag {
@@ -83,30 +76,9 @@ use OptionKind::{Bool, Integer, Labels, Text, Version};
 
 /// Every flag without a field.
 pub const OPTION_FLAGS: &[OptionFlag] = &[
-    option(
-        Files,
-        "config",
-        Text,
-        "",
-        "main configuration file, YAML or JSON",
-    )
-    .works(),
-    option(
-        Files,
-        "config-dir",
-        Text,
-        "",
-        "directory of *.conf drop-ins, merged over --config",
-    )
-    .works(),
-    option(
-        Files,
-        "kubeconfig",
-        Text,
-        "",
-        "how to reach the API server; without it only static pods run",
-    )
-    .works(),
+    option(Files, "config", Text, "", "main configuration file, YAML or JSON").works(),
+    option(Files, "config-dir", Text, "", "directory of *.conf drop-ins, merged over --config").works(),
+    option(Files, "kubeconfig", Text, "", "how to reach the API server; without it only static pods run").works(),
     option(
         Files,
         "bootstrap-kubeconfig",
@@ -114,21 +86,8 @@ pub const OPTION_FLAGS: &[OptionFlag] = &[
         "",
         "used to obtain the first client certificate when --kubeconfig is missing",
     ),
-    option(
-        Files,
-        "cert-dir",
-        Text,
-        "/var/lib/kubelet/pki",
-        "directory of certificates",
-    ),
-    option(
-        Files,
-        "root-dir",
-        Text,
-        "/var/lib/kubelet",
-        "directory of the agent's own files",
-    )
-    .works(),
+    option(Files, "cert-dir", Text, "/var/lib/kubelet/pki", "directory of certificates"),
+    option(Files, "root-dir", Text, "/var/lib/kubelet", "directory of the agent's own files").works(),
     option(
         Files,
         "image-credential-provider-config",
@@ -136,21 +95,8 @@ pub const OPTION_FLAGS: &[OptionFlag] = &[
         "",
         "configuration of credential providers, a file or a directory",
     ),
-    option(
-        Files,
-        "image-credential-provider-bin-dir",
-        Text,
-        "",
-        "directory of credential provider programs",
-    ),
-    option(
-        Node,
-        "hostname-override",
-        Text,
-        "",
-        "name of the node instead of the host's",
-    )
-    .works(),
+    option(Files, "image-credential-provider-bin-dir", Text, "", "directory of credential provider programs"),
+    option(Node, "hostname-override", Text, "", "name of the node instead of the host's").works(),
     option(
         Node,
         "node-ip",
@@ -159,23 +105,9 @@ pub const OPTION_FLAGS: &[OptionFlag] = &[
         "address of the node, or one IPv4 and one IPv6 address; 0.0.0.0 or :: prefers a family",
     )
     .works(),
-    option(
-        Node,
-        "node-labels",
-        Labels,
-        "",
-        "labels the node is registered with",
-    )
-    .works(),
+    option(Node, "node-labels", Labels, "", "labels the node is registered with").works(),
     option(Node, "cloud-provider", Text, "", "empty or external").works(),
-    option(
-        Node,
-        "seccomp-default",
-        Bool,
-        "false",
-        "the same as seccompDefault: true",
-    )
-    .works(),
+    option(Node, "seccomp-default", Bool, "false", "the same as seccompDefault: true").works(),
     option(Process, "help", Bool, "false", "print this page and exit").works(),
     option(
         Process,
@@ -185,43 +117,11 @@ pub const OPTION_FLAGS: &[OptionFlag] = &[
         "print the version and exit; =raw for details, =vX.Y.Z to report that one",
     )
     .works(),
-    option(
-        Process,
-        "lock-file",
-        Text,
-        "",
-        "file to hold locked while running",
-    )
-    .works(),
-    option(
-        Process,
-        "exit-on-lock-contention",
-        Bool,
-        "false",
-        "exit when another process opens --lock-file",
-    )
-    .works(),
-    option(
-        Process,
-        "runtime-cgroups",
-        Text,
-        "",
-        "cgroup of the container runtime",
-    ),
-    option(
-        Process,
-        "housekeeping-interval",
-        OptionKind::Duration,
-        "10s",
-        "how often container statistics are taken",
-    ),
-    option(
-        Process,
-        "max-housekeeping-interval",
-        OptionKind::Duration,
-        "15s",
-        "longest pause between two such rounds",
-    ),
+    option(Process, "lock-file", Text, "", "file to hold locked while running").works(),
+    option(Process, "exit-on-lock-contention", Bool, "false", "exit when another process opens --lock-file").works(),
+    option(Process, "runtime-cgroups", Text, "", "cgroup of the container runtime"),
+    option(Process, "housekeeping-interval", OptionKind::Duration, "10s", "how often container statistics are taken"),
+    option(Process, "max-housekeeping-interval", OptionKind::Duration, "15s", "longest pause between two such rounds"),
     option(
         Deprecated,
         "minimum-container-ttl-duration",
@@ -229,13 +129,7 @@ pub const OPTION_FLAGS: &[OptionFlag] = &[
         "0s",
         "youngest dead container that may be removed",
     ),
-    option(
-        Deprecated,
-        "maximum-dead-containers-per-container",
-        Integer,
-        "1",
-        "dead instances kept of a container",
-    ),
+    option(Deprecated, "maximum-dead-containers-per-container", Integer, "1", "dead instances kept of a container"),
     option(
         Deprecated,
         "maximum-dead-containers",
@@ -243,13 +137,7 @@ pub const OPTION_FLAGS: &[OptionFlag] = &[
         "-1",
         "dead containers kept in all, negative for any number",
     ),
-    option(
-        Deprecated,
-        "experimental-mounter-path",
-        Text,
-        "",
-        "mount program to use",
-    ),
+    option(Deprecated, "experimental-mounter-path", Text, "", "mount program to use"),
     option(
         Deprecated,
         "experimental-allocatable-ignore-eviction",
@@ -260,11 +148,7 @@ pub const OPTION_FLAGS: &[OptionFlag] = &[
     .works(),
     OptionFlag::leak("application-metrics-count-limit", Integer, "100"),
     OptionFlag::leak("boot-id-file", Text, "/proc/sys/kernel/random/boot_id"),
-    OptionFlag::leak(
-        "container-hints",
-        Text,
-        "/etc/cadvisor/container_hints.json",
-    ),
+    OptionFlag::leak("container-hints", Text, "/etc/cadvisor/container_hints.json"),
     OptionFlag::leak("containerd", Text, "/run/containerd/containerd.sock"),
     OptionFlag::leak("containerd-namespace", Text, "k8s.io"),
     OptionFlag::leak("enable-load-reader", Bool, "false"),
@@ -272,22 +156,14 @@ pub const OPTION_FLAGS: &[OptionFlag] = &[
     OptionFlag::leak("event-storage-event-limit", Text, "default=0"),
     OptionFlag::leak("global-housekeeping-interval", OptionKind::Duration, "1m0s"),
     OptionFlag::leak("log-cadvisor-usage", Bool, "false"),
-    OptionFlag::leak(
-        "machine-id-file",
-        Text,
-        "/etc/machine-id,/var/lib/dbus/machine-id",
-    ),
+    OptionFlag::leak("machine-id-file", Text, "/etc/machine-id,/var/lib/dbus/machine-id"),
     OptionFlag::leak("storage-driver-user", Text, "root"),
     OptionFlag::leak("storage-driver-password", Text, "root"),
     OptionFlag::leak("storage-driver-host", Text, "localhost:8086"),
     OptionFlag::leak("storage-driver-db", Text, "cadvisor"),
     OptionFlag::leak("storage-driver-table", Text, "stats"),
     OptionFlag::leak("storage-driver-secure", Bool, "false"),
-    OptionFlag::leak(
-        "storage-driver-buffer-duration",
-        OptionKind::Duration,
-        "1m0s",
-    ),
+    OptionFlag::leak("storage-driver-buffer-duration", OptionKind::Duration, "1m0s"),
 ];
 
 /// The effective flags without a field.
@@ -344,10 +220,7 @@ pub struct OptionError {
 impl Options {
     /// Takes the options out of the flags, and everything that is wrong with them.
     pub fn of(given: &GivenFlags) -> (Options, Vec<OptionError>) {
-        let mut reader = OptionReader {
-            given,
-            errors: Vec::new(),
-        };
+        let mut reader = OptionReader { given, errors: Vec::new() };
         reader.check_leaks();
         let options = reader.read();
         (options, reader.errors)
@@ -386,8 +259,7 @@ impl OptionReader<'_> {
             runtime_cgroups: self.text("runtime-cgroups").to_owned(),
             housekeeping_interval: self.duration("housekeeping-interval"),
             minimum_container_ttl: self.duration("minimum-container-ttl-duration"),
-            dead_containers_per_container_max: self
-                .integer("maximum-dead-containers-per-container"),
+            dead_containers_per_container_max: self.integer("maximum-dead-containers-per-container"),
             dead_containers_max: usize::try_from(self.integer("maximum-dead-containers")).ok(),
             allocatable_ignores_eviction: self.boolean("experimental-allocatable-ignore-eviction"),
             version: self.parsed("version", reported_version).unwrap_or_default(),
@@ -407,20 +279,11 @@ impl OptionReader<'_> {
 
     /// The value of a flag, its default where it was not given.
     fn text(&self, name: &'static str) -> &str {
-        let default = || {
-            OPTION_FLAGS
-                .iter()
-                .find(|f| f.name == name)
-                .map_or("", |f| f.default)
-        };
+        let default = || OPTION_FLAGS.iter().find(|f| f.name == name).map_or("", |f| f.default);
         self.given.last(name).unwrap_or_else(default)
     }
 
-    fn parsed<T>(
-        &mut self,
-        name: &'static str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<T> {
+    fn parsed<T>(&mut self, name: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         match parse(self.text(name)) {
             Ok(value) => Some(value),
             Err(reason) => {
@@ -431,9 +294,7 @@ impl OptionReader<'_> {
     }
 
     fn file(&self, name: &'static str) -> Option<PathBuf> {
-        Some(self.text(name))
-            .filter(|text| !text.is_empty())
-            .map(PathBuf::from)
+        Some(self.text(name)).filter(|text| !text.is_empty()).map(PathBuf::from)
     }
 
     fn boolean(&mut self, name: &'static str) -> bool {
@@ -450,10 +311,7 @@ impl OptionReader<'_> {
 
     /// Flags that set nothing still have a type, and Go's parser insists on it.
     fn check_leaks(&mut self) {
-        for flag in OPTION_FLAGS
-            .iter()
-            .filter(|flag| flag.status != Status::Works)
-        {
+        for flag in OPTION_FLAGS.iter().filter(|flag| flag.status != Status::Works) {
             let check = |text: &str| match flag.kind {
                 OptionKind::Bool => flags::boolean(text).map(|_| ()),
                 OptionKind::Integer => int32(text).map(|_| ()),
@@ -464,9 +322,7 @@ impl OptionReader<'_> {
         }
         // Those that `read` parses again would be reported twice.
         self.errors.retain(|error| {
-            OPTION_FLAGS
-                .iter()
-                .any(|f| f.name == error.flag && f.status == Status::NoEffect)
+            OPTION_FLAGS.iter().any(|f| f.name == error.flag && f.status == Status::NoEffect)
                 || error.flag == "max-housekeeping-interval"
         });
     }
@@ -488,11 +344,7 @@ impl OptionReader<'_> {
     fn node_labels(&mut self) -> BTreeMap<String, String> {
         let mut labels = BTreeMap::new();
         let given: Vec<_> = self.given.values("node-labels").collect();
-        for pair in given
-            .iter()
-            .flat_map(|list| list.split(','))
-            .filter(|pair| !pair.is_empty())
-        {
+        for pair in given.iter().flat_map(|list| list.split(',')).filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             let (key, value) = (key.trim(), value.trim());
             match check_node_label(key, value) {
@@ -514,9 +366,7 @@ fn int32(text: &str) -> Result<i64, String> {
 
 fn duration(text: &str) -> Result<Duration, String> {
     let duration = GoDuration::parse(text).map_err(|e| e.to_string())?;
-    duration
-        .to_std()
-        .ok_or_else(|| format!("must not be negative, found {text}"))
+    duration.to_std().ok_or_else(|| format!("must not be negative, found {text}"))
 }
 
 fn node_ip(text: &str) -> Result<NodeIp, String> {
@@ -524,24 +374,11 @@ fn node_ip(text: &str) -> Result<NodeIp, String> {
         return Ok(NodeIp::Unset);
     }
     let parse = |ip: &str| ip.trim().parse::<IpAddr>().map_err(|_| not_an_ip(ip));
-    match text
-        .split(',')
-        .map(parse)
-        .collect::<Result<Vec<_>, _>>()?
-        .as_slice()
-    {
-        [ip] if ip.is_unspecified() => Ok(if ip.is_ipv4() {
-            NodeIp::PreferV4
-        } else {
-            NodeIp::PreferV6
-        }),
+    match text.split(',').map(parse).collect::<Result<Vec<_>, _>>()?.as_slice() {
+        [ip] if ip.is_unspecified() => Ok(if ip.is_ipv4() { NodeIp::PreferV4 } else { NodeIp::PreferV6 }),
         [ip] => usable(*ip).map(NodeIp::Single),
-        [first, second] if first.is_ipv4() != second.is_ipv4() => {
-            Ok(NodeIp::Dual(usable(*first)?, usable(*second)?))
-        }
-        _ => Err(format!(
-            "expected one address, or one IPv4 and one IPv6, found {text}"
-        )),
+        [first, second] if first.is_ipv4() != second.is_ipv4() => Ok(NodeIp::Dual(usable(*first)?, usable(*second)?)),
+        _ => Err(format!("expected one address, or one IPv4 and one IPv6, found {text}")),
     }
 }
 
@@ -562,9 +399,7 @@ fn usable(ip: IpAddr) -> Result<IpAddr, String> {
         () if link_local => "a link-local",
         () => return Ok(ip),
     };
-    Err(format!(
-        "{ip} is {what} address, which no other node could reach"
-    ))
+    Err(format!("{ip} is {what} address, which no other node could reach"))
 }
 
 /// The version to report: our own, or the one `--version=vX.Y.Z` puts in its place, which has
@@ -573,18 +408,9 @@ fn reported_version(text: &str) -> Result<String, String> {
     if !text.starts_with('v') {
         return Ok(super::VERSION.to_owned());
     }
-    let release = |version: &str| {
-        version
-            .split(['-', '+'])
-            .next()
-            .unwrap_or_default()
-            .to_owned()
-    };
+    let release = |version: &str| version.split(['-', '+']).next().unwrap_or_default().to_owned();
     match release(text) == release(super::VERSION) {
         true => Ok(text.to_owned()),
-        false => Err(format!(
-            "expected a version of the release {}",
-            release(super::VERSION)
-        )),
+        false => Err(format!("expected a version of the release {}", release(super::VERSION))),
     }
 }

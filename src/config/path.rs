@@ -42,9 +42,7 @@ impl fmt::Display for FieldPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (position, key) in self.0.iter().enumerate() {
             let index = key.bytes().all(|b| b.is_ascii_digit());
-            let plain = key
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+            let plain = key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
             match (plain && !index, position) {
                 (true, 0) => f.write_str(key)?,
                 (true, _) => write!(f, ".{key}")?,
@@ -62,23 +60,9 @@ mod tests {
     #[test]
     fn paths_print_as_users_write_them() {
         let check = |path: FieldPath, expected: &str| assert_eq!(path.to_string(), expected);
-        check(
-            FieldPath::of_field("authentication.webhook.cacheTTL"),
-            "authentication.webhook.cacheTTL",
-        );
-        check(
-            FieldPath::of_field("evictionHard").child("memory.available"),
-            "evictionHard[memory.available]",
-        );
-        check(
-            FieldPath::of_field("reservedMemory")
-                .child(0)
-                .child("limits"),
-            "reservedMemory[0].limits",
-        );
-        check(
-            FieldPath::of_field("systemReserved").child("cpu"),
-            "systemReserved.cpu",
-        );
+        check(FieldPath::of_field("authentication.webhook.cacheTTL"), "authentication.webhook.cacheTTL");
+        check(FieldPath::of_field("evictionHard").child("memory.available"), "evictionHard[memory.available]");
+        check(FieldPath::of_field("reservedMemory").child(0).child("limits"), "reservedMemory[0].limits");
+        check(FieldPath::of_field("systemReserved").child("cpu"), "systemReserved.cpu");
     }
 }

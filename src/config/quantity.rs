@@ -42,17 +42,11 @@ pub fn parse(text: &str) -> Result<Quantity, QuantityError> {
 }
 
 impl Quantity {
-    pub const ZERO: Quantity = Quantity {
-        nanos: 0,
-        notation: Notation::DecimalSi,
-    };
+    pub const ZERO: Quantity = Quantity { nanos: 0, notation: Notation::DecimalSi };
 
     /// `value` whole units.
     pub const fn new(value: i64, notation: Notation) -> Self {
-        Quantity {
-            nanos: value as i128 * NANO,
-            notation,
-        }
+        Quantity { nanos: value as i128 * NANO, notation }
     }
 
     /// A number of bytes, printed as `Ki`, `Mi`, ….
@@ -62,10 +56,7 @@ impl Quantity {
 
     /// `value` thousandths, as CPU is counted.
     pub const fn milli(value: i64) -> Self {
-        Quantity {
-            nanos: value as i128 * (NANO / 1_000),
-            notation: Notation::DecimalSi,
-        }
+        Quantity { nanos: value as i128 * (NANO / 1_000), notation: Notation::DecimalSi }
     }
 
     /// Whole units, rounded away from zero.
@@ -112,9 +103,7 @@ fn try_parse(text: &str) -> Option<Quantity> {
         b'+' => (1, &text[1..]),
         _ => (1, text),
     };
-    let number_end = unsigned
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(unsigned.len());
+    let number_end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
     let (number, suffix) = unsigned.split_at(number_end);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
@@ -125,10 +114,7 @@ fn try_parse(text: &str) -> Option<Quantity> {
         Scale::Binary(shift) => binary_nanos(whole, fraction, shift),
         Scale::Decimal(exponent) => decimal_nanos(whole, fraction, exponent),
     };
-    Some(Quantity {
-        nanos: sign * nanos.min(CAP),
-        notation,
-    })
+    Some(Quantity { nanos: sign * nanos.min(CAP), notation })
 }
 
 /// What a suffix multiplies by.
@@ -166,11 +152,7 @@ fn scale_of(suffix: &str) -> Option<(Scale, Notation)> {
                 return None;
             }
             // An exponent too long for 64 bits is refused, as upstream does.
-            let exponent = exponent
-                .strip_prefix('+')
-                .unwrap_or(exponent)
-                .parse()
-                .ok()?;
+            let exponent = exponent.strip_prefix('+').unwrap_or(exponent).parse().ok()?;
             Some((Scale::Decimal(exponent), Notation::DecimalExponent))
         }
     }
@@ -187,9 +169,7 @@ fn binary_nanos(whole: &str, fraction: &str, shift: u32) -> i128 {
         below = sum / 10;
         left_over |= sum % 10 != 0;
     }
-    digits(whole)
-        .saturating_mul(multiplier)
-        .saturating_add(below + i128::from(left_over))
+    digits(whole).saturating_mul(multiplier).saturating_add(below + i128::from(left_over))
 }
 
 fn decimal_nanos(whole: &str, fraction: &str, exponent: i64) -> i128 {
@@ -199,9 +179,7 @@ fn decimal_nanos(whole: &str, fraction: &str, exponent: i64) -> i128 {
         return 0;
     }
     // The value is `significant` times ten to `power` nano-units.
-    let power = exponent
-        .saturating_add(9)
-        .saturating_sub(fraction.len() as i64);
+    let power = exponent.saturating_add(9).saturating_sub(fraction.len() as i64);
     let magnitude = power.saturating_add(significant.len() as i64);
     if magnitude > 30 {
         return i128::MAX;
@@ -217,9 +195,7 @@ fn decimal_nanos(whole: &str, fraction: &str, exponent: i64) -> i128 {
 
 /// A run of decimal digits, capped far above every value that counts.
 fn digits(text: &str) -> i128 {
-    text.bytes().fold(0_i128, |n, b| {
-        n.saturating_mul(10).saturating_add(i128::from(b - b'0'))
-    })
+    text.bytes().fold(0_i128, |n, b| n.saturating_mul(10).saturating_add(i128::from(b - b'0')))
 }
 
 impl fmt::Display for Quantity {
@@ -231,19 +207,11 @@ impl fmt::Display for Quantity {
             // Below 1Ki, and where a fraction would be lost, binary notation has no suffix.
             Notation::BinarySi if !small && self.is_whole() => {
                 let (mantissa, power) = factor_out(self.nanos / NANO, 1_024, 6);
-                write!(
-                    f,
-                    "{mantissa}{}",
-                    ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"][power]
-                )
+                write!(f, "{mantissa}{}", ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"][power])
             }
             Notation::BinarySi | Notation::DecimalSi => {
                 let (mantissa, power) = factor_out(self.nanos, 1_000, 9);
-                write!(
-                    f,
-                    "{mantissa}{}",
-                    ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"][power]
-                )
+                write!(f, "{mantissa}{}", ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"][power])
             }
             Notation::DecimalExponent => {
                 let (mantissa, power) = factor_out(self.nanos, 1_000, 9);
@@ -292,15 +260,8 @@ impl Add for Quantity {
 
     /// The sum, in the left side's notation unless that side is zero.
     fn add(self, other: Quantity) -> Quantity {
-        let notation = if self.is_zero() {
-            other.notation
-        } else {
-            self.notation
-        };
-        Quantity {
-            nanos: (self.nanos + other.nanos).clamp(-CAP, CAP),
-            notation,
-        }
+        let notation = if self.is_zero() { other.notation } else { self.notation };
+        Quantity { nanos: (self.nanos + other.nanos).clamp(-CAP, CAP), notation }
     }
 }
 
@@ -309,10 +270,7 @@ impl Sub for Quantity {
 
     /// The difference, in the left side's notation unless that side is zero.
     fn sub(self, other: Quantity) -> Quantity {
-        self + Quantity {
-            nanos: -other.nanos,
-            ..other
-        }
+        self + Quantity { nanos: -other.nanos, ..other }
     }
 }
 
@@ -369,18 +327,8 @@ mod tests {
         check("1e4", 10_000, 10_000_000, "10e3");
         check("5e0", 5, 5_000, "5");
         check("1e-40", 1, 1, "1e-9");
-        check(
-            "9223372036854775807",
-            i64::MAX,
-            i64::MAX,
-            "9223372036854775807",
-        );
-        check(
-            "99999999999999999999",
-            i64::MAX,
-            i64::MAX,
-            "9223372036854775807",
-        );
+        check("9223372036854775807", i64::MAX, i64::MAX, "9223372036854775807");
+        check("99999999999999999999", i64::MAX, i64::MAX, "9223372036854775807");
         check("1e99", i64::MAX, i64::MAX, "9223372036854775807");
         check("16Ei", i64::MAX, i64::MAX, "9223372036854775807");
         check("0.000000000000000000001Ei", 1, 2, "1152922n");
@@ -388,10 +336,8 @@ mod tests {
 
     #[test]
     fn what_is_no_quantity_is_refused() {
-        for text in [
-            "", " 1", "1 ", "-", "Mi", ".", "1.2.3", "1mi", "1KI", "1e", "1e+", "1e1.5", "1Kii",
-            "0x10", "1µ",
-        ] {
+        for text in ["", " 1", "1 ", "-", "Mi", ".", "1.2.3", "1mi", "1KI", "1e", "1e+", "1e1.5", "1Kii", "0x10", "1µ"]
+        {
             assert_eq!(parse(text), Err(QuantityError(text.to_owned())));
         }
     }
@@ -399,9 +345,7 @@ mod tests {
     #[test]
     fn canonical_text_reads_back_to_the_same_amount() {
         let mut random = fastrand::Rng::with_seed(11);
-        let suffixes = [
-            "Ki", "Mi", "Gi", "n", "u", "m", "", "k", "M", "e3", "e-3", "E2",
-        ];
+        let suffixes = ["Ki", "Mi", "Gi", "n", "u", "m", "", "k", "M", "e3", "e-3", "E2"];
         for _ in 0..20_000 {
             let whole = random.i64(-1_000_000..1_000_000);
             let suffix = random.choice(suffixes).expect("the list is not empty");
@@ -413,11 +357,7 @@ mod tests {
             let canonical = quantity.to_string();
             let again = parse(&canonical).expect(&canonical);
             assert_eq!(again, quantity, "{text} printed as {canonical}");
-            assert_eq!(
-                again.to_string(),
-                canonical,
-                "{text} is not printed canonically"
-            );
+            assert_eq!(again.to_string(), canonical, "{text} is not printed canonically");
         }
     }
 

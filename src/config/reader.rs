@@ -40,9 +40,7 @@ impl<'t> Reader<'t> {
     fn get(&mut self, path: &str) -> &'t Value {
         #[cfg(test)]
         self.asked.push(path.to_owned());
-        self.tree
-            .get(&FieldPath::of_field(path))
-            .unwrap_or(&Value::Null)
+        self.tree.get(&FieldPath::of_field(path)).unwrap_or(&Value::Null)
     }
 
     fn wrong(&mut self, path: FieldPath, reason: impl Display) {
@@ -67,15 +65,8 @@ impl<'t> Reader<'t> {
     }
 
     pub fn integers(&mut self, path: &str) -> Vec<i32> {
-        let items = self
-            .get(path)
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        items
-            .iter()
-            .filter_map(|item| i32::try_from(item.as_i64()?).ok())
-            .collect()
+        let items = self.get(path).as_array().map(Vec::as_slice).unwrap_or_default();
+        items.iter().filter_map(|item| i32::try_from(item.as_i64()?).ok()).collect()
     }
 
     /// A port, where 0 means that there is none.
@@ -96,10 +87,7 @@ impl<'t> Reader<'t> {
     }
 
     pub fn file(&mut self, path: &str) -> Option<PathBuf> {
-        self.get(path)
-            .as_str()
-            .filter(|file| !file.is_empty())
-            .map(PathBuf::from)
+        self.get(path).as_str().filter(|file| !file.is_empty()).map(PathBuf::from)
     }
 
     pub fn word<T>(&mut self, path: &str, parse: fn(&str) -> Option<T>, stand_in: T) -> T {
@@ -130,11 +118,7 @@ impl<'t> Reader<'t> {
         self.parsed(path, quantity::parse).unwrap_or(Quantity::ZERO)
     }
 
-    pub fn parsed<T, E: Display>(
-        &mut self,
-        path: &str,
-        parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Option<T> {
+    pub fn parsed<T, E: Display>(&mut self, path: &str, parse: impl Fn(&str) -> Result<T, E>) -> Option<T> {
         match parse(self.get(path).as_str()?) {
             Ok(value) => Some(value),
             Err(error) => {
@@ -148,11 +132,7 @@ impl<'t> Reader<'t> {
         strings(self.get(path)).map(str::to_owned).collect()
     }
 
-    pub fn parsed_list<T, E: Display>(
-        &mut self,
-        path: &str,
-        parse: impl Fn(&str) -> Result<T, E>,
-    ) -> Vec<T> {
+    pub fn parsed_list<T, E: Display>(&mut self, path: &str, parse: impl Fn(&str) -> Result<T, E>) -> Vec<T> {
         let mut parsed = Vec::new();
         for (index, text) in strings(self.get(path)).enumerate() {
             match parse(text) {
@@ -168,8 +148,7 @@ impl<'t> Reader<'t> {
 
     pub fn text_map(&mut self, path: &str) -> BTreeMap<String, String> {
         let map = entries(self.get(path));
-        map.map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned()))
-            .collect()
+        map.map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned())).collect()
     }
 
     /// A map of which key and value together are parsed.
@@ -190,14 +169,12 @@ impl<'t> Reader<'t> {
 
     pub fn headers(&mut self, path: &str) -> BTreeMap<String, Vec<String>> {
         let map = entries(self.get(path));
-        map.map(|(name, values)| (name.clone(), strings(values).map(str::to_owned).collect()))
-            .collect()
+        map.map(|(name, values)| (name.clone(), strings(values).map(str::to_owned).collect())).collect()
     }
 
     pub fn gates(&mut self, path: &str) -> BTreeMap<String, bool> {
         let map = entries(self.get(path));
-        map.filter_map(|(name, on)| Some((name.clone(), on.as_bool()?)))
-            .collect()
+        map.filter_map(|(name, on)| Some((name.clone(), on.as_bool()?))).collect()
     }
 
     pub fn thresholds(&mut self, path: &str, purpose: Purpose) -> Thresholds {
@@ -206,9 +183,7 @@ impl<'t> Reader<'t> {
             parse_limit(limit, purpose).map(|limit| (signal, limit))
         };
         let parsed = self.parsed_map(path, parse).into_values();
-        parsed
-            .filter_map(|(signal, limit)| Some((signal, limit?)))
-            .collect()
+        parsed.filter_map(|(signal, limit)| Some((signal, limit?))).collect()
     }
 
     pub fn grace_periods(&mut self, path: &str) -> BTreeMap<Signal, Duration> {
@@ -220,11 +195,7 @@ impl<'t> Reader<'t> {
     }
 
     pub fn vmodule(&mut self, path: &str) -> Vec<VModule> {
-        let items = self
-            .get(path)
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
+        let items = self.get(path).as_array().map(Vec::as_slice).unwrap_or_default();
         items
             .iter()
             .map(|item| VModule {
@@ -235,11 +206,7 @@ impl<'t> Reader<'t> {
     }
 
     pub fn shutdown_bands(&mut self, path: &str) -> Vec<ShutdownBand> {
-        let items = self
-            .get(path)
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
+        let items = self.get(path).as_array().map(Vec::as_slice).unwrap_or_default();
         items
             .iter()
             .map(|item| ShutdownBand {
@@ -250,11 +217,7 @@ impl<'t> Reader<'t> {
     }
 
     pub fn numa_memory(&mut self, path: &str) -> Vec<NumaMemory> {
-        let items = self
-            .get(path)
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
+        let items = self.get(path).as_array().map(Vec::as_slice).unwrap_or_default();
         items
             .iter()
             .map(|item| NumaMemory {
@@ -267,11 +230,7 @@ impl<'t> Reader<'t> {
     }
 
     pub fn taints(&mut self, path: &str) -> Vec<Taint> {
-        let items = self
-            .get(path)
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
+        let items = self.get(path).as_array().map(Vec::as_slice).unwrap_or_default();
         let mut taints = Vec::new();
         for (index, item) in items.iter().enumerate() {
             match taints::of_value(item) {
@@ -284,11 +243,7 @@ impl<'t> Reader<'t> {
 }
 
 fn strings(value: &Value) -> impl Iterator<Item = &str> {
-    value
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
+    value.as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
 fn entries(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
@@ -296,8 +251,5 @@ fn entries(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
 }
 
 fn number<T: TryFrom<i64> + Default>(value: &Value) -> T {
-    value
-        .as_i64()
-        .and_then(|n| T::try_from(n).ok())
-        .unwrap_or_default()
+    value.as_i64().and_then(|n| T::try_from(n).ok()).unwrap_or_default()
 }

@@ -23,9 +23,7 @@ pub fn effective(settings: &Settings, given: &GivenFlags) -> String {
 }
 
 fn write_page(page: &mut String, settings: &Settings, given: &GivenFlags) -> fmt::Result {
-    let given_options = OPTION_FLAGS
-        .iter()
-        .filter_map(|f| Some((f.name, given.last(f.name)?)));
+    let given_options = OPTION_FLAGS.iter().filter_map(|f| Some((f.name, given.last(f.name)?)));
     for (name, _) in given_options {
         for value in given.values(name) {
             writeln!(page, "# --{name}={value}")?;
@@ -42,13 +40,7 @@ struct Lines<'s> {
 }
 
 impl Lines<'_> {
-    fn object(
-        &self,
-        page: &mut String,
-        at: &FieldPath,
-        object: &Map<String, Value>,
-        depth: usize,
-    ) -> fmt::Result {
+    fn object(&self, page: &mut String, at: &FieldPath, object: &Map<String, Value>, depth: usize) -> fmt::Result {
         for (key, value) in object {
             let path = at.child(key);
             let indent = "  ".repeat(depth);
@@ -71,11 +63,7 @@ impl Lines<'_> {
 
 fn comment(origin: &Origin) -> String {
     // A file name may hold anything, a comment only what fits on its line.
-    origin
-        .to_string()
-        .chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
+    origin.to_string().chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// A value on one line. JSON is YAML, so lists and what they hold are written as JSON.
@@ -86,9 +74,7 @@ fn flow(value: &Value) -> String {
             format!("[{}]", items.join(", "))
         }
         Value::Object(entries) => {
-            let entries = entries
-                .iter()
-                .map(|(k, v)| format!("{}: {}", quoted(k), flow(v)));
+            let entries = entries.iter().map(|(k, v)| format!("{}: {}", quoted(k), flow(v)));
             format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
         }
         scalar_value => scalar(scalar_value),
@@ -112,9 +98,7 @@ fn is_plain(text: &str) -> bool {
     let word = |b: u8| b.is_ascii_alphanumeric() || b"/._-".contains(&b);
     // Words that YAML 1.1 takes for a boolean or null, in any case.
     let other = ["true", "false", "yes", "no", "on", "off", "null", "y", "n"];
-    text.as_bytes()
-        .first()
-        .is_some_and(|b| b.is_ascii_alphabetic() || *b == b'/')
+    text.as_bytes().first().is_some_and(|b| b.is_ascii_alphabetic() || *b == b'/')
         && text.bytes().all(word)
         && !other.contains(&text.to_ascii_lowercase().as_str())
 }

@@ -10,19 +10,15 @@ pub fn check_pattern(pattern: &str) -> Result<(), String> {
     let whole = name.trim_end_matches(['.', '/', '_', '-']);
     let is_prefix = pattern.ends_with('*');
     if !is_name(if is_prefix { whole } else { name }) {
-        return Err(format!(
-            "expected a sysctl such as net.core.somaxconn or net.*, found {pattern:?}"
-        ));
+        return Err(format!("expected a sysctl such as net.core.somaxconn or net.*, found {pattern:?}"));
     }
     // Slashes may stand for dots, as for the sysctl program.
     let dotted = name.replace('/', ".");
-    let namespaced = (dotted == "kernel.sem" && !is_prefix)
-        || NAMESPACED.iter().any(|prefix| dotted.starts_with(prefix));
+    let namespaced =
+        (dotted == "kernel.sem" && !is_prefix) || NAMESPACED.iter().any(|prefix| dotted.starts_with(prefix));
     match namespaced {
         true => Ok(()),
-        false => Err(format!(
-            "{pattern:?} is not of a namespace, so no pod may set it"
-        )),
+        false => Err(format!("{pattern:?} is not of a namespace, so no pod may set it")),
     }
 }
 

@@ -42,14 +42,10 @@ pub fn parse_list(text: &str) -> Result<Vec<Value>, TaintError> {
     let mut taints: Vec<Value> = Vec::new();
     for part in text.split(',').filter(|part| !part.is_empty()) {
         let taint = parse(part.trim())?;
-        let same =
-            |other: &Value| other["key"] == taint["key"] && other["effect"] == taint["effect"];
+        let same = |other: &Value| other["key"] == taint["key"] && other["effect"] == taint["effect"];
         if taints.iter().any(same) {
             let text = |field: &str| taint[field].as_str().unwrap_or_default().to_owned();
-            return Err(TaintError::Twice {
-                key: text("key"),
-                effect: text("effect"),
-            });
+            return Err(TaintError::Twice { key: text("key"), effect: text("effect") });
         }
         taints.push(taint);
     }
@@ -87,19 +83,9 @@ mod tests {
             assert_eq!((taint.key.as_str(), taint.value.as_deref()), (key, value));
             assert_eq!(taint.effect, effect);
         };
-        check(
-            "dedicated=edge:NoSchedule",
-            "dedicated",
-            Some("edge"),
-            "NoSchedule",
-        );
+        check("dedicated=edge:NoSchedule", "dedicated", Some("edge"), "NoSchedule");
         let control_plane = "node-role.kubernetes.io/control-plane";
-        check(
-            &format!("{control_plane}:NoSchedule"),
-            control_plane,
-            None,
-            "NoSchedule",
-        );
+        check(&format!("{control_plane}:NoSchedule"), control_plane, None, "NoSchedule");
         check("a=:NoExecute", "a", None, "NoExecute");
     }
 

@@ -128,14 +128,8 @@ mod tests {
         check("-5%", Purpose::Limit, "from 0 to 100");
         check("NaN%", Purpose::Limit, "from 0 to 100");
         check("0%", Purpose::Reclaim, "more than zero");
-        assert_eq!(
-            parse_signal("memory.free"),
-            Err(ThresholdError::UnknownSignal)
-        );
-        assert_eq!(
-            parse_signal("memory.available"),
-            Ok(Signal::MemoryAvailable)
-        );
+        assert_eq!(parse_signal("memory.free"), Err(ThresholdError::UnknownSignal));
+        assert_eq!(parse_signal("memory.available"), Ok(Signal::MemoryAvailable));
     }
 
     #[test]

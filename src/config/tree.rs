@@ -27,10 +27,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Default => f.write_str("default"),
-            Origin::File {
-                file,
-                line: Some(line),
-            } => write!(f, "{}:{line}", file.display()),
+            Origin::File { file, line: Some(line) } => write!(f, "{}:{line}", file.display()),
             Origin::File { file, line: None } => write!(f, "{}", file.display()),
             Origin::Flag(name) if name.len() == 1 => write!(f, "-{name}"),
             Origin::Flag(name) => write!(f, "--{name}"),
@@ -52,8 +49,7 @@ impl Tree {
 
     pub fn get(&self, path: &FieldPath) -> Option<&Value> {
         let (first, rest) = path.keys().split_first()?;
-        rest.iter()
-            .try_fold(self.root.get(first)?, |value, key| value.get(key))
+        rest.iter().try_fold(self.root.get(first)?, |value, key| value.get(key))
     }
 
     /// Who gave the value at `path`; of an object, who gave its first entry that is not a
@@ -66,15 +62,8 @@ impl Tree {
             }
             around = around.parent();
         }
-        let below = self
-            .origins
-            .range(path.clone()..)
-            .take_while(|(p, _)| p.is_within(path));
-        below
-            .map(|(_, o)| o)
-            .find(|o| **o != Origin::Default)
-            .cloned()
-            .unwrap_or(Origin::Default)
+        let below = self.origins.range(path.clone()..).take_while(|(p, _)| p.is_within(path));
+        below.map(|(_, o)| o).find(|o| **o != Origin::Default).cloned().unwrap_or(Origin::Default)
     }
 
     /// Puts `value` at `path` in place of everything there.
@@ -86,9 +75,7 @@ impl Tree {
         };
         let mut object = &mut self.root;
         for key in parents {
-            let inner = object
-                .entry(key)
-                .or_insert_with(|| Value::Object(Map::new()));
+            let inner = object.entry(key).or_insert_with(|| Value::Object(Map::new()));
             if !inner.is_object() {
                 *inner = Value::Object(Map::new());
             }
@@ -116,10 +103,7 @@ impl Tree {
     /// everything else replaces. Origins are the lines of `document`.
     pub fn merge(&mut self, patch: &Value, document: &Document) {
         let file = Arc::new(document.file.clone());
-        let origin = |path: &FieldPath| Origin::File {
-            file: Arc::clone(&file),
-            line: document.line(path),
-        };
+        let origin = |path: &FieldPath| Origin::File { file: Arc::clone(&file), line: document.line(path) };
         self.merge_at(&FieldPath::default(), patch, &origin);
     }
 

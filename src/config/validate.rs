@@ -10,9 +10,7 @@ use super::kubelet::KubeletConfiguration;
 use super::path::FieldPath;
 use super::thresholds::Signal;
 use super::tree::{Origin, Tree};
-use super::words::{
-    CpuManagerPolicy, Enforcement, LogFormat, MemoryReservationPolicy, PullCredentialsPolicy,
-};
+use super::words::{CpuManagerPolicy, Enforcement, LogFormat, MemoryReservationPolicy, PullCredentialsPolicy};
 use super::{sysctls, tls};
 
 pub type Wrong = Vec<(FieldPath, String)>;
@@ -54,27 +52,20 @@ fn broken_rule(rule: &Rule, value: &Value) -> Option<String> {
         Rule::OneOf(words) => {
             let word = value.as_str()?;
             let named: Vec<_> = words.iter().copied().filter(|w| !w.is_empty()).collect();
-            (!words.contains(&word))
-                .then(|| format!("must be one of {}, found {word:?}", named.join(", ")))
+            (!words.contains(&word)).then(|| format!("must be one of {}, found {word:?}", named.join(", ")))
         }
         Rule::IpAddress => {
             let text = value.as_str()?;
             let wrong = text.parse::<std::net::IpAddr>().is_err();
             wrong.then(|| format!("expected an IP address, found {text:?}"))
         }
-        Rule::NonEmpty => value
-            .as_str()?
-            .is_empty()
-            .then(|| "must not be empty".to_owned()),
+        Rule::NonEmpty => value.as_str()?.is_empty().then(|| "must not be empty".to_owned()),
     }
 }
 
 /// Checks what lies between fields, or is more than one rule of the table can say.
 pub fn check(k: &KubeletConfiguration, tree: &Tree, gates: &FeatureGates) -> Wrong {
-    let mut found = Found {
-        tree,
-        wrong: Vec::new(),
-    };
+    let mut found = Found { tree, wrong: Vec::new() };
     paths(&mut found, k);
     images(&mut found, k, gates);
     resources(&mut found, k, gates);
@@ -107,8 +98,7 @@ impl Found<'_> {
     }
 
     fn below(&mut self, path: &str, key: impl ToString, reason: impl Into<String>) {
-        self.wrong
-            .push((FieldPath::of_field(path).child(key), reason.into()));
+        self.wrong.push((FieldPath::of_field(path).child(key), reason.into()));
     }
 }
 
@@ -117,25 +107,14 @@ fn paths(found: &mut Found<'_>, k: &KubeletConfiguration) {
     let path = "podLogsDir";
     if !text.is_empty() {
         let clean = super::kind::lexically_clean(&k.pod_logs_dir);
-        found.when(
-            !k.pod_logs_dir.is_absolute(),
-            path,
-            format!("must be absolute, found {text}"),
-        );
+        found.when(!k.pod_logs_dir.is_absolute(), path, format!("must be absolute, found {text}"));
         found.when(
             clean.as_os_str() != k.pod_logs_dir.as_os_str(),
             path,
-            format!(
-                "must be written shortest, as {}, found {text}",
-                clean.display()
-            ),
+            format!("must be written shortest, as {}, found {text}", clean.display()),
         );
         // Container runtimes put this path into log file names and symlinks.
-        found.when(
-            !text.is_ascii(),
-            path,
-            format!("must be plain ASCII, found {text}"),
-        );
+        found.when(!text.is_ascii(), path, format!("must be plain ASCII, found {text}"));
     }
 }
 
@@ -146,18 +125,14 @@ fn images(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &FeatureGates)
         "maxParallelImagePulls",
         "must not be more than 1 while serializeImagePulls is true",
     );
-    let (low, high) = (
-        k.image_gc_low_threshold_percent,
-        k.image_gc_high_threshold_percent,
-    );
+    let (low, high) = (k.image_gc_low_threshold_percent, k.image_gc_high_threshold_percent);
     found.between(
         high <= low,
         &["imageGCLowThresholdPercent", "imageGCHighThresholdPercent"],
         format!("low threshold must be below high threshold, found {low} and {high}"),
     );
     found.when(
-        k.image_maximum_gc_age
-            .is_some_and(|max| max <= k.image_minimum_gc_age),
+        k.image_maximum_gc_age.is_some_and(|max| max <= k.image_minimum_gc_age),
         "imageMaximumGCAge",
         "must be more than imageMinimumGCAge",
     );
@@ -169,11 +144,7 @@ fn images(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &FeatureGates)
         path,
         "must be empty while the feature gate KubeletEnsureSecretPulledImages is off",
     );
-    found.when(
-        gate_on && policy == PullCredentialsPolicy::Unset,
-        path,
-        "must not be empty",
-    );
+    found.when(gate_on && policy == PullCredentialsPolicy::Unset, path, "must not be empty");
     let path = "preloadedImagesVerificationAllowlist";
     let allowlist = &k.preloaded_images_verification_allowlist;
     found.when(
@@ -183,9 +154,8 @@ fn images(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &FeatureGates)
     );
     for (index, pattern) in allowlist.iter().enumerate() {
         if !is_image_pattern(pattern) {
-            let reason = format!(
-                "expected an image name without tag or digest, or one ending in /*, found {pattern:?}"
-            );
+            let reason =
+                format!("expected an image name without tag or digest, or one ending in /*, found {pattern:?}");
             found.below(path, index, reason);
         }
     }
@@ -199,9 +169,7 @@ fn is_image_pattern(pattern: &str) -> bool {
         Some((host, path)) if is_host(host) => (host, path),
         _ => ("", name),
     };
-    let host_ok = host
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
+    let host_ok = host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
     let part_ok = |part: &str| {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         part.bytes().next().is_some_and(plain)
@@ -234,15 +202,10 @@ fn resources(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &FeatureGat
     );
     enforcement(found, k);
     let explicit = !k.reserved_system_cpus.is_empty();
-    for (cgroup, path) in [
-        (&k.system_reserved_cgroup, "systemReservedCgroup"),
-        (&k.kube_reserved_cgroup, "kubeReservedCgroup"),
-    ] {
-        found.when(
-            explicit && !cgroup.is_empty(),
-            "reservedSystemCPUs",
-            format!("cannot be combined with {path}"),
-        );
+    for (cgroup, path) in
+        [(&k.system_reserved_cgroup, "systemReservedCgroup"), (&k.kube_reserved_cgroup, "kubeReservedCgroup")]
+    {
+        found.when(explicit && !cgroup.is_empty(), "reservedSystemCPUs", format!("cannot be combined with {path}"));
     }
     found.when(
         !k.qos_reserved.is_empty() && !gates.enabled(Gate::QOSReserved),
@@ -251,28 +214,16 @@ fn resources(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &FeatureGat
     );
     policy_options(found, k, gates);
     for (index, node) in k.reserved_memory.iter().enumerate() {
-        let at = |name: &str| {
-            FieldPath::of_field("reservedMemory")
-                .child(index)
-                .child("limits")
-                .child(name)
-        };
+        let at = |name: &str| FieldPath::of_field("reservedMemory").child(index).child("limits").child(name);
         for (name, amount) in &node.limits {
             if name != "memory" && !name.starts_with("hugepages-") {
-                found
-                    .wrong
-                    .push((at(name), "expected memory or hugepages-<size>".to_owned()));
+                found.wrong.push((at(name), "expected memory or hugepages-<size>".to_owned()));
             }
             if amount.is_zero() || amount.is_negative() {
-                found
-                    .wrong
-                    .push((at(name), format!("must be more than zero, found {amount}")));
+                found.wrong.push((at(name), format!("must be more than zero, found {amount}")));
             }
             let earlier = &k.reserved_memory[..index];
-            if earlier
-                .iter()
-                .any(|n| n.numa_node == node.numa_node && n.limits.contains_key(name))
-            {
+            if earlier.iter().any(|n| n.numa_node == node.numa_node && n.limits.contains_key(name)) {
                 let reason = format!("is given twice for NUMA node {}", node.numa_node);
                 found.wrong.push((at(name), reason));
             }
@@ -281,14 +232,10 @@ fn resources(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &FeatureGat
     found.when(
         !(k.memory_throttling_factor > 0.0 && k.memory_throttling_factor <= 1.0),
         "memoryThrottlingFactor",
-        format!(
-            "must be more than 0 and at most 1, found {}",
-            k.memory_throttling_factor
-        ),
+        format!("must be more than 0 and at most 1, found {}", k.memory_throttling_factor),
     );
     found.when(
-        k.memory_reservation_policy == MemoryReservationPolicy::TieredReservation
-            && !gates.enabled(Gate::MemoryQoS),
+        k.memory_reservation_policy == MemoryReservationPolicy::TieredReservation && !gates.enabled(Gate::MemoryQoS),
         "memoryReservationPolicy",
         "TieredReservation needs the feature gate MemoryQoS",
     );
@@ -296,17 +243,12 @@ fn resources(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &FeatureGat
     found.when(
         ids.is_some_and(|n| n < 65_536 || n % 65_536 != 0 || n > i64::from(u32::MAX)),
         "userNamespaces.idsPerPod",
-        format!(
-            "must be a multiple of 65536 up to 4294967295, found {}",
-            ids.unwrap_or_default()
-        ),
+        format!("must be a multiple of 65536 up to 4294967295, found {}", ids.unwrap_or_default()),
     );
 }
 
 fn enforcement(found: &mut Found<'_>, k: &KubeletConfiguration) {
-    use Enforcement::{
-        KubeReserved, KubeReservedCompressible, None, SystemReserved, SystemReservedCompressible,
-    };
+    use Enforcement::{KubeReserved, KubeReservedCompressible, None, SystemReserved, SystemReservedCompressible};
     let path = "enforceNodeAllocatable";
     let on = &k.enforce_node_allocatable;
     for (index, what) in on.iter().enumerate() {
@@ -314,42 +256,24 @@ fn enforcement(found: &mut Found<'_>, k: &KubeletConfiguration) {
             found.below(path, index, format!("{what} is given twice"));
         }
         let (cgroup, field) = match what {
-            SystemReserved | SystemReservedCompressible => {
-                (&k.system_reserved_cgroup, "systemReservedCgroup")
-            }
-            KubeReserved | KubeReservedCompressible => {
-                (&k.kube_reserved_cgroup, "kubeReservedCgroup")
-            }
+            SystemReserved | SystemReservedCompressible => (&k.system_reserved_cgroup, "systemReservedCgroup"),
+            KubeReserved | KubeReservedCompressible => (&k.kube_reserved_cgroup, "kubeReservedCgroup"),
             _ => continue,
         };
         if cgroup.is_empty() {
             found.below(path, index, format!("{what} needs {field}"));
         }
     }
-    let levels = on
-        .iter()
-        .filter(|what| **what != None)
-        .map(|what| what.as_str());
+    let levels = on.iter().filter(|what| **what != None).map(|what| what.as_str());
     let levels = levels.collect::<Vec<_>>().join(", ");
     found.between(
         !levels.is_empty() && !k.cgroups_per_qos,
         &["cgroupsPerQOS", path],
         format!("must be true to enforce node allocatable on {levels}"),
     );
-    found.when(
-        on.contains(&None) && on.len() > 1,
-        path,
-        "none cannot be combined with others",
-    );
-    for (whole, part) in [
-        (SystemReserved, SystemReservedCompressible),
-        (KubeReserved, KubeReservedCompressible),
-    ] {
-        found.when(
-            on.contains(&whole) && on.contains(&part),
-            path,
-            format!("{whole} and {part} exclude each other"),
-        );
+    found.when(on.contains(&None) && on.len() > 1, path, "none cannot be combined with others");
+    for (whole, part) in [(SystemReserved, SystemReservedCompressible), (KubeReserved, KubeReservedCompressible)] {
+        found.when(on.contains(&whole) && on.contains(&part), path, format!("{whole} and {part} exclude each other"));
     }
 }
 
@@ -370,10 +294,8 @@ const CPU_OPTIONS: &[(&str, Maturity)] = &[
     ("distribute-cpus-across-cores", Maturity::Alpha),
 ];
 
-const TOPOLOGY_OPTIONS: &[(&str, Maturity)] = &[
-    ("prefer-closest-numa-nodes", Maturity::Stable),
-    ("max-allowable-numa-nodes", Maturity::Stable),
-];
+const TOPOLOGY_OPTIONS: &[(&str, Maturity)] =
+    &[("prefer-closest-numa-nodes", Maturity::Stable), ("max-allowable-numa-nodes", Maturity::Stable)];
 
 fn policy_options(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &FeatureGates) {
     let path = "cpuManagerPolicyOptions";
@@ -398,33 +320,16 @@ fn policy_options(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &Featu
             found.below(path, name, format!("needs the feature gate {gate:?}"));
         }
         if super::flags::boolean(value).is_err() {
-            found.below(
-                path,
-                name,
-                format!("expected true or false, found {value:?}"),
-            );
+            found.below(path, name, format!("expected true or false, found {value:?}"));
         }
     }
     for (one, other) in [
         ("full-pcpus-only", "distribute-cpus-across-cores"),
-        (
-            "distribute-cpus-across-numa",
-            "distribute-cpus-across-cores",
-        ),
-        (
-            "prefer-align-cpus-by-uncorecache",
-            "distribute-cpus-across-cores",
-        ),
-        (
-            "prefer-align-cpus-by-uncorecache",
-            "distribute-cpus-across-numa",
-        ),
+        ("distribute-cpus-across-numa", "distribute-cpus-across-cores"),
+        ("prefer-align-cpus-by-uncorecache", "distribute-cpus-across-cores"),
+        ("prefer-align-cpus-by-uncorecache", "distribute-cpus-across-numa"),
     ] {
-        found.when(
-            is_on(one) && is_on(other),
-            path,
-            format!("{one} and {other} exclude each other"),
-        );
+        found.when(is_on(one) && is_on(other), path, format!("{one} and {other} exclude each other"));
     }
     let path = "topologyManagerPolicyOptions";
     for (name, value) in &k.topology_manager_policy_options {
@@ -432,18 +337,10 @@ fn policy_options(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &Featu
             found.below(path, name, "unknown option of the topology manager");
         } else if name == "max-allowable-numa-nodes" {
             if !value.parse::<u32>().is_ok_and(|n| n >= 8) {
-                found.below(
-                    path,
-                    name,
-                    format!("expected a number from 8 up, found {value:?}"),
-                );
+                found.below(path, name, format!("expected a number from 8 up, found {value:?}"));
             }
         } else if super::flags::boolean(value).is_err() {
-            found.below(
-                path,
-                name,
-                format!("expected true or false, found {value:?}"),
-            );
+            found.below(path, name, format!("expected true or false, found {value:?}"));
         }
     }
 }
@@ -455,10 +352,7 @@ fn eviction(found: &mut Found<'_>, k: &KubeletConfiguration) {
             found.below("evictionSoft", signal, reason);
         }
     }
-    for (path, thresholds) in [
-        ("evictionHard", &k.eviction_hard),
-        ("evictionSoft", &k.eviction_soft),
-    ] {
+    for (path, thresholds) in [("evictionHard", &k.eviction_hard), ("evictionSoft", &k.eviction_soft)] {
         if thresholds.contains_key(&Signal::AllocatableMemoryAvailable) {
             let reason = "is set by the agent itself, from memory.available";
             found.below(path, Signal::AllocatableMemoryAvailable, reason);
@@ -467,24 +361,13 @@ fn eviction(found: &mut Found<'_>, k: &KubeletConfiguration) {
 }
 
 fn shutdown(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &FeatureGates) {
-    let (all, critical) = (
-        k.shutdown_grace_period,
-        k.shutdown_grace_period_critical_pods,
-    );
+    let (all, critical) = (k.shutdown_grace_period, k.shutdown_grace_period_critical_pods);
     let wanted = !all.is_zero() || !critical.is_zero();
     let too_short = |d: std::time::Duration| !d.is_zero() && d.as_secs() < 1;
-    found.when(
-        too_short(all),
-        "shutdownGracePeriod",
-        "must be 0s or at least 1s",
-    );
+    found.when(too_short(all), "shutdownGracePeriod", "must be 0s or at least 1s");
     let path = "shutdownGracePeriodCriticalPods";
     found.when(too_short(critical), path, "must be 0s or at least 1s");
-    found.when(
-        critical > all,
-        path,
-        "must not be more than shutdownGracePeriod",
-    );
+    found.when(critical > all, path, "must not be more than shutdownGracePeriod");
     found.when(
         wanted && !gates.enabled(Gate::GracefulNodeShutdown),
         "shutdownGracePeriod",
@@ -507,20 +390,12 @@ fn shutdown(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &FeatureGate
 fn tls_and_credentials(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &FeatureGates) {
     for (index, suite) in k.tls.cipher_suites.iter().enumerate() {
         if !tls::CIPHER_SUITES.contains(&suite.as_str()) {
-            found.below(
-                "tlsCipherSuites",
-                index,
-                format!("unknown cipher suite {suite}"),
-            );
+            found.below("tlsCipherSuites", index, format!("unknown cipher suite {suite}"));
         }
     }
     for (index, curve) in k.tls.curve_preferences.iter().enumerate() {
         if !tls::CURVES.contains(curve) {
-            found.below(
-                "tlsCurvePreferences",
-                index,
-                format!("unknown key exchange group {curve}"),
-            );
+            found.below("tlsCurvePreferences", index, format!("unknown key exchange group {curve}"));
         }
     }
     found.when(
@@ -540,11 +415,8 @@ fn logging(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &FeatureGates
     for (index, module) in log.vmodule.iter().enumerate() {
         let pattern = &module.file_pattern;
         if pattern.is_empty() || pattern.contains(['=', ',']) {
-            let reason =
-                format!("expected a file name pattern without = and comma, found {pattern:?}");
-            let path = FieldPath::of_field("logging.vmodule")
-                .child(index)
-                .child("filePattern");
+            let reason = format!("expected a file name pattern without = and comma, found {pattern:?}");
+            let path = FieldPath::of_field("logging.vmodule").child(index).child("filePattern");
             found.wrong.push((path, reason));
         }
     }
@@ -574,18 +446,11 @@ fn the_rest(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &FeatureGate
     let path = "crashLoopBackOff.maxContainerRestartPeriod";
     let period = k.max_container_restart_period;
     let gate_on = gates.enabled(Gate::KubeletCrashLoopBackOffMax);
-    found.when(
-        period.is_some() && !gate_on,
-        path,
-        "needs the feature gate KubeletCrashLoopBackOffMax",
-    );
+    found.when(period.is_some() && !gate_on, path, "needs the feature gate KubeletCrashLoopBackOffMax");
     found.when(
         gate_on && period.is_some_and(|p| p.as_millis() < 1_000 || p.as_millis() > 300_000),
         path,
-        format!(
-            "must be from 1s to 5m0s, found {:?}",
-            period.unwrap_or_default()
-        ),
+        format!("must be from 1s to 5m0s, found {:?}", period.unwrap_or_default()),
     );
     if let Some(endpoint) = &k.tracing.endpoint {
         let scheme = endpoint.split_once("://").map(|(scheme, _)| scheme);

@@ -41,11 +41,7 @@ pub enum Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Warning::UnknownField {
-                origin,
-                path,
-                nearest,
-            } => {
+            Warning::UnknownField { origin, path, nearest } => {
                 write!(f, "{origin}: {path}: unknown field, ignored")?;
                 match nearest {
                     Some(nearest) => write!(f, "; the nearest known one is {nearest}"),
@@ -53,10 +49,7 @@ impl fmt::Display for Warning {
                 }
             }
             Warning::DuplicateField { origin, path } => {
-                write!(
-                    f,
-                    "{origin}: {path}: stands here a second time, the last one holds"
-                )
+                write!(f, "{origin}: {path}: stands here a second time, the last one holds")
             }
             Warning::FurtherDocument { origin } => {
                 write!(f, "{origin}: another document starts here, ignored")
@@ -73,11 +66,7 @@ impl fmt::Display for Warning {
                 f.write_str("feature gates that are set and change nothing here: ")?;
                 list(f, gates, String::clone)
             }
-            Warning::TakenOtherwise {
-                origin,
-                path,
-                reason,
-            } => {
+            Warning::TakenOtherwise { origin, path, reason } => {
                 write!(f, "{origin}: {path}: {reason}")
             }
         }
@@ -103,12 +92,8 @@ pub fn idle(tree: &Tree, era: Era, gates: &FeatureGates, given: &GivenFlags) -> 
     if !fields.is_empty() {
         warnings.push(Warning::IdleFields(fields));
     }
-    let mut flags: Vec<_> = given
-        .uses
-        .iter()
-        .filter(|(flag, _)| flag.status() != Status::Works)
-        .map(|(flag, _)| flag.name())
-        .collect();
+    let mut flags: Vec<_> =
+        given.uses.iter().filter(|(flag, _)| flag.status() != Status::Works).map(|(flag, _)| flag.name()).collect();
     flags.sort_unstable();
     flags.dedup();
     if !flags.is_empty() {
@@ -122,38 +107,25 @@ pub fn taken_otherwise(tree: &Tree) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let mut warn = |path: FieldPath, reason: String| {
         let origin = tree.origin(&path);
-        warnings.push(Warning::TakenOtherwise {
-            origin,
-            path,
-            reason,
-        });
+        warnings.push(Warning::TakenOtherwise { origin, path, reason });
     };
     let text = |path: &FieldPath| tree.get(path).and_then(|v| v.as_str()).unwrap_or_default();
 
     let content_type = FieldPath::of_field("contentType");
     let json = text(&content_type) == "application/json";
     if tree.origin(&content_type) != Origin::Default && !json {
-        warn(
-            content_type,
-            "requests to the API server are made in JSON all the same".to_owned(),
-        );
+        warn(content_type, "requests to the API server are made in JSON all the same".to_owned());
     }
     let detection = FieldPath::of_field("configMapAndSecretChangeDetectionStrategy");
     if text(&detection) != "Watch" {
-        warn(
-            detection,
-            "ConfigMaps and Secrets are watched all the same".to_owned(),
-        );
+        warn(detection, "ConfigMaps and Secrets are watched all the same".to_owned());
     }
     let dns = FieldPath::of_field("clusterDNS");
     let servers = tree.get(&dns).and_then(|v| v.as_array());
     for (index, server) in servers.into_iter().flatten().enumerate() {
         let server = server.as_str().unwrap_or_default();
         if server.parse::<std::net::IpAddr>().is_err() {
-            warn(
-                dns.child(index),
-                format!("not an IP address, left out: {server:?}"),
-            );
+            warn(dns.child(index), format!("not an IP address, left out: {server:?}"));
         }
     }
     warnings

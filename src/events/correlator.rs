@@ -22,10 +22,7 @@ const COMBINE_AFTER: usize = 10;
 /// Without another message for this long, combining starts over.
 const COMBINE_WITHIN: Duration = Duration::from_secs(600);
 /// Writes that an object has at once, and how often it gets another one.
-const ALLOWANCE: Rate = Rate {
-    per_second: 1.0 / 300.0,
-    burst: 25,
-};
+const ALLOWANCE: Rate = Rate { per_second: 1.0 / 300.0, burst: 25 };
 /// Entries each memory holds; the one unused for longest makes room. client-go keeps 4096.
 const REMEMBERED: usize = 2048;
 /// The name upstream's events carry, which tools filter by.
@@ -83,45 +80,24 @@ impl Correlator {
 
     pub fn consider(&mut self, occurrence: &Occurrence, now: Instant) -> Verdict {
         let about = &occurrence.about;
-        let object = (
-            &about.kind,
-            &about.namespace,
-            &about.name,
-            &about.uid,
-            &about.api_version,
-        );
+        let object = (&about.kind, &about.namespace, &about.name, &about.uid, &about.api_version);
         let kind = hash(&(object, occurrence.kind, &occurrence.reason));
 
         let (identity, message) = if self.is_one_of_many(kind, &occurrence.message, now) {
-            (
-                kind,
-                format!("(combined from similar events): {}", occurrence.message),
-            )
+            (kind, format!("(combined from similar events): {}", occurrence.message))
         } else {
-            (
-                hash(&(kind, &about.field_path, &occurrence.message)),
-                occurrence.message.clone(),
-            )
+            (hash(&(kind, &about.field_path, &occurrence.message)), occurrence.message.clone())
         };
         let verdict = self.count(identity, occurrence, message);
 
         // Looked at last, as client-go does: a dropped repetition still counts, so that the
         // next one let through shows the true number.
-        let allowance = self
-            .allowances
-            .entry(hash(&object), || TokenBucket::new(ALLOWANCE, now));
-        if allowance.try_take(now) {
-            verdict
-        } else {
-            Verdict::Drop
-        }
+        let allowance = self.allowances.entry(hash(&object), || TokenBucket::new(ALLOWANCE, now));
+        if allowance.try_take(now) { verdict } else { Verdict::Drop }
     }
 
     fn is_one_of_many(&mut self, kind: u64, message: &str, now: Instant) -> bool {
-        let similar = self.kinds.entry(kind, || Similar {
-            messages: BTreeSet::new(),
-            last: now,
-        });
+        let similar = self.kinds.entry(kind, || Similar { messages: BTreeSet::new(), last: now });
         if now.duration_since(similar.last) > COMBINE_WITHIN {
             similar.messages.clear();
         }
@@ -136,11 +112,7 @@ impl Correlator {
 
     fn count(&mut self, identity: u64, occurrence: &Occurrence, message: String) -> Verdict {
         let suffix = occurrence.at.as_nanosecond().max(self.last_suffix + 1);
-        let fresh = || Seen {
-            name: event_name(&occurrence.about, suffix),
-            first: occurrence.at,
-            count: 0,
-        };
+        let fresh = || Seen { name: event_name(&occurrence.about, suffix), first: occurrence.at, count: 0 };
         let seen = self.seen.entry(identity, fresh);
         seen.count = seen.count.saturating_add(1);
         let repeated = seen.count > 1;
@@ -165,25 +137,14 @@ fn event_name(about: &ObjectReference, suffix: i128) -> String {
 }
 
 fn event(node_name: &str, occurrence: &Occurrence, seen: &Seen, message: String) -> Event {
-    let namespace = occurrence
-        .about
-        .namespace
-        .clone()
-        .unwrap_or_else(|| "default".into());
+    let namespace = occurrence.about.namespace.clone().unwrap_or_else(|| "default".into());
     Event {
-        metadata: ObjectMeta {
-            name: Some(seen.name.clone()),
-            namespace: Some(namespace),
-            ..ObjectMeta::default()
-        },
+        metadata: ObjectMeta { name: Some(seen.name.clone()), namespace: Some(namespace), ..ObjectMeta::default() },
         involved_object: occurrence.about.clone(),
         type_: Some(occurrence.kind.as_str().into()),
         reason: Some(occurrence.reason.clone()),
         message: Some(message),
-        source: Some(EventSource {
-            component: Some(COMPONENT.into()),
-            host: Some(node_name.into()),
-        }),
+        source: Some(EventSource { component: Some(COMPONENT.into()), host: Some(node_name.into()) }),
         reporting_component: Some(COMPONENT.into()),
         reporting_instance: Some(node_name.into()),
         first_timestamp: Some(Time(seen.first)),
@@ -211,12 +172,7 @@ struct Memory<V> {
 
 impl<V> Memory<V> {
     fn new(capacity: usize) -> Self {
-        Memory {
-            capacity,
-            used: 0,
-            entries: BTreeMap::new(),
-            by_use: BTreeMap::new(),
-        }
+        Memory { capacity, used: 0, entries: BTreeMap::new(), by_use: BTreeMap::new() }
     }
 
     fn entry(&mut self, key: u64, fresh: impl FnOnce() -> V) -> &mut V {
@@ -227,10 +183,7 @@ impl<V> Memory<V> {
         {
             self.entries.remove(&oldest);
         }
-        let (used, value) = self
-            .entries
-            .entry(key)
-            .or_insert_with(|| (self.used, fresh()));
+        let (used, value) = self.entries.entry(key).or_insert_with(|| (self.used, fresh()));
         self.by_use.remove(used);
         *used = self.used;
         self.by_use.insert(self.used, key);

@@ -63,10 +63,7 @@ pub struct Recorder {
 
 #[derive(Clone)]
 enum Sink {
-    Queue {
-        sender: mpsc::Sender<Occurrence>,
-        dropped: Arc<AtomicU64>,
-    },
+    Queue { sender: mpsc::Sender<Occurrence>, dropped: Arc<AtomicU64> },
     List(Recorded),
 }
 
@@ -86,47 +83,22 @@ impl Recorder {
     pub fn new(clock: Clock, node_name: &str) -> (Recorder, Queue) {
         let (sender, receiver) = mpsc::channel(QUEUE_LENGTH);
         let (dropped, node_name) = (Arc::<AtomicU64>::default(), Arc::<str>::from(node_name));
-        let queue = Queue {
-            receiver,
-            dropped: Arc::clone(&dropped),
-            node_name: Arc::clone(&node_name),
-        };
-        (
-            Recorder {
-                clock,
-                node_name,
-                sink: Sink::Queue { sender, dropped },
-            },
-            queue,
-        )
+        let queue = Queue { receiver, dropped: Arc::clone(&dropped), node_name: Arc::clone(&node_name) };
+        (Recorder { clock, node_name, sink: Sink::Queue { sender, dropped } }, queue)
     }
 
     /// A recorder that only keeps what it was told, and the handle to read it back.
     pub fn for_tests() -> (Recorder, Recorded) {
         let recorded = Recorded::default();
         let sink = Sink::List(recorded.clone());
-        (
-            Recorder {
-                clock: Clock::system(),
-                node_name: "node".into(),
-                sink,
-            },
-            recorded,
-        )
+        (Recorder { clock: Clock::system(), node_name: "node".into(), sink }, recorded)
     }
 
     /// An event of a pod; `field_path` names the container, as `spec.containers{name}`.
     ///
     /// A static pod's events carry the UID made from its manifest and not its mirror's, as
     /// upstream's do.
-    pub fn pod(
-        &self,
-        pod: &Pod,
-        field_path: Option<&str>,
-        kind: EventType,
-        reason: &str,
-        message: impl Into<String>,
-    ) {
+    pub fn pod(&self, pod: &Pod, field_path: Option<&str>, kind: EventType, reason: &str, message: impl Into<String>) {
         let about = ObjectReference {
             api_version: Some("v1".into()),
             kind: Some("Pod".into()),
@@ -153,13 +125,7 @@ impl Recorder {
     }
 
     fn record(&self, about: ObjectReference, kind: EventType, reason: &str, message: String) {
-        let occurrence = Occurrence {
-            about,
-            kind,
-            reason: reason.to_owned(),
-            message,
-            at: self.clock.wall(),
-        };
+        let occurrence = Occurrence { about, kind, reason: reason.to_owned(), message, at: self.clock.wall() };
         match &self.sink {
             Sink::Queue { sender, dropped } => {
                 if sender.try_send(occurrence).is_err() {
@@ -176,25 +142,16 @@ impl Recorder {
 impl Recorded {
     /// Everything recorded so far.
     pub fn list(&self) -> Vec<Occurrence> {
-        self.0
-            .lock()
-            .expect("no holder of the list lock panics")
-            .clone()
+        self.0.lock().expect("no holder of the list lock panics").clone()
     }
 
     /// The reasons recorded so far, which is what most tests ask for.
     pub fn reasons(&self) -> Vec<String> {
-        self.list()
-            .into_iter()
-            .map(|occurrence| occurrence.reason)
-            .collect()
+        self.list().into_iter().map(|occurrence| occurrence.reason).collect()
     }
 
     fn push(&self, occurrence: Occurrence) {
-        self.0
-            .lock()
-            .expect("no holder of the list lock panics")
-            .push(occurrence);
+        self.0.lock().expect("no holder of the list lock panics").push(occurrence);
     }
 }
 

@@ -66,10 +66,7 @@ fn object(occurrence: &Occurrence) -> String {
 fn report_dropped(queue: &Queue) {
     let dropped = queue.dropped.swap(0, Ordering::Relaxed);
     if dropped > 0 {
-        warn!(
-            dropped,
-            "events were dropped because too many waited to be posted"
-        );
+        warn!(dropped, "events were dropped because too many waited to be posted");
     }
 }
 
@@ -92,12 +89,7 @@ async fn post(cluster: &dyn Cluster, verdict: &Verdict) -> Result<(), ApiError> 
     match verdict {
         Verdict::Drop => Ok(()),
         Verdict::Create(event) => create(cluster, event).await,
-        Verdict::Patch {
-            namespace,
-            name,
-            patch,
-            instead,
-        } => match cluster.patch_event(namespace, name, patch).await {
+        Verdict::Patch { namespace, name, patch, instead } => match cluster.patch_event(namespace, name, patch).await {
             Err(ApiError::NotFound { .. }) => create(cluster, instead).await,
             done => done.map(drop),
         },

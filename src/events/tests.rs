@@ -15,10 +15,8 @@ use crate::kube::limit::Rate;
 use crate::kube::{ApiError, Cluster};
 
 fn pod(name: &str) -> Pod {
-    serde_json::from_value(
-        json!({ "metadata": { "namespace": "shop", "name": name, "uid": format!("uid-{name}") } }),
-    )
-    .expect("the test's pod is valid")
+    serde_json::from_value(json!({ "metadata": { "namespace": "shop", "name": name, "uid": format!("uid-{name}") } }))
+        .expect("the test's pod is valid")
 }
 
 fn occurrence(object: &str, reason: &str, message: &str, second: i64) -> Occurrence {
@@ -44,11 +42,9 @@ fn outline(verdict: &Verdict) -> String {
         Verdict::Create(event) => {
             format!("create: {}", event.message.as_deref().unwrap_or_default())
         }
-        Verdict::Patch { patch, .. } => format!(
-            "count {}: {}",
-            patch["count"],
-            patch["message"].as_str().unwrap_or_default()
-        ),
+        Verdict::Patch { patch, .. } => {
+            format!("count {}: {}", patch["count"], patch["message"].as_str().unwrap_or_default())
+        }
     }
 }
 
@@ -59,11 +55,7 @@ fn check(told: &[(u64, &str, &str, &str, &str)]) {
     for &(second, object, reason, message, expected) in told {
         let occurrence = occurrence(object, reason, message, second.cast_signed());
         let verdict = correlator.consider(&occurrence, start + Duration::from_secs(second));
-        assert_eq!(
-            outline(&verdict),
-            expected,
-            "{object} {reason} {message} after {second} s"
-        );
+        assert_eq!(outline(&verdict), expected, "{object} {reason} {message} after {second} s");
     }
 }
 
@@ -91,20 +83,8 @@ async fn the_tenth_different_message_is_combined() {
         (6, "web", "Unhealthy", "6", "create: 6"),
         (7, "web", "Unhealthy", "7", "create: 7"),
         (8, "web", "Unhealthy", "8", "create: 8"),
-        (
-            9,
-            "web",
-            "Unhealthy",
-            "9",
-            "create: (combined from similar events): 9",
-        ),
-        (
-            10,
-            "web",
-            "Unhealthy",
-            "10",
-            "count 2: (combined from similar events): 10",
-        ),
+        (9, "web", "Unhealthy", "9", "create: (combined from similar events): 9"),
+        (10, "web", "Unhealthy", "10", "count 2: (combined from similar events): 10"),
         // Another reason is not similar, and ten quiet minutes end the combining.
         (11, "web", "Killing", "11", "create: 11"),
         (700, "web", "Unhealthy", "12", "create: 12"),
@@ -114,14 +94,8 @@ async fn the_tenth_different_message_is_combined() {
 #[tokio::test]
 async fn an_object_has_25_writes_and_then_one_in_five_minutes() {
     let mut told = vec![(0, "web", "Failed", "same", "create: same")];
-    let counts: Vec<String> = (2..=25)
-        .map(|count| format!("count {count}: same"))
-        .collect();
-    told.extend(
-        counts
-            .iter()
-            .map(|expected| (0, "web", "Failed", "same", expected.as_str())),
-    );
+    let counts: Vec<String> = (2..=25).map(|count| format!("count {count}: same")).collect();
+    told.extend(counts.iter().map(|expected| (0, "web", "Failed", "same", expected.as_str())));
     told.extend([
         (1, "web", "Failed", "same", "drop"),
         (2, "web", "Started", "other reason", "drop"),
@@ -157,10 +131,7 @@ async fn the_memory_is_bounded() {
     // The last ones are remembered, the first ones forgotten.
     let last = correlator.consider(&occurrence("pod-4999", "A", "a", 0), now);
     let first = correlator.consider(&occurrence("pod-0", "A", "a", 0), now);
-    assert_eq!(
-        (outline(&last).as_str(), outline(&first).as_str()),
-        ("count 2: a", "create: a")
-    );
+    assert_eq!((outline(&last).as_str(), outline(&first).as_str()), ("count 2: a", "create: a"));
 }
 
 /// A recorder whose events a task posts to the fake.
@@ -168,36 +139,20 @@ fn posting(rate: Option<Rate>) -> (Recorder, FakeCluster) {
     let clock = Clock::simulated(jiff::Timestamp::UNIX_EPOCH, 1);
     let (recorder, queue) = Recorder::new(clock, "node-1");
     let cluster = FakeCluster::default();
-    tokio::spawn(run(
-        queue,
-        Some(Arc::new(cluster.clone()) as Arc<dyn Cluster>),
-        rate,
-    ));
+    tokio::spawn(run(queue, Some(Arc::new(cluster.clone()) as Arc<dyn Cluster>), rate));
     (recorder, cluster)
 }
 
 fn unavailable() -> ApiError {
-    ApiError::Unavailable {
-        what: "create event".into(),
-        message: "connection refused".into(),
-    }
+    ApiError::Unavailable { what: "create event".into(), message: "connection refused".into() }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_event_says_who_where_and_when() {
     let (recorder, cluster) = posting(None);
-    recorder.pod(
-        &pod("web"),
-        Some("spec.containers{app}"),
-        EventType::Normal,
-        "Started",
-        "Container started",
-    );
+    recorder.pod(&pod("web"), Some("spec.containers{app}"), EventType::Normal, "Started", "Container started");
     sleep(Duration::from_secs(1)).await;
-    let sent = cluster
-        .sent("create event")
-        .pop()
-        .expect("one event was posted");
+    let sent = cluster.sent("create event").pop().expect("one event was posted");
     let expected = json!({
         "apiVersion": "v1", "kind": "Event",
         "metadata": { "name": sent["metadata"]["name"], "namespace": "shop" },
@@ -218,28 +173,16 @@ async fn a_node_event_is_stored_in_the_default_namespace() {
     let (recorder, cluster) = posting(None);
     recorder.node(EventType::Normal, "Starting", "Starting kubelet.");
     sleep(Duration::from_secs(1)).await;
-    let sent = cluster
-        .sent("create event")
-        .pop()
-        .expect("one event was posted");
+    let sent = cluster.sent("create event").pop().expect("one event was posted");
     assert_eq!(sent["metadata"]["namespace"], "default");
-    assert_eq!(
-        sent["involvedObject"],
-        json!({ "apiVersion": "v1", "kind": "Node", "name": "node-1" })
-    );
+    assert_eq!(sent["involvedObject"], json!({ "apiVersion": "v1", "kind": "Node", "name": "node-1" }));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_event_waits_for_the_api_server_to_come_back() {
     let (recorder, cluster) = posting(None);
     (0..3).for_each(|_| cluster.fail_next("create event", unavailable()));
-    recorder.pod(
-        &pod("web"),
-        None,
-        EventType::Normal,
-        "Killing",
-        "Stopping container app",
-    );
+    recorder.pod(&pod("web"), None, EventType::Normal, "Killing", "Stopping container app");
     sleep(Duration::from_secs(60)).await;
     assert_eq!(cluster.calls().len(), 4, "{:?}", cluster.calls());
 }
@@ -249,19 +192,12 @@ async fn a_refused_event_does_not_hold_up_the_next() {
     let (recorder, cluster) = posting(None);
     cluster.fail_next(
         "create event",
-        ApiError::Refused {
-            what: "create event".into(),
-            message: "namespace is terminating".into(),
-        },
+        ApiError::Refused { what: "create event".into(), message: "namespace is terminating".into() },
     );
     recorder.pod(&pod("web"), None, EventType::Normal, "A", "a");
     recorder.pod(&pod("web"), None, EventType::Normal, "B", "b");
     sleep(Duration::from_millis(10)).await;
-    let reasons: Vec<_> = cluster
-        .sent("create event")
-        .iter()
-        .map(|event| event["reason"].clone())
-        .collect();
+    let reasons: Vec<_> = cluster.sent("create event").iter().map(|event| event["reason"].clone()).collect();
     assert_eq!(reasons, ["A", "B"]);
 }
 
@@ -270,29 +206,17 @@ async fn a_count_on_an_expired_event_makes_a_new_one() {
     let (recorder, cluster) = posting(None);
     recorder.pod(&pod("web"), None, EventType::Normal, "A", "a");
     sleep(Duration::from_secs(1)).await;
-    cluster.fail_next(
-        "patch event",
-        ApiError::NotFound {
-            what: "patch event".into(),
-        },
-    );
+    cluster.fail_next("patch event", ApiError::NotFound { what: "patch event".into() });
     recorder.pod(&pod("web"), None, EventType::Normal, "A", "a");
     sleep(Duration::from_secs(1)).await;
-    let counts: Vec<_> = cluster
-        .sent("create event")
-        .iter()
-        .map(|event| event["count"].clone())
-        .collect();
+    let counts: Vec<_> = cluster.sent("create event").iter().map(|event| event["count"].clone()).collect();
     assert_eq!(counts, [1, 2]);
     assert_eq!(cluster.sent("patch event").len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn posting_keeps_to_the_rate() {
-    let (recorder, cluster) = posting(Some(Rate {
-        per_second: 1.0,
-        burst: 2,
-    }));
+    let (recorder, cluster) = posting(Some(Rate { per_second: 1.0, burst: 2 }));
     for name in ["a", "b", "c", "d"] {
         recorder.pod(&pod(name), None, EventType::Normal, "A", "a");
     }
@@ -304,13 +228,7 @@ async fn posting_keeps_to_the_rate() {
 async fn a_full_queue_drops_and_never_waits() {
     let (recorder, cluster) = posting(None);
     (0..super::QUEUE_LENGTH + 500).for_each(|number| {
-        recorder.pod(
-            &pod(&format!("pod-{number}")),
-            None,
-            EventType::Normal,
-            "A",
-            "a",
-        );
+        recorder.pod(&pod(&format!("pod-{number}")), None, EventType::Normal, "A", "a");
     });
     sleep(Duration::from_secs(1)).await;
     assert_eq!(cluster.calls().len(), super::QUEUE_LENGTH);
@@ -319,12 +237,6 @@ async fn a_full_queue_drops_and_never_waits() {
 #[test]
 fn a_test_recorder_lists_what_it_was_told() {
     let (recorder, recorded) = Recorder::for_tests();
-    recorder.pod(
-        &pod("web"),
-        None,
-        EventType::Normal,
-        "Pulling",
-        "Pulling image \"busybox\"",
-    );
+    recorder.pod(&pod("web"), None, EventType::Normal, "Pulling", "Pulling image \"busybox\"");
     assert_eq!(recorded.reasons(), ["Pulling"]);
 }

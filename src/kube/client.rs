@@ -58,28 +58,12 @@ impl KubeCluster {
         let requests = Requester::new(Arc::new(transport), Lane::Shared(0), Throttle::new(rate));
         let events = requests.unlimited();
         let heartbeats = events.over(Lane::Heartbeat);
-        Ok(KubeCluster {
-            requests,
-            events,
-            heartbeats,
-            node_name: node_name.to_owned(),
-            clock,
-            seats: Arc::default(),
-        })
+        Ok(KubeCluster { requests, events, heartbeats, node_name: node_name.to_owned(), clock, seats: Arc::default() })
     }
 
-    fn watch_collection<K: ApiObject>(
-        &self,
-        fields: Option<String>,
-        what: &str,
-    ) -> BoxStream<'static, Change<K>> {
+    fn watch_collection<K: ApiObject>(&self, fields: Option<String>, what: &str) -> BoxStream<'static, Change<K>> {
         // The three long watches live on the first connection, beside the requests.
-        let target = Target {
-            path: K::url_path(&(), None),
-            fields,
-            what: what.to_owned(),
-            told_by_consumer: false,
-        };
+        let target = Target { path: K::url_path(&(), None), fields, what: what.to_owned(), told_by_consumer: false };
         Watch::new(self.requests.clone(), self.clock.clone(), target)
             .steps()
             .filter_map(|step| {
@@ -91,12 +75,7 @@ impl KubeCluster {
             .boxed()
     }
 
-    fn watch_one<K: ApiObject>(
-        &self,
-        kind: &str,
-        namespace: &str,
-        name: &str,
-    ) -> BoxStream<'static, ObjectState<K>> {
+    fn watch_one<K: ApiObject>(&self, kind: &str, namespace: &str, name: &str) -> BoxStream<'static, ObjectState<K>> {
         let seat = Seat::take(&self.seats);
         let target = Target {
             path: K::url_path(&(), Some(namespace)),
@@ -104,28 +83,21 @@ impl KubeCluster {
             what: format!("{kind} {namespace}/{name}"),
             told_by_consumer: true,
         };
-        Watch::new(
-            self.requests.over(Lane::Shared(seat.lane)),
-            self.clock.clone(),
-            target,
-        )
-        .steps()
-        .filter_map(move |step| {
-            // Keeps the seat on the connection for as long as the stream lives.
-            let _ = &seat;
-            ready(state_of(step))
-        })
-        .boxed()
+        Watch::new(self.requests.over(Lane::Shared(seat.lane)), self.clock.clone(), target)
+            .steps()
+            .filter_map(move |step| {
+                // Keeps the seat on the connection for as long as the stream lives.
+                let _ = &seat;
+                ready(state_of(step))
+            })
+            .boxed()
     }
 }
 
 #[async_trait]
 impl Cluster for KubeCluster {
     fn watch_pods(&self) -> BoxStream<'static, Change<Pod>> {
-        self.watch_collection(
-            Some(format!("spec.nodeName={}", self.node_name)),
-            "pods of this node",
-        )
+        self.watch_collection(Some(format!("spec.nodeName={}", self.node_name)), "pods of this node")
     }
 
     fn watch_services(&self) -> BoxStream<'static, Change<Service>> {
@@ -133,17 +105,10 @@ impl Cluster for KubeCluster {
     }
 
     fn watch_node(&self) -> BoxStream<'static, Change<Node>> {
-        self.watch_collection(
-            Some(format!("metadata.name={}", self.node_name)),
-            "this node",
-        )
+        self.watch_collection(Some(format!("metadata.name={}", self.node_name)), "this node")
     }
 
-    fn watch_config_map(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> BoxStream<'static, ObjectState<ConfigMap>> {
+    fn watch_config_map(&self, namespace: &str, name: &str) -> BoxStream<'static, ObjectState<ConfigMap>> {
         self.watch_one("config map", namespace, name)
     }
 
@@ -153,61 +118,34 @@ impl Cluster for KubeCluster {
 
     async fn get_pod(&self, namespace: &str, name: &str) -> Result<Pod> {
         let request = all::<Pod>(Some(namespace)).get(name, &GetParams::default());
-        self.requests
-            .fetch(&format!("get pod {namespace}/{name}"), request)
-            .await
+        self.requests.fetch(&format!("get pod {namespace}/{name}"), request).await
     }
 
     async fn patch_pod_status(&self, namespace: &str, name: &str, patch: &Value) -> Result<Pod> {
         let patch = Patch::Strategic(patch);
-        let request = all::<Pod>(Some(namespace)).patch_subresource(
-            "status",
-            name,
-            &PatchParams::default(),
-            &patch,
-        );
-        self.requests
-            .fetch(&format!("patch status of pod {namespace}/{name}"), request)
-            .await
+        let request = all::<Pod>(Some(namespace)).patch_subresource("status", name, &PatchParams::default(), &patch);
+        self.requests.fetch(&format!("patch status of pod {namespace}/{name}"), request).await
     }
 
     async fn create_pod(&self, pod: &Pod) -> Result<Pod> {
-        let PodRef {
-            namespace, name, ..
-        } = PodRef::of(pod);
+        let PodRef { namespace, name, .. } = PodRef::of(pod);
         let what = format!("create pod {namespace}/{name}");
-        let request =
-            all::<Pod>(Some(&namespace)).create(&PostParams::default(), body(pod, &what)?);
+        let request = all::<Pod>(Some(&namespace)).create(&PostParams::default(), body(pod, &what)?);
         self.requests.fetch(&what, request).await
     }
 
-    async fn delete_pod(
-        &self,
-        namespace: &str,
-        name: &str,
-        uid: &str,
-        grace_seconds: i64,
-    ) -> Result<()> {
+    async fn delete_pod(&self, namespace: &str, name: &str, uid: &str, grace_seconds: i64) -> Result<()> {
         let what = format!("delete pod {namespace}/{name}");
         let grace_period_seconds = Some(u32::try_from(grace_seconds).unwrap_or(0));
-        let preconditions = Some(Preconditions {
-            uid: Some(uid.to_owned()),
-            resource_version: None,
-        });
-        let params = DeleteParams {
-            grace_period_seconds,
-            preconditions,
-            ..DeleteParams::default()
-        };
+        let preconditions = Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+        let params = DeleteParams { grace_period_seconds, preconditions, ..DeleteParams::default() };
         let request = all::<Pod>(Some(namespace)).delete(name, &params);
         self.requests.send(&what, request).await
     }
 
     async fn get_node(&self) -> Result<Node> {
         let request = all::<Node>(None).get(&self.node_name, &GetParams::default());
-        self.heartbeats
-            .fetch(&format!("get node {}", self.node_name), request)
-            .await
+        self.heartbeats.fetch(&format!("get node {}", self.node_name), request).await
     }
 
     async fn create_node(&self, node: &Node) -> Result<Node> {
@@ -217,41 +155,24 @@ impl Cluster for KubeCluster {
     }
 
     async fn patch_node(&self, patch: &Value) -> Result<Node> {
-        let request = all::<Node>(None).patch(
-            &self.node_name,
-            &PatchParams::default(),
-            &Patch::Strategic(patch),
-        );
-        self.requests
-            .fetch(&format!("patch node {}", self.node_name), request)
-            .await
+        let request = all::<Node>(None).patch(&self.node_name, &PatchParams::default(), &Patch::Strategic(patch));
+        self.requests.fetch(&format!("patch node {}", self.node_name), request).await
     }
 
     async fn patch_node_status(&self, patch: &Value) -> Result<Node> {
         let patch = Patch::Strategic(patch);
-        let request = all::<Node>(None).patch_subresource(
-            "status",
-            &self.node_name,
-            &PatchParams::default(),
-            &patch,
-        );
-        self.heartbeats
-            .fetch(&format!("patch status of node {}", self.node_name), request)
-            .await
+        let request = all::<Node>(None).patch_subresource("status", &self.node_name, &PatchParams::default(), &patch);
+        self.heartbeats.fetch(&format!("patch status of node {}", self.node_name), request).await
     }
 
     async fn get_lease(&self) -> Result<Lease> {
-        let request =
-            all::<Lease>(Some(LEASE_NAMESPACE)).get(&self.node_name, &GetParams::default());
-        self.heartbeats
-            .fetch(&format!("get lease {}", self.node_name), request)
-            .await
+        let request = all::<Lease>(Some(LEASE_NAMESPACE)).get(&self.node_name, &GetParams::default());
+        self.heartbeats.fetch(&format!("get lease {}", self.node_name), request).await
     }
 
     async fn create_lease(&self, lease: &Lease) -> Result<Lease> {
         let what = format!("create lease {}", self.node_name);
-        let request =
-            all::<Lease>(Some(LEASE_NAMESPACE)).create(&PostParams::default(), body(lease, &what)?);
+        let request = all::<Lease>(Some(LEASE_NAMESPACE)).create(&PostParams::default(), body(lease, &what)?);
         self.heartbeats.fetch(&what, request).await
     }
 
@@ -264,24 +185,14 @@ impl Cluster for KubeCluster {
 
     async fn create_event(&self, event: &Event) -> Result<Event> {
         let namespace = event.metadata.namespace.as_deref().unwrap_or("default");
-        let what = format!(
-            "create event {namespace}/{}",
-            event.metadata.name.as_deref().unwrap_or_default()
-        );
-        let request =
-            all::<Event>(Some(namespace)).create(&PostParams::default(), body(event, &what)?);
+        let what = format!("create event {namespace}/{}", event.metadata.name.as_deref().unwrap_or_default());
+        let request = all::<Event>(Some(namespace)).create(&PostParams::default(), body(event, &what)?);
         self.events.fetch(&what, request).await
     }
 
     async fn patch_event(&self, namespace: &str, name: &str, patch: &Value) -> Result<Event> {
-        let request = all::<Event>(Some(namespace)).patch(
-            name,
-            &PatchParams::default(),
-            &Patch::Strategic(patch),
-        );
-        self.events
-            .fetch(&format!("patch event {namespace}/{name}"), request)
-            .await
+        let request = all::<Event>(Some(namespace)).patch(name, &PatchParams::default(), &Patch::Strategic(patch));
+        self.events.fetch(&format!("patch event {namespace}/{name}"), request).await
     }
 
     async fn request_token(
@@ -292,12 +203,8 @@ impl Cluster for KubeCluster {
     ) -> Result<TokenRequest> {
         let what = format!("request token of service account {namespace}/{service_account}");
         let accounts = all::<ServiceAccount>(Some(namespace));
-        let request = accounts.create_subresource(
-            "token",
-            service_account,
-            &PostParams::default(),
-            body(request, &what)?,
-        );
+        let request =
+            accounts.create_subresource("token", service_account, &PostParams::default(), body(request, &what)?);
         self.requests.fetch(&what, request).await
     }
 }
@@ -308,10 +215,7 @@ fn all<K: ApiObject>(namespace: Option<&str>) -> Request {
 }
 
 fn body(object: &impl Serialize, what: &str) -> Result<Vec<u8>> {
-    serde_json::to_vec(object).map_err(|error| ApiError::Invalid {
-        what: what.to_owned(),
-        message: error.to_string(),
-    })
+    serde_json::to_vec(object).map_err(|error| ApiError::Invalid { what: what.to_owned(), message: error.to_string() })
 }
 
 /// Tools that read user agents know `kubelet/<version> (<os>/<architecture>)`.
@@ -330,12 +234,7 @@ fn user_agent() -> HeaderValue {
 fn state_of<K>(step: Step<K>) -> Option<ObjectState<K>> {
     match step {
         Step::Change(Change::Listed(objects)) => Some(
-            objects
-                .into_iter()
-                .next()
-                .map_or(ObjectState::Absent, |object| {
-                    ObjectState::Present(Box::new(object))
-                }),
+            objects.into_iter().next().map_or(ObjectState::Absent, |object| ObjectState::Present(Box::new(object))),
         ),
         Step::Change(Change::Applied(object)) => Some(ObjectState::Present(object)),
         Step::Change(Change::Deleted(_)) => Some(ObjectState::Absent),
@@ -358,27 +257,18 @@ impl Seat {
             0 => count < WATCHES_BESIDE_REQUESTS,
             _ => count < WATCHES_PER_LANE,
         };
-        let lane = taken
-            .iter()
-            .enumerate()
-            .position(has_room)
-            .unwrap_or(taken.len());
+        let lane = taken.iter().enumerate().position(has_room).unwrap_or(taken.len());
         if lane == taken.len() {
             taken.push(0);
         }
         taken[lane] += 1;
-        Seat {
-            lane,
-            seats: Arc::clone(seats),
-        }
+        Seat { lane, seats: Arc::clone(seats) }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.seats
-            .lock()
-            .expect("no holder of the seats lock panics")[self.lane] -= 1;
+        self.seats.lock().expect("no holder of the seats lock panics")[self.lane] -= 1;
     }
 }
 
@@ -391,10 +281,7 @@ mod tests {
         let seats = Arc::default();
         let mut taken: Vec<Seat> = (0..250).map(|_| Seat::take(&seats)).collect();
         let lanes: Vec<usize> = taken.iter().map(|seat| seat.lane).collect();
-        assert_eq!(
-            [lanes[0], lanes[39], lanes[40], lanes[129], lanes[130]],
-            [0, 0, 1, 1, 2]
-        );
+        assert_eq!([lanes[0], lanes[39], lanes[40], lanes[129], lanes[130]], [0, 0, 1, 1, 2]);
         // A seat given back is the next one taken.
         drop(taken.remove(50));
         assert_eq!(Seat::take(&seats).lane, 1);

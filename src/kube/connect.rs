@@ -7,9 +7,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
-use hyper_rustls::{
-    FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream,
-};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::{Connection, HttpConnector};
 use hyper_util::client::legacy::{Client as HyperClient, Error as HyperError};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -88,10 +86,7 @@ pub(super) fn connect(config: &Config, protocol: Protocol) -> Result<Connections
     Ok(BoxCloneSyncService::new(service))
 }
 
-fn connector(
-    config: &Config,
-    protocol: Protocol,
-) -> Result<HttpsConnector<HttpConnector>, kube::Error> {
+fn connector(config: &Config, protocol: Protocol) -> Result<HttpsConnector<HttpConnector>, kube::Error> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -104,14 +99,10 @@ fn connector(
     let mut tls = config.rustls_client_config()?;
     // The default keeps room for 256 servers; there is one.
     tls.resumption = Resumption::in_memory_sessions(2);
-    let builder = HttpsConnectorBuilder::new()
-        .with_tls_config(tls)
-        .https_or_http();
+    let builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
     let name = config.tls_server_name.as_deref().map(ServerName::try_from);
     let builder = match name {
-        Some(Ok(name)) => {
-            builder.with_server_name_resolver(FixedServerNameResolver::new(name.to_owned()))
-        }
+        Some(Ok(name)) => builder.with_server_name_resolver(FixedServerNameResolver::new(name.to_owned())),
         _ => builder,
     };
     Ok(match protocol {
@@ -122,11 +113,7 @@ fn connector(
     })
 }
 
-async fn open(
-    connector: HttpsConnector<HttpConnector>,
-    server: Uri,
-    protocol: Protocol,
-) -> Result<Stream, BoxError> {
+async fn open(connector: HttpsConnector<HttpConnector>, server: Uri, protocol: Protocol) -> Result<Stream, BoxError> {
     let stream = match timeout(CONNECT_TIMEOUT, connector.oneshot(server)).await {
         Ok(stream) => stream?,
         Err(_) => return Err(format!("no connection within {CONNECT_TIMEOUT:?}").into()),

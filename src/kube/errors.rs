@@ -41,22 +41,14 @@ pub enum LoadError {
 pub enum ConnectError {
     #[error("certificate of {server} is not signed by the CA in {}", kubeconfig.display())]
     UnknownIssuer { server: String, kubeconfig: PathBuf },
-    #[error(
-        "certificate of {server} has expired, unless this machine's clock is wrong, which shows {now}"
-    )]
+    #[error("certificate of {server} has expired, unless this machine's clock is wrong, which shows {now}")]
     Expired { server: String, now: Timestamp },
-    #[error(
-        "certificate of {server} is not valid yet, unless this machine's clock is wrong, which shows {now}"
-    )]
+    #[error("certificate of {server} is not valid yet, unless this machine's clock is wrong, which shows {now}")]
     NotYetValid { server: String, now: Timestamp },
     #[error("certificate of {server} is issued for another name")]
     WrongName { server: String },
     #[error("{server} refuses the client certificate in {}: {alert}", kubeconfig.display())]
-    ClientCertificate {
-        server: String,
-        kubeconfig: PathBuf,
-        alert: String,
-    },
+    ClientCertificate { server: String, kubeconfig: PathBuf, alert: String },
     #[error("{server} did not answer within {within:?}")]
     NoAnswer { server: String, within: Duration },
     /// The request waited for a connection that someone else was opening, or had open. What
@@ -69,12 +61,7 @@ pub enum ConnectError {
 
 impl ConnectError {
     /// Finds the cause in an error of the HTTP client, whose own text is only its outside.
-    pub(super) fn explain(
-        error: &(dyn Error + 'static),
-        server: &str,
-        kubeconfig: &Path,
-        now: Timestamp,
-    ) -> Self {
+    pub(super) fn explain(error: &(dyn Error + 'static), server: &str, kubeconfig: &Path, now: Timestamp) -> Self {
         let (server, kubeconfig) = (server.to_owned(), kubeconfig.to_owned());
         let Some(tls) = chain(error).find_map(as_tls) else {
             if chain(error).any(is_loss) {
@@ -85,27 +72,20 @@ impl ConnectError {
         };
         use rustls::Error::{AlertReceived, InvalidCertificate};
         match tls {
-            InvalidCertificate(
-                CertificateError::UnknownIssuer | CertificateError::BadSignature,
-            ) => ConnectError::UnknownIssuer { server, kubeconfig },
-            InvalidCertificate(
-                CertificateError::Expired | CertificateError::ExpiredContext { .. },
-            ) => ConnectError::Expired { server, now },
-            InvalidCertificate(
-                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
-            ) => ConnectError::NotYetValid { server, now },
-            InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            ) => ConnectError::WrongName { server },
-            AlertReceived(alert) => ConnectError::ClientCertificate {
-                server,
-                kubeconfig,
-                alert: format!("{alert:?}"),
-            },
-            other => ConnectError::Other {
-                server,
-                cause: other.to_string(),
-            },
+            InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+                ConnectError::UnknownIssuer { server, kubeconfig }
+            }
+            InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+                ConnectError::Expired { server, now }
+            }
+            InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
+                ConnectError::NotYetValid { server, now }
+            }
+            InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }) => {
+                ConnectError::WrongName { server }
+            }
+            AlertReceived(alert) => ConnectError::ClientCertificate { server, kubeconfig, alert: format!("{alert:?}") },
+            other => ConnectError::Other { server, cause: other.to_string() },
         }
     }
 }
@@ -118,12 +98,8 @@ pub(super) fn caused_by<E: Error + 'static>(error: &(dyn Error + 'static)) -> bo
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| {
         // An io::Error hides what it wraps from `source`, and the TLS error sits inside one.
-        let wrapped = error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref);
-        wrapped
-            .map(|inner| inner as &(dyn Error + 'static))
-            .or_else(|| error.source())
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source())
     })
 }
 
@@ -143,19 +119,13 @@ pub(super) fn classify(what: &str, error: &kube::Error) -> ApiError {
     let what = what.to_owned();
     match error {
         kube::Error::Api(status) => classify_status(what, status),
-        kube::Error::SerdeError(error) => ApiError::Unavailable {
-            what,
-            message: format!("answer makes no sense: {error}"),
-        },
-        kube::Error::BuildRequest(error) => ApiError::Invalid {
-            what,
-            message: error.to_string(),
-        },
+        kube::Error::SerdeError(error) => {
+            ApiError::Unavailable { what, message: format!("answer makes no sense: {error}") }
+        }
+        kube::Error::BuildRequest(error) => ApiError::Invalid { what, message: error.to_string() },
         other => {
-            let message = chain(other)
-                .find_map(|error| Some(error.downcast_ref::<ConnectError>()?.to_string()));
-            let message =
-                message.unwrap_or_else(|| chain(other).last().unwrap_or(other).to_string());
+            let message = chain(other).find_map(|error| Some(error.downcast_ref::<ConnectError>()?.to_string()));
+            let message = message.unwrap_or_else(|| chain(other).last().unwrap_or(other).to_string());
             ApiError::Unavailable { what, message }
         }
     }

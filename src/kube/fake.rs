@@ -58,11 +58,7 @@ impl FakeCluster {
 
     /// The next call of that kind on that object (`patch shop/web-0`) ends with `error`.
     pub fn fail_next(&self, call: &str, error: ApiError) {
-        self.state()
-            .prepared
-            .entry(call.to_owned())
-            .or_default()
-            .push_back(error);
+        self.state().prepared.entry(call.to_owned()).or_default().push_back(error);
     }
 
     pub fn set_latency(&self, latency: Duration) {
@@ -75,11 +71,7 @@ impl FakeCluster {
     }
 
     pub fn call_names(&self) -> Vec<String> {
-        self.state()
-            .calls
-            .iter()
-            .map(|(call, _)| call.clone())
-            .collect()
+        self.state().calls.iter().map(|(call, _)| call.clone()).collect()
     }
 
     /// What was sent with each call of that name.
@@ -107,17 +99,11 @@ impl FakeCluster {
     }
 
     pub fn pod(&self, namespace: &str, name: &str) -> Option<Arc<Pod>> {
-        self.state()
-            .pods
-            .get(&(namespace.to_owned(), name.to_owned()))
-            .cloned()
-            .map(Arc::new)
+        self.state().pods.get(&(namespace.to_owned(), name.to_owned())).cloned().map(Arc::new)
     }
 
     pub fn remove_pod(&self, namespace: &str, name: &str) {
-        self.state()
-            .pods
-            .remove(&(namespace.to_owned(), name.to_owned()));
+        self.state().pods.remove(&(namespace.to_owned(), name.to_owned()));
     }
 
     pub fn node(&self) -> Option<Node> {
@@ -133,10 +119,7 @@ impl FakeCluster {
                 state.node = Some(node.clone());
                 Some(Change::Applied(Box::new(node)))
             }
-            None => state
-                .node
-                .take()
-                .map(|node| Change::Deleted(Box::new(node))),
+            None => state.node.take().map(|node| Change::Deleted(Box::new(node))),
         };
         if let Some(change) = change {
             state.tell(&change);
@@ -168,11 +151,8 @@ impl FakeCluster {
     pub fn is_config_map_watched(&self, namespace: &str, name: &str) -> bool {
         type Feed = mpsc::UnboundedSender<ObjectState<ConfigMap>>;
         let state = self.state();
-        let feed = state
-            .feeds
-            .get(&format!("watch config map {namespace}/{name}"));
-        feed.and_then(|feed| feed.downcast_ref::<Feed>())
-            .is_some_and(|feed| !feed.is_closed())
+        let feed = state.feeds.get(&format!("watch config map {namespace}/{name}"));
+        feed.and_then(|feed| feed.downcast_ref::<Feed>()).is_some_and(|feed| !feed.is_closed())
     }
 
     pub fn grant_token(&self, answer: TokenRequest) {
@@ -181,14 +161,9 @@ impl FakeCluster {
 
     fn feed<T: Send + 'static>(&self, watch: &str, item: T) {
         let state = self.state();
-        let feed = state
-            .feeds
-            .get(watch)
-            .unwrap_or_else(|| panic!("nobody has opened {watch:?}"));
-        let feed: &mpsc::UnboundedSender<T> =
-            feed.downcast_ref().expect("a name stands for one type");
-        feed.send(item)
-            .unwrap_or_else(|_| panic!("{watch:?} is closed"));
+        let feed = state.feeds.get(watch).unwrap_or_else(|| panic!("nobody has opened {watch:?}"));
+        let feed: &mpsc::UnboundedSender<T> = feed.downcast_ref().expect("a name stands for one type");
+        feed.send(item).unwrap_or_else(|_| panic!("{watch:?} is closed"));
     }
 
     fn open_feed<T: Send + 'static>(&self, watch: String) -> BoxStream<'static, T> {
@@ -200,9 +175,7 @@ impl FakeCluster {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .expect("no holder of the fake's lock panics")
+        self.state.lock().expect("no holder of the fake's lock panics")
     }
 
     /// Records the call, waits as long as it takes, and answers with a prepared error.
@@ -228,9 +201,7 @@ impl FakeCluster {
     async fn patch_the_node(&self, call: &str, patch: &Value, part: &[&str]) -> Result<Node> {
         self.enter(call.to_owned(), patch.clone()).await?;
         let mut state = self.state();
-        let node = state.node.clone().ok_or(ApiError::NotFound {
-            what: call.to_owned(),
-        })?;
+        let node = state.node.clone().ok_or(ApiError::NotFound { what: call.to_owned() })?;
         let patched = patched(&node, &only(patch, part));
         let node = state.stored(patched, |node| &mut node.metadata);
         state.node = Some(node.clone());
@@ -249,39 +220,29 @@ impl State {
         self.version += 1;
         let metadata = metadata(&mut object);
         metadata.resource_version = Some(self.version.to_string());
-        metadata
-            .uid
-            .get_or_insert_with(|| format!("api-{}", self.version));
+        metadata.uid.get_or_insert_with(|| format!("api-{}", self.version));
         object
     }
 
     fn tell(&mut self, change: &Change<Node>) {
-        self.node_watchers
-            .retain(|watcher| watcher.send(change.clone()).is_ok());
+        self.node_watchers.retain(|watcher| watcher.send(change.clone()).is_ok());
     }
 }
 
 /// Never ends, as no watch does.
 fn received<T: Send + 'static>(receiver: mpsc::UnboundedReceiver<T>) -> BoxStream<'static, T> {
-    stream::unfold(receiver, |mut receiver| async {
-        Some((receiver.recv().await?, receiver))
-    })
-    .chain(stream::pending())
-    .boxed()
+    stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) })
+        .chain(stream::pending())
+        .boxed()
 }
 
 fn key(pod: &Pod) -> (String, String) {
-    (
-        pod.metadata.namespace.clone().unwrap_or_default(),
-        pod.metadata.name.clone().unwrap_or_default(),
-    )
+    (pod.metadata.namespace.clone().unwrap_or_default(), pod.metadata.name.clone().unwrap_or_default())
 }
 
 /// Only these top-level fields of a patch, as the API server does for subresources.
 fn only(patch: &Value, fields: &[&str]) -> Value {
-    let fields = fields
-        .iter()
-        .filter_map(|field| Some(((*field).to_owned(), patch.get(*field)?.clone())));
+    let fields = fields.iter().filter_map(|field| Some(((*field).to_owned(), patch.get(*field)?.clone())));
     Value::Object(fields.collect())
 }
 
@@ -317,17 +278,9 @@ fn merge(value: &mut Value, patch: &Value, field: &str) {
                 *value = patch.clone();
                 return;
             };
-            let directive = |element: &Value| {
-                element
-                    .get("$patch")
-                    .and_then(Value::as_str)
-                    .map(str::to_owned)
-            };
+            let directive = |element: &Value| element.get("$patch").and_then(Value::as_str).map(str::to_owned);
             let mut list = value.as_array().cloned().unwrap_or_default();
-            if new
-                .iter()
-                .any(|element| directive(element).as_deref() == Some("replace"))
-            {
+            if new.iter().any(|element| directive(element).as_deref() == Some("replace")) {
                 list.clear();
             }
             for element in new {
@@ -371,11 +324,7 @@ impl Cluster for FakeCluster {
         received(receiver)
     }
 
-    fn watch_config_map(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> BoxStream<'static, ObjectState<ConfigMap>> {
+    fn watch_config_map(&self, namespace: &str, name: &str) -> BoxStream<'static, ObjectState<ConfigMap>> {
         self.open_feed(format!("watch config map {namespace}/{name}"))
     }
 
@@ -386,54 +335,31 @@ impl Cluster for FakeCluster {
     async fn get_pod(&self, namespace: &str, name: &str) -> Result<Pod> {
         let call = format!("get {namespace}/{name}");
         self.enter(call.clone(), Value::Null).await?;
-        self.pod(namespace, name)
-            .map(|pod| (*pod).clone())
-            .ok_or(ApiError::NotFound { what: call })
+        self.pod(namespace, name).map(|pod| (*pod).clone()).ok_or(ApiError::NotFound { what: call })
     }
 
     async fn patch_pod_status(&self, namespace: &str, name: &str, patch: &Value) -> Result<Pod> {
         let call = format!("patch {namespace}/{name}");
         self.enter(call.clone(), patch.clone()).await?;
-        let pod = self
-            .pod(namespace, name)
-            .ok_or(ApiError::NotFound { what: call.clone() })?;
-        if patch["metadata"]
-            .get("uid")
-            .is_some_and(|uid| uid.as_str() != pod.metadata.uid.as_deref())
-        {
-            return Err(ApiError::Conflict {
-                what: call,
-                message: "UID in precondition differs".into(),
-            });
+        let pod = self.pod(namespace, name).ok_or(ApiError::NotFound { what: call.clone() })?;
+        if patch["metadata"].get("uid").is_some_and(|uid| uid.as_str() != pod.metadata.uid.as_deref()) {
+            return Err(ApiError::Conflict { what: call, message: "UID in precondition differs".into() });
         }
         Ok((*self.put_pod(patched(&*pod, &only(patch, &["status"])))).clone())
     }
 
     async fn create_pod(&self, pod: &Pod) -> Result<Pod> {
         let (namespace, name) = key(pod);
-        self.enter(format!("create {namespace}/{name}"), json!(pod))
-            .await?;
+        self.enter(format!("create {namespace}/{name}"), json!(pod)).await?;
         Ok((*self.put_pod(pod.clone())).clone())
     }
 
-    async fn delete_pod(
-        &self,
-        namespace: &str,
-        name: &str,
-        uid: &str,
-        grace_seconds: i64,
-    ) -> Result<()> {
+    async fn delete_pod(&self, namespace: &str, name: &str, uid: &str, grace_seconds: i64) -> Result<()> {
         let call = format!("delete {namespace}/{name}");
-        self.enter(call.clone(), json!({"uid": uid, "grace": grace_seconds}))
-            .await?;
-        let pod = self
-            .pod(namespace, name)
-            .ok_or(ApiError::NotFound { what: call.clone() })?;
+        self.enter(call.clone(), json!({"uid": uid, "grace": grace_seconds})).await?;
+        let pod = self.pod(namespace, name).ok_or(ApiError::NotFound { what: call.clone() })?;
         if pod.metadata.uid.as_deref() != Some(uid) {
-            return Err(ApiError::Conflict {
-                what: call,
-                message: "UID in precondition differs".into(),
-            });
+            return Err(ApiError::Conflict { what: call, message: "UID in precondition differs".into() });
         }
         self.remove_pod(namespace, name);
         Ok(())
@@ -441,53 +367,39 @@ impl Cluster for FakeCluster {
 
     async fn get_node(&self) -> Result<Node> {
         self.enter("get node".into(), Value::Null).await?;
-        self.node().ok_or(ApiError::NotFound {
-            what: "get node".into(),
-        })
+        self.node().ok_or(ApiError::NotFound { what: "get node".into() })
     }
 
     async fn create_node(&self, node: &Node) -> Result<Node> {
         self.enter("create node".into(), json!(node)).await?;
         if self.node().is_some() {
-            return Err(ApiError::AlreadyExists {
-                what: "create node".into(),
-            });
+            return Err(ApiError::AlreadyExists { what: "create node".into() });
         }
         self.put_node(Some(node.clone()));
-        self.node().ok_or(ApiError::NotFound {
-            what: "create node".into(),
-        })
+        self.node().ok_or(ApiError::NotFound { what: "create node".into() })
     }
 
     async fn patch_node(&self, patch: &Value) -> Result<Node> {
-        self.patch_the_node("patch node", patch, &["metadata", "spec"])
-            .await
+        self.patch_the_node("patch node", patch, &["metadata", "spec"]).await
     }
 
     async fn patch_node_status(&self, patch: &Value) -> Result<Node> {
         // The status subresource takes metadata along, for the annotations of the node.
-        self.patch_the_node("patch node status", patch, &["metadata", "status"])
-            .await
+        self.patch_the_node("patch node status", patch, &["metadata", "status"]).await
     }
 
     async fn get_lease(&self) -> Result<Lease> {
         self.enter("get lease".into(), Value::Null).await?;
-        self.lease().ok_or(ApiError::NotFound {
-            what: "get lease".into(),
-        })
+        self.lease().ok_or(ApiError::NotFound { what: "get lease".into() })
     }
 
     async fn create_lease(&self, lease: &Lease) -> Result<Lease> {
         self.enter("create lease".into(), json!(lease)).await?;
         if self.lease().is_some() {
-            return Err(ApiError::AlreadyExists {
-                what: "create lease".into(),
-            });
+            return Err(ApiError::AlreadyExists { what: "create lease".into() });
         }
         self.put_lease(Some(lease.clone()));
-        self.lease().ok_or(ApiError::NotFound {
-            what: "create lease".into(),
-        })
+        self.lease().ok_or(ApiError::NotFound { what: "create lease".into() })
     }
 
     async fn update_lease(&self, lease: &Lease) -> Result<Lease> {
@@ -495,10 +407,7 @@ impl Cluster for FakeCluster {
         self.enter(what(), json!(lease)).await?;
         let stored = self.lease().ok_or(ApiError::NotFound { what: what() })?;
         if stored.metadata.resource_version != lease.metadata.resource_version {
-            return Err(ApiError::Conflict {
-                what: what(),
-                message: "the object has been modified".into(),
-            });
+            return Err(ApiError::Conflict { what: what(), message: "the object has been modified".into() });
         }
         self.put_lease(Some(lease.clone()));
         self.lease().ok_or(ApiError::NotFound { what: what() })
@@ -520,15 +429,7 @@ impl Cluster for FakeCluster {
         service_account: &str,
         request: &TokenRequest,
     ) -> Result<TokenRequest> {
-        self.enter(
-            format!("request token {namespace}/{service_account}"),
-            json!(request),
-        )
-        .await?;
-        Ok(self
-            .state()
-            .tokens
-            .pop_front()
-            .unwrap_or_else(|| request.clone()))
+        self.enter(format!("request token {namespace}/{service_account}"), json!(request)).await?;
+        Ok(self.state().tokens.pop_front().unwrap_or_else(|| request.clone()))
     }
 }

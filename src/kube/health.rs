@@ -51,9 +51,7 @@ impl Health {
         if !std::mem::take(&mut self.down) {
             return Success::AsBefore;
         }
-        Success::Again {
-            announced: std::mem::take(&mut self.announced),
-        }
+        Success::Again { announced: std::mem::take(&mut self.announced) }
     }
 }
 

@@ -23,11 +23,7 @@ pub struct TokenBucket {
 
 impl TokenBucket {
     pub fn new(rate: Rate, now: Instant) -> Self {
-        TokenBucket {
-            rate,
-            tokens: f64::from(rate.burst),
-            filled: now,
-        }
+        TokenBucket { rate, tokens: f64::from(rate.burst), filled: now }
     }
 
     /// Takes a token if there is one.
@@ -44,17 +40,12 @@ impl TokenBucket {
     pub fn take(&mut self, now: Instant) -> Duration {
         self.fill(now);
         self.tokens -= 1.0;
-        if self.tokens >= 0.0 {
-            Duration::ZERO
-        } else {
-            Duration::from_secs_f64(-self.tokens / self.rate.per_second)
-        }
+        if self.tokens >= 0.0 { Duration::ZERO } else { Duration::from_secs_f64(-self.tokens / self.rate.per_second) }
     }
 
     fn fill(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
-        self.tokens =
-            (self.tokens + elapsed * self.rate.per_second).min(f64::from(self.rate.burst));
+        self.tokens = (self.tokens + elapsed * self.rate.per_second).min(f64::from(self.rate.burst));
         self.filled = now;
     }
 }
@@ -72,10 +63,7 @@ impl Throttle {
     /// limit, asking too little is the better mistake.
     pub async fn turn(&self) {
         let Some(bucket) = &self.0 else { return };
-        let wait = bucket
-            .lock()
-            .expect("no holder of the bucket lock panics")
-            .take(Instant::now());
+        let wait = bucket.lock().expect("no holder of the bucket lock panics").take(Instant::now());
         if !wait.is_zero() {
             sleep(wait).await;
         }
@@ -91,49 +79,26 @@ mod tests {
         let start = Instant::now();
         let mut bucket = TokenBucket::new(rate, start);
         for &(seconds, given) in steps {
-            assert_eq!(
-                bucket.try_take(start + Duration::from_secs_f64(seconds)),
-                given,
-                "after {seconds} s"
-            );
+            assert_eq!(bucket.try_take(start + Duration::from_secs_f64(seconds)), given, "after {seconds} s");
         }
     }
 
     #[tokio::test]
     async fn a_burst_is_spent_then_refilled_at_the_rate() {
         check(
-            Rate {
-                per_second: 2.0,
-                burst: 2,
-            },
-            &[
-                (0.0, true),
-                (0.0, true),
-                (0.0, false),
-                (0.4, false),
-                (0.5, true),
-                (0.6, false),
-            ],
+            Rate { per_second: 2.0, burst: 2 },
+            &[(0.0, true), (0.0, true), (0.0, false), (0.4, false), (0.5, true), (0.6, false)],
         );
     }
 
     #[tokio::test]
     async fn a_rest_never_gives_more_than_the_burst() {
-        check(
-            Rate {
-                per_second: 10.0,
-                burst: 1,
-            },
-            &[(100.0, true), (100.0, false)],
-        );
+        check(Rate { per_second: 10.0, burst: 1 }, &[(100.0, true), (100.0, false)]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn waiting_callers_go_one_after_the_other() {
-        let throttle = Throttle::new(Some(Rate {
-            per_second: 10.0,
-            burst: 1,
-        }));
+        let throttle = Throttle::new(Some(Rate { per_second: 10.0, burst: 1 }));
         let start = Instant::now();
         futures::future::join_all([throttle.turn(), throttle.turn(), throttle.turn()]).await;
         assert_eq!(start.elapsed(), Duration::from_millis(200));

@@ -37,15 +37,9 @@ pub use errors::LoadError;
 pub use version::is_older;
 
 /// What every object of the API can do.
-trait ApiObject:
-    kube::Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + Send + 'static
-{
-}
+trait ApiObject: kube::Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + Send + 'static {}
 
-impl<K: kube::Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + Send + 'static>
-    ApiObject for K
-{
-}
+impl<K: kube::Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + Send + 'static> ApiObject for K {}
 
 /// How an API call can end badly, told apart by what a caller does about it.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -70,10 +64,7 @@ pub enum ApiError {
 
 impl ApiError {
     pub fn is_retryable(&self) -> bool {
-        matches!(
-            self,
-            ApiError::Unavailable { .. } | ApiError::Conflict { .. }
-        )
+        matches!(self, ApiError::Unavailable { .. } | ApiError::Conflict { .. })
     }
 }
 
@@ -105,11 +96,7 @@ pub trait Cluster: Send + Sync + 'static {
     fn watch_services(&self) -> BoxStream<'static, Change<Service>>;
     /// This node's own object.
     fn watch_node(&self) -> BoxStream<'static, Change<Node>>;
-    fn watch_config_map(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> BoxStream<'static, ObjectState<ConfigMap>>;
+    fn watch_config_map(&self, namespace: &str, name: &str) -> BoxStream<'static, ObjectState<ConfigMap>>;
     fn watch_secret(&self, namespace: &str, name: &str) -> BoxStream<'static, ObjectState<Secret>>;
 
     async fn get_pod(&self, namespace: &str, name: &str) -> Result<Pod>;
@@ -117,13 +104,7 @@ pub trait Cluster: Send + Sync + 'static {
     async fn patch_pod_status(&self, namespace: &str, name: &str, patch: &Value) -> Result<Pod>;
     async fn create_pod(&self, pod: &Pod) -> Result<Pod>;
     /// Deletes with `grace_seconds`, only while the UID is still `uid`.
-    async fn delete_pod(
-        &self,
-        namespace: &str,
-        name: &str,
-        uid: &str,
-        grace_seconds: i64,
-    ) -> Result<()>;
+    async fn delete_pod(&self, namespace: &str, name: &str, uid: &str, grace_seconds: i64) -> Result<()>;
 
     async fn get_node(&self) -> Result<Node>;
     async fn create_node(&self, node: &Node) -> Result<Node>;

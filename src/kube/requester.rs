@@ -43,28 +43,17 @@ impl Requester {
             let sender = Arc::clone(&sender);
             async move { sender.send(request).await }
         });
-        Requester {
-            client: Client::new(service, "default"),
-            transport,
-            lane,
-            throttle: Arc::new(throttle),
-        }
+        Requester { client: Client::new(service, "default"), transport, lane, throttle: Arc::new(throttle) }
     }
 
     /// The same under the same limit, over another lane.
     pub(super) fn over(&self, lane: Lane) -> Self {
-        Requester {
-            lane,
-            ..self.clone()
-        }
+        Requester { lane, ..self.clone() }
     }
 
     /// The same over the same lane, without a limit.
     pub(super) fn unlimited(&self) -> Self {
-        Requester {
-            throttle: Arc::new(Throttle::new(None)),
-            ..self.clone()
-        }
+        Requester { throttle: Arc::new(Throttle::new(None)), ..self.clone() }
     }
 
     pub(super) fn retry_now(&self) -> Receiver<u64> {
@@ -72,11 +61,7 @@ impl Requester {
     }
 
     /// Sends and decodes the answer. `what` is the act and its object, for the error.
-    pub(super) async fn fetch<T: DeserializeOwned>(
-        &self,
-        what: &str,
-        request: Built,
-    ) -> Result<T, ApiError> {
+    pub(super) async fn fetch<T: DeserializeOwned>(&self, what: &str, request: Built) -> Result<T, ApiError> {
         let answer = self.try_fetch(request).await;
         answer.map_err(|error| classify(what, &error))
     }
@@ -127,9 +112,7 @@ fn decoded<K: ApiObject>(lines: impl AsyncBufRead + Send + 'static) -> Events<K>
     unfold(Box::pin(lines), |mut lines| async {
         let mut line = Vec::new();
         let event = match lines.read_until(b'\n', &mut line).await {
-            Ok(_) if line.last() == Some(&b'\n') => {
-                serde_json::from_slice(&line).map_err(Error::SerdeError)
-            }
+            Ok(_) if line.last() == Some(&b'\n') => serde_json::from_slice(&line).map_err(Error::SerdeError),
             // The end, perhaps in the middle of a line.
             Ok(_) => return None,
             Err(error) => Err(Error::ReadEvents(error)),

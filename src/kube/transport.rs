@@ -91,11 +91,7 @@ struct Loaded {
 }
 
 impl Transport {
-    pub(super) async fn new(
-        kubeconfig: &Path,
-        user_agent: HeaderValue,
-        clock: Clock,
-    ) -> Result<Self, LoadError> {
+    pub(super) async fn new(kubeconfig: &Path, user_agent: HeaderValue, clock: Clock) -> Result<Self, LoadError> {
         let loaded = load(kubeconfig.to_owned(), user_agent.clone()).await?;
         Ok(Transport {
             kubeconfig: kubeconfig.to_owned(),
@@ -115,20 +111,9 @@ impl Transport {
     }
 
     /// Sends over the lane named in the request's extensions.
-    pub(super) async fn send(
-        &self,
-        mut request: Request<Body>,
-    ) -> Result<Response<Incoming>, ConnectError> {
-        let lane = request
-            .extensions_mut()
-            .remove::<Lane>()
-            .unwrap_or(Lane::Shared(0));
-        let loaded = Arc::clone(
-            &self
-                .current
-                .read()
-                .expect("no holder of the config lock panics"),
-        );
+    pub(super) async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, ConnectError> {
+        let lane = request.extensions_mut().remove::<Lane>().unwrap_or(Lane::Shared(0));
+        let loaded = Arc::clone(&self.current.read().expect("no holder of the config lock panics"));
         let within = lane.answer_within();
 
         let failure = match timeout(within, loaded.send(lane, request)).await {
@@ -146,10 +131,7 @@ impl Transport {
                 let (server, now) = (loaded.server(), self.clock.wall());
                 ConnectError::explain(error.as_ref(), &server, &self.kubeconfig, now)
             }
-            Err(_) => ConnectError::NoAnswer {
-                server: loaded.server(),
-                within,
-            },
+            Err(_) => ConnectError::NoAnswer { server: loaded.server(), within },
         };
         self.note_failure(lane, &failure);
         self.reload_if_changed(&loaded).await;
@@ -159,10 +141,7 @@ impl Transport {
     fn note_success(&self, lane: Lane) {
         if let Success::Again { announced } = self.health(lane).succeed() {
             if announced {
-                info!(
-                    connection = lane.describe(),
-                    "API server is reachable again"
-                );
+                info!(connection = lane.describe(), "API server is reachable again");
             }
             self.retry_now.send_modify(|count| *count += 1);
         }
@@ -206,10 +185,7 @@ impl Transport {
         };
         if loaded.fingerprint != failed.fingerprint {
             info!(kubeconfig = %self.kubeconfig.display(), "kubeconfig has changed, connecting anew");
-            *self
-                .current
-                .write()
-                .expect("no holder of the config lock panics") = Arc::new(loaded);
+            *self.current.write().expect("no holder of the config lock panics") = Arc::new(loaded);
             self.retry_now.send_modify(|count| *count += 1);
         }
     }
@@ -218,10 +194,7 @@ impl Transport {
 impl Loaded {
     /// The lane's connections, made when first used.
     fn lane(&self, lane: Lane) -> Result<Connections, kube::Error> {
-        let mut lanes = self
-            .lanes
-            .lock()
-            .expect("no holder of the lanes lock panics");
+        let mut lanes = self.lanes.lock().expect("no holder of the lanes lock panics");
         if let Some(connections) = lanes.get(&lane) {
             return Ok(connections.clone());
         }
@@ -239,30 +212,17 @@ impl Loaded {
 
     fn give_up_http2(&self) {
         if !self.without_http2.swap(true, Ordering::Relaxed) {
-            warn!(
-                server = self.server(),
-                "API server does not speak HTTP/2, each watch needs a connection of its own"
-            );
-            self.lanes
-                .lock()
-                .expect("no holder of the lanes lock panics")
-                .clear();
+            warn!(server = self.server(), "API server does not speak HTTP/2, each watch needs a connection of its own");
+            self.lanes.lock().expect("no holder of the lanes lock panics").clear();
         }
     }
 
-    async fn send(
-        &self,
-        lane: Lane,
-        request: Request<Body>,
-    ) -> Result<Response<Incoming>, BoxError> {
+    async fn send(&self, lane: Lane, request: Request<Body>) -> Result<Response<Incoming>, BoxError> {
         self.lane(lane)?.oneshot(request).await
     }
 
     fn server(&self) -> String {
-        self.config
-            .cluster_url
-            .authority()
-            .map_or_else(|| self.config.cluster_url.to_string(), ToString::to_string)
+        self.config.cluster_url.authority().map_or_else(|| self.config.cluster_url.to_string(), ToString::to_string)
     }
 }
 
@@ -272,56 +232,31 @@ async fn load(kubeconfig: PathBuf, user_agent: HeaderValue) -> Result<Loaded, Lo
     let (kubeconfig, fingerprint) = match timeout(LOAD_TIMEOUT, reading).await {
         Ok(Ok(read)) => read?,
         Ok(Err(_)) | Err(_) => {
-            return Err(LoadError::TooSlow {
-                path,
-                within: LOAD_TIMEOUT,
-            });
+            return Err(LoadError::TooSlow { path, within: LOAD_TIMEOUT });
         }
     };
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
-        .map_err(|source| LoadError::Invalid {
-            path: path.clone(),
-            source,
-        })?;
+        .map_err(|source| LoadError::Invalid { path: path.clone(), source })?;
     config.headers.push((USER_AGENT, user_agent));
     // Without TLS there is no agreement on a protocol.
     let without_http2 = config.cluster_url.scheme() != Some(&Scheme::HTTPS);
-    let loaded = Loaded {
-        fingerprint,
-        config,
-        lanes: Mutex::default(),
-        without_http2: AtomicBool::new(without_http2),
-    };
+    let loaded = Loaded { fingerprint, config, lanes: Mutex::default(), without_http2: AtomicBool::new(without_http2) };
     // Made now so that unusable certificates are told at the start.
-    loaded
-        .lane(Lane::Shared(0))
-        .map_err(|source| LoadError::Credentials { path, source })?;
+    loaded.lane(Lane::Shared(0)).map_err(|source| LoadError::Credentials { path, source })?;
     Ok(loaded)
 }
 
 /// The kubeconfig, and the bytes of it and of every file it names.
 fn read(path: &Path) -> Result<(Kubeconfig, Vec<Vec<u8>>), LoadError> {
-    let failed = |path: &Path, source| LoadError::Read {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |path: &Path, source| LoadError::Read { path: path.to_owned(), source };
     let mut fingerprint = vec![std::fs::read(path).map_err(|source| failed(path, source))?];
-    let kubeconfig = Kubeconfig::read_from(path).map_err(|source| LoadError::Invalid {
-        path: path.to_owned(),
-        source,
-    })?;
-    let authorities = kubeconfig
-        .clusters
-        .iter()
-        .filter_map(|named| named.cluster.as_ref()?.certificate_authority.as_ref());
-    let users = kubeconfig
-        .auth_infos
-        .iter()
-        .filter_map(|named| named.auth_info.as_ref());
-    let identities = users
-        .flat_map(|user| [&user.client_certificate, &user.client_key])
-        .flatten();
+    let kubeconfig =
+        Kubeconfig::read_from(path).map_err(|source| LoadError::Invalid { path: path.to_owned(), source })?;
+    let authorities =
+        kubeconfig.clusters.iter().filter_map(|named| named.cluster.as_ref()?.certificate_authority.as_ref());
+    let users = kubeconfig.auth_infos.iter().filter_map(|named| named.auth_info.as_ref());
+    let identities = users.flat_map(|user| [&user.client_certificate, &user.client_key]).flatten();
     for named in authorities.chain(identities).map(Path::new) {
         fingerprint.push(std::fs::read(named).map_err(|source| failed(named, source))?);
     }

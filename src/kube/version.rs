@@ -7,6 +7,5 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 /// compared; then the newcomer is believed.
 pub fn is_older(new: &ObjectMeta, known: &ObjectMeta) -> bool {
     let version = |metadata: &ObjectMeta| metadata.resource_version.as_ref()?.parse::<u64>().ok();
-    new.uid == known.uid
-        && matches!((version(new), version(known)), (Some(new), Some(known)) if new < known)
+    new.uid == known.uid && matches!((version(new), version(known)), (Some(new), Some(known)) if new < known)
 }

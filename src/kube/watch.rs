@@ -65,7 +65,9 @@ enum Phase<K> {
     /// Nothing is known: list next.
     Fresh,
     /// Everything up to `version` has been passed on: watch from there next.
-    Listed { version: String },
+    Listed {
+        version: String,
+    },
     Following {
         version: String,
         started: Instant,
@@ -78,15 +80,7 @@ impl<K: ApiObject> Watch<K> {
     pub(super) fn new(requester: Requester, clock: Clock, target: Target) -> Self {
         let retry_now = requester.retry_now();
         let (phase, backoff) = (Phase::Fresh, Backoff::default());
-        Watch {
-            requester,
-            clock,
-            retry_now,
-            target,
-            phase,
-            backoff,
-            health: Health::default(),
-        }
+        Watch { requester, clock, retry_now, target, phase, backoff, health: Health::default() }
     }
 
     /// Never ends.
@@ -104,12 +98,9 @@ impl<K: ApiObject> Watch<K> {
             let (act, outcome) = match std::mem::replace(&mut self.phase, Phase::Fresh) {
                 Phase::Fresh => ("list", self.list().await.map(Some)),
                 Phase::Listed { version } => ("watch", self.follow(version).await.map(|()| None)),
-                Phase::Following {
-                    version,
-                    started,
-                    until,
-                    events,
-                } => ("watch", self.read(version, started, until, events).await),
+                Phase::Following { version, started, until, events } => {
+                    ("watch", self.read(version, started, until, events).await)
+                }
             };
             match outcome {
                 Ok(Some(change)) => {
@@ -144,10 +135,7 @@ impl<K: ApiObject> Watch<K> {
     }
 
     async fn follow(&mut self, version: String) -> kube::Result<()> {
-        let seconds = SERVED_SECONDS
-            - self
-                .clock
-                .with_random(|random| random.u32(0..=SERVED_SPREAD_SECONDS));
+        let seconds = SERVED_SECONDS - self.clock.with_random(|random| random.u32(0..=SERVED_SPREAD_SECONDS));
         let params = WatchParams {
             field_selector: self.target.fields.clone(),
             timeout: Some(seconds),
@@ -159,12 +147,7 @@ impl<K: ApiObject> Watch<K> {
             Ok(events) => {
                 let started = Instant::now();
                 let until = started + Duration::from_secs(u64::from(seconds)) + OVERTIME;
-                self.phase = Phase::Following {
-                    version,
-                    started,
-                    until,
-                    events,
-                };
+                self.phase = Phase::Following { version, started, until, events };
                 self.recovered();
                 Ok(())
             }
@@ -186,17 +169,13 @@ impl<K: ApiObject> Watch<K> {
         mut events: Events<K>,
     ) -> kube::Result<Option<Change<K>>> {
         let (version, change) = match timeout_at(until, events.next()).await {
-            Ok(Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)))) => (
-                version_of(&object),
-                Some(Change::Applied(Box::new(slim(object)))),
-            ),
-            Ok(Some(Ok(WatchEvent::Deleted(object)))) => (
-                version_of(&object),
-                Some(Change::Deleted(Box::new(slim(object)))),
-            ),
-            Ok(Some(Ok(WatchEvent::Bookmark(bookmark)))) => {
-                (bookmark.metadata.resource_version, None)
+            Ok(Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)))) => {
+                (version_of(&object), Some(Change::Applied(Box::new(slim(object)))))
             }
+            Ok(Some(Ok(WatchEvent::Deleted(object)))) => {
+                (version_of(&object), Some(Change::Deleted(Box::new(slim(object)))))
+            }
+            Ok(Some(Ok(WatchEvent::Bookmark(bookmark)))) => (bookmark.metadata.resource_version, None),
             Ok(Some(Ok(WatchEvent::Error(status)))) => {
                 let error = kube::Error::Api(status);
                 if !loses_version(&error) {
@@ -220,12 +199,7 @@ impl<K: ApiObject> Watch<K> {
                 return Err(kube::Error::Service(TooShort.into()));
             }
         };
-        self.phase = Phase::Following {
-            version,
-            started,
-            until,
-            events,
-        };
+        self.phase = Phase::Following { version, started, until, events };
         Ok(change)
     }
 
@@ -249,8 +223,7 @@ impl<K: ApiObject> Watch<K> {
         self.backoff.fail(now);
         // The transport tells of a server that cannot be reached, once for all watches. A
         // stream that breaks off leads to the next request, which shows why.
-        let told_by_transport =
-            matches!(error, kube::Error::ReadEvents(_)) || caused_by::<ConnectError>(error);
+        let told_by_transport = matches!(error, kube::Error::ReadEvents(_)) || caused_by::<ConnectError>(error);
         let error = classify(&format!("{act} {}", self.target.what), error);
         if told_by_transport || self.target.told_by_consumer {
             self.health.lose();
@@ -292,10 +265,7 @@ impl Backoff {
 
     fn fail(&mut self, now: Instant) {
         // A failure long after the last one begins anew.
-        if self
-            .last
-            .is_some_and(|last| now.duration_since(last) > Self::LONGEST * 2)
-        {
+        if self.last.is_some_and(|last| now.duration_since(last) > Self::LONGEST * 2) {
             self.failures = 0;
         }
         let factor = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);

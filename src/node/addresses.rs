@@ -31,10 +31,7 @@ pub(super) fn addresses(
         if !existing.is_empty() {
             return (existing.to_vec(), None);
         }
-        if matches!(
-            config.node_ip,
-            NodeIp::Unset | NodeIp::PreferV4 | NodeIp::PreferV6
-        ) {
+        if matches!(config.node_ip, NodeIp::Unset | NodeIp::PreferV4 | NodeIp::PreferV6) {
             return (vec![host_name], None);
         }
     }
@@ -47,17 +44,9 @@ pub(super) fn addresses(
     }
 }
 
-fn own(
-    config: &NodeConfig,
-    local: &[IpAddr],
-    resolved: &[IpAddr],
-) -> Result<Vec<IpAddr>, AddressError> {
+fn own(config: &NodeConfig, local: &[IpAddr], resolved: &[IpAddr]) -> Result<Vec<IpAddr>, AddressError> {
     let given = |ip: IpAddr| {
-        if local.contains(&ip) {
-            Ok(ip)
-        } else {
-            Err(AddressError::NotOurs(ip))
-        }
+        if local.contains(&ip) { Ok(ip) } else { Err(AddressError::NotOurs(ip)) }
     };
     let prefers_v6 = match config.node_ip {
         NodeIp::Single(ip) => return Ok(vec![given(ip)?]),
@@ -70,10 +59,7 @@ fn own(
     }
     let preferred = |ips: &mut dyn Iterator<Item = IpAddr>| {
         let ips: Vec<IpAddr> = ips.collect();
-        ips.iter()
-            .find(|ip| ip.is_ipv6() == prefers_v6)
-            .or(ips.first())
-            .copied()
+        ips.iter().find(|ip| ip.is_ipv6() == prefers_v6).or(ips.first()).copied()
     };
     let named = preferred(&mut resolved.iter().copied().filter(|ip| local.contains(ip)));
     let ip = named.or_else(|| preferred(&mut local.iter().copied()));
@@ -81,33 +67,20 @@ fn own(
 }
 
 fn address(kind: &str, address: &str) -> NodeAddress {
-    NodeAddress {
-        type_: kind.to_owned(),
-        address: address.to_owned(),
-    }
+    NodeAddress { type_: kind.to_owned(), address: address.to_owned() }
 }
 
 /// The addresses pods are told as their host's: internal ones, else external ones; the first
 /// of them, and the first of the other family.
 pub(super) fn host_ips(node: &Node) -> Vec<IpAddr> {
-    let all = node
-        .status
-        .as_ref()
-        .and_then(|status| status.addresses.as_deref())
-        .unwrap_or_default();
+    let all = node.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default();
     let of = |kind: &'static str| {
-        all.iter()
-            .filter(move |address| address.type_ == kind)
-            .filter_map(|address| address.address.parse().ok())
+        all.iter().filter(move |address| address.type_ == kind).filter_map(|address| address.address.parse().ok())
     };
     let ips: Vec<IpAddr> = of("InternalIP").chain(of("ExternalIP")).collect();
     let Some(first) = ips.first() else {
         return Vec::new();
     };
     let second = ips.iter().find(|ip| ip.is_ipv4() != first.is_ipv4());
-    [Some(first), second]
-        .into_iter()
-        .flatten()
-        .copied()
-        .collect()
+    [Some(first), second].into_iter().flatten().copied().collect()
 }

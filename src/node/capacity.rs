@@ -53,31 +53,17 @@ pub(super) fn allocatable(capacity: &Amounts, config: &NodeConfig) -> Amounts {
         if name == "memory" {
             left = left - huge_pages;
         }
-        (
-            name.clone(),
-            if left.is_negative() {
-                Quantity::new(0, amount.notation())
-            } else {
-                left
-            },
-        )
+        (name.clone(), if left.is_negative() { Quantity::new(0, amount.notation()) } else { left })
     };
     capacity.iter().map(left).collect()
 }
 
 /// Refuses reservations that leave no machine to run pods on.
-pub fn check_reservations(
-    facts: &MachineFacts,
-    config: &NodeConfig,
-) -> Result<(), ReservationError> {
+pub fn check_reservations(facts: &MachineFacts, config: &NodeConfig) -> Result<(), ReservationError> {
     for (resource, capacity) in capacity(facts, config) {
         let reserved = reserved(&resource, capacity, config);
         if (capacity - reserved).is_negative() {
-            return Err(ReservationError {
-                resource,
-                reserved,
-                capacity,
-            });
+            return Err(ReservationError { resource, reserved, capacity });
         }
     }
     Ok(())
@@ -95,11 +81,7 @@ fn reserved(resource: &str, capacity: Quantity, config: &NodeConfig) -> Quantity
         "ephemeral-storage" => Signal::NodeFsAvailable,
         _ => return reserved,
     };
-    let limit = config
-        .reserved
-        .eviction
-        .get(&signal)
-        .map_or(0, |limit| limit.of(capacity.value()));
+    let limit = config.reserved.eviction.get(&signal).map_or(0, |limit| limit.of(capacity.value()));
     reserved + Quantity::bytes(limit)
 }
 

@@ -32,14 +32,8 @@ struct Words {
 const PRESSURES: [Words; 3] = [
     Words {
         kind: "MemoryPressure",
-        clear: (
-            "KubeletHasSufficientMemory",
-            "kubelet has sufficient memory available",
-        ),
-        pressed: (
-            "KubeletHasInsufficientMemory",
-            "kubelet has insufficient memory available",
-        ),
+        clear: ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        pressed: ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
         events: ["NodeHasSufficientMemory", "NodeHasInsufficientMemory"],
     },
     Words {
@@ -50,25 +44,15 @@ const PRESSURES: [Words; 3] = [
     },
     Words {
         kind: "PIDPressure",
-        clear: (
-            "KubeletHasSufficientPID",
-            "kubelet has sufficient PID available",
-        ),
-        pressed: (
-            "KubeletHasInsufficientPID",
-            "kubelet has insufficient PID available",
-        ),
+        clear: ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        pressed: ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
         events: ["NodeHasSufficientPID", "NodeHasInsufficientPID"],
     },
 ];
 
 /// The four conditions of ours, in upstream's order.
 pub(super) fn conditions(inputs: &ConditionInputs<'_>) -> Vec<NodeCondition> {
-    let pressed = [
-        inputs.pressures.memory,
-        inputs.pressures.disk,
-        inputs.pressures.pids,
-    ];
+    let pressed = [inputs.pressures.memory, inputs.pressures.disk, inputs.pressures.pids];
     let mut list: Vec<NodeCondition> = PRESSURES
         .iter()
         .zip(pressed)
@@ -82,38 +66,21 @@ pub(super) fn conditions(inputs: &ConditionInputs<'_>) -> Vec<NodeCondition> {
         [problem] => ("KubeletNotReady", problem.clone()),
         problems => ("KubeletNotReady", format!("[{}]", problems.join(", "))),
     };
-    list.push(stamped(
-        inputs,
-        "Ready",
-        inputs.problems.is_empty(),
-        reason,
-        message,
-    ));
+    list.push(stamped(inputs, "Ready", inputs.problems.is_empty(), reason, message));
     list
 }
 
-fn stamped(
-    inputs: &ConditionInputs<'_>,
-    kind: &str,
-    holds: bool,
-    reason: &str,
-    message: String,
-) -> NodeCondition {
+fn stamped(inputs: &ConditionInputs<'_>, kind: &str, holds: bool, reason: &str, message: String) -> NodeCondition {
     let status = if holds { "True" } else { "False" };
     let now = Time(Timestamp::from_second(inputs.now.as_second()).unwrap_or(inputs.now));
-    let same = inputs
-        .earlier
-        .iter()
-        .find(|earlier| earlier.type_ == kind && earlier.status == status);
+    let same = inputs.earlier.iter().find(|earlier| earlier.type_ == kind && earlier.status == status);
     NodeCondition {
         type_: kind.to_owned(),
         status: status.to_owned(),
         reason: Some(reason.to_owned()),
         message: Some(message),
         last_heartbeat_time: Some(now.clone()),
-        last_transition_time: same
-            .and_then(|earlier| earlier.last_transition_time.clone())
-            .or(Some(now)),
+        last_transition_time: same.and_then(|earlier| earlier.last_transition_time.clone()).or(Some(now)),
     }
 }
 
@@ -123,9 +90,7 @@ pub(super) fn transitions(before: &[NodeCondition], after: &[NodeCondition]) -> 
     after
         .iter()
         .filter_map(|condition| {
-            let earlier = before
-                .iter()
-                .find(|earlier| earlier.type_ == condition.type_);
+            let earlier = before.iter().find(|earlier| earlier.type_ == condition.type_);
             let holds = condition.status == "True";
             if earlier.is_some_and(|earlier| earlier.status == condition.status) {
                 return None;
@@ -133,9 +98,7 @@ pub(super) fn transitions(before: &[NodeCondition], after: &[NodeCondition]) -> 
             if condition.type_ == "Ready" {
                 return earlier.map(|_| if holds { "NodeReady" } else { "NodeNotReady" });
             }
-            let words = PRESSURES
-                .iter()
-                .find(|words| words.kind == condition.type_)?;
+            let words = PRESSURES.iter().find(|words| words.kind == condition.type_)?;
             Some(words.events[usize::from(holds)])
         })
         .collect()

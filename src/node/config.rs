@@ -53,10 +53,7 @@ impl NodeConfig {
         let (flags, kubelet) = (&settings.flags, &settings.kubelet);
         let cpus = kubelet.reserved_system_cpus.len();
         NodeConfig {
-            name: flags
-                .hostname_override
-                .clone()
-                .unwrap_or_else(|| host_name.trim().to_lowercase()),
+            name: flags.hostname_override.clone().unwrap_or_else(|| host_name.trim().to_lowercase()),
             register: kubelet.register_node,
             node_ip: flags.node_ip,
             external_cloud_provider: flags.cloud_provider_external,

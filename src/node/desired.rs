@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeDaemonEndpoints, NodeFeatures,
-    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSwapStatus,
-    NodeSystemInfo, Taint,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeDaemonEndpoints, NodeFeatures, NodeRuntimeHandler,
+    NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSwapStatus, NodeSystemInfo, Taint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 
@@ -16,8 +15,7 @@ use super::config::NodeConfig;
 use crate::cri::{RuntimeStatus, RuntimeVersion};
 use crate::host::MachineFacts;
 
-pub(super) const ATTACH_DETACH_ANNOTATION: &str =
-    "volumes.kubernetes.io/controller-managed-attach-detach";
+pub(super) const ATTACH_DETACH_ANNOTATION: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
 const PROVIDED_IP_ANNOTATION: &str = "alpha.kubernetes.io/provided-node-ip";
 const CLOUD_TAINT: &str = "node.cloudprovider.kubernetes.io/uninitialized";
 
@@ -40,11 +38,7 @@ pub(super) struct NodeInputs<'a> {
 }
 
 pub(super) fn node(inputs: &NodeInputs<'_>) -> Node {
-    let mut node = Node {
-        spec: Some(spec(inputs.config)),
-        status: Some(status(inputs)),
-        ..Node::default()
-    };
+    let mut node = Node { spec: Some(spec(inputs.config)), status: Some(status(inputs)), ..Node::default() };
     node.metadata.name = Some(inputs.config.name.clone());
     node.metadata.labels = Some(labels(inputs));
     node.metadata.annotations = Some(annotations(inputs.config)).filter(|all| !all.is_empty());
@@ -61,10 +55,7 @@ fn labels(inputs: &NodeInputs<'_>) -> BTreeMap<String, String> {
         ("beta.kubernetes.io/os", "linux"),
         ("beta.kubernetes.io/arch", arch),
     ];
-    let mut labels: BTreeMap<String, String> = own
-        .into_iter()
-        .map(|(key, value)| (key.into(), value.into()))
-        .collect();
+    let mut labels: BTreeMap<String, String> = own.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
     labels.extend(inputs.config.labels.clone());
     labels
 }
@@ -113,49 +104,34 @@ fn status(inputs: &NodeInputs<'_>) -> NodeStatus {
         conditions: Some(conditions(&ConditionInputs {
             pressures: inputs.pressures,
             problems: &inputs.problems,
-            earlier: existing
-                .and_then(|status| status.conditions.as_deref())
-                .unwrap_or_default(),
+            earlier: existing.and_then(|status| status.conditions.as_deref()).unwrap_or_default(),
             now: inputs.now,
         })),
         capacity: Some(api_amounts(&capacity)),
         allocatable: Some(api_amounts(&allocatable)),
         daemon_endpoints: Some(NodeDaemonEndpoints {
-            kubelet_endpoint: Some(DaemonEndpoint {
-                port: i32::from(inputs.config.port),
-            }),
+            kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(inputs.config.port) }),
         }),
         images: inputs.images.map(<[ContainerImage]>::to_vec),
         node_info: Some(node_info(inputs)),
-        runtime_handlers: runtime
-            .map(runtime_handlers)
-            .filter(|handlers| !handlers.is_empty()),
-        features: runtime.map(|runtime| NodeFeatures {
-            supplemental_groups_policy: Some(runtime.supplemental_groups_policy),
-        }),
+        runtime_handlers: runtime.map(runtime_handlers).filter(|handlers| !handlers.is_empty()),
+        features: runtime
+            .map(|runtime| NodeFeatures { supplemental_groups_policy: Some(runtime.supplemental_groups_policy) }),
         ..NodeStatus::default()
     }
 }
 
 fn api_amounts(amounts: &Amounts) -> BTreeMap<String, ApiQuantity> {
-    amounts
-        .iter()
-        .map(|(name, amount)| (name.clone(), ApiQuantity(amount.to_string())))
-        .collect()
+    amounts.iter().map(|(name, amount)| (name.clone(), ApiQuantity(amount.to_string()))).collect()
 }
 
 fn node_info(inputs: &NodeInputs<'_>) -> NodeSystemInfo {
     let facts = inputs.facts;
-    let existing = inputs
-        .existing
-        .and_then(|node| node.status.as_ref())
-        .and_then(|status| status.node_info.as_ref());
+    let existing = inputs.existing.and_then(|node| node.status.as_ref()).and_then(|status| status.node_info.as_ref());
     // A runtime that is not there yet is still the one it was.
     let runtime = match inputs.runtime_version {
         Some(version) => format!("{}://{}", version.runtime_name, version.runtime_version),
-        None => existing
-            .map(|info| info.container_runtime_version.clone())
-            .unwrap_or_default(),
+        None => existing.map(|info| info.container_runtime_version.clone()).unwrap_or_default(),
     };
     NodeSystemInfo {
         architecture: facts.architecture.clone(),
@@ -170,9 +146,7 @@ fn node_info(inputs: &NodeInputs<'_>) -> NodeSystemInfo {
         swap: i64::try_from(facts.swap_bytes)
             .ok()
             .filter(|&bytes| bytes > 0)
-            .map(|bytes| NodeSwapStatus {
-                capacity: Some(bytes),
-            }),
+            .map(|bytes| NodeSwapStatus { capacity: Some(bytes) }),
         system_uuid: facts.system_uuid.clone(),
     }
 }

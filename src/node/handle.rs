@@ -34,11 +34,7 @@ pub struct NodeHandle {
 
 impl NodeHandle {
     pub fn new() -> Self {
-        NodeHandle {
-            view: watch::Sender::new(None),
-            pressures: watch::Sender::default(),
-            look: Arc::default(),
-        }
+        NodeHandle { view: watch::Sender::new(None), pressures: watch::Sender::default(), look: Arc::default() }
     }
 
     /// What is known of the node; nothing until the machine was read.
@@ -52,8 +48,7 @@ impl NodeHandle {
     }
 
     pub fn set_pressures(&self, pressures: Pressures) {
-        self.pressures
-            .send_if_modified(|old| std::mem::replace(old, pressures) != pressures);
+        self.pressures.send_if_modified(|old| std::mem::replace(old, pressures) != pressures);
     }
 }
 

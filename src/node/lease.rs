@@ -31,23 +31,14 @@ pub async fn run(
     config: NodeConfig,
     view: watch::Receiver<Option<Arc<NodeView>>>,
 ) {
-    let interval = Duration::from_secs(u64::try_from(config.lease_duration_seconds).unwrap_or(40))
-        .mul_f64(RENEW_FRACTION);
-    let mut keeper = Keeper {
-        cluster,
-        clock,
-        config,
-        view,
-        held: None,
-    };
+    let interval =
+        Duration::from_secs(u64::try_from(config.lease_duration_seconds).unwrap_or(40)).mul_f64(RENEW_FRACTION);
+    let mut keeper = Keeper { cluster, clock, config, view, held: None };
     let mut failures = 0;
     loop {
         // No answer before the next renewal is due is none.
         let renewed = timeout(interval, keeper.renew()).await.unwrap_or_else(|_| {
-            Err(ApiError::Unavailable {
-                what: "renew lease".into(),
-                message: format!("no answer within {interval:?}"),
-            })
+            Err(ApiError::Unavailable { what: "renew lease".into(), message: format!("no answer within {interval:?}") })
         });
         match renewed {
             Ok(()) => {
@@ -59,10 +50,7 @@ pub async fn run(
             }
             Err(error) => {
                 failures += 1;
-                let delay = RETRY_MIN
-                    .saturating_mul(1 << (failures - 1).min(16))
-                    .min(RETRY_MAX)
-                    .min(interval);
+                let delay = RETRY_MIN.saturating_mul(1 << (failures - 1).min(16)).min(RETRY_MAX).min(interval);
                 if failures == 1 {
                     warn!(%error, "node lease not renewed, will retry");
                 } else {
@@ -87,12 +75,7 @@ impl Keeper {
     async fn renew(&mut self) -> Result<()> {
         let mut result = Ok(());
         for _ in 0..CALLS_MAX {
-            let lease = renewed(
-                self.held.as_ref(),
-                &self.config,
-                self.owner(),
-                self.clock.wall(),
-            );
+            let lease = renewed(self.held.as_ref(), &self.config, self.owner(), self.clock.wall());
             let answer = match &self.held {
                 Some(_) => self.cluster.update_lease(&lease).await,
                 None => self.cluster.create_lease(&lease).await,
@@ -105,9 +88,7 @@ impl Keeper {
                 Err(error) => {
                     self.held = match error {
                         ApiError::NotFound { .. } => None,
-                        ApiError::Conflict { .. } | ApiError::AlreadyExists { .. } => {
-                            self.look().await?
-                        }
+                        ApiError::Conflict { .. } | ApiError::AlreadyExists { .. } => self.look().await?,
                         error => return Err(error),
                     };
                     result = Err(error);
@@ -127,11 +108,7 @@ impl Keeper {
 
     /// The Node, once there is one: the lease goes when it goes.
     fn owner(&self) -> Option<OwnerReference> {
-        let view = self
-            .view
-            .borrow()
-            .clone()
-            .filter(|view| view.is_registered)?;
+        let view = self.view.borrow().clone().filter(|view| view.is_registered)?;
         Some(OwnerReference {
             api_version: "v1".to_owned(),
             kind: "Node".to_owned(),
@@ -143,12 +120,7 @@ impl Keeper {
 }
 
 /// The lease held until now, or a first one, as renewed at `now`.
-fn renewed(
-    held: Option<&Lease>,
-    config: &NodeConfig,
-    owner: Option<OwnerReference>,
-    now: Timestamp,
-) -> Lease {
+fn renewed(held: Option<&Lease>, config: &NodeConfig, owner: Option<OwnerReference>, now: Timestamp) -> Lease {
     let mut lease = held.cloned().unwrap_or_default();
     lease.metadata.name = Some(config.name.clone());
     lease.metadata.namespace = Some(NAMESPACE.to_owned());

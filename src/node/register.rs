@@ -35,15 +35,13 @@ impl Task {
                 }
                 // Credentials may allow to use a Node and not to create it.
                 Err(ApiError::AlreadyExists { .. }) => {}
-                Err(refused @ ApiError::Refused { .. }) => {
-                    match bounded("get node", cluster.get_node()).await {
-                        Ok(node) => {
-                            self.adopt(node);
-                            return Ok(());
-                        }
-                        Err(_) => return Err(refused),
+                Err(refused @ ApiError::Refused { .. }) => match bounded("get node", cluster.get_node()).await {
+                    Ok(node) => {
+                        self.adopt(node);
+                        return Ok(());
                     }
-                }
+                    Err(_) => return Err(refused),
+                },
                 Err(error) => return Err(error),
             }
         }
@@ -53,11 +51,7 @@ impl Task {
     }
 
     fn adopt(&mut self, node: Node) {
-        info!(
-            node = self.config.name,
-            uid = node.metadata.uid,
-            "node found in the API"
-        );
+        info!(node = self.config.name, uid = node.metadata.uid, "node found in the API");
         if !std::mem::replace(&mut self.boot_was_compared, true) {
             self.tell_of_reboot(&node);
         }
@@ -65,18 +59,12 @@ impl Task {
     }
 
     fn tell_of_reboot(&self, node: &Node) {
-        let had = node
-            .status
-            .as_ref()
-            .and_then(|status| Some(&status.node_info.as_ref()?.boot_id));
+        let had = node.status.as_ref().and_then(|status| Some(&status.node_info.as_ref()?.boot_id));
         let Some((had, machine)) = had.zip(self.stock.machine.as_ref()) else {
             return;
         };
         if !had.is_empty() && *had != machine.boot_id {
-            let text = format!(
-                "Node {} has been rebooted, boot id: {}",
-                self.config.name, machine.boot_id
-            );
+            let text = format!("Node {} has been rebooted, boot id: {}", self.config.name, machine.boot_id);
             self.recorder.node(EventType::Warning, "Rebooted", text);
         }
     }
@@ -88,11 +76,7 @@ impl Task {
         self.standing = Standing::Registered(Registered {
             node: Arc::new(node),
             is_doubted: false,
-            report_at: if report_now {
-                now
-            } else {
-                now + self.spread_report()
-            },
+            report_at: if report_now { now } else { now + self.spread_report() },
             write_at: now,
             failures: 0,
             status_residue: None,

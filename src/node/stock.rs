@@ -32,37 +32,19 @@ pub(super) struct Stock {
 }
 
 impl Stock {
-    pub async fn take(
-        &mut self,
-        survey: &dyn Survey,
-        name: &str,
-        complaints: &mut Complaints,
-        clock: &Clock,
-    ) {
+    pub async fn take(&mut self, survey: &dyn Survey, name: &str, complaints: &mut Complaints, clock: &Clock) {
         match timeout(DEADLINE, survey.machine()).await {
             Ok(Ok(machine)) => {
                 complaints.settle("machine");
                 self.machine = Some(machine);
             }
-            Ok(Err(error)) => {
-                complaints.add(clock, "machine", format!("machine not read: {error}"))
-            }
-            Err(_) => complaints.add(
-                clock,
-                "machine",
-                format!("machine not read within {DEADLINE:?}"),
-            ),
+            Ok(Err(error)) => complaints.add(clock, "machine", format!("machine not read: {error}")),
+            Err(_) => complaints.add(clock, "machine", format!("machine not read within {DEADLINE:?}")),
         }
         let Some(machine) = &self.machine else { return };
         // Asked again only when the machine's addresses changed.
-        if self
-            .resolved
-            .as_ref()
-            .is_none_or(|(local, _)| *local != machine.addresses)
-        {
-            let found = timeout(DEADLINE, survey.resolve(name))
-                .await
-                .unwrap_or_default();
+        if self.resolved.as_ref().is_none_or(|(local, _)| *local != machine.addresses) {
+            let found = timeout(DEADLINE, survey.resolve(name)).await.unwrap_or_default();
             self.resolved = Some((machine.addresses.clone(), found));
         }
     }
@@ -95,17 +77,9 @@ impl Stock {
                 self.pod_cidrs_told = Some(cidrs);
             }
             Ok(Err(error)) => {
-                complaints.add(
-                    clock,
-                    "pod CIDR",
-                    format!("runtime not told its pod CIDR {cidrs}: {error}"),
-                );
+                complaints.add(clock, "pod CIDR", format!("runtime not told its pod CIDR {cidrs}: {error}"));
             }
-            Err(_) => complaints.add(
-                clock,
-                "pod CIDR",
-                format!("runtime not told its pod CIDR {cidrs} in time"),
-            ),
+            Err(_) => complaints.add(clock, "pod CIDR", format!("runtime not told its pod CIDR {cidrs} in time")),
         }
     }
 

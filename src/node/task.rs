@@ -86,10 +86,7 @@ pub async fn run(handle: NodeHandle, parts: NodeParts) {
     };
     let mut task = Task {
         standing: match parts.cluster {
-            Some(_) => Standing::Unregistered {
-                attempts: 0,
-                retry_at: now,
-            },
+            Some(_) => Standing::Unregistered { attempts: 0, retry_at: now },
             None => Standing::Standalone,
         },
         cluster: parts.cluster,
@@ -106,8 +103,7 @@ pub async fn run(handle: NodeHandle, parts: NodeParts) {
         boot_was_compared: false,
         complaints: Complaints::default(),
     };
-    task.recorder
-        .node(EventType::Normal, "Starting", "Starting kubelet.");
+    task.recorder.node(EventType::Normal, "Starting", "Starting kubelet.");
     let mut survey_at = now;
     let mut health = task.health.clone();
     let mut pressures = task.pressures.clone();
@@ -115,18 +111,11 @@ pub async fn run(handle: NodeHandle, parts: NodeParts) {
         if task.runtime_came_up() || survey_at <= task.clock.now() {
             let pod_cidrs = task.pod_cidrs();
             let (stock, complaints) = (&mut task.stock, &mut task.complaints);
-            stock
-                .take(&*task.survey, &task.config.name, complaints, &task.clock)
-                .await;
+            stock.take(&*task.survey, &task.config.name, complaints, &task.clock).await;
             if task.runtime_was_up {
-                stock
-                    .take_of_runtime(&*task.survey, &pod_cidrs, complaints, &task.clock)
-                    .await;
+                stock.take_of_runtime(&*task.survey, &pod_cidrs, complaints, &task.clock).await;
             }
-            survey_at = task.clock.now()
-                + task
-                    .clock
-                    .jitter(task.config.status_update_frequency, UPDATE_JITTER);
+            survey_at = task.clock.now() + task.clock.jitter(task.config.status_update_frequency, UPDATE_JITTER);
         }
         task.publish();
         let again_at = task.report().await;
@@ -156,15 +145,9 @@ async fn changed<T>(receiver: &mut watch::Receiver<T>) {
 
 impl Task {
     pub(super) fn pod_cidrs(&self) -> Vec<String> {
-        let spec = self
-            .registered()
-            .and_then(|registered| registered.node.spec.as_ref());
-        let listed = spec
-            .and_then(|spec| spec.pod_cidrs.clone())
-            .unwrap_or_default();
-        let single = spec
-            .and_then(|spec| spec.pod_cidr.clone())
-            .or(Some(self.config.pod_cidr.clone()));
+        let spec = self.registered().and_then(|registered| registered.node.spec.as_ref());
+        let listed = spec.and_then(|spec| spec.pod_cidrs.clone()).unwrap_or_default();
+        let single = spec.and_then(|spec| spec.pod_cidr.clone()).or(Some(self.config.pod_cidr.clone()));
         match listed.is_empty() {
             false => listed,
             true => single.into_iter().filter(|cidr| !cidr.is_empty()).collect(),
@@ -195,21 +178,12 @@ impl Task {
     /// The Node as it shall be now; `None` until the machine was read.
     pub(super) fn desired(&mut self) -> Option<Node> {
         let machine = self.stock.machine.clone()?;
-        let existing = self
-            .registered()
-            .map(|registered| Arc::clone(&registered.node));
-        let has = existing
-            .as_ref()
-            .and_then(|node| node.status.as_ref()?.addresses.as_deref())
-            .unwrap_or_default();
+        let existing = self.registered().map(|registered| Arc::clone(&registered.node));
+        let has = existing.as_ref().and_then(|node| node.status.as_ref()?.addresses.as_deref()).unwrap_or_default();
         let resolved = self.stock.resolved();
         let (addresses, error) = addresses(&self.config, &machine.addresses, resolved, has);
         if let Some(error) = error {
-            self.complaints.add(
-                &self.clock,
-                "address",
-                format!("node has no address: {error}"),
-            );
+            self.complaints.add(&self.clock, "address", format!("node has no address: {error}"));
         }
         let health = self.health.borrow().clone();
         let mut problems = health.problems(self.clock.now());
@@ -296,23 +270,14 @@ impl Task {
 
     pub(super) fn lose(&mut self, why: &str) {
         warn!(node = self.config.name, "{why}");
-        self.standing = Standing::Unregistered {
-            attempts: 0,
-            retry_at: self.clock.now(),
-        };
+        self.standing = Standing::Unregistered { attempts: 0, retry_at: self.clock.now() };
     }
 
     pub(super) fn tell_schedulable(&mut self) {
-        let spec = self
-            .registered()
-            .and_then(|registered| registered.node.spec.as_ref());
+        let spec = self.registered().and_then(|registered| registered.node.spec.as_ref());
         let is_unschedulable = spec.and_then(|spec| spec.unschedulable) == Some(true);
         if std::mem::replace(&mut self.was_unschedulable, is_unschedulable) != is_unschedulable {
-            self.tell(if is_unschedulable {
-                "NodeNotSchedulable"
-            } else {
-                "NodeSchedulable"
-            });
+            self.tell(if is_unschedulable { "NodeNotSchedulable" } else { "NodeSchedulable" });
         }
     }
 
@@ -331,19 +296,13 @@ impl Task {
             }
             if let Err(error) = self.register(&*cluster, &desired).await {
                 let retry_at = self.clock.now() + self.retry_delay(attempts);
-                self.standing = Standing::Unregistered {
-                    attempts: attempts + 1,
-                    retry_at,
-                };
-                self.complaints
-                    .add(&self.clock, "registration", self.why_not_registered(&error));
+                self.standing = Standing::Unregistered { attempts: attempts + 1, retry_at };
+                self.complaints.add(&self.clock, "registration", self.why_not_registered(&error));
                 return Some(retry_at);
             }
         }
-        if let Some(write_at) = self
-            .registered()
-            .filter(|registered| registered.is_doubted)
-            .map(|doubted| doubted.write_at)
+        if let Some(write_at) =
+            self.registered().filter(|registered| registered.is_doubted).map(|doubted| doubted.write_at)
         {
             if write_at > self.clock.now() {
                 return Some(write_at);
@@ -356,9 +315,7 @@ impl Task {
     }
 
     pub(super) fn retry_delay(&self, attempts: u32) -> Duration {
-        let delay = RETRY_MIN
-            .saturating_mul(1 << attempts.min(16))
-            .min(RETRY_MAX);
+        let delay = RETRY_MIN.saturating_mul(1 << attempts.min(16)).min(RETRY_MAX);
         self.clock.jitter(delay, UPDATE_JITTER)
     }
 }
@@ -379,9 +336,6 @@ fn is_news(known: &NodeView, view: &NodeView) -> bool {
 
 pub(super) async fn bounded<T>(what: &str, call: impl Future<Output = Result<T>>) -> Result<T> {
     timeout(CALL_DEADLINE, call).await.unwrap_or_else(|_| {
-        Err(ApiError::Unavailable {
-            what: what.to_owned(),
-            message: format!("no answer within {CALL_DEADLINE:?}"),
-        })
+        Err(ApiError::Unavailable { what: what.to_owned(), message: format!("no answer within {CALL_DEADLINE:?}") })
     })
 }

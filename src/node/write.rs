@@ -29,8 +29,7 @@ impl Task {
         let wanted = desired.status.clone().unwrap_or_default();
         let none = NodeStatus::default();
         let has = registered.node.status.as_ref().unwrap_or(&none);
-        let status = status_patch(has, &wanted)
-            .filter(|patch| registered.status_residue.as_ref() != Some(patch));
+        let status = status_patch(has, &wanted).filter(|patch| registered.status_residue.as_ref() != Some(patch));
         let is_due = registered.report_at <= now;
         if metadata.is_none() && status.is_none() && !is_due {
             return Some(registered.report_at);
@@ -59,12 +58,7 @@ impl Task {
         Ok(())
     }
 
-    async fn send_metadata(
-        &mut self,
-        cluster: &dyn Cluster,
-        patch: Value,
-        desired: &Node,
-    ) -> Result<()> {
+    async fn send_metadata(&mut self, cluster: &dyn Cluster, patch: Value, desired: &Node) -> Result<()> {
         let answer = bounded("patch node", cluster.patch_node(&patch)).await;
         let Standing::Registered(registered) = &mut self.standing else {
             return Ok(());
@@ -85,35 +79,16 @@ impl Task {
         Ok(())
     }
 
-    async fn send_status(
-        &mut self,
-        cluster: &dyn Cluster,
-        patch: Option<Value>,
-        wanted: &NodeStatus,
-    ) -> Result<()> {
+    async fn send_status(&mut self, cluster: &dyn Cluster, patch: Option<Value>, wanted: &NodeStatus) -> Result<()> {
         let changes = patch.is_some();
-        let before = self
-            .registered()
-            .and_then(|registered| registered.node.status.clone())
-            .unwrap_or_default();
-        let answer = bounded(
-            "patch node status",
-            cluster.patch_node_status(&with_heartbeat(patch, wanted)),
-        )
-        .await?;
+        let before = self.registered().and_then(|registered| registered.node.status.clone()).unwrap_or_default();
+        let answer = bounded("patch node status", cluster.patch_node_status(&with_heartbeat(patch, wanted))).await?;
         debug!(changes, "node status written");
         self.tell_transitions(&before, answer.status.as_ref());
-        let report_in = if changes {
-            self.spread_report()
-        } else {
-            self.config.status_report_frequency
-        };
+        let report_in = if changes { self.spread_report() } else { self.config.status_report_frequency };
         let report_at = self.clock.now() + report_in;
         if let Standing::Registered(registered) = &mut self.standing {
-            registered.status_residue = answer
-                .status
-                .as_ref()
-                .and_then(|status| status_patch(status, wanted));
+            registered.status_residue = answer.status.as_ref().and_then(|status| status_patch(status, wanted));
             registered.report_at = report_at;
             registered.node = Arc::new(answer);
         }
@@ -121,11 +96,7 @@ impl Task {
     }
 
     /// Takes in how a write went, and says when the next one may be.
-    pub(super) async fn settle(
-        &mut self,
-        cluster: &dyn Cluster,
-        result: Result<()>,
-    ) -> Option<Instant> {
+    pub(super) async fn settle(&mut self, cluster: &dyn Cluster, result: Result<()>) -> Option<Instant> {
         let now = self.clock.now();
         if matches!(result, Err(ApiError::NotFound { .. })) {
             self.lose("node is gone from the API, will register again");
@@ -135,9 +106,7 @@ impl Task {
             Err(ApiError::Conflict { .. }) => bounded("get node", cluster.get_node()).await.ok(),
             _ => None,
         };
-        let failures = self
-            .registered()
-            .map_or(0, |registered| registered.failures);
+        let failures = self.registered().map_or(0, |registered| registered.failures);
         let delay = self.retry_delay(failures);
         match result {
             Ok(()) => self.complaints.settle("status"),
@@ -164,17 +133,9 @@ impl Task {
     }
 
     pub(super) fn tell_transitions(&self, before: &NodeStatus, after: Option<&NodeStatus>) {
-        let of = |status: Option<&NodeStatus>| {
-            status
-                .and_then(|status| status.conditions.clone())
-                .unwrap_or_default()
-        };
+        let of = |status: Option<&NodeStatus>| status.and_then(|status| status.conditions.clone()).unwrap_or_default();
         for reason in transitions(&of(Some(before)), &of(after)) {
-            info!(
-                node = self.config.name,
-                state = reason,
-                "node condition changed"
-            );
+            info!(node = self.config.name, state = reason, "node condition changed");
             self.tell(reason);
         }
     }
@@ -182,7 +143,6 @@ impl Task {
     /// Between half of the report period and one and a half, so that nodes that changed
     /// together, as after an outage, do not report together for ever.
     pub(super) fn spread_report(&self) -> Duration {
-        self.clock
-            .jitter(self.config.status_report_frequency.mul_f64(0.5), 2.0)
+        self.clock.jitter(self.config.status_report_frequency.mul_f64(0.5), 2.0)
     }
 }

@@ -37,24 +37,11 @@ pub type Wake = Arc<dyn Fn(&PodUid) + Send + Sync>;
 pub enum ObjectError {
     /// The pods that mention it are woken as soon as it is known.
     #[error("{kind} {namespace}/{name} is not known yet: {why}")]
-    NotYet {
-        kind: &'static str,
-        namespace: String,
-        name: String,
-        why: String,
-    },
+    NotYet { kind: &'static str, namespace: String, name: String, why: String },
     #[error("{kind} {namespace}/{name} is not mentioned by any pod registered here")]
-    NotRegistered {
-        kind: &'static str,
-        namespace: String,
-        name: String,
-    },
+    NotRegistered { kind: &'static str, namespace: String, name: String },
     #[error("{kind} {namespace}/{name} cannot be read: this node runs without an API server")]
-    NoCluster {
-        kind: &'static str,
-        namespace: String,
-        name: String,
-    },
+    NoCluster { kind: &'static str, namespace: String, name: String },
 }
 
 /// Handle to the cache. Clones share it.
@@ -84,10 +71,7 @@ impl Objects {
     pub fn register(&self, pod: &Pod) {
         let Some(stores) = &self.0 else { return };
         let PodRef { namespace, uid, .. } = PodRef::of(pod);
-        let References {
-            config_maps,
-            secrets,
-        } = References::of(pod);
+        let References { config_maps, secrets } = References::of(pod);
         stores.config_maps.want(&uid, &namespace, config_maps);
         stores.secrets.want(&uid, &namespace, secrets);
         stores.services.add_pod(&uid);
@@ -104,11 +88,7 @@ impl Objects {
 
     /// The config map as last seen, `None` when there is none of that name. Waits, within
     /// bounds, for the first answer.
-    pub async fn config_map(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Option<Arc<ConfigMap>>, ObjectError> {
+    pub async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Arc<ConfigMap>>, ObjectError> {
         match &self.0 {
             Some(stores) => stores.config_maps.get(namespace, name).await,
             None => Err(no_cluster("config map", namespace, name)),
@@ -116,11 +96,7 @@ impl Objects {
     }
 
     /// As [`Objects::config_map`].
-    pub async fn secret(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Option<Arc<Secret>>, ObjectError> {
+    pub async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Arc<Secret>>, ObjectError> {
         match &self.0 {
             Some(stores) => stores.secrets.get(namespace, name).await,
             None => Err(no_cluster("secret", namespace, name)),
@@ -138,11 +114,7 @@ impl Objects {
 }
 
 fn no_cluster(kind: &'static str, namespace: &str, name: &str) -> ObjectError {
-    ObjectError::NoCluster {
-        kind,
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-    }
+    ObjectError::NoCluster { kind, namespace: namespace.to_owned(), name: name.to_owned() }
 }
 
 #[cfg(test)]

@@ -29,39 +29,25 @@ enum State {
 
 impl ServiceWatch {
     pub(super) fn start(cluster: &dyn Cluster, wake: Wake) -> Self {
-        let state = Arc::new(Mutex::new(State::Unread {
-            pods: BTreeSet::new(),
-        }));
+        let state = Arc::new(Mutex::new(State::Unread { pods: BTreeSet::new() }));
         let task = tokio::spawn(follow(cluster.watch_services(), Arc::clone(&state), wake));
         ServiceWatch { state, task }
     }
 
     pub(super) fn add_pod(&self, uid: &PodUid) {
-        if let State::Unread { pods } = &mut *self
-            .state
-            .lock()
-            .expect("no holder of the services lock panics")
-        {
+        if let State::Unread { pods } = &mut *self.state.lock().expect("no holder of the services lock panics") {
             pods.insert(uid.clone());
         }
     }
 
     pub(super) fn remove_pod(&self, uid: &PodUid) {
-        if let State::Unread { pods } = &mut *self
-            .state
-            .lock()
-            .expect("no holder of the services lock panics")
-        {
+        if let State::Unread { pods } = &mut *self.state.lock().expect("no holder of the services lock panics") {
             pods.remove(uid);
         }
     }
 
     pub(super) fn latest(&self) -> Option<Services> {
-        match &*self
-            .state
-            .lock()
-            .expect("no holder of the services lock panics")
-        {
+        match &*self.state.lock().expect("no holder of the services lock panics") {
             State::Unread { .. } => None,
             State::Read(services) => Some(services.clone()),
         }
@@ -74,11 +60,7 @@ impl Drop for ServiceWatch {
     }
 }
 
-async fn follow(
-    mut changes: BoxStream<'static, Change<v1::Service>>,
-    state: Arc<Mutex<State>>,
-    wake: Wake,
-) {
+async fn follow(mut changes: BoxStream<'static, Change<v1::Service>>, state: Arc<Mutex<State>>, wake: Wake) {
     while let Some(change) = changes.next().await {
         let waiting = {
             let mut state = state.lock().expect("no holder of the services lock panics");
@@ -91,12 +73,10 @@ async fn follow(
 /// Returns the pods that waited for the first list.
 fn take_up(state: &mut State, change: Change<v1::Service>) -> BTreeSet<PodUid> {
     match (&mut *state, change) {
-        (_, Change::Listed(services)) => {
-            match std::mem::replace(state, State::Read(services.into_iter().collect())) {
-                State::Unread { pods } => return pods,
-                State::Read(_) => {}
-            }
-        }
+        (_, Change::Listed(services)) => match std::mem::replace(state, State::Read(services.into_iter().collect())) {
+            State::Unread { pods } => return pods,
+            State::Read(_) => {}
+        },
         (State::Read(services), Change::Applied(service)) => services.set(&service),
         (State::Read(services), Change::Deleted(service)) => services.remove(&service),
         // A watch lists before anything else.

@@ -36,11 +36,7 @@ const LINGER: Duration = Duration::from_secs(30);
 /// A kind of object that can be watched singly.
 pub(super) trait Single: Send + Sync + Sized + 'static {
     const KIND: &'static str;
-    fn watch(
-        cluster: &dyn Cluster,
-        namespace: &str,
-        name: &str,
-    ) -> BoxStream<'static, ObjectState<Self>>;
+    fn watch(cluster: &dyn Cluster, namespace: &str, name: &str) -> BoxStream<'static, ObjectState<Self>>;
     fn is_immutable(&self) -> bool;
     /// Equal for two reads of the same state.
     fn version(&self) -> (Option<&str>, Option<&str>);
@@ -48,41 +44,27 @@ pub(super) trait Single: Send + Sync + Sized + 'static {
 
 impl Single for ConfigMap {
     const KIND: &'static str = "config map";
-    fn watch(
-        cluster: &dyn Cluster,
-        namespace: &str,
-        name: &str,
-    ) -> BoxStream<'static, ObjectState<Self>> {
+    fn watch(cluster: &dyn Cluster, namespace: &str, name: &str) -> BoxStream<'static, ObjectState<Self>> {
         cluster.watch_config_map(namespace, name)
     }
     fn is_immutable(&self) -> bool {
         self.immutable == Some(true)
     }
     fn version(&self) -> (Option<&str>, Option<&str>) {
-        (
-            self.metadata.uid.as_deref(),
-            self.metadata.resource_version.as_deref(),
-        )
+        (self.metadata.uid.as_deref(), self.metadata.resource_version.as_deref())
     }
 }
 
 impl Single for Secret {
     const KIND: &'static str = "secret";
-    fn watch(
-        cluster: &dyn Cluster,
-        namespace: &str,
-        name: &str,
-    ) -> BoxStream<'static, ObjectState<Self>> {
+    fn watch(cluster: &dyn Cluster, namespace: &str, name: &str) -> BoxStream<'static, ObjectState<Self>> {
         cluster.watch_secret(namespace, name)
     }
     fn is_immutable(&self) -> bool {
         self.immutable == Some(true)
     }
     fn version(&self) -> (Option<&str>, Option<&str>) {
-        (
-            self.metadata.uid.as_deref(),
-            self.metadata.resource_version.as_deref(),
-        )
+        (self.metadata.uid.as_deref(), self.metadata.resource_version.as_deref())
     }
 }
 
@@ -136,24 +118,13 @@ impl<K> Drop for Entry<K> {
 
 impl<K: Single> Store<K> {
     pub(super) fn new(cluster: Arc<dyn Cluster>, wake: Wake) -> Self {
-        let entries = Entries {
-            by_name: BTreeMap::new(),
-            by_pod: BTreeMap::new(),
-            sweeping: false,
-        };
-        Store(Arc::new(Shared {
-            cluster,
-            wake,
-            entries: Mutex::new(entries),
-        }))
+        let entries = Entries { by_name: BTreeMap::new(), by_pod: BTreeMap::new(), sweeping: false };
+        Store(Arc::new(Shared { cluster, wake, entries: Mutex::new(entries) }))
     }
 
     /// Sets what a pod mentions.
     pub(super) fn want(&self, uid: &PodUid, namespace: &str, names: BTreeSet<String>) {
-        let names: BTreeSet<Name> = names
-            .into_iter()
-            .map(|name| (namespace.to_owned(), name))
-            .collect();
+        let names: BTreeSet<Name> = names.into_iter().map(|name| (namespace.to_owned(), name)).collect();
         self.set_wanted(uid, names);
     }
 
@@ -165,10 +136,7 @@ impl<K: Single> Store<K> {
         let mut entries = self.0.entries();
         let before = entries.by_pod.remove(uid).unwrap_or_default();
         for name in names.difference(&before) {
-            let entry = entries
-                .by_name
-                .entry(name.clone())
-                .or_insert_with(|| self.open(name));
+            let entry = entries.by_name.entry(name.clone()).or_insert_with(|| self.open(name));
             entry.users.insert(uid.clone());
             entry.unused_since = None;
         }
@@ -186,24 +154,12 @@ impl<K: Single> Store<K> {
         }
     }
 
-    pub(super) async fn get(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Option<Arc<K>>, ObjectError> {
+    pub(super) async fn get(&self, namespace: &str, name: &str) -> Result<Option<Arc<K>>, ObjectError> {
         let key = (namespace.to_owned(), name.to_owned());
-        let not_registered = || ObjectError::NotRegistered {
-            kind: K::KIND,
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        };
-        let mut latest = self
-            .0
-            .entries()
-            .by_name
-            .get(&key)
-            .map(|entry| entry.latest.subscribe())
-            .ok_or_else(not_registered)?;
+        let not_registered =
+            || ObjectError::NotRegistered { kind: K::KIND, namespace: namespace.to_owned(), name: name.to_owned() };
+        let mut latest =
+            self.0.entries().by_name.get(&key).map(|entry| entry.latest.subscribe()).ok_or_else(not_registered)?;
         loop {
             let deadline = match &*latest.borrow_and_update() {
                 Latest::Present(object) => return Ok(Some(Arc::clone(object))),
@@ -223,9 +179,7 @@ impl<K: Single> Store<K> {
     /// object is not wanted any more.
     fn come_back(&self, (namespace, name): Name) -> Option<Result<Option<Arc<K>>, ObjectError>> {
         let mut entries = self.0.entries();
-        let entry = entries
-            .by_name
-            .get_mut(&(namespace.clone(), name.clone()))?;
+        let entry = entries.by_name.get_mut(&(namespace.clone(), name.clone()))?;
         let why = match &*entry.latest.borrow() {
             Latest::Present(object) => return Some(Ok(Some(Arc::clone(object)))),
             Latest::Absent => return Some(Ok(None)),
@@ -233,28 +187,14 @@ impl<K: Single> Store<K> {
             Latest::Refused { message, .. } => message.clone(),
         };
         entry.owed = true;
-        Some(Err(ObjectError::NotYet {
-            kind: K::KIND,
-            namespace,
-            name,
-            why,
-        }))
+        Some(Err(ObjectError::NotYet { kind: K::KIND, namespace, name, why }))
     }
 
     fn open(&self, name: &Name) -> Entry<K> {
         let states = K::watch(self.0.cluster.as_ref(), &name.0, &name.1);
-        let watching =
-            tokio::spawn(follow(Arc::downgrade(&self.0), name.clone(), states)).abort_handle();
-        let latest = watch::Sender::new(Latest::Unread {
-            since: Instant::now(),
-        });
-        Entry {
-            users: BTreeSet::new(),
-            unused_since: None,
-            latest,
-            owed: false,
-            watching,
-        }
+        let watching = tokio::spawn(follow(Arc::downgrade(&self.0), name.clone(), states)).abort_handle();
+        let latest = watch::Sender::new(Latest::Unread { since: Instant::now() });
+        Entry { users: BTreeSet::new(), unused_since: None, latest, owed: false, watching }
     }
 
     /// One task at a time waits for what lingers.
@@ -278,24 +218,15 @@ impl<K: Single> Store<K> {
 
 impl<K: Single> Shared<K> {
     fn entries(&self) -> MutexGuard<'_, Entries<K>> {
-        self.entries
-            .lock()
-            .expect("no holder of the entries lock panics")
+        self.entries.lock().expect("no holder of the entries lock panics")
     }
 
     /// Drops what has lingered long enough; whether there is more to wait for.
     fn sweep(&self) -> bool {
         let mut entries = self.entries();
         let now = Instant::now();
-        entries.by_name.retain(|_, entry| {
-            entry
-                .unused_since
-                .is_none_or(|since| now.duration_since(since) < LINGER)
-        });
-        entries.sweeping = entries
-            .by_name
-            .values()
-            .any(|entry| entry.unused_since.is_some());
+        entries.by_name.retain(|_, entry| entry.unused_since.is_none_or(|since| now.duration_since(since) < LINGER));
+        entries.sweeping = entries.by_name.values().any(|entry| entry.unused_since.is_some());
         entries.sweeping
     }
 
@@ -309,26 +240,18 @@ impl<K: Single> Shared<K> {
         let (news, go_on) = match state {
             ObjectState::Present(object) => {
                 let go_on = !object.is_immutable();
-                (
-                    entry.latest.send_if_modified(|latest| see(latest, *object)),
-                    go_on,
-                )
+                (entry.latest.send_if_modified(|latest| see(latest, *object)), go_on)
             }
             ObjectState::Absent => (entry.latest.send_if_modified(miss), true),
             // What was read before stays good: a watch that cannot be renewed for a moment
             // must not take a running pod's configuration away.
             ObjectState::Refused(message) => {
-                entry
-                    .latest
-                    .send_if_modified(|latest| refuse(latest, message));
+                entry.latest.send_if_modified(|latest| refuse(latest, message));
                 (false, true)
             }
         };
-        let woken = if news && (was_known || std::mem::take(&mut entry.owed)) {
-            entry.users.clone()
-        } else {
-            BTreeSet::new()
-        };
+        let woken =
+            if news && (was_known || std::mem::take(&mut entry.owed)) { entry.users.clone() } else { BTreeSet::new() };
         drop(entries);
         woken.iter().for_each(|uid| (self.wake)(uid));
         go_on
@@ -364,15 +287,9 @@ fn refuse<K>(latest: &mut Latest<K>, message: String) -> bool {
 }
 
 /// Ends with the entry, with the store, or once an immutable object has been read.
-async fn follow<K: Single>(
-    shared: Weak<Shared<K>>,
-    name: Name,
-    mut states: BoxStream<'static, ObjectState<K>>,
-) {
+async fn follow<K: Single>(shared: Weak<Shared<K>>, name: Name, mut states: BoxStream<'static, ObjectState<K>>) {
     while let Some(state) = states.next().await {
-        let go_on = shared
-            .upgrade()
-            .is_some_and(|shared| shared.take_up(&name, state));
+        let go_on = shared.upgrade().is_some_and(|shared| shared.take_up(&name, state));
         if !go_on {
             return;
         }

@@ -26,15 +26,9 @@ impl Bed {
     fn new() -> Self {
         let (cluster, woken) = (FakeCluster::default(), Arc::<Mutex<Vec<String>>>::default());
         let list = Arc::clone(&woken);
-        let wake = Arc::new(move |uid: &PodUid| {
-            list.lock().expect("no holder panics").push(uid.to_string())
-        });
+        let wake = Arc::new(move |uid: &PodUid| list.lock().expect("no holder panics").push(uid.to_string()));
         let objects = Objects::new(Some(Arc::new(cluster.clone()) as Arc<dyn Cluster>), wake);
-        Bed {
-            cluster,
-            objects,
-            woken,
-        }
+        Bed { cluster, objects, woken }
     }
 
     fn woken(&self) -> Vec<String> {
@@ -44,13 +38,7 @@ impl Bed {
     /// The value of key `k` in config map `shop/settings`, as the cache has it.
     async fn setting(&self) -> Result<Option<String>, ObjectError> {
         let map = self.objects.config_map("shop", "settings").await?;
-        Ok(map.map(|map| {
-            map.data
-                .as_ref()
-                .and_then(|data| data.get("k"))
-                .cloned()
-                .unwrap_or_default()
-        }))
+        Ok(map.map(|map| map.data.as_ref().and_then(|data| data.get("k")).cloned().unwrap_or_default()))
     }
 
     async fn show(&self, state: ObjectState<ConfigMap>) {
@@ -65,10 +53,8 @@ async fn settle() {
 }
 
 fn pod(uid: &str, config_maps: &[&str]) -> Pod {
-    let volumes: Vec<Value> = config_maps
-        .iter()
-        .map(|name| json!({ "name": name, "configMap": { "name": name } }))
-        .collect();
+    let volumes: Vec<Value> =
+        config_maps.iter().map(|name| json!({ "name": name, "configMap": { "name": name } })).collect();
     serde_json::from_value(json!({
         "metadata": { "namespace": "shop", "name": uid, "uid": uid },
         "spec": { "containers": [], "volumes": volumes },
@@ -86,9 +72,7 @@ fn settings_with(version: &str, value: &str, immutable: bool) -> ObjectState<Con
         "data": { "k": value },
         "immutable": immutable,
     });
-    ObjectState::Present(Box::new(
-        serde_json::from_value(object).expect("the test's config map is valid"),
-    ))
+    ObjectState::Present(Box::new(serde_json::from_value(object).expect("the test's config map is valid")))
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,15 +123,11 @@ async fn the_same_version_again_wakes_nobody() {
 async fn a_hundred_pods_share_one_watch() {
     let bed = Bed::new();
     for number in 0..100 {
-        bed.objects
-            .register(&pod(&format!("pod-{number}"), &["settings"]));
+        bed.objects.register(&pod(&format!("pod-{number}"), &["settings"]));
     }
     bed.objects.register(&pod("pod-0", &["settings"]));
     settle().await;
-    assert_eq!(
-        bed.cluster.call_names(),
-        ["watch services", "watch config map shop/settings"]
-    );
+    assert_eq!(bed.cluster.call_names(), ["watch services", "watch config map shop/settings"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -157,16 +137,9 @@ async fn silence_is_reported_in_time_and_the_answer_wakes() {
     let start = Instant::now();
     let error = bed.setting().await.expect_err("nothing has answered");
     assert_eq!(start.elapsed(), Duration::from_secs(10));
-    assert_eq!(
-        error.to_string(),
-        "config map shop/settings is not known yet: the API server has not answered"
-    );
+    assert_eq!(error.to_string(), "config map shop/settings is not known yet: the API server has not answered");
     // The next pass is not held up again.
-    assert!(
-        timeout(Duration::from_millis(1), bed.setting())
-            .await
-            .is_ok()
-    );
+    assert!(timeout(Duration::from_millis(1), bed.setting()).await.is_ok());
     bed.show(settings("1", "blue")).await;
     assert_eq!(bed.woken(), ["a"]);
 }
@@ -175,8 +148,7 @@ async fn silence_is_reported_in_time_and_the_answer_wakes() {
 async fn a_short_refusal_is_waited_out_and_a_long_one_reported() {
     let bed = Bed::new();
     bed.objects.register(&pod("a", &["settings"]));
-    bed.show(ObjectState::Refused("no relationship found".into()))
-        .await;
+    bed.show(ObjectState::Refused("no relationship found".into())).await;
     let (answer, ()) = tokio::join!(bed.setting(), async {
         sleep(Duration::from_millis(100)).await;
         bed.show(settings("1", "blue")).await;
@@ -185,14 +157,10 @@ async fn a_short_refusal_is_waited_out_and_a_long_one_reported() {
 
     let bed = Bed::new();
     bed.objects.register(&pod("a", &["settings"]));
-    bed.show(ObjectState::Refused("no relationship found".into()))
-        .await;
+    bed.show(ObjectState::Refused("no relationship found".into())).await;
     let start = Instant::now();
     let error = bed.setting().await.expect_err("the refusal lasts");
-    assert_eq!(
-        error.to_string(),
-        "config map shop/settings is not known yet: no relationship found"
-    );
+    assert_eq!(error.to_string(), "config map shop/settings is not known yet: no relationship found");
     assert!(start.elapsed() < Duration::from_secs(4));
 }
 
@@ -228,10 +196,7 @@ async fn a_watch_lingers_for_the_next_pod_and_then_ends() {
     bed.objects.unregister(&PodUid::new("b"));
     sleep(Duration::from_secs(100)).await;
     assert!(!bed.cluster.is_config_map_watched("shop", "settings"));
-    assert!(matches!(
-        bed.setting().await,
-        Err(ObjectError::NotRegistered { .. })
-    ));
+    assert!(matches!(bed.setting().await, Err(ObjectError::NotRegistered { .. })));
 }
 
 #[tokio::test(start_paused = true)]
@@ -248,20 +213,9 @@ async fn a_new_spec_of_a_pod_changes_what_is_watched() {
 async fn without_a_cluster_the_error_says_so() {
     let objects = Objects::new(None, Arc::new(|_: &PodUid| {}));
     objects.register(&pod("a", &["settings"]));
-    let error = objects
-        .config_map("shop", "settings")
-        .await
-        .expect_err("there is no cluster");
-    assert_eq!(
-        error.to_string(),
-        "config map shop/settings cannot be read: this node runs without an API server"
-    );
-    assert_eq!(
-        objects
-            .services()
-            .map(|services| services.in_namespace("shop").count()),
-        Some(0)
-    );
+    let error = objects.config_map("shop", "settings").await.expect_err("there is no cluster");
+    assert_eq!(error.to_string(), "config map shop/settings cannot be read: this node runs without an API server");
+    assert_eq!(objects.services().map(|services| services.in_namespace("shop").count()), Some(0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -278,29 +232,20 @@ async fn services_are_unknown_until_listed_and_then_wake_the_waiting() {
         }))
         .expect("the test's service is valid")
     };
-    bed.cluster.send_services(Change::Listed(vec![
-        service("web", "10.0.0.1"),
-        service("headless", "None"),
-    ]));
+    bed.cluster.send_services(Change::Listed(vec![service("web", "10.0.0.1"), service("headless", "None")]));
     settle().await;
     assert_eq!(bed.woken(), ["a"]);
     let names = || -> Vec<String> {
         let services = bed.objects.services().expect("they were listed");
-        services
-            .in_namespace("shop")
-            .map(|service| service.name.clone())
-            .collect()
+        services.in_namespace("shop").map(|service| service.name.clone()).collect()
     };
     assert_eq!(names(), ["web"]);
 
-    bed.cluster
-        .send_services(Change::Applied(Box::new(service("db", "10.0.0.2"))));
-    bed.cluster
-        .send_services(Change::Applied(Box::new(service("web", "None"))));
+    bed.cluster.send_services(Change::Applied(Box::new(service("db", "10.0.0.2"))));
+    bed.cluster.send_services(Change::Applied(Box::new(service("web", "None"))));
     settle().await;
     assert_eq!(names(), ["db"]);
-    bed.cluster
-        .send_services(Change::Deleted(Box::new(service("db", "10.0.0.2"))));
+    bed.cluster.send_services(Change::Deleted(Box::new(service("db", "10.0.0.2"))));
     settle().await;
     assert_eq!(names(), Vec::<String>::new());
 }
@@ -314,10 +259,7 @@ fn granted(token: &str, seconds: i64) -> TokenRequest {
 }
 
 /// Asks for a token of pod `a` at each of the times, and checks what is given.
-async fn check_tokens(
-    answers: Vec<Result<TokenRequest, ApiError>>,
-    asked: &[(u64, Result<&str, ()>)],
-) {
+async fn check_tokens(answers: Vec<Result<TokenRequest, ApiError>>, asked: &[(u64, Result<&str, ()>)]) {
     let cluster = FakeCluster::default();
     let tokens = Tokens::new(
         Some(Arc::new(cluster.clone()) as Arc<dyn Cluster>),
@@ -333,64 +275,31 @@ async fn check_tokens(
             None => {}
         }
         let given = tokens.get(&pod, "default", None, 3600).await;
-        assert_eq!(
-            given.as_ref().map(|token| &*token.token).map_err(|_| ()),
-            expected,
-            "after {second} s"
-        );
+        assert_eq!(given.as_ref().map(|token| &*token.token).map_err(|_| ()), expected, "after {second} s");
     }
 }
 
 fn away() -> ApiError {
-    ApiError::Unavailable {
-        what: "request token".into(),
-        message: "connection refused".into(),
-    }
+    ApiError::Unavailable { what: "request token".into(), message: "connection refused".into() }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_token_is_renewed_after_four_fifths_of_its_life() {
     let answers = vec![Ok(granted("first", 3600)), Ok(granted("second", 3600))];
-    check_tokens(
-        answers,
-        &[(0, Ok("first")), (2860, Ok("first")), (2881, Ok("second"))],
-    )
-    .await;
+    check_tokens(answers, &[(0, Ok("first")), (2860, Ok("first")), (2881, Ok("second"))]).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_token_is_renewed_after_a_day_at_the_latest() {
     let week = 7 * 24 * 3600;
     let answers = vec![Ok(granted("first", week)), Ok(granted("second", week))];
-    check_tokens(
-        answers,
-        &[
-            (0, Ok("first")),
-            (86_380, Ok("first")),
-            (86_401, Ok("second")),
-        ],
-    )
-    .await;
+    check_tokens(answers, &[(0, Ok("first")), (86_380, Ok("first")), (86_401, Ok("second"))]).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_renewal_gives_the_old_token_while_it_is_good() {
-    let answers = vec![
-        Ok(granted("first", 3600)),
-        Err(away()),
-        Err(away()),
-        Err(away()),
-    ];
-    check_tokens(
-        answers,
-        &[
-            (0, Ok("first")),
-            (3000, Ok("first")),
-            (3500, Ok("first")),
-            (3601, Err(())),
-        ],
-    )
-    .await;
+    let answers = vec![Ok(granted("first", 3600)), Err(away()), Err(away()), Err(away())];
+    check_tokens(answers, &[(0, Ok("first")), (3000, Ok("first")), (3500, Ok("first")), (3601, Err(()))]).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -401,15 +310,9 @@ async fn a_token_is_bound_to_its_pod_and_forgotten_with_it() {
         Clock::simulated(jiff::Timestamp::UNIX_EPOCH, 7),
     );
     cluster.grant_token(granted("first", 3600));
-    tokens
-        .get(&pod("a", &[]), "robot", Some("vault"), 600)
-        .await
-        .expect("the fake grants it");
+    tokens.get(&pod("a", &[]), "robot", Some("vault"), 600).await.expect("the fake grants it");
     assert_eq!(
-        cluster
-            .sent("request token shop/robot")
-            .pop()
-            .map(|request| request["spec"].clone()),
+        cluster.sent("request token shop/robot").pop().map(|request| request["spec"].clone()),
         Some(json!({
             "audiences": ["vault"],
             "expirationSeconds": 600,
@@ -425,29 +328,10 @@ async fn a_token_is_bound_to_its_pod_and_forgotten_with_it() {
 #[tokio::test(start_paused = true)]
 async fn a_token_error_names_pod_and_account() {
     let cluster = FakeCluster::default();
-    cluster.fail_next(
-        "request token shop/robot",
-        ApiError::NotFound {
-            what: "request token".into(),
-        },
-    );
-    let tokens = Tokens::new(
-        Some(Arc::new(cluster) as Arc<dyn Cluster>),
-        Clock::simulated(jiff::Timestamp::UNIX_EPOCH, 7),
-    );
-    let error = tokens
-        .get(&pod("a", &[]), "robot", None, 600)
-        .await
-        .expect_err("the fake refuses");
-    assert!(matches!(
-        error,
-        TokenError::Request {
-            source: ApiError::NotFound { .. },
-            ..
-        }
-    ));
-    assert_eq!(
-        error.to_string(),
-        "failed to get a token of service account robot for pod shop/a"
-    );
+    cluster.fail_next("request token shop/robot", ApiError::NotFound { what: "request token".into() });
+    let tokens =
+        Tokens::new(Some(Arc::new(cluster) as Arc<dyn Cluster>), Clock::simulated(jiff::Timestamp::UNIX_EPOCH, 7));
+    let error = tokens.get(&pod("a", &[]), "robot", None, 600).await.expect_err("the fake refuses");
+    assert!(matches!(error, TokenError::Request { source: ApiError::NotFound { .. }, .. }));
+    assert_eq!(error.to_string(), "failed to get a token of service account robot for pod shop/a");
 }

@@ -38,17 +38,11 @@ pub enum TokenError {
     #[error(
         "failed to get a token of service account {service_account} for pod {pod}: the API server's answer has none"
     )]
-    NoToken {
-        service_account: String,
-        pod: PodRef,
-    },
+    NoToken { service_account: String, pod: PodRef },
     #[error(
         "failed to get a token of service account {service_account} for pod {pod}: this node runs without an API server"
     )]
-    NoCluster {
-        service_account: String,
-        pod: PodRef,
-    },
+    NoCluster { service_account: String, pod: PodRef },
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -61,9 +55,7 @@ pub struct Token {
 // A token must not get into a log through a careless `{:?}`.
 impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Token")
-            .field("expires_at", &self.expires_at)
-            .finish_non_exhaustive()
+        f.debug_struct("Token").field("expires_at", &self.expires_at).finish_non_exhaustive()
     }
 }
 
@@ -91,11 +83,7 @@ struct Held {
 
 impl Tokens {
     pub fn new(cluster: Option<Arc<dyn Cluster>>, clock: Clock) -> Self {
-        Tokens {
-            cluster,
-            clock,
-            held: Arc::default(),
-        }
+        Tokens { cluster, clock, held: Arc::default() }
     }
 
     /// The token held, or a new one when it is time. When the renewal fails, the one held
@@ -110,17 +98,12 @@ impl Tokens {
         let uid = PodRef::of(pod).uid;
         let purpose = Purpose {
             service_account: service_account.to_owned(),
-            audience: audience
-                .filter(|audience| !audience.is_empty())
-                .map(str::to_owned),
+            audience: audience.filter(|audience| !audience.is_empty()).map(str::to_owned),
             expiration_seconds,
         };
         let asked_at = Instant::now();
-        if let Some(token) = self
-            .held()
-            .get(&uid)
-            .and_then(|tokens| tokens.get(&purpose))
-            .and_then(|held| held.fresh(asked_at))
+        if let Some(token) =
+            self.held().get(&uid).and_then(|tokens| tokens.get(&purpose)).and_then(|held| held.fresh(asked_at))
         {
             return Ok(token);
         }
@@ -138,11 +121,7 @@ impl Tokens {
 
     /// When the first of a pod's tokens is due for renewal.
     pub fn next_refresh(&self, uid: &PodUid) -> Option<Instant> {
-        self.held()
-            .get(uid)?
-            .values()
-            .map(|held| held.renew_at)
-            .min()
+        self.held().get(uid)?.values().map(|held| held.renew_at).min()
     }
 
     pub fn forget(&self, uid: &PodUid) {
@@ -152,10 +131,7 @@ impl Tokens {
     async fn request(&self, pod: &Pod, purpose: &Purpose) -> Result<Granted, TokenError> {
         let (pod, service_account) = (PodRef::of(pod), purpose.service_account.clone());
         let Some(cluster) = &self.cluster else {
-            return Err(TokenError::NoCluster {
-                service_account,
-                pod,
-            });
+            return Err(TokenError::NoCluster { service_account, pod });
         };
         let request = TokenRequest {
             spec: Some(TokenRequestSpec {
@@ -170,19 +146,9 @@ impl Tokens {
             }),
             ..TokenRequest::default()
         };
-        match cluster
-            .request_token(&pod.namespace, &service_account, &request)
-            .await
-        {
-            Ok(answer) => Granted::of(answer).ok_or(TokenError::NoToken {
-                service_account,
-                pod,
-            }),
-            Err(source) => Err(TokenError::Request {
-                service_account,
-                pod,
-                source,
-            }),
+        match cluster.request_token(&pod.namespace, &service_account, &request).await {
+            Ok(answer) => Granted::of(answer).ok_or(TokenError::NoToken { service_account, pod }),
+            Err(source) => Err(TokenError::Request { service_account, pod, source }),
         }
     }
 
@@ -190,15 +156,8 @@ impl Tokens {
     fn keep(&self, uid: PodUid, purpose: Purpose, granted: Granted, asked_at: Instant) -> Token {
         let Granted { token, lifetime } = granted;
         let early = SPREAD.mul_f64(self.clock.with_random(|random| random.f64()));
-        let renew_after = lifetime
-            .mul_f64(RENEW_AFTER_PART)
-            .min(RENEW_AFTER)
-            .saturating_sub(early);
-        let held = Held {
-            token: token.clone(),
-            renew_at: asked_at + renew_after,
-            ends_at: asked_at + lifetime,
-        };
+        let renew_after = lifetime.mul_f64(RENEW_AFTER_PART).min(RENEW_AFTER).saturating_sub(early);
+        let held = Held { token: token.clone(), renew_at: asked_at + renew_after, ends_at: asked_at + lifetime };
         self.held().entry(uid).or_default().insert(purpose, held);
         token
     }
@@ -213,9 +172,7 @@ impl Tokens {
     }
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<PodUid, BTreeMap<Purpose, Held>>> {
-        self.held
-            .lock()
-            .expect("no holder of the tokens lock panics")
+        self.held.lock().expect("no holder of the tokens lock panics")
     }
 }
 
@@ -232,13 +189,7 @@ impl Granted {
         let Time(expires_at) = status.expiration_timestamp?;
         // The server writes the lifetime it granted over the one that was asked for.
         let seconds = u64::try_from(answer.spec?.expiration_seconds?).ok()?;
-        Some(Granted {
-            token: Token {
-                token: token.into(),
-                expires_at,
-            },
-            lifetime: Duration::from_secs(seconds),
-        })
+        Some(Granted { token: Token { token: token.into(), expires_at }, lifetime: Duration::from_secs(seconds) })
     }
 }
 

@@ -36,9 +36,10 @@ impl RuntimeHealth {
                 problems.push("container runtime is down".to_owned());
             }
             Some((_, status)) => {
-                for (name, what, condition) in
-                    [("runtime", "RuntimeReady", &status.runtime_ready), ("runtime network", "NetworkReady", &status.network_ready)]
-                {
+                for (name, what, condition) in [
+                    ("runtime", "RuntimeReady", &status.runtime_ready),
+                    ("runtime network", "NetworkReady", &status.network_ready),
+                ] {
                     if !condition.ok {
                         problems.push(format!(
                             "container {name} not ready: {what}=false reason:{} message:{}",

@@ -97,7 +97,11 @@ impl Pleg {
 
     /// Pods the runtime holds anything of, as far as events and lists have told.
     pub fn known(&self) -> Vec<PodUid> {
-        self.entries().iter().filter(|(_, entry)| !entry.runtime.is_empty() || !entry.listed.is_empty()).map(|(uid, _)| uid.clone()).collect()
+        self.entries()
+            .iter()
+            .filter(|(_, entry)| !entry.runtime.is_empty() || !entry.listed.is_empty())
+            .map(|(uid, _)| uid.clone())
+            .collect()
     }
 
     /// What the runtime holds of a pod: from the cache when nothing hinted at a change since
@@ -150,7 +154,8 @@ impl Pleg {
     async fn read(&self, uid: &PodUid, cached: &PodRuntime) -> cri::Result<PodRuntime> {
         let scope = Scope::Pod(uid.clone());
         let runtime = &self.shared.runtime;
-        let (sandboxes, containers) = futures::try_join!(runtime.list_sandboxes(&scope), runtime.list_containers(&scope))?;
+        let (sandboxes, containers) =
+            futures::try_join!(runtime.list_sandboxes(&scope), runtime.list_containers(&scope))?;
 
         let mut read = PodRuntime::default();
         for listed in sandboxes {
@@ -194,11 +199,13 @@ impl Pleg {
             .annotations
             .get(cri::annotations::TERMINATION_MESSAGE_POLICY)
             .is_some_and(|policy| policy == "FallbackToLogsOnError");
-        let file = container.mounts.iter().find(|mount| mount.container_path == path).map(|mount| mount.host_path.clone());
+        let file =
+            container.mounts.iter().find(|mount| mount.container_path == path).map(|mount| mount.host_path.clone());
         let cri::ContainerState::Exited(exit) = &mut container.state else { return };
         let mut text = String::new();
         if let Some(file) = file.filter(|_| !path.is_empty())
-            && let Ok(Some(bytes)) = self.shared.host.read_tail(Path::new(&file), TERMINATION_MESSAGE_BYTES_MAX, None).await
+            && let Ok(Some(bytes)) =
+                self.shared.host.read_tail(Path::new(&file), TERMINATION_MESSAGE_BYTES_MAX, None).await
         {
             text = String::from_utf8_lossy(&bytes).into_owned();
         }
@@ -236,7 +243,8 @@ fn listed_lines(runtime: &PodRuntime) -> Vec<(String, Listed)> {
         .sandboxes
         .iter()
         .map(|sandbox| (sandbox.id.to_string(), Listed::Sandbox { ready: sandbox.state == SandboxState::Ready }));
-    let containers = runtime.containers.iter().map(|container| (container.id.to_string(), Listed::Container(container.kind())));
+    let containers =
+        runtime.containers.iter().map(|container| (container.id.to_string(), Listed::Container(container.kind())));
     let mut lines: Vec<_> = sandboxes.chain(containers).collect();
     lines.sort_by(|a, b| a.0.cmp(&b.0));
     lines

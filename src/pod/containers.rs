@@ -43,35 +43,23 @@ pub fn regular_containers(pod: &Pod) -> &[Container] {
 }
 
 pub fn ephemeral_containers(pod: &Pod) -> &[EphemeralContainer] {
-    spec(pod)
-        .ephemeral_containers
-        .as_deref()
-        .unwrap_or_default()
+    spec(pod).ephemeral_containers.as_deref().unwrap_or_default()
 }
 
 /// Init containers, then regular ones: those that ask for resources.
 pub fn workload_containers(pod: &Pod) -> impl Iterator<Item = (Role, &Container)> {
-    let init = init_containers(pod)
-        .iter()
-        .map(|container| match is_sidecar(container) {
-            true => (Role::Sidecar, container),
-            false => (Role::Init, container),
-        });
-    init.chain(
-        regular_containers(pod)
-            .iter()
-            .map(|container| (Role::Regular, container)),
-    )
+    let init = init_containers(pod).iter().map(|container| match is_sidecar(container) {
+        true => (Role::Sidecar, container),
+        false => (Role::Init, container),
+    });
+    init.chain(regular_containers(pod).iter().map(|container| (Role::Regular, container)))
 }
 
 /// All containers in the order of the spec: init, regular, ephemeral.
 pub fn all_containers(pod: &Pod) -> impl Iterator<Item = (Role, Cow<'_, Container>)> {
-    let ephemeral = ephemeral_containers(pod)
-        .iter()
-        .map(|container| (Role::Ephemeral, Cow::Owned(from_ephemeral(container))));
-    workload_containers(pod)
-        .map(|(role, container)| (role, Cow::Borrowed(container)))
-        .chain(ephemeral)
+    let ephemeral =
+        ephemeral_containers(pod).iter().map(|container| (Role::Ephemeral, Cow::Owned(from_ephemeral(container))));
+    workload_containers(pod).map(|(role, container)| (role, Cow::Borrowed(container))).chain(ephemeral)
 }
 
 pub fn find<'a>(pod: &'a Pod, name: &str) -> Option<(Role, Cow<'a, Container>)> {
@@ -144,9 +132,6 @@ mod tests {
         check("debug", Some("spec.ephemeralContainers{debug}"));
         check("other", None);
         let roles: Vec<Role> = all_containers(&pod).map(|(role, _)| role).collect();
-        assert_eq!(
-            roles,
-            [Role::Init, Role::Sidecar, Role::Regular, Role::Ephemeral]
-        );
+        assert_eq!(roles, [Role::Init, Role::Sidecar, Role::Regular, Role::Ephemeral]);
     }
 }

@@ -38,18 +38,12 @@ pub struct DnsWarning {
 impl DnsWarning {
     fn missing_cluster_dns() -> Self {
         let message = "no clusterDNS is configured on this node, policy \"ClusterFirst\" falls back to \"Default\"";
-        DnsWarning {
-            reason: "MissingClusterDNS",
-            message: message.into(),
-        }
+        DnsWarning { reason: "MissingClusterDNS", message: message.into() }
     }
 
     fn cut(limits: &str, kept: &[String]) -> Self {
         let message = format!("{limits} limits were exceeded, kept: {}", kept.join(" "));
-        DnsWarning {
-            reason: "DNSConfigForming",
-            message,
-        }
+        DnsWarning { reason: "DNSConfigForming", message }
     }
 }
 
@@ -63,13 +57,10 @@ pub fn parse_resolv_conf(text: &str) -> Resolver {
             Some("nameserver") => resolver.servers.extend(words.next().map(str::to_owned)),
             Some("search") => {
                 let domains = words.filter(|domain| *domain != ".");
-                resolver.searches = domains
-                    .map(|domain| domain.strip_suffix('.').unwrap_or(domain).to_owned())
-                    .collect();
+                resolver.searches =
+                    domains.map(|domain| domain.strip_suffix('.').unwrap_or(domain).to_owned()).collect();
             }
-            Some("options") => {
-                words.for_each(|option| set_option(&mut resolver.options, option.to_owned()))
-            }
+            Some("options") => words.for_each(|option| set_option(&mut resolver.options, option.to_owned())),
             _ => {}
         }
     }
@@ -85,19 +76,11 @@ pub fn loopback_resolver(node_ips: &[IpAddr]) -> Resolver {
     if servers.is_empty() {
         servers.push("127.0.0.1".into());
     }
-    Resolver {
-        servers,
-        searches: vec![".".into()],
-        options: Vec::new(),
-    }
+    Resolver { servers, searches: vec![".".into()], options: Vec::new() }
 }
 
 /// The resolver of a pod on a node whose own resolver is `host`.
-pub fn pod_resolver(
-    pod: &Pod,
-    cluster: &ClusterDns,
-    host: &Resolver,
-) -> (Resolver, Vec<DnsWarning>) {
+pub fn pod_resolver(pod: &Pod, cluster: &ClusterDns, host: &Resolver) -> (Resolver, Vec<DnsWarning>) {
     let mut warnings = Vec::new();
     let mut resolver = match base_of(pod) {
         Base::Nothing => Resolver::default(),
@@ -109,12 +92,8 @@ pub fn pod_resolver(
         Base::Host => host.clone(),
     };
     if let Some(own) = &spec(pod).dns_config {
-        resolver
-            .servers
-            .extend(own.nameservers.iter().flatten().cloned());
-        resolver
-            .searches
-            .extend(own.searches.iter().flatten().cloned());
+        resolver.servers.extend(own.nameservers.iter().flatten().cloned());
+        resolver.searches.extend(own.searches.iter().flatten().cloned());
         drop_repeated(&mut resolver.servers);
         drop_repeated(&mut resolver.searches);
         for option in own.options.iter().flatten() {
@@ -154,26 +133,13 @@ fn cluster_resolver(pod: &Pod, cluster: &ClusterDns, host: &Resolver) -> Resolve
         true => Vec::new(),
         false => {
             let namespace = PodRef::of(pod).namespace;
-            vec![
-                format!("{namespace}.svc.{domain}"),
-                format!("svc.{domain}"),
-                domain.clone(),
-            ]
+            vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.clone()]
         }
     };
-    searches.extend(
-        host.searches
-            .iter()
-            .filter(|domain| *domain != ".")
-            .cloned(),
-    );
+    searches.extend(host.searches.iter().filter(|domain| *domain != ".").cloned());
     drop_repeated(&mut searches);
     let servers = cluster.servers.iter().map(IpAddr::to_string).collect();
-    Resolver {
-        servers,
-        searches,
-        options: vec!["ndots:5".into()],
-    }
+    Resolver { servers, searches, options: vec!["ndots:5".into()] }
 }
 
 /// Sets an option, in the place where it was set before if it was.
@@ -181,10 +147,7 @@ fn set_option(options: &mut Vec<String>, option: String) {
     fn name(option: &str) -> &str {
         option.split_once(':').map_or(option, |(name, _)| name)
     }
-    match options
-        .iter_mut()
-        .find(|other| name(other) == name(&option))
-    {
+    match options.iter_mut().find(|other| name(other) == name(&option)) {
         Some(other) => *other = option,
         None => options.push(option),
     }
@@ -203,9 +166,7 @@ fn cut_to_limits(resolver: &mut Resolver, warnings: &mut Vec<DnsWarning>) {
     let asked = resolver.searches.len();
     resolver.searches.truncate(SEARCHES_MAX);
     // Some C libraries abort on a longer one.
-    resolver
-        .searches
-        .retain(|domain| domain.len() <= SEARCH_LENGTH_MAX);
+    resolver.searches.retain(|domain| domain.len() <= SEARCH_LENGTH_MAX);
     let mut line_length = 0;
     let fits = |domain: &&String| {
         line_length += domain.len() + usize::from(line_length > 0);
@@ -239,18 +200,9 @@ mod tests {
     }
 
     fn resolver_of(spec: &str) -> (Resolver, Vec<DnsWarning>) {
-        let cluster = ClusterDns {
-            servers: vec![ip("10.96.0.10")],
-            domain: "cluster.local".into(),
-        };
-        let host = parse_resolv_conf(
-            "nameserver 192.0.2.1\nsearch example.com svc.cluster.local\noptions rotate\n",
-        );
-        pod_resolver(
-            &pod_yaml(&format!("spec: {{containers: [], {spec}}}")),
-            &cluster,
-            &host,
-        )
+        let cluster = ClusterDns { servers: vec![ip("10.96.0.10")], domain: "cluster.local".into() };
+        let host = parse_resolv_conf("nameserver 192.0.2.1\nsearch example.com svc.cluster.local\noptions rotate\n");
+        pod_resolver(&pod_yaml(&format!("spec: {{containers: [], {spec}}}")), &cluster, &host)
     }
 
     fn check(spec: &str, expected: &str) {
@@ -259,8 +211,7 @@ mod tests {
         assert_eq!(warnings, [], "{spec}");
     }
 
-    const OF_HOST: &str =
-        "nameserver 192.0.2.1\nsearch example.com svc.cluster.local\noptions rotate\n";
+    const OF_HOST: &str = "nameserver 192.0.2.1\nsearch example.com svc.cluster.local\noptions rotate\n";
     const OF_CLUSTER: &str = "nameserver 10.96.0.10\n\
                               search shop.svc.cluster.local svc.cluster.local cluster.local example.com\n\
                               options ndots:5\n";
@@ -270,10 +221,7 @@ mod tests {
         check("", OF_CLUSTER);
         check("dnsPolicy: ClusterFirst", OF_CLUSTER);
         check("dnsPolicy: ClusterFirst, hostNetwork: true", OF_HOST);
-        check(
-            "dnsPolicy: ClusterFirstWithHostNet, hostNetwork: true",
-            OF_CLUSTER,
-        );
+        check("dnsPolicy: ClusterFirstWithHostNet, hostNetwork: true", OF_CLUSTER);
         check("dnsPolicy: Default", OF_HOST);
         check("dnsPolicy: None", "");
     }
@@ -309,8 +257,7 @@ mod tests {
     fn a_node_without_resolver_asks_itself() {
         let pod = pod_yaml("spec: {containers: [], dnsPolicy: Default}");
         let check = |node_ips: &[IpAddr], servers: &str| {
-            let (resolver, _) =
-                pod_resolver(&pod, &ClusterDns::default(), &loopback_resolver(node_ips));
+            let (resolver, _) = pod_resolver(&pod, &ClusterDns::default(), &loopback_resolver(node_ips));
             assert_eq!(text(&resolver), format!("nameserver {servers}\nsearch .\n"));
         };
         check(&[], "127.0.0.1");
@@ -319,28 +266,18 @@ mod tests {
 
     #[test]
     fn what_exceeds_the_limits_is_cut_and_told() {
-        let (resolver, warnings) =
-            resolver_of("dnsPolicy: None, dnsConfig: {nameservers: [a, b, c, d]}");
+        let (resolver, warnings) = resolver_of("dnsPolicy: None, dnsConfig: {nameservers: [a, b, c, d]}");
         assert_eq!(text(&resolver), "nameserver a b c\n");
-        assert_eq!(
-            warnings[0].message,
-            "Nameserver limits were exceeded, kept: a b c"
-        );
+        assert_eq!(warnings[0].message, "Nameserver limits were exceeded, kept: a b c");
 
         let searches = |domains: &[String]| {
-            let (resolver, warnings) = resolver_of(&format!(
-                "dnsPolicy: None, dnsConfig: {{searches: [{}]}}",
-                domains.join(", ")
-            ));
-            assert_eq!(
-                warnings.is_empty(),
-                resolver.searches.len() == domains.len()
-            );
+            let (resolver, warnings) =
+                resolver_of(&format!("dnsPolicy: None, dnsConfig: {{searches: [{}]}}", domains.join(", ")));
+            assert_eq!(warnings.is_empty(), resolver.searches.len() == domains.len());
             resolver.searches.len()
         };
-        let numbered = |count: usize, length: usize| -> Vec<String> {
-            (0..count).map(|n| format!("{n:0>length$}")).collect()
-        };
+        let numbered =
+            |count: usize, length: usize| -> Vec<String> { (0..count).map(|n| format!("{n:0>length$}")).collect() };
         assert_eq!(searches(&numbered(32, 3)), 32);
         assert_eq!(searches(&numbered(33, 3)), 32);
         assert_eq!(searches(&["a".into(), "b".repeat(254), "c".into()]), 2);
@@ -354,9 +291,7 @@ mod tests {
 
     #[test]
     fn a_resolv_conf_is_read_as_the_c_library_would() {
-        let check = |file: &str, expected: &str| {
-            assert_eq!(text(&parse_resolv_conf(file)), expected, "{file:?}")
-        };
+        let check = |file: &str, expected: &str| assert_eq!(text(&parse_resolv_conf(file)), expected, "{file:?}");
         check("", "");
         check(
             "# nameserver 1.1.1.1\n; x\nnameserver 2.2.2.2\n\tnameserver   3.3.3.3  # x\nnameserver\n",
@@ -364,13 +299,7 @@ mod tests {
         );
         check("search a.b. .\nsearch c.d. e .", "search c.d e\n");
         check("search a\nsearch\n", "");
-        check(
-            "options ndots:1 rotate\noptions ndots:3 edns0",
-            "options ndots:3 rotate edns0\n",
-        );
-        check(
-            "domain x\nsortlist y\nnameserver 1.1.1.1",
-            "nameserver 1.1.1.1\n",
-        );
+        check("options ndots:1 rotate\noptions ndots:3 edns0", "options ndots:3 rotate edns0\n");
+        check("domain x\nsortlist y\nnameserver 1.1.1.1", "nameserver 1.1.1.1\n");
     }
 }

@@ -9,8 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, ConfigMapKeySelector, Container, EnvFromSource, EnvVarSource, Pod, Secret,
-    SecretKeySelector,
+    ConfigMap, ConfigMapKeySelector, Container, EnvFromSource, EnvVarSource, Pod, Secret, SecretKeySelector,
 };
 
 use super::PodRef;
@@ -44,20 +43,9 @@ pub enum EnvError {
     #[error("{kind} {name:?} not found")]
     NotFound { kind: &'static str, name: String },
     #[error("couldn't find key {key} in {kind} {namespace}/{name}")]
-    NoKey {
-        kind: &'static str,
-        key: String,
-        namespace: String,
-        name: String,
-    },
-    #[error(
-        "value of key {key} in Secret {namespace}/{name} is not text, which an environment variable must be"
-    )]
-    NotText {
-        key: String,
-        namespace: String,
-        name: String,
-    },
+    NoKey { kind: &'static str, key: String, namespace: String, name: String },
+    #[error("value of key {key} in Secret {namespace}/{name} is not text, which an environment variable must be")]
+    NotText { key: String, namespace: String, name: String },
     #[error("environment variable {name}: fileKeyRef is not supported by this agent")]
     FileKeyRef { name: String },
     #[error(transparent)]
@@ -71,10 +59,7 @@ pub fn environment(
     sources: &EnvSources<'_>,
 ) -> Result<Vec<(String, String)>, EnvError> {
     let services = sources.services.ok_or(EnvError::ServicesUnknown)?;
-    let mut variables = Variables {
-        services: service_variables(pod, services),
-        ..Variables::default()
-    };
+    let mut variables = Variables { services: service_variables(pod, services), ..Variables::default() };
     for from in container.env_from.iter().flatten() {
         for (name, value) in values_from(pod, from, sources)? {
             variables.set(name, value);
@@ -83,9 +68,7 @@ pub fn environment(
     for variable in container.env.iter().flatten() {
         let literal = variable.value.as_deref().unwrap_or_default();
         let value = match &variable.value_from {
-            Some(source) if literal.is_empty() => {
-                value_of(pod, container, &variable.name, source, sources)?
-            }
+            Some(source) if literal.is_empty() => value_of(pod, container, &variable.name, source, sources)?,
             _ => Some(expand(literal, |name| variables.get(name))),
         };
         // An optional reference that leads nowhere leaves the variable as it was.
@@ -98,16 +81,9 @@ pub fn environment(
 
 /// Command and arguments of a container with its variables filled in.
 pub fn expand_command(words: Option<&[String]>, env: &[(String, String)]) -> Vec<String> {
-    let by_name: BTreeMap<&str, &str> = env
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()))
-        .collect();
+    let by_name: BTreeMap<&str, &str> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let lookup = |name: &str| by_name.get(name).copied();
-    words
-        .unwrap_or_default()
-        .iter()
-        .map(|word| expand(word, lookup))
-        .collect()
+    words.unwrap_or_default().iter().map(|word| expand(word, lookup)).collect()
 }
 
 /// Variables set so far.
@@ -127,60 +103,33 @@ impl Variables {
     }
 
     fn get(&self, name: &str) -> Option<&str> {
-        let of_service = || {
-            self.services
-                .iter()
-                .find(|(service, _)| service == name)
-                .map(|(_, value)| value)
-        };
-        self.values
-            .get(name)
-            .or_else(of_service)
-            .map(String::as_str)
+        let of_service = || self.services.iter().find(|(service, _)| service == name).map(|(_, value)| value);
+        self.values.get(name).or_else(of_service).map(String::as_str)
     }
 
     fn into_list(mut self) -> Vec<(String, String)> {
-        self.services
-            .retain(|(name, _)| !self.values.contains_key(name));
+        self.services.retain(|(name, _)| !self.values.contains_key(name));
         let last_first = self.order.into_iter().rev();
-        let mut set: Vec<_> = last_first
-            .filter_map(|name| self.values.remove_entry(&name))
-            .collect();
+        let mut set: Vec<_> = last_first.filter_map(|name| self.values.remove_entry(&name)).collect();
         set.reverse();
         self.services.append(&mut set);
         self.services
     }
 }
 
-fn values_from(
-    pod: &Pod,
-    from: &EnvFromSource,
-    sources: &EnvSources<'_>,
-) -> Result<Vec<(String, String)>, EnvError> {
+fn values_from(pod: &Pod, from: &EnvFromSource, sources: &EnvSources<'_>) -> Result<Vec<(String, String)>, EnvError> {
     let prefix = from.prefix.as_deref().unwrap_or_default();
     let named = |key: &String| format!("{prefix}{key}");
     if let Some(reference) = &from.config_map_ref {
-        let map = find(
-            sources.config_maps,
-            CONFIG_MAP,
-            &reference.name,
-            reference.optional,
-        )?;
+        let map = find(sources.config_maps, CONFIG_MAP, &reference.name, reference.optional)?;
         let data = map.and_then(|map| map.data.as_ref()).into_iter().flatten();
-        return Ok(data
-            .map(|(key, value)| (named(key), value.clone()))
-            .collect());
+        return Ok(data.map(|(key, value)| (named(key), value.clone())).collect());
     }
     if let Some(reference) = &from.secret_ref {
         let secret = find(sources.secrets, SECRET, &reference.name, reference.optional)?;
-        let data = secret
-            .and_then(|secret| secret.data.as_ref())
-            .into_iter()
-            .flatten();
+        let data = secret.and_then(|secret| secret.data.as_ref()).into_iter().flatten();
         let text = |key: &String, value: &[u8]| secret_text(pod, &reference.name, key, value);
-        return data
-            .map(|(key, value)| Ok((named(key), text(key, &value.0)?)))
-            .collect();
+        return data.map(|(key, value)| Ok((named(key), text(key, &value.0)?))).collect();
     }
     Ok(Vec::new())
 }
@@ -194,23 +143,11 @@ fn value_of(
     sources: &EnvSources<'_>,
 ) -> Result<Option<String>, EnvError> {
     if let Some(reference) = &source.field_ref {
-        let context = FieldContext {
-            host_ips: sources.host_ips,
-            pod_ips: sources.pod_ips,
-        };
-        return Ok(Some(fields::field_ref(
-            pod,
-            &reference.field_path,
-            &context,
-        )?));
+        let context = FieldContext { host_ips: sources.host_ips, pod_ips: sources.pod_ips };
+        return Ok(Some(fields::field_ref(pod, &reference.field_path, &context)?));
     }
     if let Some(selector) = &source.resource_field_ref {
-        return Ok(Some(fields::resource_ref(
-            pod,
-            Some(container),
-            selector,
-            sources.node_allocatable,
-        )?));
+        return Ok(Some(fields::resource_ref(pod, Some(container), selector, sources.node_allocatable)?));
     }
     if let Some(reference) = &source.config_map_key_ref {
         return config_map_value(pod, reference, sources);
@@ -219,9 +156,7 @@ fn value_of(
         return secret_value(pod, reference, sources);
     }
     if source.file_key_ref.is_some() {
-        return Err(EnvError::FileKeyRef {
-            name: name.to_owned(),
-        });
+        return Err(EnvError::FileKeyRef { name: name.to_owned() });
     }
     Ok(Some(String::new()))
 }
@@ -231,13 +166,7 @@ fn config_map_value(
     reference: &ConfigMapKeySelector,
     sources: &EnvSources<'_>,
 ) -> Result<Option<String>, EnvError> {
-    let Some(map) = find(
-        sources.config_maps,
-        CONFIG_MAP,
-        &reference.name,
-        reference.optional,
-    )?
-    else {
+    let Some(map) = find(sources.config_maps, CONFIG_MAP, &reference.name, reference.optional)? else {
         return Ok(None);
     };
     match map.data.as_ref().and_then(|data| data.get(&reference.key)) {
@@ -255,17 +184,8 @@ fn secret_value(
     let Some(secret) = find(sources.secrets, SECRET, &reference.name, reference.optional)? else {
         return Ok(None);
     };
-    match secret
-        .data
-        .as_ref()
-        .and_then(|data| data.get(&reference.key))
-    {
-        Some(value) => Ok(Some(secret_text(
-            pod,
-            &reference.name,
-            &reference.key,
-            &value.0,
-        )?)),
+    match secret.data.as_ref().and_then(|data| data.get(&reference.key)) {
+        Some(value) => Ok(Some(secret_text(pod, &reference.name, &reference.key, &value.0)?)),
         None if reference.optional == Some(true) => Ok(None),
         None => Err(no_key(pod, "Secret", &reference.name, &reference.key)),
     }
@@ -284,21 +204,13 @@ fn find<'a, T>(
     match objects.get(name) {
         Some(object) => Ok(Some(object)),
         None if optional == Some(true) => Ok(None),
-        None => Err(EnvError::NotFound {
-            kind,
-            name: name.to_owned(),
-        }),
+        None => Err(EnvError::NotFound { kind, name: name.to_owned() }),
     }
 }
 
 fn no_key(pod: &Pod, kind: &'static str, name: &str, key: &str) -> EnvError {
     let namespace = PodRef::of(pod).namespace;
-    EnvError::NoKey {
-        kind,
-        key: key.to_owned(),
-        namespace,
-        name: name.to_owned(),
-    }
+    EnvError::NoKey { kind, key: key.to_owned(), namespace, name: name.to_owned() }
 }
 
 fn secret_text(pod: &Pod, name: &str, key: &str, value: &[u8]) -> Result<String, EnvError> {
@@ -313,22 +225,12 @@ fn secret_text(pod: &Pod, name: &str, key: &str, value: &[u8]) -> Result<String,
 fn service_variables(pod: &Pod, services: &Services) -> Vec<(String, String)> {
     // A service called `kubernetes` in the pod's own namespace hides the API server's.
     let mut told: BTreeMap<&str, &Service> = BTreeMap::new();
-    told.extend(
-        services
-            .get("default", "kubernetes")
-            .map(|service| ("kubernetes", service)),
-    );
+    told.extend(services.get("default", "kubernetes").map(|service| ("kubernetes", service)));
     let namespace = PodRef::of(pod).namespace;
     if spec(pod).enable_service_links != Some(false) {
-        told.extend(
-            services
-                .in_namespace(&namespace)
-                .map(|service| (service.name.as_str(), service)),
-        );
+        told.extend(services.in_namespace(&namespace).map(|service| (service.name.as_str(), service)));
     }
-    told.values()
-        .flat_map(|service| variables_of_service(service))
-        .collect()
+    told.values().flat_map(|service| variables_of_service(service)).collect()
 }
 
 fn variables_of_service(service: &Service) -> Vec<(String, String)> {
@@ -341,10 +243,7 @@ fn variables_of_service(service: &Service) -> Vec<(String, String)> {
     variables.push((format!("{name}_SERVICE_PORT"), first.port.to_string()));
     for port in &service.ports {
         if let Some(port_name) = &port.name {
-            variables.push((
-                format!("{name}_SERVICE_PORT_{}", variable_name(port_name)),
-                port.port.to_string(),
-            ));
+            variables.push((format!("{name}_SERVICE_PORT_{}", variable_name(port_name)), port.port.to_string()));
         }
     }
     variables.push((format!("{name}_PORT"), url(ip, first)));
@@ -376,21 +275,15 @@ mod tests {
     use crate::pod::testing::{pod_yaml, yaml};
 
     fn services_of(text: &str) -> Services {
-        yaml::<Vec<k8s_openapi::api::core::v1::Service>>(text)
-            .into_iter()
-            .collect()
+        yaml::<Vec<k8s_openapi::api::core::v1::Service>>(text).into_iter().collect()
     }
 
     /// The environment of a container in namespace `shop`, one `NAME=value` a line.
     fn environment_of(container: &str, services: Option<&str>) -> Result<String, String> {
-        let pod = pod_yaml(&format!(
-            "spec: {{containers: [{{name: web, image: a, {container}}}]}}"
-        ));
+        let pod = pod_yaml(&format!("spec: {{containers: [{{name: web, image: a, {container}}}]}}"));
         let services = services.map(services_of);
-        let config: ConfigMap =
-            yaml("{metadata: {name: config}, data: {B: from-map, A: '1', 'odd key': x}}");
-        let secret: Secret =
-            yaml("{metadata: {name: login}, data: {user: cm9vdA==, binary: /w==}}");
+        let config: ConfigMap = yaml("{metadata: {name: config}, data: {B: from-map, A: '1', 'odd key': x}}");
+        let secret: Secret = yaml("{metadata: {name: login}, data: {user: cm9vdA==, binary: /w==}}");
         let sources = EnvSources {
             services: services.as_ref(),
             config_maps: &BTreeMap::from([("config".to_owned(), Arc::new(config))]),
@@ -399,30 +292,14 @@ mod tests {
             pod_ips: &["10.1.0.7".parse().expect("a test address parses")],
             node_allocatable: &Amounts::new(),
         };
-        let env = environment(
-            &pod,
-            &pod.spec
-                .as_ref()
-                .expect("the test pod has a spec")
-                .containers[0],
-            &sources,
-        );
-        env.map(|env| {
-            env.iter()
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect::<Vec<_>>()
-                .join("\n")
-        })
-        .map_err(|error| error.to_string())
+        let env = environment(&pod, &pod.spec.as_ref().expect("the test pod has a spec").containers[0], &sources);
+        env.map(|env| env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("\n"))
+            .map_err(|error| error.to_string())
     }
 
     fn check(container: &str, expected: Result<&str, &str>) {
         let got = environment_of(container, Some("[]"));
-        assert_eq!(
-            got.as_deref().map_err(String::as_str),
-            expected,
-            "{container}"
-        );
+        assert_eq!(got.as_deref().map_err(String::as_str), expected, "{container}");
     }
 
     #[test]
@@ -431,36 +308,22 @@ mod tests {
             "env: [{name: A, value: '1'}, {name: B, value: $(A)-$(C)-$$(A)}, {name: C, value: x}]",
             Ok("A=1\nB=1-$(C)-$(A)\nC=x"),
         );
-        check(
-            "env: [{name: A, value: '1'}, {name: B}, {name: A, value: $(A)2}]",
-            Ok("B=\nA=12"),
-        );
+        check("env: [{name: A, value: '1'}, {name: B}, {name: A, value: $(A)2}]", Ok("B=\nA=12"));
     }
 
     #[test]
     fn whole_maps_come_first_and_are_overridden() {
-        check(
-            "envFrom: [{configMapRef: {name: config}}]",
-            Ok("A=1\nB=from-map\nodd key=x"),
-        );
+        check("envFrom: [{configMapRef: {name: config}}]", Ok("A=1\nB=from-map\nodd key=x"));
         check(
             "envFrom: [{prefix: P_, secretRef: {name: login}}]",
-            Err(
-                "value of key binary in Secret shop/login is not text, which an environment variable must be",
-            ),
+            Err("value of key binary in Secret shop/login is not text, which an environment variable must be"),
         );
         check(
             "envFrom: [{prefix: P_, configMapRef: {name: config}}], env: [{name: P_A, value: $(P_B)!}]",
             Ok("P_B=from-map\nP_odd key=x\nP_A=from-map!"),
         );
-        check(
-            "envFrom: [{configMapRef: {name: gone}}]",
-            Err("configmap \"gone\" not found"),
-        );
-        check(
-            "envFrom: [{secretRef: {name: gone}}]",
-            Err("secret \"gone\" not found"),
-        );
+        check("envFrom: [{configMapRef: {name: gone}}]", Err("configmap \"gone\" not found"));
+        check("envFrom: [{secretRef: {name: gone}}]", Err("secret \"gone\" not found"));
         check(
             "envFrom: [{configMapRef: {name: gone, optional: true}}, {secretRef: {name: gone, optional: true}}]",
             Ok(""),
@@ -472,41 +335,17 @@ mod tests {
         let from = |source: &str| format!("env: [{{name: V, valueFrom: {{{source}}}}}]");
         let check_from = |source: &str, expected| check(&from(source), expected);
         check_from("configMapKeyRef: {name: config, key: A}", Ok("V=1"));
-        check_from(
-            "configMapKeyRef: {name: config, key: Z}",
-            Err("couldn't find key Z in ConfigMap shop/config"),
-        );
-        check_from(
-            "configMapKeyRef: {name: config, key: Z, optional: true}",
-            Ok(""),
-        );
-        check_from(
-            "configMapKeyRef: {name: gone, key: A}",
-            Err("configmap \"gone\" not found"),
-        );
-        check_from(
-            "configMapKeyRef: {name: gone, key: A, optional: true}",
-            Ok(""),
-        );
+        check_from("configMapKeyRef: {name: config, key: Z}", Err("couldn't find key Z in ConfigMap shop/config"));
+        check_from("configMapKeyRef: {name: config, key: Z, optional: true}", Ok(""));
+        check_from("configMapKeyRef: {name: gone, key: A}", Err("configmap \"gone\" not found"));
+        check_from("configMapKeyRef: {name: gone, key: A, optional: true}", Ok(""));
         check_from("secretKeyRef: {name: login, key: user}", Ok("V=root"));
-        check_from(
-            "secretKeyRef: {name: login, key: z}",
-            Err("couldn't find key z in Secret shop/login"),
-        );
-        check_from(
-            "secretKeyRef: {name: login, key: z, optional: true}",
-            Ok(""),
-        );
-        check_from(
-            "secretKeyRef: {name: gone, key: z}",
-            Err("secret \"gone\" not found"),
-        );
+        check_from("secretKeyRef: {name: login, key: z}", Err("couldn't find key z in Secret shop/login"));
+        check_from("secretKeyRef: {name: login, key: z, optional: true}", Ok(""));
+        check_from("secretKeyRef: {name: gone, key: z}", Err("secret \"gone\" not found"));
         check_from("fieldRef: {fieldPath: status.podIP}", Ok("V=10.1.0.7"));
         check_from("fieldRef: {fieldPath: status.hostIP}", Ok("V=10.0.0.1"));
-        check_from(
-            "fieldRef: {fieldPath: spec.unknown}",
-            Err("unsupported fieldPath: spec.unknown"),
-        );
+        check_from("fieldRef: {fieldPath: spec.unknown}", Err("unsupported fieldPath: spec.unknown"));
         check_from("resourceFieldRef: {resource: requests.cpu}", Ok("V=0"));
     }
 
@@ -556,14 +395,9 @@ MY_DB_SERVICE_PORT=1";
     #[test]
     fn without_service_links_only_the_api_server_is_told() {
         let pod = pod_yaml("spec: {enableServiceLinks: false, containers: []}");
-        let names: Vec<String> = service_variables(&pod, &services_of(SERVICES))
-            .into_iter()
-            .map(|(name, _)| name)
-            .collect();
-        assert!(
-            names.iter().all(|name| name.starts_with("KUBERNETES_")),
-            "{names:?}"
-        );
+        let names: Vec<String> =
+            service_variables(&pod, &services_of(SERVICES)).into_iter().map(|(name, _)| name).collect();
+        assert!(names.iter().all(|name| name.starts_with("KUBERNETES_")), "{names:?}");
         assert_eq!(names.len(), 8);
     }
 
@@ -575,15 +409,9 @@ MY_DB_SERVICE_PORT=1";
 
     #[test]
     fn commands_are_expanded_with_the_final_environment() {
-        let env = [
-            ("A".to_owned(), "1".to_owned()),
-            ("B".to_owned(), "two words".to_owned()),
-        ];
+        let env = [("A".to_owned(), "1".to_owned()), ("B".to_owned(), "two words".to_owned())];
         let words = ["run", "--a=$(A)", "$(B)", "$(C)", "$$(A)"].map(str::to_owned);
-        assert_eq!(
-            expand_command(Some(&words), &env),
-            ["run", "--a=1", "two words", "$(C)", "$(A)"]
-        );
+        assert_eq!(expand_command(Some(&words), &env), ["run", "--a=1", "two words", "$(C)", "$(A)"]);
         assert_eq!(expand_command(None, &env), [""; 0]);
     }
 }

@@ -8,12 +8,7 @@ pub fn expand<'v>(text: &str, lookup: impl Fn(&str) -> Option<&'v str>) -> Strin
     while let Some(dollar) = rest.find('$') {
         expanded.push_str(&rest[..dollar]);
         let after = &rest[dollar + 1..];
-        rest = match (
-            after.strip_prefix('$'),
-            after
-                .strip_prefix('(')
-                .and_then(|inner| inner.split_once(')')),
-        ) {
+        rest = match (after.strip_prefix('$'), after.strip_prefix('(').and_then(|inner| inner.split_once(')'))) {
             (Some(after_pair), _) => {
                 expanded.push('$');
                 after_pair
@@ -48,8 +43,7 @@ mod tests {
             "" => None,
             _ => None,
         };
-        let check =
-            |text: &str, expected: &str| assert_eq!(expand(text, lookup), expected, "{text}");
+        let check = |text: &str, expected: &str| assert_eq!(expand(text, lookup), expected, "{text}");
         check("", "");
         check("plain", "plain");
         check("$(A)", "a");

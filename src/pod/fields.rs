@@ -67,20 +67,12 @@ pub fn resource_ref(
     selector: &ResourceFieldSelector,
     node_allocatable: &Amounts,
 ) -> Result<String, FieldError> {
-    let named = selector
-        .container_name
-        .as_deref()
-        .filter(|name| !name.is_empty());
+    let named = selector.container_name.as_deref().filter(|name| !name.is_empty());
     let found = named.map(|name| {
-        containers::find(pod, name)
-            .map(|(_, container)| container)
-            .ok_or(FieldError::NoContainer(name.to_owned()))
+        containers::find(pod, name).map(|(_, container)| container).ok_or(FieldError::NoContainer(name.to_owned()))
     });
     let found = found.transpose()?;
-    let container = found
-        .as_deref()
-        .or(container)
-        .ok_or_else(|| FieldError::NoContainer(String::new()))?;
+    let container = found.as_deref().or(container).ok_or_else(|| FieldError::NoContainer(String::new()))?;
 
     let resource = selector.resource.as_str();
     let unsupported = || FieldError::UnsupportedResource(resource.to_owned());
@@ -95,49 +87,27 @@ pub fn resource_ref(
         _ => return Err(unsupported()),
     };
     let divisor = match &selector.divisor {
-        Some(divisor) => quantity::parse(&divisor.0)
-            .map_err(|_| FieldError::InvalidDivisor(divisor.0.clone()))?,
+        Some(divisor) => quantity::parse(&divisor.0).map_err(|_| FieldError::InvalidDivisor(divisor.0.clone()))?,
         None => Quantity::ZERO,
     };
     Ok(in_units(name, amount.unwrap_or(Quantity::ZERO), divisor).to_string())
 }
 
 fn limit(pod: &Pod, own: &Amounts, name: &str, node_allocatable: &Amounts) -> Option<Quantity> {
-    let set = |amounts: &Amounts| {
-        amounts
-            .get(name)
-            .copied()
-            .filter(|amount| !amount.is_zero())
-    };
+    let set = |amounts: &Amounts| amounts.get(name).copied().filter(|amount| !amount.is_zero());
     if is_hugepages(name) {
         // Huge pages are never overcommitted, so no limit means none of them.
         return set(own);
     }
     let pod_level = || set(&amounts(spec(pod).resources.as_ref()?.limits.as_ref()));
-    set(own)
-        .or_else(pod_level)
-        .or_else(|| set(node_allocatable))
+    set(own).or_else(pod_level).or_else(|| set(node_allocatable))
 }
 
 /// CPU is divided in thousandths, all else in whole units. No divisor means one.
 fn in_units(name: &str, amount: Quantity, divisor: Quantity) -> i64 {
     let (amount, divisor) = match name {
-        "cpu" => (
-            amount.milli_value(),
-            if divisor.is_zero() {
-                1000
-            } else {
-                divisor.milli_value()
-            },
-        ),
-        _ => (
-            amount.value(),
-            if divisor.is_zero() {
-                1
-            } else {
-                divisor.value()
-            },
-        ),
+        "cpu" => (amount.milli_value(), if divisor.is_zero() { 1000 } else { divisor.milli_value() }),
+        _ => (amount.value(), if divisor.is_zero() { 1 } else { divisor.value() }),
     };
     // Neither is ever negative, so one more than the floor is the ceiling of a fraction.
     amount / divisor + i64::from(amount % divisor > 0)
@@ -156,15 +126,9 @@ fn subscript(pod: &Pod, path: &str, map: &str, key: &str) -> Result<String, Fiel
         "metadata.annotations" => (&pod.metadata.annotations, key.to_ascii_lowercase()),
         _ => return Err(FieldError::NoSubscript(path.to_owned())),
     };
-    super::names::qualified_name(&checked).map_err(|reason| FieldError::InvalidSubscript {
-        path: path.to_owned(),
-        reason,
-    })?;
-    Ok(entries
-        .as_ref()
-        .and_then(|entries| entries.get(key))
-        .cloned()
-        .unwrap_or_default())
+    super::names::qualified_name(&checked)
+        .map_err(|reason| FieldError::InvalidSubscript { path: path.to_owned(), reason })?;
+    Ok(entries.as_ref().and_then(|entries| entries.get(key)).cloned().unwrap_or_default())
 }
 
 fn first(ips: &[IpAddr]) -> String {
@@ -172,18 +136,12 @@ fn first(ips: &[IpAddr]) -> String {
 }
 
 fn joined(ips: &[IpAddr]) -> String {
-    ips.iter()
-        .map(IpAddr::to_string)
-        .collect::<Vec<_>>()
-        .join(",")
+    ips.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// A whole map, one `key="value"` a line in the order of the keys.
 fn map_text<'a>(entries: impl Iterator<Item = (&'a String, &'a String)>) -> String {
-    entries
-        .map(|(key, value)| format!("{key}={}", quoted(value)))
-        .collect::<Vec<_>>()
-        .join("\n")
+    entries.map(|(key, value)| format!("{key}={}", quoted(value))).collect::<Vec<_>>().join("\n")
 }
 
 /// A string literal as Go's `%q` writes it; programs in pods parse these files.
@@ -240,10 +198,8 @@ mod tests {
             "#,
         );
         let ip = |text: &str| text.parse().expect("a test address parses");
-        let context = FieldContext {
-            host_ips: &[ip("10.0.0.1"), ip("fd00::1")],
-            pod_ips: &[ip("10.1.0.7"), ip("fd01::7")],
-        };
+        let context =
+            FieldContext { host_ips: &[ip("10.0.0.1"), ip("fd00::1")], pod_ips: &[ip("10.1.0.7"), ip("fd01::7")] };
         let got = field_ref(&pod, path, &context);
         let got = got.as_deref().map_err(|error| error.to_string());
         assert_eq!(got, expected.map_err(str::to_owned), "{path}");
@@ -257,10 +213,7 @@ mod tests {
         check_field("metadata.labels['app']", Ok("web"));
         check_field("metadata.labels['none']", Ok(""));
         check_field("metadata.labels", Ok("app=\"web\"\ntier=\"front\""));
-        check_field(
-            "metadata.annotations",
-            Ok("empty=\"\"\nexample.com/Note=\"a \\\"b\\\"\\nc\""),
-        );
+        check_field("metadata.annotations", Ok("empty=\"\"\nexample.com/Note=\"a \\\"b\\\"\\nc\""));
         check_field("metadata.annotations['example.com/Note']", Ok("a \"b\"\nc"));
         check_field("spec.nodeName", Ok("n1"));
         check_field("spec.serviceAccountName", Ok("robot"));
@@ -273,16 +226,11 @@ mod tests {
     #[test]
     fn other_fields_are_refused() {
         check_field("spec.hostname", Err("unsupported fieldPath: spec.hostname"));
-        check_field(
-            "spec.x['k']",
-            Err("fieldPath \"spec.x['k']\" does not support subscript"),
-        );
+        check_field("spec.x['k']", Err("fieldPath \"spec.x['k']\" does not support subscript"));
         check_field(
             "metadata.labels['a b']",
-            Err(
-                "invalid key subscript in metadata.labels['a b']: name part must consist of alphanumeric characters, \
-                 '-', '_' or '.', and must start and end with an alphanumeric character",
-            ),
+            Err("invalid key subscript in metadata.labels['a b']: name part must consist of alphanumeric characters, \
+                 '-', '_' or '.', and must start and end with an alphanumeric character"),
         );
     }
 
@@ -292,15 +240,9 @@ mod tests {
         check("plain é ü 日本", "\"plain é ü 日本\"");
         check("e\u{301}", "\"e\u{301}\"");
         check("\u{301}", "\"\u{301}\"");
-        check(
-            "tab\tnul\0bell\x07del\x7f",
-            "\"tab\\tnul\\x00bell\\adel\\x7f\"",
-        );
+        check("tab\tnul\0bell\x07del\x7f", "\"tab\\tnul\\x00bell\\adel\\x7f\"");
         check("'single'", "\"'single'\"");
-        check(
-            "no-break\u{a0}zero\u{200b}",
-            "\"no-break\\u00a0zero\\u200b\"",
-        );
+        check("no-break\u{a0}zero\u{200b}", "\"no-break\\u00a0zero\\u200b\"");
         check("\u{e0001}", "\"\\U000e0001\"");
         check("👍", "\"👍\"");
     }
@@ -318,18 +260,8 @@ mod tests {
             ",
         );
         let allocatable = BTreeMap::from(
-            [
-                ("cpu", "4"),
-                ("memory", "8Gi"),
-                ("ephemeral-storage", "10Gi"),
-                ("hugepages-2Mi", "64Mi"),
-            ]
-            .map(|(name, amount)| {
-                (
-                    name.to_owned(),
-                    quantity::parse(amount).expect("a test amount parses"),
-                )
-            }),
+            [("cpu", "4"), ("memory", "8Gi"), ("ephemeral-storage", "10Gi"), ("hugepages-2Mi", "64Mi")]
+                .map(|(name, amount)| (name.to_owned(), quantity::parse(amount).expect("a test amount parses"))),
         );
         let selector: ResourceFieldSelector = yaml(selector);
         let asking = &containers::regular_containers(&pod)[0];
@@ -354,31 +286,16 @@ mod tests {
     #[test]
     fn a_missing_limit_is_the_pods_or_the_nodes() {
         check_resource("{resource: limits.memory, divisor: 1Gi}", Ok("3"));
-        check_resource(
-            "{resource: limits.ephemeral-storage, divisor: 1Gi}",
-            Ok("10"),
-        );
+        check_resource("{resource: limits.ephemeral-storage, divisor: 1Gi}", Ok("10"));
         check_resource("{resource: limits.cpu, containerName: bare}", Ok("4"));
-        check_resource(
-            "{resource: limits.hugepages-2Mi, containerName: bare}",
-            Ok("0"),
-        );
+        check_resource("{resource: limits.hugepages-2Mi, containerName: bare}", Ok("0"));
     }
 
     #[test]
     fn other_resources_are_refused() {
-        check_resource(
-            "{resource: limits.gpu}",
-            Err("unsupported container resource : limits.gpu"),
-        );
-        check_resource(
-            "{resource: cpu}",
-            Err("unsupported container resource : cpu"),
-        );
-        check_resource(
-            "{resource: limits.cpu, containerName: gone}",
-            Err("container gone not found"),
-        );
+        check_resource("{resource: limits.gpu}", Err("unsupported container resource : limits.gpu"));
+        check_resource("{resource: cpu}", Err("unsupported container resource : cpu"));
+        check_resource("{resource: limits.cpu, containerName: gone}", Err("container gone not found"));
         check_resource(
             "{resource: limits.cpu, divisor: x}",
             Err("divisor \"x\" of a resourceFieldRef is not a quantity"),

@@ -12,15 +12,9 @@ pub fn container_hash(container: &Container) -> String {
         image: &'a str,
         name: &'a str,
     }
-    let hashed = Hashed {
-        image: container.image.as_deref().unwrap_or_default(),
-        name: &container.name,
-    };
+    let hashed = Hashed { image: container.image.as_deref().unwrap_or_default(), name: &container.name };
     let json = serde_json::to_string(&hashed).expect("two strings always serialize");
-    let numbers: Vec<String> = go_json(&json)
-        .bytes()
-        .map(|byte| byte.to_string())
-        .collect();
+    let numbers: Vec<String> = go_json(&json).bytes().map(|byte| byte.to_string()).collect();
     let printed = format!("([]uint8)[{}]", numbers.join(" "));
     format!("{:x}", fnv1a_32(printed.as_bytes()))
 }
@@ -31,9 +25,7 @@ fn go_json(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
         match c {
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
-                text.push_str(&format!("\\u{:04x}", u32::from(c)))
-            }
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => text.push_str(&format!("\\u{:04x}", u32::from(c))),
             c => text.push(c),
         }
     }
@@ -47,24 +39,17 @@ fn go_json(json: &str) -> String {
 /// version of the agent must not restart the pods of a node.
 pub fn static_pod_uid(pod: &Pod, place: &str) -> String {
     let json = serde_json::to_string(pod).expect("a pod always serializes: its keys are strings");
-    format!(
-        "{:032x}",
-        fnv1a_128([json.as_bytes(), place.as_bytes()].concat().as_slice())
-    )
+    format!("{:032x}", fnv1a_128([json.as_bytes(), place.as_bytes()].concat().as_slice()))
 }
 
 fn fnv1a_32(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |hash, byte| {
-        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
-    })
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
 
 fn fnv1a_128(bytes: &[u8]) -> u128 {
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = (1 << 88) + (1 << 8) + 0x3b;
-    bytes.iter().fold(OFFSET, |hash, byte| {
-        (hash ^ u128::from(*byte)).wrapping_mul(PRIME)
-    })
+    bytes.iter().fold(OFFSET, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME))
 }
 
 #[cfg(test)]

@@ -15,12 +15,7 @@ const LABEL_LENGTH_MAX: usize = 63;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HostnameError {
     #[error("pod {field} {name:?} is not a valid DNS {form}: {reason}")]
-    Invalid {
-        field: &'static str,
-        form: &'static str,
-        name: String,
-        reason: &'static str,
-    },
+    Invalid { field: &'static str, form: &'static str, name: String, reason: &'static str },
     #[error(
         "pod asks for its FQDN as hostname, but {0:?} is longer than the {HOSTNAME_LENGTH_MAX} bytes the kernel takes"
     )]
@@ -41,19 +36,11 @@ impl PodHostname {
         let spec = spec(pod);
         let invalid = |field, form, name: &str| {
             let name = name.to_owned();
-            move |reason| HostnameError::Invalid {
-                field,
-                form,
-                name,
-                reason,
-            }
+            move |reason| HostnameError::Invalid { field, form, name, reason }
         };
         if let Some(name) = &spec.hostname_override {
             names::dns_subdomain(name).map_err(invalid("HostnameOverride", "subdomain", name))?;
-            return Ok(PodHostname {
-                short: truncated(name),
-                domain: None,
-            });
+            return Ok(PodHostname { short: truncated(name), domain: None });
         }
         let pod_ref = PodRef::of(pod);
         let short = match spec.hostname.as_deref().filter(|name| !name.is_empty()) {
@@ -70,10 +57,7 @@ impl PodHostname {
             }
             None => None,
         };
-        Ok(PodHostname {
-            short: truncated(short),
-            domain,
-        })
+        Ok(PodHostname { short: truncated(short), domain })
     }
 
     /// What the kernel in the pod is told: the short name, or the full one if the pod asks
@@ -125,10 +109,7 @@ fe00::2\tip6-allrouters
 
 /// The hosts file of a pod on the host's network: the node's own, and the pod's aliases.
 pub fn hosts_file_of_host_network(pod: &Pod, node_hosts: &str) -> String {
-    format!(
-        "# Kubernetes-managed hosts file (host network).\n{node_hosts}{}",
-        aliases(pod)
-    )
+    format!("# Kubernetes-managed hosts file (host network).\n{node_hosts}{}", aliases(pod))
 }
 
 fn aliases(pod: &Pod) -> String {
@@ -150,17 +131,10 @@ mod tests {
     use crate::pod::testing::pod_yaml;
 
     fn check_hostname(metadata_name: &str, spec: &str, expected: Result<&str, &str>) {
-        let pod = pod_yaml(&format!(
-            "{{metadata: {{name: {metadata_name}}}, spec: {{containers: [], {spec}}}}}"
-        ));
-        let got =
-            PodHostname::of(&pod, "cluster.local").and_then(|hostname| hostname.for_kernel(&pod));
+        let pod = pod_yaml(&format!("{{metadata: {{name: {metadata_name}}}, spec: {{containers: [], {spec}}}}}"));
+        let got = PodHostname::of(&pod, "cluster.local").and_then(|hostname| hostname.for_kernel(&pod));
         let got = got.map_err(|error| error.to_string());
-        assert_eq!(
-            got.as_deref().map_err(String::as_str),
-            expected,
-            "{metadata_name} {spec}"
-        );
+        assert_eq!(got.as_deref().map_err(String::as_str), expected, "{metadata_name} {spec}");
     }
 
     #[test]
@@ -170,17 +144,9 @@ mod tests {
         check_hostname("web.0", "", Ok("web.0"));
         check_hostname("web-0", "hostname: db", Ok("db"));
         check_hostname("web-0", "hostname: db, subdomain: sub", Ok("db"));
-        check_hostname(
-            "web-0",
-            "subdomain: sub, setHostnameAsFQDN: true",
-            Ok("web-0.sub.shop.svc.cluster.local"),
-        );
+        check_hostname("web-0", "subdomain: sub, setHostnameAsFQDN: true", Ok("web-0.sub.shop.svc.cluster.local"));
         check_hostname("web-0", "setHostnameAsFQDN: true", Ok("web-0"));
-        check_hostname(
-            "web-0",
-            "hostname: db, hostnameOverride: other.example",
-            Ok("other.example"),
-        );
+        check_hostname("web-0", "hostname: db, hostnameOverride: other.example", Ok("other.example"));
         check_hostname(&"a".repeat(80), "", Ok(&"a".repeat(63)));
         check_hostname(&format!("{a62}-b"), "", Ok(&a62));
         check_hostname(&format!("{a62}.b"), "", Ok(&a62));
@@ -189,19 +155,11 @@ mod tests {
     #[test]
     fn bad_names_are_refused() {
         let label = "must consist of lower case letters, digits or '-', and start and end with a letter or digit";
-        check_hostname(
-            "web-0",
-            "hostname: A",
-            Err(&format!(
-                "pod Hostname \"A\" is not a valid DNS label: {label}"
-            )),
-        );
+        check_hostname("web-0", "hostname: A", Err(&format!("pod Hostname \"A\" is not a valid DNS label: {label}")));
         check_hostname(
             "web-0",
             "subdomain: a.b",
-            Err(&format!(
-                "pod Subdomain \"a.b\" is not a valid DNS label: {label}"
-            )),
+            Err(&format!("pod Subdomain \"a.b\" is not a valid DNS label: {label}")),
         );
         let name = "a".repeat(40);
         check_hostname(
@@ -243,22 +201,13 @@ fd01::7\tweb-0.sub.shop.svc.cluster.local\tweb-0
     fn without_subdomain_and_aliases_the_hosts_file_ends_with_the_short_name() {
         let pod = pod_yaml("spec: {containers: []}");
         let hostname = PodHostname::of(&pod, "cluster.local").expect("the names are valid");
-        let text = hosts_file(
-            &pod,
-            &hostname,
-            &["10.1.0.7".parse().expect("a test address parses")],
-        );
-        assert!(
-            text.ends_with("fe00::2\tip6-allrouters\n10.1.0.7\tweb-0\n"),
-            "{text}"
-        );
+        let text = hosts_file(&pod, &hostname, &["10.1.0.7".parse().expect("a test address parses")]);
+        assert!(text.ends_with("fe00::2\tip6-allrouters\n10.1.0.7\tweb-0\n"), "{text}");
     }
 
     #[test]
     fn a_pod_on_the_hosts_network_sees_the_nodes_file() {
-        let pod = pod_yaml(
-            "spec: {containers: [], hostNetwork: true, hostAliases: [{ip: 1.2.3.4, hostnames: [a]}]}",
-        );
+        let pod = pod_yaml("spec: {containers: [], hostNetwork: true, hostAliases: [{ip: 1.2.3.4, hostnames: [a]}]}");
         let expected = "\
 # Kubernetes-managed hosts file (host network).
 127.0.0.1 localhost n1
@@ -266,9 +215,6 @@ fd01::7\tweb-0.sub.shop.svc.cluster.local\tweb-0
 # Entries added by HostAliases.
 1.2.3.4\ta
 ";
-        assert_eq!(
-            hosts_file_of_host_network(&pod, "127.0.0.1 localhost n1\n"),
-            expected
-        );
+        assert_eq!(hosts_file_of_host_network(&pod, "127.0.0.1 localhost n1\n"), expected);
     }
 }

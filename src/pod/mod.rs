@@ -75,11 +75,7 @@ pub struct PodRef {
 impl PodRef {
     pub fn of(pod: &Pod) -> Self {
         PodRef {
-            namespace: pod
-                .metadata
-                .namespace
-                .clone()
-                .unwrap_or_else(|| "default".into()),
+            namespace: pod.metadata.namespace.clone().unwrap_or_else(|| "default".into()),
             name: pod.metadata.name.clone().unwrap_or_default(),
             uid: PodUid::new(pod.metadata.uid.as_deref().unwrap_or_default()),
         }

@@ -10,9 +10,7 @@ pub fn dns_label(name: &str) -> Result<(), &'static str> {
         return Err("must be no more than 63 characters");
     }
     if !is_lower_case_word(name, b"-") {
-        return Err(
-            "must consist of lower case letters, digits or '-', and start and end with a letter or digit",
-        );
+        return Err("must consist of lower case letters, digits or '-', and start and end with a letter or digit");
     }
     Ok(())
 }
@@ -58,10 +56,8 @@ pub fn label_value(value: &str) -> Result<(), &'static str> {
         return Err("value must have no more than 63 characters");
     }
     if !value.is_empty() && !is_word(value) {
-        return Err(
-            "value must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
-             alphanumeric character",
-        );
+        return Err("value must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an \
+             alphanumeric character");
     }
     Ok(())
 }
@@ -71,10 +67,7 @@ pub fn env_var(name: &str) -> Result<(), &'static str> {
     if name.is_empty() {
         return Err("must not be empty");
     }
-    if !name
-        .bytes()
-        .all(|b| (b' '..=b'~').contains(&b) && b != b'=')
-    {
+    if !name.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'=') {
         return Err("must consist of printable ASCII characters other than '='");
     }
     Ok(())
@@ -111,30 +104,10 @@ mod tests {
     #[test]
     fn names_have_their_forms() {
         let long = "a".repeat(64);
-        check(
-            dns_label,
-            &["a", "web-0", "0a", &long[..63]],
-            &["", "-a", "a-", "A", "a.b", "a_b", "ä", &long],
-        );
-        check(
-            dns_subdomain,
-            &["a", "a.b-c.d"],
-            &["", "a..b", ".a", "a.", "a.-b", "A.b", &"a.".repeat(127)],
-        );
-        check(
-            qualified_name,
-            &["a", "A_b.c-d", "example.com/x"],
-            &["", "/x", "Ex.com/x", "a/b/c", "-a", "a b", &long],
-        );
-        check(
-            label_value,
-            &["", "A_b.c-1", &long[..63]],
-            &["-a", "a ", "a/b", &long],
-        );
-        check(
-            env_var,
-            &["A", "a b", "1", "x.y-z", "."],
-            &["", "A=B", "ä", "a\n", "\x7f"],
-        );
+        check(dns_label, &["a", "web-0", "0a", &long[..63]], &["", "-a", "a-", "A", "a.b", "a_b", "ä", &long]);
+        check(dns_subdomain, &["a", "a.b-c.d"], &["", "a..b", ".a", "a.", "a.-b", "A.b", &"a.".repeat(127)]);
+        check(qualified_name, &["a", "A_b.c-d", "example.com/x"], &["", "/x", "Ex.com/x", "a/b/c", "-a", "a b", &long]);
+        check(label_value, &["", "A_b.c-1", &long[..63]], &["-a", "a ", "a/b", &long]);
+        check(env_var, &["A", "a b", "1", "x.y-z", "."], &["", "A=B", "ä", "a\n", "\x7f"]);
     }
 }

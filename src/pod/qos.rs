@@ -35,11 +35,7 @@ impl fmt::Display for QosClass {
 /// The class of a pod. What its status says stands: the class of a pod never changes, and
 /// its cgroup was chosen by it.
 pub fn class(pod: &Pod) -> QosClass {
-    match pod
-        .status
-        .as_ref()
-        .and_then(|status| status.qos_class.as_deref())
-    {
+    match pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) {
         Some("Guaranteed") => QosClass::Guaranteed,
         Some("Burstable") => QosClass::Burstable,
         Some("BestEffort") => QosClass::BestEffort,
@@ -52,10 +48,7 @@ fn class_of_spec(pod: &Pod) -> QosClass {
     let mut all_limited = true;
     let mut count = |resources: Option<&ResourceRequirements>| {
         let own = Resources::of(resources);
-        let own = Resources {
-            requests: counted(own.requests),
-            limits: counted(own.limits),
-        };
+        let own = Resources { requests: counted(own.requests), limits: counted(own.limits) };
         all_limited &= own.limits.len() == COUNTED.len();
         resources::add(&mut sum.requests, &own.requests);
         resources::add(&mut sum.limits, &own.limits);
@@ -63,9 +56,7 @@ fn class_of_spec(pod: &Pod) -> QosClass {
     match &spec(pod).resources {
         // Pod-level figures speak for the whole pod, even where they are left empty.
         Some(pod_level) => count(Some(pod_level)),
-        None => {
-            workload_containers(pod).for_each(|(_, container)| count(container.resources.as_ref()))
-        }
+        None => workload_containers(pod).for_each(|(_, container)| count(container.resources.as_ref())),
     }
     if sum.requests.is_empty() && sum.limits.is_empty() {
         QosClass::BestEffort
@@ -93,9 +84,7 @@ mod tests {
         let containers: String = resources
             .iter()
             .enumerate()
-            .map(|(n, resources)| {
-                format!("  - {{name: c{n}, image: a, resources: {{{resources}}}}}\n")
-            })
+            .map(|(n, resources)| format!("  - {{name: c{n}, image: a, resources: {{{resources}}}}}\n"))
             .collect();
         let pod = pod_yaml(&format!("spec:\n  containers:\n{containers}"));
         assert_eq!(class(&pod), expected, "{resources:?}");
@@ -107,29 +96,17 @@ mod tests {
     fn containers_decide_the_class() {
         check(&[""], QosClass::BestEffort);
         check(&["requests: {cpu: 0, memory: 0}"], QosClass::BestEffort);
-        check(
-            &["requests: {nvidia.com/gpu: 1}, limits: {nvidia.com/gpu: 1}"],
-            QosClass::BestEffort,
-        );
+        check(&["requests: {nvidia.com/gpu: 1}, limits: {nvidia.com/gpu: 1}"], QosClass::BestEffort);
         check(&["requests: {cpu: 100m}"], QosClass::Burstable);
         check(&["limits: {cpu: 100m}"], QosClass::Burstable);
         check(&[FULL], QosClass::Guaranteed);
-        check(
-            &["requests: {cpu: 1000m, memory: 1024Mi}, limits: {cpu: 1, memory: 1Gi}"],
-            QosClass::Guaranteed,
-        );
+        check(&["requests: {cpu: 1000m, memory: 1024Mi}, limits: {cpu: 1, memory: 1Gi}"], QosClass::Guaranteed);
         check(&[FULL, FULL], QosClass::Guaranteed);
         check(&[FULL, ""], QosClass::Burstable);
         check(&[FULL, "requests: {cpu: 1}"], QosClass::Burstable);
         check(&["limits: {cpu: 1, memory: 1Gi}"], QosClass::Guaranteed);
-        check(
-            &["requests: {cpu: 1, memory: 1Mi}, limits: {cpu: 1, memory: 1Gi}"],
-            QosClass::Burstable,
-        );
-        check(
-            &["requests: {cpu: 1}, limits: {cpu: 1}"],
-            QosClass::Burstable,
-        );
+        check(&["requests: {cpu: 1, memory: 1Mi}, limits: {cpu: 1, memory: 1Gi}"], QosClass::Burstable);
+        check(&["requests: {cpu: 1}, limits: {cpu: 1}"], QosClass::Burstable);
     }
 
     #[test]
@@ -159,8 +136,7 @@ mod tests {
 
     #[test]
     fn a_class_in_the_status_stands() {
-        let pod =
-            pod_yaml("{spec: {containers: [{name: c, image: a}]}, status: {qosClass: Burstable}}");
+        let pod = pod_yaml("{spec: {containers: [{name: c, image: a}]}, status: {qosClass: Burstable}}");
         assert_eq!(class(&pod), QosClass::Burstable);
     }
 }

@@ -36,12 +36,7 @@ impl References {
     }
 
     fn add_spec(&mut self, spec: &PodSpec) {
-        for container in spec
-            .init_containers
-            .iter()
-            .flatten()
-            .chain(&spec.containers)
-        {
+        for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
             self.add_env(&container.env, &container.env_from);
         }
         for container in spec.ephemeral_containers.iter().flatten() {
@@ -50,59 +45,27 @@ impl References {
         for volume in spec.volumes.iter().flatten() {
             self.add_volume(volume);
         }
-        self.secrets.extend(
-            spec.image_pull_secrets
-                .iter()
-                .flatten()
-                .map(|secret| secret.name.clone()),
-        );
+        self.secrets.extend(spec.image_pull_secrets.iter().flatten().map(|secret| secret.name.clone()));
     }
 
     fn add_env(&mut self, env: &Option<Vec<EnvVar>>, env_from: &Option<Vec<EnvFromSource>>) {
-        for source in env
-            .iter()
-            .flatten()
-            .filter_map(|variable| variable.value_from.as_ref())
-        {
-            self.config_maps.extend(
-                source
-                    .config_map_key_ref
-                    .as_ref()
-                    .map(|key| key.name.clone()),
-            );
-            self.secrets
-                .extend(source.secret_key_ref.as_ref().map(|key| key.name.clone()));
+        for source in env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()) {
+            self.config_maps.extend(source.config_map_key_ref.as_ref().map(|key| key.name.clone()));
+            self.secrets.extend(source.secret_key_ref.as_ref().map(|key| key.name.clone()));
         }
         for source in env_from.iter().flatten() {
-            self.config_maps.extend(
-                source
-                    .config_map_ref
-                    .as_ref()
-                    .map(|object| object.name.clone()),
-            );
-            self.secrets
-                .extend(source.secret_ref.as_ref().map(|object| object.name.clone()));
+            self.config_maps.extend(source.config_map_ref.as_ref().map(|object| object.name.clone()));
+            self.secrets.extend(source.secret_ref.as_ref().map(|object| object.name.clone()));
         }
     }
 
     fn add_volume(&mut self, volume: &Volume) {
-        self.config_maps
-            .extend(volume.config_map.as_ref().map(|source| source.name.clone()));
-        self.secrets.extend(
-            volume
-                .secret
-                .as_ref()
-                .and_then(|source| source.secret_name.clone()),
-        );
-        let projected = volume
-            .projected
-            .iter()
-            .flat_map(|projected| projected.sources.iter().flatten());
+        self.config_maps.extend(volume.config_map.as_ref().map(|source| source.name.clone()));
+        self.secrets.extend(volume.secret.as_ref().and_then(|source| source.secret_name.clone()));
+        let projected = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
         for source in projected {
-            self.config_maps
-                .extend(source.config_map.as_ref().map(|object| object.name.clone()));
-            self.secrets
-                .extend(source.secret.as_ref().map(|object| object.name.clone()));
+            self.config_maps.extend(source.config_map.as_ref().map(|object| object.name.clone()));
+            self.secrets.extend(source.secret.as_ref().map(|object| object.name.clone()));
         }
     }
 }
@@ -114,21 +77,10 @@ mod tests {
     use super::*;
 
     fn check(spec: Value, config_maps: &[&str], secrets: &[&str]) {
-        let pod: Pod =
-            serde_json::from_value(json!({ "spec": spec })).expect("the test's pod is valid");
+        let pod: Pod = serde_json::from_value(json!({ "spec": spec })).expect("the test's pod is valid");
         let found = References::of(&pod);
-        assert_eq!(
-            found
-                .config_maps
-                .iter()
-                .map(String::as_str)
-                .collect::<Vec<_>>(),
-            config_maps
-        );
-        assert_eq!(
-            found.secrets.iter().map(String::as_str).collect::<Vec<_>>(),
-            secrets
-        );
+        assert_eq!(found.config_maps.iter().map(String::as_str).collect::<Vec<_>>(), config_maps);
+        assert_eq!(found.secrets.iter().map(String::as_str).collect::<Vec<_>>(), secrets);
     }
 
     fn env(name: &str) -> Value {
@@ -183,10 +135,6 @@ mod tests {
 
     #[test]
     fn pull_secrets_count_and_empty_names_do_not() {
-        check(
-            json!({ "containers": [], "imagePullSecrets": [{ "name": "pull" }, {}] }),
-            &[],
-            &["pull"],
-        );
+        check(json!({ "containers": [], "imagePullSecrets": [{ "name": "pull" }, {}] }), &[], &["pull"]);
     }
 }

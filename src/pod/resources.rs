@@ -17,9 +17,7 @@ pub type Amounts = BTreeMap<String, Quantity>;
 
 /// A resource list of the API, parsed.
 pub fn amounts(list: Option<&BTreeMap<String, ApiQuantity>>) -> Amounts {
-    let parsed = |(name, amount): (&String, &ApiQuantity)| {
-        Some((name.clone(), quantity::parse(&amount.0).ok()?))
-    };
+    let parsed = |(name, amount): (&String, &ApiQuantity)| Some((name.clone(), quantity::parse(&amount.0).ok()?));
     list.into_iter().flatten().filter_map(parsed).collect()
 }
 
@@ -77,18 +75,8 @@ pub fn pod_resources_without_overhead(pod: &Pod) -> Resources {
     let mut sum = container_resources(pod);
     let pod_level = Resources::of(spec(pod).resources.as_ref());
     let counts = |name: &String| is_pod_level(name);
-    sum.requests.extend(
-        pod_level
-            .requests
-            .into_iter()
-            .filter(|(name, _)| counts(name)),
-    );
-    sum.limits.extend(
-        pod_level
-            .limits
-            .into_iter()
-            .filter(|(name, _)| counts(name)),
-    );
+    sum.requests.extend(pod_level.requests.into_iter().filter(|(name, _)| counts(name)));
+    sum.limits.extend(pod_level.limits.into_iter().filter(|(name, _)| counts(name)));
     sum
 }
 
@@ -127,17 +115,13 @@ pub fn is_hugepages(name: &str) -> bool {
 /// Adds `more` to `sum`, name by name.
 pub fn add(sum: &mut Amounts, more: &Amounts) {
     for (name, amount) in more {
-        sum.entry(name.clone())
-            .and_modify(|sum| *sum = *sum + *amount)
-            .or_insert(*amount);
+        sum.entry(name.clone()).and_modify(|sum| *sum = *sum + *amount).or_insert(*amount);
     }
 }
 
 fn raise_to(most: &mut Amounts, other: &Amounts) {
     for (name, amount) in other {
-        most.entry(name.clone())
-            .and_modify(|most| *most = (*most).max(*amount))
-            .or_insert(*amount);
+        most.entry(name.clone()).and_modify(|most| *most = (*most).max(*amount)).or_insert(*amount);
     }
 }
 
@@ -147,20 +131,12 @@ mod tests {
     use crate::pod::testing::pod_yaml;
 
     fn text(amounts: &Amounts) -> String {
-        amounts
-            .iter()
-            .map(|(name, amount)| format!("{name}={amount}"))
-            .collect::<Vec<_>>()
-            .join(" ")
+        amounts.iter().map(|(name, amount)| format!("{name}={amount}")).collect::<Vec<_>>().join(" ")
     }
 
     fn check(spec: &str, requests: &str, limits: &str) {
         let sum = pod_resources(&pod_yaml(&format!("spec: {{{spec}}}")));
-        assert_eq!(
-            (text(&sum.requests).as_str(), text(&sum.limits).as_str()),
-            (requests, limits),
-            "{spec}"
-        );
+        assert_eq!((text(&sum.requests).as_str(), text(&sum.limits).as_str()), (requests, limits), "{spec}");
     }
 
     fn asking(cpu: &str) -> String {
@@ -170,16 +146,8 @@ mod tests {
     #[test]
     fn regular_containers_add_up() {
         let (one, two) = (asking("1"), asking("500m"));
-        check(
-            &format!("containers: [{{{one}}}, {{{two}}}]"),
-            "cpu=1500m",
-            "",
-        );
-        check(
-            "containers: [{name: c, image: a, resources: {limits: {memory: 1Gi}}}]",
-            "memory=1Gi",
-            "memory=1Gi",
-        );
+        check(&format!("containers: [{{{one}}}, {{{two}}}]"), "cpu=1500m", "");
+        check("containers: [{name: c, image: a, resources: {limits: {memory: 1Gi}}}]", "memory=1Gi", "memory=1Gi");
         check(
             "containers: [{name: c, image: a, resources: {requests: {memory: 1Mi}, limits: {memory: 1Gi}}}]",
             "memory=1Mi",
@@ -192,19 +160,9 @@ mod tests {
     fn init_containers_count_by_their_worst_moment() {
         let sidecar = |cpu| format!("{}, restartPolicy: Always", asking(cpu));
         let check_init = |init: &[String], expected: &str| {
-            let init: Vec<String> = init
-                .iter()
-                .map(|container| format!("{{{container}}}"))
-                .collect();
+            let init: Vec<String> = init.iter().map(|container| format!("{{{container}}}")).collect();
             let regular = asking("1");
-            check(
-                &format!(
-                    "initContainers: [{}], containers: [{{{regular}}}]",
-                    init.join(", ")
-                ),
-                expected,
-                "",
-            );
+            check(&format!("initContainers: [{}], containers: [{{{regular}}}]", init.join(", ")), expected, "");
         };
         check_init(&[asking("500m")], "cpu=1");
         check_init(&[asking("3"), asking("2")], "cpu=3");
@@ -218,17 +176,11 @@ mod tests {
     fn pod_level_figures_replace_the_sum() {
         let one = asking("1");
         check(
-            &format!(
-                "resources: {{requests: {{cpu: 3}}, limits: {{memory: 1Gi}}}}, containers: [{{{one}}}]"
-            ),
+            &format!("resources: {{requests: {{cpu: 3}}, limits: {{memory: 1Gi}}}}, containers: [{{{one}}}]"),
             "cpu=3 memory=1Gi",
             "memory=1Gi",
         );
-        check(
-            &format!("resources: {{requests: {{example.com/gpu: 3}}}}, containers: [{{{one}}}]"),
-            "cpu=1",
-            "",
-        );
+        check(&format!("resources: {{requests: {{example.com/gpu: 3}}}}, containers: [{{{one}}}]"), "cpu=1", "");
     }
 
     #[test]

@@ -31,10 +31,7 @@ type ByName = BTreeMap<String, BTreeMap<String, Arc<Service>>>;
 
 impl Services {
     pub fn in_namespace(&self, namespace: &str) -> impl Iterator<Item = &Service> {
-        self.0
-            .get(namespace)
-            .into_iter()
-            .flat_map(|services| services.values().map(Arc::as_ref))
+        self.0.get(namespace).into_iter().flat_map(|services| services.values().map(Arc::as_ref))
     }
 
     pub fn get(&self, namespace: &str, name: &str) -> Option<&Service> {
@@ -44,16 +41,13 @@ impl Services {
     pub fn set(&mut self, service: &v1::Service) {
         self.remove(service);
         if let Some(service) = Service::with_address(service) {
-            let namespace = Arc::make_mut(&mut self.0)
-                .entry(service.namespace.clone())
-                .or_default();
+            let namespace = Arc::make_mut(&mut self.0).entry(service.namespace.clone()).or_default();
             namespace.insert(service.name.clone(), Arc::new(service));
         }
     }
 
     pub fn remove(&mut self, service: &v1::Service) {
-        let (Some(namespace), Some(name)) = (&service.metadata.namespace, &service.metadata.name)
-        else {
+        let (Some(namespace), Some(name)) = (&service.metadata.namespace, &service.metadata.name) else {
             return;
         };
         if let Some(services) = Arc::make_mut(&mut self.0).get_mut(namespace) {
@@ -73,10 +67,7 @@ impl FromIterator<v1::Service> for Services {
 impl Service {
     fn with_address(service: &v1::Service) -> Option<Self> {
         let spec = service.spec.as_ref()?;
-        let cluster_ip = spec
-            .cluster_ip
-            .as_deref()
-            .filter(|ip| !ip.is_empty() && *ip != "None")?;
+        let cluster_ip = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None")?;
         let ports = spec.ports.iter().flatten().map(|port| ServicePort {
             name: port.name.clone().filter(|name| !name.is_empty()),
             port: port.port,

@@ -52,10 +52,7 @@ impl Health {
     }
 
     pub(super) fn look(&self, wanted: impl Fn(&str) -> bool) -> Findings {
-        let mut findings = Findings {
-            lines: Vec::new(),
-            is_healthy: true,
-        };
+        let mut findings = Findings { lines: Vec::new(), is_healthy: true };
         for (name, weight, check) in self.checks.iter().filter(|(name, ..)| wanted(name)) {
             let result = check();
             findings.is_healthy &= result.is_ok() || *weight == Weight::Shown;
@@ -65,10 +62,7 @@ impl Health {
     }
 
     pub(super) fn one(&self, name: &str) -> Option<Result<(), String>> {
-        self.checks
-            .iter()
-            .find(|(known, ..)| *known == name)
-            .map(|(_, _, check)| check())
+        self.checks.iter().find(|(known, ..)| *known == name).map(|(_, _, check)| check())
     }
 }
 
@@ -82,11 +76,7 @@ impl Findings {
                 Err(_) => writeln!(text, "[-]{name} failed: reason withheld"),
             };
         }
-        text += if self.is_healthy {
-            "healthz check passed\n"
-        } else {
-            "healthz check failed\n"
-        };
+        text += if self.is_healthy { "healthz check passed\n" } else { "healthz check failed\n" };
         text
     }
 }
@@ -101,37 +91,24 @@ pub struct Progress {
 impl Progress {
     pub fn new(clock: Clock) -> Self {
         let now = clock.now();
-        Progress {
-            clock,
-            turned_at: Arc::new(Mutex::new(now)),
-        }
+        Progress { clock, turned_at: Arc::new(Mutex::new(now)) }
     }
 
     /// Called by the loop in each turn.
     pub fn turned(&self) {
-        *self
-            .turned_at
-            .lock()
-            .expect("nothing that holds the moment can panic") = self.clock.now();
+        *self.turned_at.lock().expect("nothing that holds the moment can panic") = self.clock.now();
     }
 
     /// Fails once the loop has not turned for `limit`.
     pub fn check(&self, limit: Duration) -> Check {
         let progress = self.clone();
         Box::new(move || {
-            let turned_at = *progress
-                .turned_at
-                .lock()
-                .expect("nothing that holds the moment can panic");
+            let turned_at = *progress.turned_at.lock().expect("nothing that holds the moment can panic");
             let still = progress.clock.now().saturating_duration_since(turned_at);
             if still <= limit {
                 Ok(())
             } else {
-                Err(format!(
-                    "no turn for {} s, limit is {} s",
-                    still.as_secs(),
-                    limit.as_secs()
-                ))
+                Err(format!("no turn for {} s, limit is {} s", still.as_secs(), limit.as_secs()))
             }
         })
     }

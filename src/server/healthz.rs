@@ -90,9 +90,7 @@ async fn serve(stream: TcpStream, health: Arc<Health>, served: &Semaphore) {
         let response = respond(&request, &health);
         async move { Ok::<_, Infallible>(response) }
     });
-    let connection = http1::Builder::new()
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service);
+    let connection = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
     // How a client leaves is its own affair.
     let _ = timeout(SERVE_LIMIT, connection).await;
 }
@@ -101,16 +99,10 @@ async fn serve(stream: TcpStream, health: Arc<Health>, served: &Semaphore) {
 pub fn respond<B>(request: &Request<B>, health: &Health) -> Response<String> {
     let path = request.uri().path();
     let parameters = Parameters::of(request.uri().query().unwrap_or_default());
-    if let Some(name) = path
-        .strip_prefix("/healthz/")
-        .filter(|name| !name.is_empty())
-    {
+    if let Some(name) = path.strip_prefix("/healthz/").filter(|name| !name.is_empty()) {
         return match health.one(name) {
             Some(Ok(())) => answer(StatusCode::OK, "ok".to_owned()),
-            Some(Err(error)) => answer(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                format!("internal server error: {error}\n"),
-            ),
+            Some(Err(error)) => answer(StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {error}\n")),
             None => not_found(),
         };
     }
@@ -161,13 +153,7 @@ fn answer(status: StatusCode, body: String) -> Response<String> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        header::HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        header::HeaderValue::from_static("nosniff"),
-    );
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
     response
 }

@@ -19,11 +19,7 @@ fn failing(text: &'static str) -> super::Check {
 fn check(health: &Health, target: &str, status: u16, body: &str) {
     let request = Request::builder().uri(target).body(()).expect("a request");
     let response = respond(&request, health);
-    assert_eq!(
-        (response.status().as_u16(), response.body().as_str()),
-        (status, body),
-        "{target}"
-    );
+    assert_eq!((response.status().as_u16(), response.body().as_str()), (status, body), "{target}");
 }
 
 #[test]
@@ -31,18 +27,8 @@ fn a_healthy_agent_says_ok() {
     let health = Health::new().vital("syncloop", Box::new(|| Ok(())));
     check(&health, "/healthz", 200, "ok");
     check(&health, "/healthz/", 200, "ok");
-    check(
-        &health,
-        "/healthz?verbose",
-        200,
-        "[+]ping ok\n[+]syncloop ok\nhealthz check passed\n",
-    );
-    check(
-        &health,
-        "/healthz?verbose=true&exclude=syncloop",
-        200,
-        "[+]ping ok\nhealthz check passed\n",
-    );
+    check(&health, "/healthz?verbose", 200, "[+]ping ok\n[+]syncloop ok\nhealthz check passed\n");
+    check(&health, "/healthz?verbose=true&exclude=syncloop", 200, "[+]ping ok\nhealthz check passed\n");
     check(&health, "/healthz/syncloop", 200, "ok");
     check(&health, "/healthz/other", 404, "404 page not found\n");
     check(&health, "/metrics", 404, "404 page not found\n");
@@ -54,30 +40,15 @@ fn a_loop_that_stands_still_is_told() {
     let text = "[+]ping ok\n[-]syncloop failed: reason withheld\nhealthz check failed\n";
     check(&health, "/healthz", 500, text);
     check(&health, "/healthz?exclude=syncloop", 200, "ok");
-    check(
-        &health,
-        "/healthz/syncloop",
-        500,
-        "internal server error: no turn\n",
-    );
+    check(&health, "/healthz/syncloop", 500, "internal server error: no turn\n");
 }
 
 #[test]
 fn a_check_that_is_only_shown_fails_nothing() {
     let health = Health::new().shown("pleg", failing("runtime is down"));
     check(&health, "/healthz", 200, "ok");
-    check(
-        &health,
-        "/healthz?verbose",
-        200,
-        "[+]ping ok\n[-]pleg failed: reason withheld\nhealthz check passed\n",
-    );
-    check(
-        &health,
-        "/healthz/pleg",
-        500,
-        "internal server error: runtime is down\n",
-    );
+    check(&health, "/healthz?verbose", 200, "[+]ping ok\n[-]pleg failed: reason withheld\nhealthz check passed\n");
+    check(&health, "/healthz/pleg", 500, "internal server error: runtime is down\n");
 }
 
 #[tokio::test(start_paused = true)]
@@ -109,10 +80,7 @@ async fn connect(address: SocketAddr) -> TcpStream {
 
 async fn get(address: SocketAddr) -> String {
     let mut stream = connect(address).await;
-    stream
-        .write_all(b"GET /healthz HTTP/1.1\r\nhost: node\r\n\r\n")
-        .await
-        .expect("a request sent");
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: node\r\n\r\n").await.expect("a request sent");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("an answer");
     answer
@@ -123,10 +91,7 @@ async fn a_request_is_answered_over_the_wire() {
     let address = free_address().await;
     let server = tokio::spawn(run(address, Arc::new(Health::new())));
     let answer = get(address).await;
-    assert!(
-        answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok"),
-        "{answer}"
-    );
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok"), "{answer}");
     server.abort();
 }
 
@@ -138,9 +103,7 @@ async fn a_thousand_idle_clients_keep_nobody_waiting() {
     for _ in 0..1000 {
         idle.push(connect(address).await);
     }
-    let answer = timeout(Duration::from_secs(2), get(address))
-        .await
-        .expect("an answer in spite of them");
+    let answer = timeout(Duration::from_secs(2), get(address)).await.expect("an answer in spite of them");
     assert!(answer.ends_with("ok"), "{answer}");
     // They are sent away when their time is over.
     let mut byte = [0];
@@ -154,9 +117,7 @@ async fn a_request_that_never_ends_is_given_up() {
     let address = free_address().await;
     let server = tokio::spawn(run(address, Arc::new(Health::new())));
     let mut slow = connect(address).await;
-    slow.write_all(b"GET /healthz HTTP/1.1\r\nhost:")
-        .await
-        .expect("half a request sent");
+    slow.write_all(b"GET /healthz HTTP/1.1\r\nhost:").await.expect("half a request sent");
     let mut rest = Vec::new();
     let end = timeout(Duration::from_secs(10), slow.read_to_end(&mut rest)).await;
     assert!(end.is_ok(), "the connection stays open");
@@ -171,9 +132,8 @@ async fn a_port_that_is_taken_is_tried_again() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!server.is_finished());
     drop(listener);
-    let answer = timeout(Duration::from_secs(10), async { get(address).await })
-        .await
-        .expect("the server took the port");
+    let answer =
+        timeout(Duration::from_secs(10), async { get(address).await }).await.expect("the server took the port");
     assert!(answer.ends_with("ok"), "{answer}");
     server.abort();
 }

@@ -25,18 +25,9 @@ pub async fn run(cluster: Arc<dyn Cluster>, events: mpsc::Sender<SourceEvent>) {
 fn translate(change: Change<Pod>) -> SourceEvent {
     let source = Source::Api;
     match change {
-        Change::Listed(pods) => SourceEvent::Listed {
-            source,
-            pods: pods.into_iter().map(Arc::new).collect(),
-        },
-        Change::Applied(pod) => SourceEvent::Applied {
-            source,
-            pod: Arc::from(pod),
-        },
-        Change::Deleted(pod) => SourceEvent::Removed {
-            source,
-            uid: PodRef::of(&pod).uid,
-        },
+        Change::Listed(pods) => SourceEvent::Listed { source, pods: pods.into_iter().map(Arc::new).collect() },
+        Change::Applied(pod) => SourceEvent::Applied { source, pod: Arc::from(pod) },
+        Change::Deleted(pod) => SourceEvent::Removed { source, uid: PodRef::of(&pod).uid },
     }
 }
 
@@ -48,8 +39,7 @@ mod tests {
 
     fn pod(uid: &str) -> Pod {
         let metadata = serde_json::json!({ "namespace": "shop", "name": "web", "uid": uid });
-        serde_json::from_value(serde_json::json!({ "metadata": metadata }))
-            .expect("the test's pod is valid")
+        serde_json::from_value(serde_json::json!({ "metadata": metadata })).expect("the test's pod is valid")
     }
 
     #[tokio::test]
@@ -64,18 +54,9 @@ mod tests {
         cluster.send_pods(Change::Deleted(Box::new(pod("a"))));
         let source = Source::Api;
         for expected in [
-            SourceEvent::Listed {
-                source,
-                pods: vec![Arc::new(pod("a"))],
-            },
-            SourceEvent::Applied {
-                source,
-                pod: Arc::new(pod("b")),
-            },
-            SourceEvent::Removed {
-                source,
-                uid: PodUid::new("a"),
-            },
+            SourceEvent::Listed { source, pods: vec![Arc::new(pod("a"))] },
+            SourceEvent::Applied { source, pod: Arc::new(pod("b")) },
+            SourceEvent::Removed { source, uid: PodUid::new("a") },
         ] {
             assert_eq!(events.recv().await, Some(expected));
         }

@@ -19,10 +19,7 @@ pub fn mirror_of(pod: &Pod, node: &Node) -> Pod {
     metadata.uid = None;
     mirror.status = None;
     let annotations = metadata.annotations.get_or_insert_default();
-    let hash = annotations
-        .get(HASH_ANNOTATION)
-        .cloned()
-        .unwrap_or_default();
+    let hash = annotations.get(HASH_ANNOTATION).cloned().unwrap_or_default();
     annotations.insert(MIRROR_ANNOTATION.into(), hash);
     metadata.owner_references = Some(vec![OwnerReference {
         api_version: "v1".into(),
@@ -87,11 +84,7 @@ mod tests {
         check(&|mirror| mirror.metadata.name = Some("other".into()));
         check(&|mirror| mirror.metadata.annotations = None);
         check(&|mirror| {
-            mirror
-                .metadata
-                .annotations
-                .get_or_insert_default()
-                .insert(MIRROR_ANNOTATION.into(), "old".into());
+            mirror.metadata.annotations.get_or_insert_default().insert(MIRROR_ANNOTATION.into(), "old".into());
         });
         check(&|mirror| mirror.metadata.deletion_timestamp = Some(yaml("2026-01-01T00:00:00Z")));
         let not_static = pod_yaml("spec: {containers: []}");

@@ -71,11 +71,7 @@ pub enum Cause {
 impl Verdict {
     /// A refusal at admission, with the prefix its message has in the status.
     pub fn refused(reason: &str, message: &str) -> Self {
-        Verdict {
-            cause: Cause::Refusal,
-            reason: reason.to_owned(),
-            message: format!("Pod was rejected: {message}"),
-        }
+        Verdict { cause: Cause::Refusal, reason: reason.to_owned(), message: format!("Pod was rejected: {message}") }
     }
 
     pub fn deadline_exceeded() -> Self {
@@ -90,11 +86,7 @@ impl Verdict {
 /// When the pod's `activeDeadlineSeconds` is over, counted from its start time.
 pub fn deadline(pod: &Pod, start_time: Timestamp) -> Option<Timestamp> {
     let seconds = spec(pod).active_deadline_seconds?;
-    Some(
-        start_time
-            .checked_add(SignedDuration::from_secs(seconds))
-            .unwrap_or(Timestamp::MAX),
-    )
+    Some(start_time.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX))
 }
 
 /// Why a container waits, e.g. `ErrImagePull`.
@@ -130,11 +122,7 @@ impl StatusInput<'_> {
     fn is_at_rest(&self) -> bool {
         let exited = |state: &ContainerState| matches!(state, ContainerState::Exited(_));
         match self.stage {
-            Stage::Syncing => self
-                .runtime
-                .containers
-                .iter()
-                .all(|container| exited(&container.state)),
+            Stage::Syncing => self.runtime.containers.iter().all(|container| exited(&container.state)),
             // A create call that was given up may still make a container appear.
             Stage::Terminating => false,
             Stage::Terminated => true,
@@ -149,26 +137,17 @@ pub fn compute(input: &StatusInput<'_>) -> Computed {
         Some(status) => Cow::Borrowed(status),
         None => Cow::Owned(PodStatus::default()),
     };
-    let refused = input
-        .verdict
-        .is_some_and(|verdict| verdict.cause == Cause::Refusal);
+    let refused = input.verdict.is_some_and(|verdict| verdict.cause == Cause::Refusal);
     let statuses = match refused {
         true => Statuses::default(),
         false => Statuses::of(input, &earlier),
     };
     // The API's own word counts beside ours: whoever made the pod terminal there, it stays so.
-    let told: Vec<Outcome> = [Some(&*earlier), input.pod.status.as_ref()]
-        .into_iter()
-        .flatten()
-        .filter_map(Outcome::of)
-        .collect();
+    let told: Vec<Outcome> =
+        [Some(&*earlier), input.pod.status.as_ref()].into_iter().flatten().filter_map(Outcome::of).collect();
     let decided = decide(input, &statuses, &told);
     let published = publish(input, &decided, &told);
-    let pod_ips = if refused {
-        Vec::new()
-    } else {
-        pod_ips(input, &earlier)
-    };
+    let pod_ips = if refused { Vec::new() } else { pod_ips(input, &earlier) };
     let host_ips = host_ips(input, &earlier);
     let status = PodStatus {
         phase: Some(published.phase.as_str().to_owned()),
@@ -183,22 +162,14 @@ pub fn compute(input: &StatusInput<'_>) -> Computed {
         host_ip: host_ips.first().cloned(),
         host_ips: some_list(host_ips.into_iter().map(|ip| HostIP { ip }).collect()),
         qos_class: Some(qos::class(input.pod).as_str().to_owned()),
-        start_time: Some(
-            earlier
-                .start_time
-                .clone()
-                .unwrap_or_else(|| whole_seconds(input.handled_since)),
-        ),
+        start_time: Some(earlier.start_time.clone().unwrap_or_else(|| whole_seconds(input.handled_since))),
         observed_generation: input.pod.metadata.generation,
         init_container_statuses: some_list(statuses.init),
         container_statuses: some_list(statuses.regular),
         ephemeral_container_statuses: some_list(statuses.ephemeral),
         ..PodStatus::default()
     };
-    Computed {
-        phase: decided.phase,
-        status,
-    }
+    Computed { phase: decided.phase, status }
 }
 
 fn some_list<T>(list: Vec<T>) -> Option<Vec<T>> {
@@ -216,11 +187,7 @@ struct Outcome {
 impl Outcome {
     fn of(status: &PodStatus) -> Option<Self> {
         let phase = Phase::parse(status.phase.as_deref()?)?;
-        Some(Outcome {
-            phase,
-            reason: status.reason.clone(),
-            message: status.message.clone(),
-        })
+        Some(Outcome { phase, reason: status.reason.clone(), message: status.message.clone() })
     }
 }
 
@@ -233,28 +200,13 @@ fn decide(input: &StatusInput<'_>, statuses: &Statuses, told: &[Outcome]) -> Out
     let own = phase(input.pod, statuses, terminated && !input.source.is_static());
     if let Some(verdict) = input.verdict.filter(|_| own != Phase::Succeeded) {
         let (reason, message) = (Some(verdict.reason.clone()), Some(verdict.message.clone()));
-        return Outcome {
-            phase: Phase::Failed,
-            reason,
-            message,
-        };
+        return Outcome { phase: Phase::Failed, reason, message };
     }
     // A pod that ended without a phase of its own, such as one deleted before it started,
     // failed: it must not look as if it could go on.
-    let phase = if terminated && !own.is_terminal() {
-        Phase::Failed
-    } else {
-        own
-    };
-    let same = told
-        .first()
-        .filter(|outcome| outcome.phase == phase)
-        .cloned();
-    same.unwrap_or(Outcome {
-        phase,
-        reason: None,
-        message: None,
-    })
+    let phase = if terminated && !own.is_terminal() { Phase::Failed } else { own };
+    let same = told.first().filter(|outcome| outcome.phase == phase).cloned();
+    same.unwrap_or(Outcome { phase, reason: None, message: None })
 }
 
 /// Holds a terminal phase back until nothing can run: controllers start a replacement and
@@ -264,21 +216,12 @@ fn publish(input: &StatusInput<'_>, decided: &Outcome, told: &[Outcome]) -> Outc
     if !decided.phase.is_terminal() || is_out || input.is_at_rest() {
         return decided.clone();
     }
-    told.first().cloned().unwrap_or(Outcome {
-        phase: Phase::Pending,
-        reason: None,
-        message: None,
-    })
+    told.first().cloned().unwrap_or(Outcome { phase: Phase::Pending, reason: None, message: None })
 }
 
 fn host_ips(input: &StatusInput<'_>, earlier: &PodStatus) -> Vec<String> {
     if input.host_ips.is_empty() {
-        return earlier
-            .host_ips
-            .iter()
-            .flatten()
-            .map(|host| host.ip.clone())
-            .collect();
+        return earlier.host_ips.iter().flatten().map(|host| host.ip.clone()).collect();
     }
     input.host_ips.iter().map(IpAddr::to_string).collect()
 }
@@ -286,14 +229,7 @@ fn host_ips(input: &StatusInput<'_>, earlier: &PodStatus) -> Vec<String> {
 /// The sandbox's addresses, the node's primary family first. The last ones known stay while
 /// there is no sandbox with any.
 fn pod_ips(input: &StatusInput<'_>, earlier: &PodStatus) -> Vec<String> {
-    let known = || {
-        earlier
-            .pod_ips
-            .iter()
-            .flatten()
-            .map(|pod| pod.ip.clone())
-            .collect::<Vec<_>>()
-    };
+    let known = || earlier.pod_ips.iter().flatten().map(|pod| pod.ip.clone()).collect::<Vec<_>>();
     if input.host_network() {
         // Set once: the pod's processes keep the addresses they bound to.
         return match known() {

@@ -20,18 +20,10 @@ struct Finding {
 
 impl Finding {
     fn yes() -> Self {
-        Finding {
-            holds: true,
-            reason: None,
-            message: None,
-        }
+        Finding { holds: true, reason: None, message: None }
     }
     fn no(reason: &'static str) -> Self {
-        Finding {
-            holds: false,
-            reason: Some(reason),
-            message: None,
-        }
+        Finding { holds: false, reason: Some(reason), message: None }
     }
 }
 
@@ -54,32 +46,14 @@ pub(super) fn conditions(
         ("PodScheduled", Finding::yes()),
     ];
     let disrupted = |verdict: &&Verdict| verdict.cause == Cause::Disruption;
-    if let Some(verdict) = input
-        .verdict
-        .filter(disrupted)
-        .filter(|_| published.is_terminal())
-    {
+    if let Some(verdict) = input.verdict.filter(disrupted).filter(|_| published.is_terminal()) {
         let message = Some(verdict.message.clone()).filter(|message| !message.is_empty());
-        list.push((
-            "DisruptionTarget",
-            Finding {
-                holds: true,
-                reason: Some("TerminationByKubelet"),
-                message,
-            },
-        ));
+        list.push(("DisruptionTarget", Finding { holds: true, reason: Some("TerminationByKubelet"), message }));
     }
-    list.into_iter()
-        .map(|(kind, finding)| stamped(kind, finding, input, earlier))
-        .collect()
+    list.into_iter().map(|(kind, finding)| stamped(kind, finding, input, earlier)).collect()
 }
 
-fn stamped(
-    kind: &str,
-    finding: Finding,
-    input: &StatusInput<'_>,
-    earlier: &[PodCondition],
-) -> PodCondition {
+fn stamped(kind: &str, finding: Finding, input: &StatusInput<'_>, earlier: &[PodCondition]) -> PodCondition {
     let status = if finding.holds { "True" } else { "False" };
     let since = earlier
         .iter()
@@ -103,13 +77,8 @@ pub(super) fn whole_seconds(time: Timestamp) -> Time {
 }
 
 fn ready_to_start(input: &StatusInput<'_>) -> Finding {
-    let usable = input.runtime.ready_sandbox().is_some()
-        && (input.host_network() || !input.runtime.ips().is_empty());
-    Finding {
-        holds: usable,
-        reason: None,
-        message: None,
-    }
+    let usable = input.runtime.ready_sandbox().is_some() && (input.host_network() || !input.runtime.ips().is_empty());
+    Finding { holds: usable, reason: None, message: None }
 }
 
 fn initialized(pod: &Pod, statuses: &Statuses, phase: Phase) -> Finding {
@@ -122,10 +91,7 @@ fn initialized(pod: &Pod, statuses: &Statuses, phase: Phase) -> Finding {
         gaps.look_at(&container.name, statuses.init(&container.name), done);
     }
     if phase == Phase::Succeeded && gaps.unknown.is_empty() {
-        return Finding {
-            reason: Some("PodCompleted"),
-            ..Finding::yes()
-        };
+        return Finding { reason: Some("PodCompleted"), ..Finding::yes() };
     }
     // Once a regular container has run the pod was initialized, whatever its init
     // containers look like now: they may have been collected.
@@ -137,20 +103,11 @@ fn initialized(pod: &Pod, statuses: &Statuses, phase: Phase) -> Finding {
 
 fn containers_ready(pod: &Pod, statuses: &Statuses, phase: Phase) -> Finding {
     let mut gaps = Gaps::new("unready");
-    for sidecar in init_containers(pod)
-        .iter()
-        .filter(|container| is_sidecar(container))
-    {
-        gaps.look_at(&sidecar.name, statuses.init(&sidecar.name), |status| {
-            status.ready
-        });
+    for sidecar in init_containers(pod).iter().filter(|container| is_sidecar(container)) {
+        gaps.look_at(&sidecar.name, statuses.init(&sidecar.name), |status| status.ready);
     }
     for container in regular_containers(pod) {
-        gaps.look_at(
-            &container.name,
-            statuses.regular(&container.name),
-            |status| status.ready,
-        );
+        gaps.look_at(&container.name, statuses.regular(&container.name), |status| status.ready);
     }
     match phase {
         Phase::Succeeded => Finding::no("PodCompleted"),
@@ -163,20 +120,14 @@ fn ready(pod: &Pod, containers_ready: &Finding) -> Finding {
     if !containers_ready.holds {
         return containers_ready.clone();
     }
-    let api = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_deref())
-        .unwrap_or_default();
+    let api = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let gates = spec(pod).readiness_gates.as_deref().unwrap_or_default();
     let closed: Vec<String> = gates
         .iter()
         .filter_map(|gate| {
             let kind = &gate.condition_type;
             match api.iter().find(|condition| condition.type_ == *kind) {
-                None => Some(format!(
-                    "corresponding condition of pod readiness gate \"{kind}\" does not exist."
-                )),
+                None => Some(format!("corresponding condition of pod readiness gate \"{kind}\" does not exist.")),
                 Some(condition) if condition.status != "True" => Some(format!(
                     "the status of pod readiness gate \"{kind}\" is not \"True\", but {}",
                     condition.status
@@ -188,10 +139,7 @@ fn ready(pod: &Pod, containers_ready: &Finding) -> Finding {
     if closed.is_empty() {
         return Finding::yes();
     }
-    Finding {
-        message: Some(closed.join(", ")),
-        ..Finding::no("ReadinessGatesNotReady")
-    }
+    Finding { message: Some(closed.join(", ")), ..Finding::no("ReadinessGatesNotReady") }
 }
 
 /// Containers that stand in the way of a condition.
@@ -204,11 +152,7 @@ struct Gaps<'a> {
 
 impl<'a> Gaps<'a> {
     fn new(word: &'static str) -> Self {
-        Gaps {
-            word,
-            unmet: Vec::new(),
-            unknown: Vec::new(),
-        }
+        Gaps { word, unmet: Vec::new(), unknown: Vec::new() }
     }
 
     fn look_at(
@@ -228,18 +172,12 @@ impl<'a> Gaps<'a> {
         let mut texts = Vec::new();
         for (word, names) in [("unknown", &self.unknown), (self.word, &self.unmet)] {
             if !names.is_empty() {
-                texts.push(format!(
-                    "containers with {word} status: [{}]",
-                    names.join(" ")
-                ));
+                texts.push(format!("containers with {word} status: [{}]", names.join(" ")));
             }
         }
         if texts.is_empty() {
             return Finding::yes();
         }
-        Finding {
-            message: Some(texts.join(", ")),
-            ..Finding::no(reason)
-        }
+        Finding { message: Some(texts.join(", ")), ..Finding::no(reason) }
     }
 }

@@ -1,9 +1,8 @@
 //! Statuses of the single containers.
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus, ContainerUser, LinuxContainerUser, PodStatus,
-    VolumeMountStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    ContainerUser, LinuxContainerUser, PodStatus, VolumeMountStatus,
 };
 
 use super::compute::{Stage, StatusInput};
@@ -17,7 +16,8 @@ use crate::pod::containers::{Role, all_containers, init_containers, regular_cont
 const MESSAGE_BYTES_MAX: usize = 12 * 1024;
 
 const STATUS_UNKNOWN: &str = "ContainerStatusUnknown";
-const LOST_WHILE_RUNNING: &str = "The container could not be located when the pod was deleted.  The container used to be Running";
+const LOST_WHILE_RUNNING: &str =
+    "The container could not be located when the pod was deleted.  The container used to be Running";
 const LOST_AT_END: &str = "The container could not be located when the pod was terminated";
 /// What a process killed by SIGKILL leaves; the best guess for one nobody saw end.
 const EXIT_CODE_UNKNOWN: i32 = 137;
@@ -36,13 +36,7 @@ impl Statuses {
         let mut statuses = Statuses::default();
         for (role, container) in all_containers(input.pod) {
             let earlier = known(earlier, role, &container.name);
-            let status = Subject {
-                input,
-                role,
-                container: &container,
-                earlier,
-            }
-            .status();
+            let status = Subject { input, role, container: &container, earlier }.status();
             match role {
                 Role::Init | Role::Sidecar => statuses.init.push(status),
                 Role::Regular => statuses.regular.push(status),
@@ -82,12 +76,7 @@ impl Statuses {
             false => last_run.map_or(0, |index| index + 1),
         };
         let regular = if initialized { self.regular.len() } else { 0 };
-        for status in self
-            .init
-            .iter_mut()
-            .take(init)
-            .chain(self.regular.iter_mut().take(regular))
-        {
+        for status in self.init.iter_mut().take(init).chain(self.regular.iter_mut().take(regular)) {
             if terminated(&status.state).is_none() {
                 status.state = Some(lost(LOST_AT_END, status.container_id.clone()));
                 status.ready = false;
@@ -100,11 +89,7 @@ impl Statuses {
     fn cap_messages(&mut self) {
         let statuses = || self.init.iter().chain(&self.regular).chain(&self.ephemeral);
         let share = MESSAGE_BYTES_MAX / statuses().count().max(1);
-        let own = self
-            .init
-            .iter_mut()
-            .chain(&mut self.regular)
-            .chain(&mut self.ephemeral);
+        let own = self.init.iter_mut().chain(&mut self.regular).chain(&mut self.ephemeral);
         for state in own.flat_map(|status| [&mut status.state, &mut status.last_state]) {
             let exit = state.as_mut().and_then(|state| state.terminated.as_mut());
             if let Some(message) = exit.and_then(|exit| exit.message.as_mut()) {
@@ -115,17 +100,11 @@ impl Statuses {
 }
 
 fn char_boundary_at_most(text: &str, bytes: usize) -> usize {
-    (0..=bytes.min(text.len()))
-        .rev()
-        .find(|&at| text.is_char_boundary(at))
-        .unwrap_or(0)
+    (0..=bytes.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
 }
 
 fn has_run(status: &ContainerStatus) -> bool {
-    let running = status
-        .state
-        .as_ref()
-        .is_some_and(|state| state.running.is_some());
+    let running = status.state.as_ref().is_some_and(|state| state.running.is_some());
     running
         || status.started == Some(true)
         || terminated(&status.state).is_some()
@@ -133,8 +112,7 @@ fn has_run(status: &ContainerStatus) -> bool {
 }
 
 fn done_as_init(status: &ContainerStatus) -> bool {
-    status.started == Some(true)
-        || terminated(&status.state).is_some_and(|exit| exit.exit_code == 0)
+    status.started == Some(true) || terminated(&status.state).is_some_and(|exit| exit.exit_code == 0)
 }
 
 fn terminated(state: &Option<ContainerState>) -> Option<&ContainerStateTerminated> {
@@ -144,19 +122,13 @@ fn terminated(state: &Option<ContainerState>) -> Option<&ContainerStateTerminate
 fn waiting(reason: &str, message: &str) -> ContainerState {
     let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     ContainerState {
-        waiting: Some(ContainerStateWaiting {
-            reason: text(reason),
-            message: text(message),
-        }),
+        waiting: Some(ContainerStateWaiting { reason: text(reason), message: text(message) }),
         ..ContainerState::default()
     }
 }
 
 fn ended(exit: ContainerStateTerminated) -> ContainerState {
-    ContainerState {
-        terminated: Some(exit),
-        ..ContainerState::default()
-    }
+    ContainerState { terminated: Some(exit), ..ContainerState::default() }
 }
 
 /// The end of a container that nobody saw ending.
@@ -201,35 +173,21 @@ impl Subject<'_> {
         status
     }
 
-    fn of_instance(
-        &self,
-        newest: &cri::Container,
-        second: Option<&cri::Container>,
-    ) -> ContainerStatus {
+    fn of_instance(&self, newest: &cri::Container, second: Option<&cri::Container>) -> ContainerStatus {
         let id = self.api_id(newest);
-        let probed = self
-            .input
-            .probes
-            .get(&newest.id)
-            .copied()
-            .unwrap_or_default();
+        let probed = self.input.probes.get(&newest.id).copied().unwrap_or_default();
         let started = newest.is_running() && probed.started.unwrap_or(true);
         let ready = match (self.role, newest.exit()) {
             (Role::Init, exit) => exit.is_some_and(|exit| exit.exit_code == 0),
             (Role::Ephemeral, _) => false,
             _ => started && probed.ready.unwrap_or(true),
         };
-        let same = self
-            .earlier
-            .filter(|earlier| earlier.container_id.as_deref() == Some(id.as_str()));
-        let mut restart_count =
-            restart_count(newest).max(self.earlier.map_or(0, |earlier| earlier.restart_count));
+        let same = self.earlier.filter(|earlier| earlier.container_id.as_deref() == Some(id.as_str()));
+        let mut restart_count = restart_count(newest).max(self.earlier.map_or(0, |earlier| earlier.restart_count));
         let state = match &newest.state {
             cri::ContainerState::Created => self.default_waiting(),
             cri::ContainerState::Running { started_at } => ContainerState {
-                running: Some(ContainerStateRunning {
-                    started_at: Some(whole_seconds(*started_at)),
-                }),
+                running: Some(ContainerStateRunning { started_at: Some(whole_seconds(*started_at)) }),
                 ..ContainerState::default()
             },
             cri::ContainerState::Exited(exit) => ended(self.exit(&id, exit)),
@@ -245,10 +203,7 @@ impl Subject<'_> {
             },
         };
         let granted = granted(self.container);
-        let allocated = granted
-            .requests
-            .clone()
-            .filter(|requests| !requests.is_empty());
+        let allocated = granted.requests.clone().filter(|requests| !requests.is_empty());
         let resources = match newest.resources.as_ref().filter(|_| newest.is_running()) {
             Some(running) => actual(granted, running),
             None => granted,
@@ -269,8 +224,7 @@ impl Subject<'_> {
                 linux: Some(LinuxContainerUser {
                     uid: user.uid,
                     gid: user.gid,
-                    supplemental_groups: Some(user.supplemental_groups.clone())
-                        .filter(|groups| !groups.is_empty()),
+                    supplemental_groups: Some(user.supplemental_groups.clone()).filter(|groups| !groups.is_empty()),
                 }),
             }),
             volume_mounts: self.volume_mounts(newest),
@@ -280,27 +234,16 @@ impl Subject<'_> {
 
     /// How the instance before the newest ended: by what the runtime still has, else by what
     /// was known before it was collected.
-    fn last_state(
-        &self,
-        second: Option<&cri::Container>,
-        newest: &cri::Container,
-    ) -> Option<ContainerState> {
+    fn last_state(&self, second: Option<&cri::Container>, newest: &cri::Container) -> Option<ContainerState> {
         if let Some((second, exit)) = second.and_then(|second| Some((second, second.exit()?))) {
             return Some(ended(self.exit(&self.api_id(second), exit)));
         }
         let newest = self.api_id(newest);
         let of_another = |state: &&ContainerState| {
-            state
-                .terminated
-                .as_ref()
-                .is_some_and(|exit| exit.container_id.as_deref() != Some(newest.as_str()))
+            state.terminated.as_ref().is_some_and(|exit| exit.container_id.as_deref() != Some(newest.as_str()))
         };
         let earlier = self.earlier?;
-        [&earlier.state, &earlier.last_state]
-            .into_iter()
-            .flatten()
-            .find(of_another)
-            .cloned()
+        [&earlier.state, &earlier.last_state].into_iter().flatten().find(of_another).cloned()
     }
 
     fn without_instance(&self) -> ContainerStatus {
@@ -311,10 +254,7 @@ impl Subject<'_> {
             started: (self.role != Role::Ephemeral).then_some(false),
             ..ContainerStatus::default()
         };
-        if let Some(earlier) = self
-            .earlier
-            .filter(|earlier| terminated(&earlier.state).is_some())
-        {
+        if let Some(earlier) = self.earlier.filter(|earlier| terminated(&earlier.state).is_some()) {
             return earlier.clone();
         }
         if self.role == Role::Init && self.regular_was_created() {
@@ -336,10 +276,7 @@ impl Subject<'_> {
         let Some(earlier) = self.earlier else {
             return bare;
         };
-        let was_running = earlier
-            .state
-            .as_ref()
-            .is_some_and(|state| state.running.is_some());
+        let was_running = earlier.state.as_ref().is_some_and(|state| state.running.is_some());
         if !was_running {
             return ContainerStatus {
                 restart_count: earlier.restart_count,
@@ -357,9 +294,7 @@ impl Subject<'_> {
     }
 
     fn regular_was_created(&self) -> bool {
-        regular_containers(self.input.pod)
-            .iter()
-            .any(|container| self.input.runtime.newest(&container.name).is_some())
+        regular_containers(self.input.pod).iter().any(|container| self.input.runtime.newest(&container.name).is_some())
     }
 
     /// A container that will be started again waits for the reason it could not be; how it
@@ -393,14 +328,7 @@ impl Subject<'_> {
 
     fn default_waiting(&self) -> ContainerState {
         let has_init = !init_containers(self.input.pod).is_empty();
-        waiting(
-            if has_init {
-                "PodInitializing"
-            } else {
-                "ContainerCreating"
-            },
-            "",
-        )
+        waiting(if has_init { "PodInitializing" } else { "ContainerCreating" }, "")
     }
 
     fn api_id(&self, instance: &cri::Container) -> String {
@@ -431,17 +359,13 @@ impl Subject<'_> {
             .iter()
             .map(|mount| {
                 let read_only = mount.read_only.unwrap_or(false);
-                let actual = newest
-                    .mounts
-                    .iter()
-                    .find(|actual| actual.container_path == mount.mount_path);
+                let actual = newest.mounts.iter().find(|actual| actual.container_path == mount.mount_path);
                 let recursive = actual.is_some_and(|actual| actual.recursive_read_only);
                 VolumeMountStatus {
                     name: mount.name.clone(),
                     mount_path: mount.mount_path.clone(),
                     read_only: read_only.then_some(true),
-                    recursive_read_only: read_only
-                        .then(|| if recursive { "Enabled" } else { "Disabled" }.to_owned()),
+                    recursive_read_only: read_only.then(|| if recursive { "Enabled" } else { "Disabled" }.to_owned()),
                     volume_status: None,
                 }
             })
@@ -452,11 +376,7 @@ impl Subject<'_> {
 
 /// The count travels with the container, so that it survives the agent.
 fn restart_count(instance: &cri::Container) -> i32 {
-    let annotated = instance
-        .annotations
-        .get(cri::annotations::CONTAINER_RESTART_COUNT);
-    let count = annotated
-        .and_then(|count| count.parse().ok())
-        .unwrap_or(instance.attempt);
+    let annotated = instance.annotations.get(cri::annotations::CONTAINER_RESTART_COUNT);
+    let count = annotated.and_then(|count| count.parse().ok()).unwrap_or(instance.attempt);
     i32::try_from(count).unwrap_or(i32::MAX)
 }

@@ -20,9 +20,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use compute::{
-    Cause, Computed, Probed, Stage, StatusInput, Verdict, WaitingReason, compute, deadline,
-};
+pub use compute::{Cause, Computed, Probed, Stage, StatusInput, Verdict, WaitingReason, compute, deadline};
 pub use outbox::Flush;
 pub use phase::Phase;
 pub use restart::restartable;

@@ -133,7 +133,9 @@ impl ApiSide {
 
 enum Link {
     /// The pod that failed last, if nothing succeeded since.
-    Up { failed: Option<PodUid> },
+    Up {
+        failed: Option<PodUid>,
+    },
     Down {
         retry_at: Instant,
         attempts: u32,
@@ -210,11 +212,7 @@ impl Outbox {
         if is_same_object && entry.residue.as_ref() == Some(&patch) {
             return;
         }
-        match entry
-            .corrected_at
-            .filter(|_| is_same_object)
-            .map(|at| at + CORRECTION_INTERVAL)
-        {
+        match entry.corrected_at.filter(|_| is_same_object).map(|at| at + CORRECTION_INTERVAL) {
             Some(until) if until > now => self.rest(uid, until),
             _ => {
                 entry.corrected_at = is_same_object.then_some(now);
@@ -263,12 +261,7 @@ impl Outbox {
 
     /// The next thing to do. A request counts as in flight until [`Outbox::done`].
     pub fn next(&mut self, now: Instant) -> Step {
-        while let Some((until, uid)) = self
-            .resting
-            .first()
-            .cloned()
-            .filter(|(until, _)| *until <= now)
-        {
+        while let Some((until, uid)) = self.resting.first().cloned().filter(|(until, _)| *until <= now) {
             self.resting.remove(&(until, uid.clone()));
             self.queue(&uid);
         }
@@ -297,9 +290,7 @@ impl Outbox {
     fn start(&mut self, uid: &PodUid) -> Option<Request> {
         let entry = self.entries.get_mut(uid)?;
         entry.place = Place::Clean;
-        let patch = entry
-            .patch()
-            .filter(|patch| entry.residue.as_ref() != Some(patch))?;
+        let patch = entry.patch().filter(|patch| entry.residue.as_ref() != Some(patch))?;
         let (Some(desired), Some(pod)) = (&entry.desired, entry.api.pod()) else {
             return None;
         };
@@ -312,10 +303,7 @@ impl Outbox {
             patch: json!({"metadata": {"uid": api_uid}, "status": patch}),
             api_uid: api_uid.clone(),
         };
-        entry.place = Place::InFlight {
-            sent: Arc::clone(desired),
-            api_uid,
-        };
+        entry.place = Place::InFlight { sent: Arc::clone(desired), api_uid };
         self.in_flight += 1;
         Some(request)
     }
@@ -335,19 +323,13 @@ impl Outbox {
             return;
         };
         let sent = Arc::clone(sent);
-        let is_other = entry
-            .api
-            .pod()
-            .is_some_and(|pod| pod.metadata.uid.as_ref() != Some(api_uid));
+        let is_other = entry.api.pod().is_some_and(|pod| pod.metadata.uid.as_ref() != Some(api_uid));
         entry.place = Place::Clean;
         if is_other {
             // The mirror was replaced meanwhile: the answer is about the old one.
             return self.queue(uid);
         }
-        let set_anew = !entry
-            .desired
-            .as_ref()
-            .is_some_and(|desired| Arc::ptr_eq(desired, &sent));
+        let set_anew = !entry.desired.as_ref().is_some_and(|desired| Arc::ptr_eq(desired, &sent));
         match outcome {
             Outcome::Accepted(pod) => {
                 entry.failures = 0;
@@ -356,10 +338,7 @@ impl Outbox {
                     false => difference(&pod, &sent),
                 };
                 entry.learn(pod);
-                if entry
-                    .patch()
-                    .is_some_and(|patch| entry.residue.as_ref() != Some(&patch))
-                {
+                if entry.patch().is_some_and(|patch| entry.residue.as_ref() != Some(&patch)) {
                     self.queue(uid);
                 }
             }
@@ -395,26 +374,16 @@ impl Outbox {
 
     fn link_failed(&mut self, uid: &PodUid, now: Instant) {
         match &mut self.link {
-            Link::Up { failed } if failed.as_ref().is_none_or(|failed| failed == uid) => {
-                *failed = Some(uid.clone())
-            }
+            Link::Up { failed } if failed.as_ref().is_none_or(|failed| failed == uid) => *failed = Some(uid.clone()),
             Link::Up { .. } => {
-                self.link = Link::Down {
-                    retry_at: now + retry_delay(&self.clock, 1),
-                    attempts: 1,
-                    probing: false,
-                };
+                self.link = Link::Down { retry_at: now + retry_delay(&self.clock, 1), attempts: 1, probing: false };
                 for (_, uid) in std::mem::take(&mut self.resting) {
                     self.queue_as(&uid, Urgency::Ordinary);
                 }
             }
             // The rest of a volley that was under way when the link went down says nothing new.
             Link::Down { probing: false, .. } => {}
-            Link::Down {
-                retry_at,
-                attempts,
-                probing,
-            } => {
+            Link::Down { retry_at, attempts, probing } => {
                 *attempts += 1;
                 *retry_at = now + retry_delay(&self.clock, *attempts);
                 *probing = false;
@@ -494,21 +463,12 @@ impl Entry {
         let (Some(has), Some(wants)) = (has, self.desired.as_deref()) else {
             return Urgency::Ordinary;
         };
-        let ends =
-            |status: &PodStatus| matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-        if ends(has) != ends(wants) || is_ready(has) != is_ready(wants) {
-            Urgency::First
-        } else {
-            Urgency::Ordinary
-        }
+        let ends = |status: &PodStatus| matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        if ends(has) != ends(wants) || is_ready(has) != is_ready(wants) { Urgency::First } else { Urgency::Ordinary }
     }
 
     fn learn(&mut self, pod: Arc<Pod>) {
-        if !self
-            .api
-            .pod()
-            .is_some_and(|known| is_older(&pod.metadata, &known.metadata))
-        {
+        if !self.api.pod().is_some_and(|known| is_older(&pod.metadata, &known.metadata)) {
             self.api = ApiSide::Present(pod);
         }
     }

@@ -7,11 +7,7 @@ use serde_json::{Map, Value, json};
 
 /// Conditions that only this agent writes and that end by going away. Others that are
 /// missing from a computed status belong to somebody else, or to an earlier life of the pod.
-const PASSING_CONDITIONS: [&str; 3] = [
-    "PodResizePending",
-    "PodResizeInProgress",
-    "AllContainersRestarting",
-];
+const PASSING_CONDITIONS: [&str; 3] = ["PodResizePending", "PodResizeInProgress", "AllContainersRestarting"];
 
 /// The `status` part of the patch; `None` when the API has it all. What `desired` leaves out
 /// is left alone, except for reason and message, which belong to the phase.
@@ -29,30 +25,10 @@ pub(super) fn status_patch(api: &PodStatus, desired: &PodStatus) -> Option<Value
     put(&mut patch, "podIP", &api.pod_ip, &desired.pod_ip);
     put_replacing(&mut patch, "podIPs", &api.pod_ips, &desired.pod_ips);
     put(&mut patch, "qosClass", &api.qos_class, &desired.qos_class);
-    put(
-        &mut patch,
-        "startTime",
-        &api.start_time,
-        &desired.start_time,
-    );
-    put(
-        &mut patch,
-        "observedGeneration",
-        &api.observed_generation,
-        &desired.observed_generation,
-    );
-    put(
-        &mut patch,
-        "initContainerStatuses",
-        &api.init_container_statuses,
-        &desired.init_container_statuses,
-    );
-    put(
-        &mut patch,
-        "containerStatuses",
-        &api.container_statuses,
-        &desired.container_statuses,
-    );
+    put(&mut patch, "startTime", &api.start_time, &desired.start_time);
+    put(&mut patch, "observedGeneration", &api.observed_generation, &desired.observed_generation);
+    put(&mut patch, "initContainerStatuses", &api.init_container_statuses, &desired.init_container_statuses);
+    put(&mut patch, "containerStatuses", &api.container_statuses, &desired.container_statuses);
     put(
         &mut patch,
         "ephemeralContainerStatuses",
@@ -69,23 +45,13 @@ pub(super) fn status_patch(api: &PodStatus, desired: &PodStatus) -> Option<Value
     (!patch.is_empty()).then_some(Value::Object(patch))
 }
 
-fn put<T: PartialEq + Serialize>(
-    patch: &mut Map<String, Value>,
-    key: &str,
-    api: &Option<T>,
-    desired: &Option<T>,
-) {
+fn put<T: PartialEq + Serialize>(patch: &mut Map<String, Value>, key: &str, api: &Option<T>, desired: &Option<T>) {
     if desired.is_some() && api != desired {
         patch.insert(key.into(), json!(desired));
     }
 }
 
-fn put_or_clear(
-    patch: &mut Map<String, Value>,
-    key: &str,
-    api: &Option<String>,
-    desired: &Option<String>,
-) {
+fn put_or_clear(patch: &mut Map<String, Value>, key: &str, api: &Option<String>, desired: &Option<String>) {
     // The API does not tell an empty text from none.
     let text = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     if text(api) != text(desired) {
@@ -111,16 +77,9 @@ fn put_replacing<T: PartialEq + Serialize>(
 
 fn conditions_patch(api: &[PodCondition], desired: &[PodCondition]) -> Vec<Value> {
     let find = |kind: &str| api.iter().find(|condition| condition.type_ == kind);
-    let changed = desired
-        .iter()
-        .filter_map(|condition| condition_patch(find(&condition.type_), condition));
-    let is_over = |kind: &&str| {
-        find(kind).is_some() && desired.iter().all(|condition| condition.type_ != *kind)
-    };
-    let removed = PASSING_CONDITIONS
-        .into_iter()
-        .filter(is_over)
-        .map(|kind| json!({"$patch": "delete", "type": kind}));
+    let changed = desired.iter().filter_map(|condition| condition_patch(find(&condition.type_), condition));
+    let is_over = |kind: &&str| find(kind).is_some() && desired.iter().all(|condition| condition.type_ != *kind);
+    let removed = PASSING_CONDITIONS.into_iter().filter(is_over).map(|kind| json!({"$patch": "delete", "type": kind}));
     changed.chain(removed).collect()
 }
 
@@ -131,8 +90,7 @@ fn condition_patch(api: Option<&PodCondition>, desired: &PodCondition) -> Option
     let same = api.status == desired.status
         && text(&api.reason) == text(&desired.reason)
         && text(&api.message) == text(&desired.message)
-        && (desired.observed_generation.is_none()
-            || api.observed_generation == desired.observed_generation);
+        && (desired.observed_generation.is_none() || api.observed_generation == desired.observed_generation);
     if same {
         return None;
     }

@@ -61,20 +61,13 @@ fn stand(status: Option<&ContainerStatus>) -> Stand {
     let Some(state) = &status.state else {
         return Stand::Missing;
     };
-    let last = status
-        .last_state
-        .as_ref()
-        .and_then(|last| last.terminated.as_ref());
+    let last = status.last_state.as_ref().and_then(|last| last.terminated.as_ref());
     match (&state.running, &state.terminated, last) {
         (Some(_), _, _) => Stand::Running,
-        (None, Some(exit), _) => Stand::Stopped {
-            exit_code: exit.exit_code,
-            waiting: false,
-        },
-        (None, None, Some(exit)) if state.waiting.is_some() => Stand::Stopped {
-            exit_code: exit.exit_code,
-            waiting: true,
-        },
+        (None, Some(exit), _) => Stand::Stopped { exit_code: exit.exit_code, waiting: false },
+        (None, None, Some(exit)) if state.waiting.is_some() => {
+            Stand::Stopped { exit_code: exit.exit_code, waiting: true }
+        }
         (None, None, _) if state.waiting.is_some() => Stand::Waiting,
         (None, None, _) => Stand::Missing,
     }

@@ -22,12 +22,7 @@ pub(super) fn granted(container: &Container) -> ResourceRequirements {
     let canonical = |amounts: &Option<Amounts>| {
         let amounts = amounts.as_ref()?;
         let text = |amount: &ApiQuantity| parse(&amount.0).map_or_else(|_| amount.clone(), api);
-        Some(
-            amounts
-                .iter()
-                .map(|(name, amount)| (name.clone(), text(amount)))
-                .collect(),
-        )
+        Some(amounts.iter().map(|(name, amount)| (name.clone(), text(amount))).collect())
     };
     let resources = container.resources.clone().unwrap_or_default();
     ResourceRequirements {
@@ -38,62 +33,31 @@ pub(super) fn granted(container: &Container) -> ResourceRequirements {
 }
 
 /// The same as the runtime enforces it, where it says so.
-pub(super) fn actual(
-    granted: ResourceRequirements,
-    running: &cri::LinuxResources,
-) -> ResourceRequirements {
-    let ResourceRequirements {
-        mut limits,
-        mut requests,
-        claims,
-    } = granted;
+pub(super) fn actual(granted: ResourceRequirements, running: &cri::LinuxResources) -> ResourceRequirements {
+    let ResourceRequirements { mut limits, mut requests, claims } = granted;
     let unsigned = |value: i64| u64::try_from(value).unwrap_or(0);
     let limit = quota_to_milli_cpu(running.cpu_quota, unsigned(running.cpu_period));
     overlay_cpu(&mut limits, limit, CPU_LIMIT_VISIBLE_MILLI);
-    overlay_cpu(
-        &mut requests,
-        shares_to_milli_cpu(unsigned(running.cpu_shares)),
-        CPU_REQUEST_VISIBLE_MILLI,
-    );
+    overlay_cpu(&mut requests, shares_to_milli_cpu(unsigned(running.cpu_shares)), CPU_REQUEST_VISIBLE_MILLI);
     if running.memory_limit_bytes > 0 {
-        overlay(
-            &mut limits,
-            "memory",
-            Quantity::bytes(running.memory_limit_bytes),
-        );
+        overlay(&mut limits, "memory", Quantity::bytes(running.memory_limit_bytes));
     }
-    ResourceRequirements {
-        limits,
-        requests,
-        claims,
-    }
+    ResourceRequirements { limits, requests, claims }
 }
 
 fn overlay_cpu(amounts: &mut Option<Amounts>, milli: u64, visible: u64) {
-    let granted = amounts
-        .as_ref()
-        .and_then(|amounts| parse(&amounts.get("cpu")?.0).ok());
-    let granted = granted.map_or(0, |granted| {
-        u64::try_from(granted.milli_value()).unwrap_or(0)
-    });
+    let granted = amounts.as_ref().and_then(|amounts| parse(&amounts.get("cpu")?.0).ok());
+    let granted = granted.map_or(0, |granted| u64::try_from(granted.milli_value()).unwrap_or(0));
     if milli > 0 && (milli > visible || granted > visible) {
-        overlay(
-            amounts,
-            "cpu",
-            Quantity::milli(i64::try_from(milli).unwrap_or(i64::MAX)),
-        );
+        overlay(amounts, "cpu", Quantity::milli(i64::try_from(milli).unwrap_or(i64::MAX)));
     }
 }
 
 /// Equal amounts keep the text they have.
 fn overlay(amounts: &mut Option<Amounts>, name: &str, amount: Quantity) {
-    let known = amounts
-        .as_ref()
-        .and_then(|amounts| parse(&amounts.get(name)?.0).ok());
+    let known = amounts.as_ref().and_then(|amounts| parse(&amounts.get(name)?.0).ok());
     if known != Some(amount) {
-        amounts
-            .get_or_insert_default()
-            .insert(name.to_owned(), api(amount));
+        amounts.get_or_insert_default().insert(name.to_owned(), api(amount));
     }
 }
 

@@ -14,10 +14,7 @@ pub fn restartable(pod: &Pod, container: &Container, exit_code: i32) -> bool {
     }
     let policy = match &container.restart_policy {
         Some(own) => {
-            let rules = container
-                .restart_policy_rules
-                .as_deref()
-                .unwrap_or_default();
+            let rules = container.restart_policy_rules.as_deref().unwrap_or_default();
             if rules.iter().any(|rule| demands_restart(rule, exit_code)) {
                 return true;
             }
@@ -37,11 +34,7 @@ fn demands_restart(rule: &ContainerRestartRule, exit_code: i32) -> bool {
     let Some(codes) = &rule.exit_codes else {
         return false;
     };
-    let listed = codes
-        .values
-        .as_deref()
-        .unwrap_or_default()
-        .contains(&exit_code);
+    let listed = codes.values.as_deref().unwrap_or_default().contains(&exit_code);
     match codes.operator.as_str() {
         "In" => listed,
         "NotIn" => !listed,

@@ -59,8 +59,7 @@ impl StatusWriter {
     /// What the API has of the pod now: the pod itself, or the mirror of a static pod. A
     /// status that somebody else changed is put right.
     pub fn observed(&self, uid: &PodUid, api: &Arc<Pod>) {
-        self.outbox()
-            .observed(uid, Arc::clone(api), self.shared.clock.now());
+        self.outbox().observed(uid, Arc::clone(api), self.shared.clock.now());
         self.shared.wake.notify_one();
     }
 
@@ -105,13 +104,8 @@ impl StatusWriter {
             let result = {
                 // The semaphore is never closed, so that a permit always comes.
                 let _permit = self.shared.deletions.acquire().await;
-                let call =
-                    self.shared
-                        .cluster
-                        .delete_pod(&pod.namespace, &pod.name, pod.uid.as_str(), 0);
-                timeout(CALL_DEADLINE, call)
-                    .await
-                    .unwrap_or_else(|_| Err(no_answer("delete pod")))
+                let call = self.shared.cluster.delete_pod(&pod.namespace, &pod.name, pod.uid.as_str(), 0);
+                timeout(CALL_DEADLINE, call).await.unwrap_or_else(|_| Err(no_answer("delete pod")))
             };
             match result {
                 // A conflict says that the name belongs to another pod by now.
@@ -136,9 +130,7 @@ impl StatusWriter {
         loop {
             let until = loop {
                 match self.outbox().next(self.shared.clock.now()) {
-                    Step::Send(request) => {
-                        calls.push(send(Arc::clone(&self.shared.cluster), request))
-                    }
+                    Step::Send(request) => calls.push(send(Arc::clone(&self.shared.cluster), request)),
                     Step::Wait(until) => break until,
                 }
             };
@@ -167,12 +159,7 @@ impl StatusWriter {
     }
 
     fn report(&self, request: &Request, outcome: &Outcome, error: Option<&ApiError>) {
-        let Request {
-            uid,
-            namespace,
-            name,
-            ..
-        } = request;
+        let Request { uid, namespace, name, .. } = request;
         let error = error.map(tracing::field::display);
         // One line when trouble begins, and none for each pod while the server is away.
         let first = {
@@ -202,9 +189,7 @@ impl StatusWriter {
     fn report_link(&self, was_down: bool) -> bool {
         let is_down = self.outbox().is_down();
         match (was_down, is_down) {
-            (false, true) => warn!(
-                "API server takes no pod statuses, will keep the newest of each pod and retry"
-            ),
+            (false, true) => warn!("API server takes no pod statuses, will keep the newest of each pod and retry"),
             (true, false) => info!("API server takes pod statuses again"),
             _ => {}
         }
@@ -212,18 +197,12 @@ impl StatusWriter {
     }
 
     fn outbox(&self) -> MutexGuard<'_, Outbox> {
-        self.shared
-            .outbox
-            .lock()
-            .expect("nothing that holds the outbox can panic")
+        self.shared.outbox.lock().expect("nothing that holds the outbox can panic")
     }
 }
 
 fn no_answer(what: &str) -> ApiError {
-    ApiError::Unavailable {
-        what: what.to_owned(),
-        message: format!("no answer within {CALL_DEADLINE:?}"),
-    }
+    ApiError::Unavailable { what: what.to_owned(), message: format!("no answer within {CALL_DEADLINE:?}") }
 }
 
 /// A request's end: whose, what it means, and what the API server said if it was an error.
@@ -232,9 +211,7 @@ type Answer = (Request, Outcome, Option<ApiError>);
 /// Sends one patch and finds out what its failure means.
 async fn send(cluster: Arc<dyn Cluster>, request: Request) -> Answer {
     let call = cluster.patch_pod_status(&request.namespace, &request.name, &request.patch);
-    let result = timeout(CALL_DEADLINE, call)
-        .await
-        .unwrap_or_else(|_| Err(no_answer("patch pod status")));
+    let result = timeout(CALL_DEADLINE, call).await.unwrap_or_else(|_| Err(no_answer("patch pod status")));
     let (outcome, error) = match result {
         Ok(answer) => (Outcome::Accepted(Arc::new(answer)), None),
         Err(error @ ApiError::NotFound { .. }) => (Outcome::Gone, Some(error)),
@@ -250,10 +227,7 @@ async fn send(cluster: Arc<dyn Cluster>, request: Request) -> Answer {
 /// depends on the server's version; so is one that is wrong by itself.
 async fn look_again(cluster: &dyn Cluster, request: &Request, error: &ApiError) -> Outcome {
     let call = cluster.get_pod(&request.namespace, &request.name);
-    match timeout(CALL_DEADLINE, call)
-        .await
-        .unwrap_or_else(|_| Err(no_answer("get pod")))
-    {
+    match timeout(CALL_DEADLINE, call).await.unwrap_or_else(|_| Err(no_answer("get pod"))) {
         Ok(pod) if pod.metadata.uid.as_deref() != Some(request.api_uid.as_str()) => Outcome::Gone,
         Ok(pod) if matches!(error, ApiError::Conflict { .. }) => Outcome::Outdated(Arc::new(pod)),
         Ok(_) => Outcome::Rejected,

@@ -117,8 +117,11 @@ impl Dispatcher {
                 for pod in &pods {
                     let reference = PodRef::of(pod);
                     if source.is_static() && !names.insert(reference.full_name()) {
-                        let message =
-                            format!("Error validating pod {reference} from {} due to duplicate pod name \"{}\", ignoring", source.as_str(), reference.name);
+                        let message = format!(
+                            "Error validating pod {reference} from {} due to duplicate pod name \"{}\", ignoring",
+                            source.as_str(),
+                            reference.name
+                        );
                         self.context.recorder.pod(pod, None, EventType::Warning, "FailedValidation", message);
                         continue;
                     }
@@ -135,7 +138,11 @@ impl Dispatcher {
                     self.removed(&uid);
                 }
                 if source == Source::Api {
-                    let listed: BTreeSet<_> = pods.iter().filter(|pod| mirror::is_mirror(pod)).map(|pod| PodRef::of(pod).full_name()).collect();
+                    let listed: BTreeSet<_> = pods
+                        .iter()
+                        .filter(|pod| mirror::is_mirror(pod))
+                        .map(|pod| PodRef::of(pod).full_name())
+                        .collect();
                     let gone: Vec<_> = self.mirrors.keys().filter(|name| !listed.contains(*name)).cloned().collect();
                     for name in gone {
                         self.mirror_gone(&name);
@@ -340,7 +347,10 @@ impl Dispatcher {
             return;
         }
         info!(pod = %reference, %uid, "no source knows this pod, ending it");
-        self.pods.insert(uid.clone(), Entry { pod: Arc::new(pod), source: Source::Api, present: false, worker: None, crashed: false });
+        self.pods.insert(
+            uid.clone(),
+            Entry { pod: Arc::new(pod), source: Source::Api, present: false, worker: None, crashed: false },
+        );
         self.start(&uid);
     }
 }
@@ -350,11 +360,15 @@ async fn orphans(context: &Context, known: &BTreeSet<PodUid>) -> Vec<Pod> {
     let mut found: BTreeSet<PodUid> = context.pleg.known().into_iter().collect();
     match context.volumes.known_on_disk().await {
         Ok(uids) => found.extend(uids),
-        Err(error) => warn!(error = &error as &dyn std::error::Error, "cannot look for leftover pod directories, will retry"),
+        Err(error) => {
+            warn!(error = &error as &dyn std::error::Error, "cannot look for leftover pod directories, will retry")
+        }
     }
     match context.cgroups.found().await {
         Ok(uids) => found.extend(uids),
-        Err(error) => warn!(error = &error as &dyn std::error::Error, "cannot look for leftover pod cgroups, will retry"),
+        Err(error) => {
+            warn!(error = &error as &dyn std::error::Error, "cannot look for leftover pod cgroups, will retry")
+        }
     }
     let mut pods = Vec::new();
     for uid in found.into_iter().filter(|uid| !known.contains(uid) && !uid.as_str().is_empty()) {

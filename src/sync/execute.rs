@@ -12,9 +12,9 @@ use k8s_openapi::api::core::v1::Container as ContainerSpec;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::launch::{self, SandboxInputs};
 use super::plan::{Action, Kind, StopWhy};
 use super::worker::{Desired, Step, StopCause};
-use super::launch::{self, SandboxInputs};
 use super::{Context, start};
 use crate::cri::{self, ContainerId, CriError, SandboxConfig};
 use crate::events::EventType;
@@ -74,10 +74,7 @@ pub async fn execute(
     if let [Action::Prepare, Action::CreateSandbox { attempt, replaces }] = actions {
         // Neither needs the other, and each takes its time.
         let (prepared, created) = tokio::join!(round.prepare(), round.create_sandbox(*attempt, *replaces));
-        return vec![
-            Done { step: Step::Prepare, result: prepared },
-            Done { step: Step::Sandbox, result: created },
-        ];
+        return vec![Done { step: Step::Prepare, result: prepared }, Done { step: Step::Sandbox, result: created }];
     }
     if actions.iter().all(|action| matches!(action, Action::StopContainer { .. })) {
         return join_all(actions.iter().map(|action| round.one(action))).await;
@@ -85,7 +82,8 @@ pub async fn execute(
     let mut done = Vec::new();
     for action in actions {
         let one = round.one(action).await;
-        let failed_stop = one.result.is_err() && matches!(action, Action::StopContainer { .. } | Action::RemoveContainer { .. });
+        let failed_stop =
+            one.result.is_err() && matches!(action, Action::StopContainer { .. } | Action::RemoveContainer { .. });
         done.push(one);
         if failed_stop {
             // Its successor must not start beside it.
@@ -99,7 +97,9 @@ impl Round<'_> {
     async fn one(&self, action: &Action) -> Done {
         let (step, result) = match action {
             Action::Prepare => (Step::Prepare, self.prepare().await),
-            Action::CreateSandbox { attempt, replaces } => (Step::Sandbox, self.create_sandbox(*attempt, *replaces).await),
+            Action::CreateSandbox { attempt, replaces } => {
+                (Step::Sandbox, self.create_sandbox(*attempt, *replaces).await)
+            }
             Action::StopSandbox { id } => (Step::Sandbox, self.settle(self.context.runtime.stop_sandbox(id).await)),
             Action::RemoveSandbox { id } => (Step::Sandbox, self.settle(self.context.runtime.remove_sandbox(id).await)),
             Action::StartContainer { name, kind, attempt, backoff_after } => {
@@ -150,7 +150,11 @@ impl Round<'_> {
 
     async fn create_sandbox(&self, attempt: u32, replaces: bool) -> Result<(), StartFailure> {
         if replaces {
-            self.pod_event(EventType::Normal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
+            self.pod_event(
+                EventType::Normal,
+                "SandboxChanged",
+                "Pod sandbox changed, it will be killed and re-created.",
+            );
         }
         let config = match self.sandbox_config(attempt) {
             Ok(config) => config,
@@ -167,13 +171,18 @@ impl Round<'_> {
 
     fn sandbox_failed(&self, message: String) -> StartFailure {
         warn!(error = message, "sandbox not created, will retry");
-        self.pod_event(EventType::Warning, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {message}"));
+        self.pod_event(
+            EventType::Warning,
+            "FailedCreatePodSandBox",
+            format!("Failed to create pod sandbox: {message}"),
+        );
         StartFailure::new("FailedCreatePodSandBox", message)
     }
 
     /// The configuration every call about this sandbox carries.
     pub fn sandbox_config(&self, attempt: u32) -> Result<SandboxConfig, String> {
-        let inputs = SandboxInputs { attempt, resolver: &self.context.config.resolver, config: &self.context.config.launch };
+        let inputs =
+            SandboxInputs { attempt, resolver: &self.context.config.resolver, config: &self.context.config.launch };
         let (config, warnings) = launch::sandbox_config(&self.wish.pod, inputs).map_err(|error| error.to_string())?;
         for warning in warnings {
             self.pod_event(EventType::Warning, warning.reason, warning.message);
@@ -183,7 +192,9 @@ impl Round<'_> {
 
     async fn stop_container(&self, name: &str, id: &ContainerId, why: StopWhy) -> Result<(), StartFailure> {
         let message = match why {
-            StopWhy::PodStops | StopWhy::SandboxReplaced | StopWhy::StateUnknown => format!("Stopping container {name}"),
+            StopWhy::PodStops | StopWhy::SandboxReplaced | StopWhy::StateUnknown => {
+                format!("Stopping container {name}")
+            }
             StopWhy::DefinitionChanged => format!("Container {name} definition changed, will be restarted"),
         };
         self.container_event(name, EventType::Normal, "Killing", message);
@@ -238,7 +249,9 @@ impl Round<'_> {
     pub fn spec(&self, name: &str, kind: Kind) -> Option<&ContainerSpec> {
         let spec = self.wish.pod.spec.as_ref()?;
         match kind {
-            Kind::Init | Kind::Sidecar => spec.init_containers.iter().flatten().find(|container| container.name == name),
+            Kind::Init | Kind::Sidecar => {
+                spec.init_containers.iter().flatten().find(|container| container.name == name)
+            }
             Kind::Regular => spec.containers.iter().find(|container| container.name == name),
         }
     }

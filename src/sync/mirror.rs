@@ -160,15 +160,20 @@ async fn carry_out(mirrors: &Mirrors, cluster: &dyn Cluster, owner: &Node, write
                     Ok(())
                 }
                 // The watch will show it, and then it is judged by its hash.
-                Err(ApiError::AlreadyExists { .. }) => match cluster.get_pod(
-                    pod.metadata.namespace.as_deref().unwrap_or_default(),
-                    pod.metadata.name.as_deref().unwrap_or_default(),
-                ).await {
+                Err(ApiError::AlreadyExists { .. }) => match cluster
+                    .get_pod(
+                        pod.metadata.namespace.as_deref().unwrap_or_default(),
+                        pod.metadata.name.as_deref().unwrap_or_default(),
+                    )
+                    .await
+                {
                     Ok(mirror) if is_mirror(&mirror) => {
                         mirrors.observed(&full_name, Some(Arc::new(mirror)));
                         Ok(())
                     }
-                    Ok(_) => Err(ApiError::AlreadyExists { what: format!("create mirror pod {full_name}: a pod that is no mirror has this name") }),
+                    Ok(_) => Err(ApiError::AlreadyExists {
+                        what: format!("create mirror pod {full_name}: a pod that is no mirror has this name"),
+                    }),
                     Err(error) => Err(error),
                 },
                 Err(error) => Err(error),

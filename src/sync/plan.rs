@@ -12,7 +12,9 @@ use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod};
 use tokio::time::Instant;
 
 use crate::config::GoDuration;
-use crate::cri::{Container, ContainerId, ContainerState, Exit, NamespaceMode, Sandbox, SandboxId, SandboxState, annotations};
+use crate::cri::{
+    Container, ContainerId, ContainerState, Exit, NamespaceMode, Sandbox, SandboxId, SandboxState, annotations,
+};
 use crate::pleg::PodRuntime;
 use crate::pod;
 
@@ -56,15 +58,38 @@ pub enum Kind {
 pub enum Action {
     /// Directories, cgroup, volumes. May run beside `CreateSandbox`.
     Prepare,
-    CreateSandbox { attempt: u32, replaces: bool },
+    CreateSandbox {
+        attempt: u32,
+        replaces: bool,
+    },
     /// Pulls the image if need be, creates and starts.
-    StartContainer { name: String, kind: Kind, attempt: Option<u32>, backoff_after: Duration },
+    StartContainer {
+        name: String,
+        kind: Kind,
+        attempt: Option<u32>,
+        backoff_after: Duration,
+    },
     /// Starts what was created but never started: an earlier life was cut off in between.
-    ResumeContainer { name: String, kind: Kind, id: ContainerId },
-    StopContainer { name: String, id: ContainerId, why: StopWhy },
-    RemoveContainer { name: String, id: ContainerId },
-    StopSandbox { id: SandboxId },
-    RemoveSandbox { id: SandboxId },
+    ResumeContainer {
+        name: String,
+        kind: Kind,
+        id: ContainerId,
+    },
+    StopContainer {
+        name: String,
+        id: ContainerId,
+        why: StopWhy,
+    },
+    RemoveContainer {
+        name: String,
+        id: ContainerId,
+    },
+    StopSandbox {
+        id: SandboxId,
+    },
+    RemoveSandbox {
+        id: SandboxId,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +162,8 @@ pub fn sync(snapshot: &Snapshot) -> Plan {
         plan.actions = running;
         return plan;
     }
-    let ready: Vec<_> = ready_sandboxes(runtime).map(|sandbox| Action::StopSandbox { id: sandbox.id.clone() }).collect();
+    let ready: Vec<_> =
+        ready_sandboxes(runtime).map(|sandbox| Action::StopSandbox { id: sandbox.id.clone() }).collect();
     if !ready.is_empty() {
         plan.actions = ready;
         return plan;
@@ -170,7 +196,8 @@ pub fn remove_pod(runtime: &PodRuntime) -> Plan {
     let mut plan = Plan::default();
     plan.actions = runtime.containers.iter().map(remove).collect();
     if plan.actions.is_empty() {
-        plan.actions = runtime.sandboxes.iter().map(|sandbox| Action::RemoveSandbox { id: sandbox.id.clone() }).collect();
+        plan.actions =
+            runtime.sandboxes.iter().map(|sandbox| Action::RemoveSandbox { id: sandbox.id.clone() }).collect();
     }
     plan.reached = plan.actions.is_empty();
     plan
@@ -180,7 +207,10 @@ pub fn remove_pod(runtime: &PodRuntime) -> Plan {
 enum Progress {
     /// Nothing will ever run again.
     Finished,
-    Open { steps: Vec<Action>, held: Vec<Held> },
+    Open {
+        steps: Vec<Action>,
+        held: Vec<Held>,
+    },
 }
 
 /// Without a sandbox there is only one question: would anything start in a new one?
@@ -210,7 +240,9 @@ fn is_done(snapshot: &Snapshot, name: &str) -> bool {
 
 fn progress_in(snapshot: &Snapshot, sandbox: &Sandbox) -> Progress {
     let runtime = snapshot.runtime;
-    let here = |name: &str| runtime.containers.iter().find(|container| container.name == name && container.sandbox_id == sandbox.id);
+    let here = |name: &str| {
+        runtime.containers.iter().find(|container| container.name == name && container.sandbox_id == sandbox.id)
+    };
     let mut steps = Vec::new();
     let mut held = Vec::new();
 
@@ -228,7 +260,9 @@ fn progress_in(snapshot: &Snapshot, sandbox: &Sandbox) -> Progress {
         let newest = here(&spec.name);
         match (kind, newest.map(|newest| (&newest.state, newest))) {
             (Kind::Init, Some((ContainerState::Exited(exit), _))) if exit.exit_code == 0 => continue,
-            (Kind::Init, Some((ContainerState::Exited(_), _))) if policy == RestartPolicy::Never => return Progress::Finished,
+            (Kind::Init, Some((ContainerState::Exited(_), _))) if policy == RestartPolicy::Never => {
+                return Progress::Finished;
+            }
             (_, Some((ContainerState::Running { .. }, newest))) if !is_changed(newest, spec) => {
                 if kind == Kind::Sidecar {
                     continue;
@@ -257,7 +291,14 @@ fn progress_in(snapshot: &Snapshot, sandbox: &Sandbox) -> Progress {
 }
 
 /// Brings one container that is not as it should be one step further.
-fn advance(snapshot: &Snapshot, spec: &ContainerSpec, kind: Kind, newest_here: Option<&Container>, steps: &mut Vec<Action>, held: &mut Vec<Held>) {
+fn advance(
+    snapshot: &Snapshot,
+    spec: &ContainerSpec,
+    kind: Kind,
+    newest_here: Option<&Container>,
+    steps: &mut Vec<Action>,
+    held: &mut Vec<Held>,
+) {
     let name = spec.name.clone();
     // Back-off and attempt go on over a change of sandbox.
     let newest = newest_here.or_else(|| snapshot.runtime.newest(&spec.name));
@@ -281,11 +322,14 @@ fn advance(snapshot: &Snapshot, spec: &ContainerSpec, kind: Kind, newest_here: O
         Some((ContainerState::Exited(_), _)) | None => {
             let (wait, next) = match newest {
                 // An init container that did its work runs again only for a new sandbox.
-                Some(newest) if kind == Kind::Init && newest.exit().is_some_and(|exit| exit.exit_code == 0) => Default::default(),
+                Some(newest) if kind == Kind::Init && newest.exit().is_some_and(|exit| exit.exit_code == 0) => {
+                    Default::default()
+                }
                 Some(newest) => back_off(newest, spec, snapshot.backoff),
                 None => Default::default(),
             };
-            let remaining = newest.and_then(Container::exit).map_or(Duration::ZERO, |exit| remaining(exit, wait, snapshot.wall));
+            let remaining =
+                newest.and_then(Container::exit).map_or(Duration::ZERO, |exit| remaining(exit, wait, snapshot.wall));
             if remaining.is_zero() {
                 steps.push(start(next));
             } else {
@@ -339,7 +383,9 @@ fn surplus(runtime: &PodRuntime, keep: Option<&SandboxId>) -> Vec<Action> {
         seen.push(&container.name);
     }
     // Created in a sandbox that is gone: it will never be started.
-    let orphaned = |container: &&Container| container.state == ContainerState::Created && keep.is_some_and(|keep| container.sandbox_id != *keep);
+    let orphaned = |container: &&Container| {
+        container.state == ContainerState::Created && keep.is_some_and(|keep| container.sandbox_id != *keep)
+    };
     actions.extend(runtime.containers.iter().filter(orphaned).map(remove));
     for sandbox in &runtime.sandboxes {
         let empty = !runtime.containers.iter().any(|container| container.sandbox_id == sandbox.id);
@@ -445,7 +491,9 @@ impl fmt::Display for Action {
             Action::Prepare => write!(f, "prepare directories, cgroup and volumes"),
             Action::CreateSandbox { attempt, .. } => write!(f, "create sandbox {attempt}"),
             Action::StartContainer { name, attempt: None, .. } => write!(f, "start {name}"),
-            Action::StartContainer { name, attempt: Some(attempt), .. } => write!(f, "start {name} again, attempt {attempt}"),
+            Action::StartContainer { name, attempt: Some(attempt), .. } => {
+                write!(f, "start {name} again, attempt {attempt}")
+            }
             Action::ResumeContainer { name, .. } => write!(f, "start {name}, already created"),
             Action::StopContainer { name, why, .. } => write!(
                 f,

@@ -25,7 +25,12 @@ pub struct Reporter {
 
 impl Reporter {
     pub fn new(context: &Context) -> Self {
-        Reporter { handled_since: context.clock.wall(), last: None, reported: BTreeMap::new(), waits_for_network: false }
+        Reporter {
+            handled_since: context.clock.wall(),
+            last: None,
+            reported: BTreeMap::new(),
+            waits_for_network: false,
+        }
     }
 
     pub fn publish(
@@ -45,7 +50,10 @@ impl Reporter {
             .collect();
         let reference = PodRef::of(&wish.pod);
         for held in &plan.held {
-            let which = format!("failed container={} pod={}_{}({})", held.name, reference.name, reference.namespace, reference.uid);
+            let which = format!(
+                "failed container={} pod={}_{}({})",
+                held.name, reference.name, reference.namespace, reference.uid
+            );
             let message = format!("back-off {} restarting {which}", GoDuration::from(held.backoff));
             start_errors.insert(held.name.clone(), WaitingReason { reason: "CrashLoopBackOff".to_owned(), message });
         }
@@ -76,7 +84,14 @@ impl Reporter {
         self.last = Some(computed.status);
     }
 
-    fn report_waits(&mut self, context: &Context, wish: &Desired, plan: &Plan, runtime: &PodRuntime, reference: &PodRef) {
+    fn report_waits(
+        &mut self,
+        context: &Context,
+        wish: &Desired,
+        plan: &Plan,
+        runtime: &PodRuntime,
+        reference: &PodRef,
+    ) {
         for held in &plan.held {
             let attempt = runtime.newest(&held.name).map_or(0, |newest| newest.attempt);
             if self.reported.insert(held.name.clone(), attempt) != Some(attempt) {
@@ -91,7 +106,13 @@ impl Reporter {
         if plan.waits_for_network && !self.waits_for_network {
             let health = context.pleg.health().borrow().clone();
             let why = health.problems(context.clock.now()).join(", ");
-            context.recorder.pod(&wish.pod, None, EventType::Warning, "NetworkNotReady", format!("network is not ready: {why}"));
+            context.recorder.pod(
+                &wish.pod,
+                None,
+                EventType::Warning,
+                "NetworkNotReady",
+                format!("network is not ready: {why}"),
+            );
         }
         self.waits_for_network = plan.waits_for_network;
     }

@@ -15,10 +15,10 @@ use crate::cri::{Container, ContainerId, Mount};
 use crate::events::EventType;
 use crate::host::Durability;
 use crate::images::{ImageError, ImageRequest, Reason};
+use crate::pod;
 use crate::pod::env::EnvSources;
 use crate::pod::hosts::{self, PodHostname};
 use crate::pod::resources::Amounts;
-use crate::pod;
 
 /// Names of links in the container log directory end here.
 const LINK_NAME_BYTES_MAX: usize = 255;
@@ -26,7 +26,13 @@ const LINK_NAME_BYTES_MAX: usize = 255;
 const HOSTS_BYTES_MAX: usize = 1 << 20;
 
 /// Starts a new instance. The caller has made sure that no other one of it lives.
-pub async fn start(round: &Round<'_>, name: &str, kind: Kind, attempt: Option<u32>, backoff_after: Duration) -> Result<(), StartFailure> {
+pub async fn start(
+    round: &Round<'_>,
+    name: &str,
+    kind: Kind,
+    attempt: Option<u32>,
+    backoff_after: Duration,
+) -> Result<(), StartFailure> {
     let result = try_start(round, name, kind, attempt, backoff_after).await;
     if let Err(failure) = &result {
         debug!(container = name, %failure, "container not started");
@@ -34,12 +40,25 @@ pub async fn start(round: &Round<'_>, name: &str, kind: Kind, attempt: Option<u3
     result
 }
 
-async fn try_start(round: &Round<'_>, name: &str, kind: Kind, attempt: Option<u32>, backoff_after: Duration) -> Result<(), StartFailure> {
+async fn try_start(
+    round: &Round<'_>,
+    name: &str,
+    kind: Kind,
+    attempt: Option<u32>,
+    backoff_after: Duration,
+) -> Result<(), StartFailure> {
     let context = round.context;
     let pod = &round.wish.pod;
-    let spec = round.spec(name, kind).ok_or_else(|| StartFailure::new("CreateContainerError", "container is no longer in the spec"))?;
-    let sandbox = round.runtime.ready_sandbox().ok_or_else(|| StartFailure::new("CreateContainerError", "the pod's sandbox is gone"))?;
-    let sandbox_config = round.sandbox_config(sandbox.attempt).map_err(|message| StartFailure::new("CreateContainerConfigError", message))?;
+    let spec = round
+        .spec(name, kind)
+        .ok_or_else(|| StartFailure::new("CreateContainerError", "container is no longer in the spec"))?;
+    let sandbox = round
+        .runtime
+        .ready_sandbox()
+        .ok_or_else(|| StartFailure::new("CreateContainerError", "the pod's sandbox is gone"))?;
+    let sandbox_config = round
+        .sandbox_config(sandbox.attempt)
+        .map_err(|message| StartFailure::new("CreateContainerConfigError", message))?;
 
     let secrets = pull_secrets(round).await;
     let field_path = pod::field_path(pod, name).unwrap_or_default();
@@ -98,7 +117,8 @@ async fn try_start(round: &Round<'_>, name: &str, kind: Kind, attempt: Option<u3
 
 /// Starts an instance that an earlier pass, or an earlier life of the agent, created.
 pub async fn resume(round: &Round<'_>, name: &str, _kind: Kind, id: &ContainerId) -> Result<(), StartFailure> {
-    let attempt = round.runtime.instances(name).find(|container| container.id == *id).map_or(0, |container| container.attempt);
+    let attempt =
+        round.runtime.instances(name).find(|container| container.id == *id).map_or(0, |container| container.attempt);
     launch_created(round, name, id, attempt).await
 }
 
@@ -156,12 +176,16 @@ async fn environment(round: &Round<'_>, spec: &ContainerSpec, ips: &[IpAddr]) ->
     for (kind, name) in mentioned(spec) {
         match kind {
             Mentioned::ConfigMap => {
-                if let Some(map) = context.objects.config_map(namespace, name).await.map_err(|error| error.to_string())? {
+                if let Some(map) =
+                    context.objects.config_map(namespace, name).await.map_err(|error| error.to_string())?
+                {
                     config_maps.insert(name.to_owned(), map);
                 }
             }
             Mentioned::Secret => {
-                if let Some(secret) = context.objects.secret(namespace, name).await.map_err(|error| error.to_string())? {
+                if let Some(secret) =
+                    context.objects.secret(namespace, name).await.map_err(|error| error.to_string())?
+                {
                     secrets.insert(name.to_owned(), secret);
                 }
             }
@@ -170,7 +194,8 @@ async fn environment(round: &Round<'_>, spec: &ContainerSpec, ips: &[IpAddr]) ->
     // A static pod starts with what is known; a pod of the API waits for the services.
     let services = context.objects.services().or_else(|| round.wish.source.is_static().then(Default::default));
     let node = context.node.borrow().clone();
-    let (host_ips, allocatable) = node.as_ref().map_or((&[][..], Amounts::default()), |node| (&node.host_ips[..], node.allocatable.clone()));
+    let (host_ips, allocatable) =
+        node.as_ref().map_or((&[][..], Amounts::default()), |node| (&node.host_ips[..], node.allocatable.clone()));
     let host_network = pod::spec(pod).host_network == Some(true);
     let sources = EnvSources {
         services: services.as_ref(),
@@ -241,11 +266,16 @@ async fn hosts_mount(round: &Round<'_>, spec: &ContainerSpec, ips: &[IpAddr]) ->
         let node = context.host.read_file(Path::new(HOSTS), HOSTS_BYTES_MAX).await.map_err(|error| chain(&error))?;
         hosts::hosts_file_of_host_network(pod, &String::from_utf8_lossy(&node.unwrap_or_default()))
     } else {
-        let hostname = PodHostname::of(pod, &context.config.launch.cluster_dns.domain).map_err(|error| error.to_string())?;
+        let hostname =
+            PodHostname::of(pod, &context.config.launch.cluster_dns.domain).map_err(|error| error.to_string())?;
         hosts::hosts_file(pod, &hostname, ips)
     };
     let path = round.pod_dir().join("etc-hosts");
-    context.host.write_file(&path, text.as_bytes(), 0o644, Durability::UntilReboot).await.map_err(|error| chain(&error))?;
+    context
+        .host
+        .write_file(&path, text.as_bytes(), 0o644, Durability::UntilReboot)
+        .await
+        .map_err(|error| chain(&error))?;
     Ok(Some(Mount {
         container_path: HOSTS.to_owned(),
         host_path: path.to_string_lossy().into_owned(),
@@ -288,7 +318,8 @@ fn link_name(round: &Round<'_>, name: &str, id: &ContainerId) -> String {
 /// Removes a removed container's log with all its rotated parts, and its link.
 pub async fn remove_logs(round: &Round<'_>, gone: &Container) {
     let context = round.context;
-    let _ = context.host.remove_file(&context.config.container_logs_dir.join(link_name(round, &gone.name, &gone.id))).await;
+    let _ =
+        context.host.remove_file(&context.config.container_logs_dir.join(link_name(round, &gone.name, &gone.id))).await;
     let dir = round.log_dir().join(&gone.name);
     let prefix = format!("{}.log", gone.attempt);
     for file in context.host.list_dir(&dir).await.unwrap_or_default() {

@@ -8,12 +8,17 @@ use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
 use tokio::time::Instant;
 
 use super::plan::{self, BACKOFF_ANNOTATION, BackoffLimits, Plan, Snapshot};
-use crate::cri::{Container, ContainerId, ContainerState, Exit, NamespaceMode, Sandbox, SandboxId, SandboxState, annotations};
+use crate::cri::{
+    Container, ContainerId, ContainerState, Exit, NamespaceMode, Sandbox, SandboxId, SandboxState, annotations,
+};
 use crate::pleg::PodRuntime;
 use crate::pod;
 
-const LIMITS: BackoffLimits =
-    BackoffLimits { initial: Duration::from_secs(10), max: Duration::from_secs(300), reset_after: Duration::from_secs(600) };
+const LIMITS: BackoffLimits = BackoffLimits {
+    initial: Duration::from_secs(10),
+    max: Duration::from_secs(300),
+    reset_after: Duration::from_secs(600),
+};
 
 fn noon() -> Timestamp {
     "2026-01-01T12:00:00Z".parse().expect("a literal time")
@@ -35,10 +40,9 @@ fn pod(policy: &str, containers: &[&str]) -> Pod {
 }
 
 fn with_init(mut pod: Pod, init: &[(&str, bool)]) -> Pod {
-    let containers = init.iter().map(|(name, sidecar)| ContainerSpec {
-        restart_policy: sidecar.then(|| "Always".into()),
-        ..spec(name)
-    });
+    let containers = init
+        .iter()
+        .map(|(name, sidecar)| ContainerSpec { restart_policy: sidecar.then(|| "Always".into()), ..spec(name) });
     pod.spec.as_mut().expect("made with a spec").init_containers = Some(containers.collect());
     pod
 }
@@ -129,7 +133,15 @@ fn ready() -> Scene {
 
 fn plan_of(pod: &Pod, scene: Scene, prepared: bool, network_ready: bool) -> Plan {
     let runtime = scene.0.sorted();
-    plan::sync(&Snapshot { pod, runtime: &runtime, prepared, network_ready, backoff: &LIMITS, now: Instant::now(), wall: noon() })
+    plan::sync(&Snapshot {
+        pod,
+        runtime: &runtime,
+        prepared,
+        network_ready,
+        backoff: &LIMITS,
+        now: Instant::now(),
+        wall: noon(),
+    })
 }
 
 #[track_caller]
@@ -197,7 +209,11 @@ fn created_but_never_started_is_finished() {
 
 #[test]
 fn an_unknown_state_is_stopped_first() {
-    check(pod("Always", &["a"]), ready().container("a", 0, 0, ContainerState::Unknown), &["stop a because its state is unknown"]);
+    check(
+        pod("Always", &["a"]),
+        ready().container("a", 0, 0, ContainerState::Unknown),
+        &["stop a because its state is unknown"],
+    );
 }
 
 #[test]
@@ -218,7 +234,11 @@ fn the_first_restart_is_immediate_and_the_next_wait() {
     check(pod("Always", &["a"]), ready().exited("a", 0, 1, 1).carrying(10), &["hold a for its back-off of 10s"]);
     check(pod("Always", &["a"]), ready().ended("a", 0, 1, 1, 1, 9).carrying(10), &["hold a for its back-off of 10s"]);
     check(pod("Always", &["a"]), ready().ended("a", 0, 1, 1, 1, 10).carrying(10), &["start a again, attempt 2"]);
-    check(pod("Always", &["a"]), ready().ended("a", 0, 9, 1, 1, 299).carrying(300), &["hold a for its back-off of 5m0s"]);
+    check(
+        pod("Always", &["a"]),
+        ready().ended("a", 0, 9, 1, 1, 299).carrying(300),
+        &["hold a for its back-off of 5m0s"],
+    );
 }
 
 #[test]
@@ -241,7 +261,11 @@ fn the_back_off_series_doubles_up_to_its_cap() {
 #[test]
 fn a_container_that_lasted_long_enough_starts_the_series_afresh() {
     check(pod("Always", &["a"]), ready().ended("a", 0, 5, 1, 601, 0).carrying(300), &["start a again, attempt 6"]);
-    check(pod("Always", &["a"]), ready().ended("a", 0, 5, 1, 600, 0).carrying(300), &["hold a for its back-off of 5m0s"]);
+    check(
+        pod("Always", &["a"]),
+        ready().ended("a", 0, 5, 1, 600, 0).carrying(300),
+        &["hold a for its back-off of 5m0s"],
+    );
 }
 
 #[test]
@@ -265,7 +289,11 @@ fn a_dead_sandbox_is_replaced_after_everything_in_it_has_ended() {
 fn in_a_new_sandbox_attempts_go_on_and_successes_stay() {
     let replaced = || Scene::default().sandbox(0, SandboxState::NotReady).sandbox(1, SandboxState::Ready);
     check(pod("Always", &["a"]), replaced().exited("a", 0, 4, 137), &["start a again, attempt 5"]);
-    check(pod("OnFailure", &["a", "b"]), replaced().exited("a", 0, 0, 0).exited("b", 0, 0, 1), &["start b again, attempt 1"]);
+    check(
+        pod("OnFailure", &["a", "b"]),
+        replaced().exited("a", 0, 0, 0).exited("b", 0, 0, 1),
+        &["start b again, attempt 1"],
+    );
 }
 
 #[test]

@@ -216,7 +216,8 @@ impl Worker {
             Stage::Ended if plan.reached => return self.take_leave(wish).await,
             Stage::Stopping | Stage::Ended => {}
         }
-        let actions: Vec<_> = plan.actions.iter().filter(|action| self.waits_for(&step(action)).is_none()).cloned().collect();
+        let actions: Vec<_> =
+            plan.actions.iter().filter(|action| self.waits_for(&step(action)).is_none()).cloned().collect();
         if actions.is_empty() {
             return Outcome::Idle { until: self.look_again(&plan) };
         }
@@ -295,7 +296,8 @@ impl Worker {
     fn failed(&mut self, step: Step, retry_at: Option<Instant>) -> Outcome {
         let failures = self.retries.get(&step).map_or(0, |retry| retry.failures);
         let delay = RETRY_FIRST.saturating_mul(1 << failures.min(8)).min(RETRY_MAX);
-        let not_before = retry_at.unwrap_or_else(|| self.context.clock.now() + self.context.clock.jitter(delay, RETRY_JITTER));
+        let not_before =
+            retry_at.unwrap_or_else(|| self.context.clock.now() + self.context.clock.jitter(delay, RETRY_JITTER));
         self.retries.insert(step, Retry { failures: failures + 1, not_before });
         Outcome::Idle { until: Some(not_before) }
     }

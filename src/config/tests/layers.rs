@@ -8,11 +8,7 @@ use crate::config::Origin;
 /// Loads the files and flags and compares one field.
 fn check(files: &[(&str, &str)], flags: &[&str], field: &str, expected: Value) {
     let settings = Files::new(files).fine(flags);
-    assert_eq!(
-        value(&settings, field),
-        expected,
-        "{field} of {files:?} {flags:?}"
-    );
+    assert_eq!(value(&settings, field), expected, "{field} of {files:?} {flags:?}");
 }
 
 #[test]
@@ -25,12 +21,7 @@ fn flags_beat_drop_ins_beat_the_file_beat_defaults() {
     check(&[main, a], &[], "maxPods", json!(2));
     check(&[main, a, b, other], &[], "maxPods", json!(3));
     check(&[main, a, b], &["max-pods=4"], "maxPods", json!(4));
-    check(
-        &[main, a, b],
-        &["max-pods=4", "max-pods=5"],
-        "maxPods",
-        json!(5),
-    );
+    check(&[main, a, b], &["max-pods=4", "max-pods=5"], "maxPods", json!(5));
     check(&[a], &[], "maxPods", json!(2));
 }
 
@@ -52,11 +43,7 @@ fn drop_ins_apply_in_the_order_of_a_walk() {
 #[test]
 fn older_defaults_hold_without_a_file() {
     let fields = [
-        (
-            "authentication.anonymous.enabled",
-            json!(true),
-            json!(false),
-        ),
+        ("authentication.anonymous.enabled", json!(true), json!(false)),
         ("authentication.webhook.enabled", json!(false), json!(true)),
         ("authorization.mode", json!("AlwaysAllow"), json!("Webhook")),
         ("readOnlyPort", json!(10_255), json!(0)),
@@ -81,61 +68,22 @@ fn older_defaults_hold_without_a_file() {
 
 #[test]
 fn maps_merge_by_key_and_lists_are_replaced() {
-    let main = (
-        "main.yaml",
-        "systemReserved: {cpu: '1', pid: '9'}\nclusterDNS: [1.1.1.1, 2.2.2.2]\n",
-    );
-    let drop_in = (
-        "d/a.conf",
-        "systemReserved: {memory: 1Gi, cpu: null}\nclusterDNS: [3.3.3.3]\n",
-    );
-    check(
-        &[main, drop_in],
-        &[],
-        "systemReserved",
-        json!({"memory": "1Gi", "pid": "9"}),
-    );
+    let main = ("main.yaml", "systemReserved: {cpu: '1', pid: '9'}\nclusterDNS: [1.1.1.1, 2.2.2.2]\n");
+    let drop_in = ("d/a.conf", "systemReserved: {memory: 1Gi, cpu: null}\nclusterDNS: [3.3.3.3]\n");
+    check(&[main, drop_in], &[], "systemReserved", json!({"memory": "1Gi", "pid": "9"}));
     check(&[main, drop_in], &[], "clusterDNS", json!(["3.3.3.3"]));
     let nested = ("d/b.conf", "authentication: {anonymous: {enabled: true}}\n");
-    check(
-        &[main, nested],
-        &[],
-        "authentication.webhook.enabled",
-        json!(true),
-    );
-    check(
-        &[main, nested],
-        &[],
-        "authentication.anonymous.enabled",
-        json!(true),
-    );
+    check(&[main, nested], &[], "authentication.webhook.enabled", json!(true));
+    check(&[main, nested], &[], "authentication.anonymous.enabled", json!(true));
 }
 
 #[test]
 fn null_brings_the_default_back() {
-    let main = (
-        "main.yaml",
-        "maxPods: 5\nauthentication: {anonymous: {enabled: true}}\nevictionHard: {}\n",
-    );
-    check(
-        &[main, ("d/a.conf", "maxPods: null\n")],
-        &[],
-        "maxPods",
-        json!(110),
-    );
+    let main = ("main.yaml", "maxPods: 5\nauthentication: {anonymous: {enabled: true}}\nevictionHard: {}\n");
+    check(&[main, ("d/a.conf", "maxPods: null\n")], &[], "maxPods", json!(110));
     let whole = ("d/a.conf", "authentication: null\n");
-    check(
-        &[main, whole],
-        &[],
-        "authentication.anonymous.enabled",
-        json!(false),
-    );
-    check(
-        &[("main.yaml", "maxPods: null\nlogging: null\n")],
-        &[],
-        "maxPods",
-        json!(110),
-    );
+    check(&[main, whole], &[], "authentication.anonymous.enabled", json!(false));
+    check(&[("main.yaml", "maxPods: null\nlogging: null\n")], &[], "maxPods", json!(110));
     let eviction = ("d/a.conf", "evictionHard: null\n");
     check(
         &[main, eviction],
@@ -150,14 +98,8 @@ fn null_brings_the_default_back() {
 
 #[test]
 fn zero_in_a_drop_in_replaces_what_can_hold_a_zero() {
-    let main = (
-        "main.yaml",
-        "maxPods: 5\nhealthzPort: 7\nfailSwapOn: true\nsyncFrequency: 3m\n",
-    );
-    let zeros = (
-        "d/a.conf",
-        "maxPods: 0\nhealthzPort: 0\nfailSwapOn: false\nsyncFrequency: 0s\n",
-    );
+    let main = ("main.yaml", "maxPods: 5\nhealthzPort: 7\nfailSwapOn: true\nsyncFrequency: 3m\n");
+    let zeros = ("d/a.conf", "maxPods: 0\nhealthzPort: 0\nfailSwapOn: false\nsyncFrequency: 0s\n");
     check(&[main, zeros], &[], "maxPods", json!(110));
     check(&[main, zeros], &[], "healthzPort", json!(0));
     check(&[main, zeros], &[], "failSwapOn", json!(false));
@@ -174,85 +116,36 @@ fn a_given_map_of_thresholds_stands_alone_unless_told_to_merge() {
         "nodefs.available": "10%", "nodefs.inodesFree": "5%",
     });
     let main = ("main.yaml", "evictionHard: {memory.available: 200Mi}\n");
-    let merged = (
-        "main.yaml",
-        "evictionHard: {memory.available: 200Mi}\nmergeDefaultEvictionSettings: true\n",
-    );
+    let merged = ("main.yaml", "evictionHard: {memory.available: 200Mi}\nmergeDefaultEvictionSettings: true\n");
     check(&[main], &[], "evictionHard", one.clone());
     check(&[merged], &[], "evictionHard", all.clone());
-    check(
-        &[("main.yaml", "evictionHard: {}\n")],
-        &[],
-        "evictionHard",
-        json!({}),
-    );
+    check(&[("main.yaml", "evictionHard: {}\n")], &[], "evictionHard", json!({}));
     // A drop-in merges with the defaults that an absent map has got by then.
     let drop_in = ("d/a.conf", "evictionHard: {memory.available: 200Mi}\n");
-    check(
-        &[("main.yaml", ""), drop_in],
-        &[],
-        "evictionHard",
-        all.clone(),
-    );
+    check(&[("main.yaml", ""), drop_in], &[], "evictionHard", all.clone());
     // Upstream looks at the switch before the drop-ins only; here it works wherever it stands.
-    check(
-        &[main, ("d/a.conf", "mergeDefaultEvictionSettings: true\n")],
-        &[],
-        "evictionHard",
-        all,
-    );
-    check(
-        &[merged],
-        &["eviction-hard=memory.available<200Mi"],
-        "evictionHard",
-        one,
-    );
+    check(&[main, ("d/a.conf", "mergeDefaultEvictionSettings: true\n")], &[], "evictionHard", all);
+    check(&[merged], &["eviction-hard=memory.available<200Mi"], "evictionHard", one);
 }
 
 #[test]
 fn map_flags_replace_the_map_and_add_up() {
-    let main = (
-        "main.yaml",
-        "systemReserved: {cpu: '1'}\nevictionHard: {pid.available: '5'}\n",
-    );
+    let main = ("main.yaml", "systemReserved: {cpu: '1'}\nevictionHard: {pid.available: '5'}\n");
     let twice = ["system-reserved=memory=1Gi", "system-reserved=pid=5,cpu=2"];
-    check(
-        &[main],
-        &twice,
-        "systemReserved",
-        json!({"cpu": "2", "memory": "1Gi", "pid": "5"}),
-    );
+    check(&[main], &twice, "systemReserved", json!({"cpu": "2", "memory": "1Gi", "pid": "5"}));
     let hard = ["eviction-hard=memory.available<1Gi,nodefs.available<5%"];
-    check(
-        &[main],
-        &hard,
-        "evictionHard",
-        json!({"memory.available": "1Gi", "nodefs.available": "5%"}),
-    );
+    check(&[main], &hard, "evictionHard", json!({"memory.available": "1Gi", "nodefs.available": "5%"}));
     check(&[main], &["eviction-hard="], "evictionHard", json!({}));
     let dns = ["cluster-dns=1.1.1.1,2.2.2.2", "cluster-dns=3.3.3.3"];
-    check(
-        &[main],
-        &dns,
-        "clusterDNS",
-        json!(["1.1.1.1", "2.2.2.2", "3.3.3.3"]),
-    );
+    check(&[main], &dns, "clusterDNS", json!(["1.1.1.1", "2.2.2.2", "3.3.3.3"]));
 }
 
 #[test]
 fn gates_merge_key_by_key() {
-    let main = (
-        "main.yaml",
-        "featureGates: {MemoryQoS: true, CRIListStreaming: true}\n",
-    );
+    let main = ("main.yaml", "featureGates: {MemoryQoS: true, CRIListStreaming: true}\n");
     let drop_in = ("d/a.conf", "featureGates: {PodsAPI: true}\n");
     let expected = json!({"MemoryQoS": false, "CRIListStreaming": true, "PodsAPI": true});
-    check(
-        &[main, drop_in],
-        &["feature-gates=MemoryQoS=false"],
-        "featureGates",
-        expected,
-    );
+    check(&[main, drop_in], &["feature-gates=MemoryQoS=false"], "featureGates", expected);
 }
 
 #[test]
@@ -264,10 +157,7 @@ fn other_flag_syntaxes() {
         json!([{"key": "a", "value": "b", "effect": "NoSchedule"}, {"key": "c", "effect": "NoExecute"}]),
     );
     check(
-        &[
-            "reserved-memory=0:memory=1Gi,hugepages-2Mi=1Mi;1:memory=2048Mi",
-            "reserved-memory=2:memory=1Mi",
-        ],
+        &["reserved-memory=0:memory=1Gi,hugepages-2Mi=1Mi;1:memory=2048Mi", "reserved-memory=2:memory=1Mi"],
         "reservedMemory",
         json!([
             {"numaNode": 0, "limits": {"memory": "1Gi", "hugepages-2Mi": "1Mi"}},
@@ -286,10 +176,7 @@ fn other_flag_syntaxes() {
         json!([{"filePattern": "a", "verbosity": 3}, {"filePattern": "b*", "verbosity": 4}]),
     );
     check(
-        &[
-            "cpu-manager-policy=static",
-            "cpu-manager-policy-options=full-pcpus-only=true",
-        ],
+        &["cpu-manager-policy=static", "cpu-manager-policy-options=full-pcpus-only=true"],
         "cpuManagerPolicyOptions",
         json!({"full-pcpus-only": "true"}),
     );
@@ -304,42 +191,16 @@ fn a_field_follows_another_until_the_drop_ins() {
     let main = ("main.yaml", "nodeStatusUpdateFrequency: 30s\n");
     let report = "nodeStatusReportFrequency";
     check(&[main], &[], report, json!("30s"));
-    check(
-        &[("main.yaml", "nodeStatusUpdateFrequency: 0s\n")],
-        &[],
-        report,
-        json!("5m0s"),
-    );
-    let both = (
-        "main.yaml",
-        "nodeStatusUpdateFrequency: 30s\nnodeStatusReportFrequency: 2m\n",
-    );
+    check(&[("main.yaml", "nodeStatusUpdateFrequency: 0s\n")], &[], report, json!("5m0s"));
+    let both = ("main.yaml", "nodeStatusUpdateFrequency: 30s\nnodeStatusReportFrequency: 2m\n");
     check(&[both], &[], report, json!("2m0s"));
     let late = ("d/a.conf", "nodeStatusUpdateFrequency: 30s\n");
     check(&[("main.yaml", ""), late], &[], report, json!("5m0s"));
-    let reset = (
-        "d/a.conf",
-        "nodeStatusUpdateFrequency: 30s\nnodeStatusReportFrequency: null\n",
-    );
+    let reset = ("d/a.conf", "nodeStatusUpdateFrequency: 30s\nnodeStatusReportFrequency: null\n");
     check(&[("main.yaml", ""), reset], &[], report, json!("30s"));
-    check(
-        &[],
-        &["node-status-update-frequency=30s"],
-        report,
-        json!("5m0s"),
-    );
-    check(
-        &[("main.yaml", "maxParallelImagePulls: 2\n")],
-        &[],
-        "serializeImagePulls",
-        json!(false),
-    );
-    check(
-        &[("main.yaml", "maxParallelImagePulls: 1\n")],
-        &[],
-        "serializeImagePulls",
-        json!(true),
-    );
+    check(&[], &["node-status-update-frequency=30s"], report, json!("5m0s"));
+    check(&[("main.yaml", "maxParallelImagePulls: 2\n")], &[], "serializeImagePulls", json!(false));
+    check(&[("main.yaml", "maxParallelImagePulls: 1\n")], &[], "serializeImagePulls", json!(true));
 }
 
 #[test]
@@ -347,32 +208,22 @@ fn a_field_follows_a_gate() {
     let policy = "imagePullCredentialsVerificationPolicy";
     let period = "crashLoopBackOff.maxContainerRestartPeriod";
     let main = ("main.yaml", "");
-    let off =
-        ["feature-gates=KubeletEnsureSecretPulledImages=false,KubeletCrashLoopBackOffMax=false"];
+    let off = ["feature-gates=KubeletEnsureSecretPulledImages=false,KubeletCrashLoopBackOffMax=false"];
     check(&[main], &[], policy, json!("NeverVerifyPreloadedImages"));
     check(&[main], &off, policy, json!(""));
     check(&[main], &[], period, json!("5m0s"));
     check(&[main], &off, period, Value::Null);
-    check(
-        &[("main.yaml", "featureGates: {AllBeta: false}\n")],
-        &[],
-        period,
-        Value::Null,
-    );
+    check(&[("main.yaml", "featureGates: {AllBeta: false}\n")], &[], period, Value::Null);
 }
 
 #[test]
 fn every_value_knows_who_gave_it() {
     let files = Files::new(&[
-        (
-            "main.yaml",
-            "maxPods: 5\nsystemReserved:\n  cpu: '1'\n  pid: '9'\nclusterDNS:\n- 1.1.1.1\n",
-        ),
+        ("main.yaml", "maxPods: 5\nsystemReserved:\n  cpu: '1'\n  pid: '9'\nclusterDNS:\n- 1.1.1.1\n"),
         ("d/a.conf", "systemReserved: {memory: 1Gi}\n"),
     ]);
     let settings = files.fine(&["kube-reserved=cpu=1", "v=2", "feature-gates=PodsAPI=true"]);
-    let origin =
-        |path: crate::config::FieldPath| files.shorten(&settings.tree.origin(&path).to_string());
+    let origin = |path: crate::config::FieldPath| files.shorten(&settings.tree.origin(&path).to_string());
     let field = crate::config::FieldPath::of_field;
     assert_eq!(origin(field("maxPods")), "main.yaml:3");
     assert_eq!(origin(field("systemReserved.cpu")), "main.yaml:5");

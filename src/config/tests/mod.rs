@@ -19,16 +19,8 @@ struct Files(PathBuf);
 impl Files {
     /// Writes `main.yaml` and drop-ins; every text gets its apiVersion and kind.
     fn new(files: &[(&str, &str)]) -> Files {
-        let files: Vec<_> = files
-            .iter()
-            .map(|(n, text)| (*n, format!("{HEAD}{text}")))
-            .collect();
-        Files::raw(
-            &files
-                .iter()
-                .map(|(n, text)| (*n, text.as_str()))
-                .collect::<Vec<_>>(),
-        )
+        let files: Vec<_> = files.iter().map(|(n, text)| (*n, format!("{HEAD}{text}"))).collect();
+        Files::raw(&files.iter().map(|(n, text)| (*n, text.as_str())).collect::<Vec<_>>())
     }
 
     fn raw(files: &[(&str, &str)]) -> Files {
@@ -58,8 +50,7 @@ impl Files {
     }
 
     fn fine(&self, flags: &[&str]) -> Settings {
-        self.load(flags)
-            .unwrap_or_else(|errors| panic!("refused: {errors}"))
+        self.load(flags).unwrap_or_else(|errors| panic!("refused: {errors}"))
     }
 
     /// The reasons against it, with the temp directory cut off.
@@ -71,10 +62,7 @@ impl Files {
     /// The warnings, one a line, with the temp directory cut off.
     fn warnings(&self, flags: &[&str]) -> Vec<String> {
         let warnings = self.fine(flags).warnings;
-        warnings
-            .iter()
-            .map(|warning| self.shorten(&warning.to_string()))
-            .collect()
+        warnings.iter().map(|warning| self.shorten(&warning.to_string())).collect()
     }
 
     fn shorten(&self, text: &str) -> String {
@@ -91,28 +79,20 @@ impl Drop for Files {
 /// Flags written `name=value`.
 fn given(flags: &[&str]) -> GivenFlags {
     let uses = flags.iter().map(|flag| {
-        let (name, value) = flag
-            .split_once('=')
-            .expect("flags are written name=value here");
+        let (name, value) = flag.split_once('=').expect("flags are written name=value here");
         (flags::find(name).expect("a flag of ours"), value.to_owned())
     });
-    GivenFlags {
-        uses: uses.collect(),
-    }
+    GivenFlags { uses: uses.collect() }
 }
 
 fn value(settings: &Settings, field: &str) -> Value {
-    settings
-        .tree
-        .get(&FieldPath::of_field(field))
-        .cloned()
-        .unwrap_or(Value::Null)
+    settings.tree.get(&FieldPath::of_field(field)).cloned().unwrap_or(Value::Null)
 }
 
 #[test]
 fn defaults_are_upstreams() {
-    let golden: Value = serde_saphyr::from_str(include_str!("../testdata/defaults.yaml"))
-        .expect("the golden file is YAML");
+    let golden: Value =
+        serde_saphyr::from_str(include_str!("../testdata/defaults.yaml")).expect("the golden file is YAML");
     let settings = Files::new(&[("main.yaml", "")]).fine(&[]);
     let (golden, ours) = (golden.as_object().expect("object"), settings.document());
     for (field, expected) in golden {
@@ -149,18 +129,9 @@ fn effective_values_have_their_units() {
     assert_eq!(k.static_pod_path, None);
     assert_eq!(k.container_log_max_bytes, Some(10 << 20));
     assert_eq!(k.parallel_image_pulls(), Some(1));
-    assert_eq!(
-        k.eviction_hard[&Signal::MemoryAvailable],
-        Limit::Quantity(Quantity::bytes(100 << 20))
-    );
-    assert_eq!(
-        k.eviction_hard[&Signal::NodeFsAvailable],
-        Limit::Percent(10.0)
-    );
-    assert_eq!(
-        k.max_container_restart_period,
-        Some(Duration::from_secs(300))
-    );
+    assert_eq!(k.eviction_hard[&Signal::MemoryAvailable], Limit::Quantity(Quantity::bytes(100 << 20)));
+    assert_eq!(k.eviction_hard[&Signal::NodeFsAvailable], Limit::Percent(10.0));
+    assert_eq!(k.max_container_restart_period, Some(Duration::from_secs(300)));
 
     let text = "eventRecordQPS: 0\nmaxParallelImagePulls: 4\nnodeStatusMaxImages: -1\n\
                 volumeStatsAggPeriod: -1s\ncontainerLogMaxSize: '-1'\nresolvConf: ''\n\
@@ -183,28 +154,15 @@ fn effective_values_have_their_units() {
 fn kubeadm_zeros_mean_the_default() {
     let files = Files::raw(&[("main.yaml", include_str!("../testdata/kubeadm.yaml"))]);
     let settings = files.fine(&[]);
-    let golden: Value = serde_saphyr::from_str(include_str!("../testdata/defaults.yaml"))
-        .expect("the golden file is YAML");
-    let changed = [
-        "authentication",
-        "cgroupDriver",
-        "clusterDNS",
-        "clusterDomain",
-        "rotateCertificates",
-        "staticPodPath",
-    ];
+    let golden: Value =
+        serde_saphyr::from_str(include_str!("../testdata/defaults.yaml")).expect("the golden file is YAML");
+    let changed =
+        ["authentication", "cgroupDriver", "clusterDNS", "clusterDomain", "rotateCertificates", "staticPodPath"];
     for (field, default) in golden.as_object().expect("object") {
         let ours = &settings.document()[field];
-        assert_eq!(
-            ours == default,
-            !changed.contains(&field.as_str()),
-            "{field}: {ours}"
-        );
+        assert_eq!(ours == default, !changed.contains(&field.as_str()), "{field}: {ours}");
     }
-    assert_eq!(
-        settings.kubelet.authentication.webhook_cache_ttl.as_secs(),
-        120
-    );
+    assert_eq!(settings.kubelet.authentication.webhook_cache_ttl.as_secs(), 120);
     assert!(!settings.kubelet.authentication.anonymous);
     assert_eq!(settings.kubelet.cgroup_driver, CgroupDriver::Systemd);
 }
@@ -221,56 +179,34 @@ fn a_document_must_be_one_of_ours() {
     let kind = ": kind: missing, expected KubeletConfiguration";
     check("", " is empty: expected a KubeletConfiguration");
     check(" \n\n", " is empty: expected a KubeletConfiguration");
-    check(
-        "# nothing\n",
-        ": expected an object with apiVersion and kind",
-    );
+    check("# nothing\n", ": expected an object with apiVersion and kind");
     check("- a\n", ": expected an object with apiVersion and kind");
     check("text", ": expected an object with apiVersion and kind");
     check("maxPods: 1\n", api_version);
     check("kind: KubeletConfiguration\n", api_version);
     check("apiVersion: kubelet.config.k8s.io/v1beta1\n", kind);
-    check(
-        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: ''\n",
-        kind,
-    );
+    check("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: ''\n", kind);
     check(
         "apiVersion: kubelet.config.k8s.io/v1alpha1\nkind: KubeletConfiguration\n",
         ": apiVersion: expected kubelet.config.k8s.io/v1beta1, found kubelet.config.k8s.io/v1alpha1",
     );
-    check(
-        "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: Pod\n",
-        ": kind: expected KubeletConfiguration, found Pod",
-    );
+    check("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: Pod\n", ": kind: expected KubeletConfiguration, found Pod");
 }
 
 #[test]
 fn a_file_that_cannot_be_read_is_named() {
     let check = |flag: &str| {
-        let errors = Settings::load(&given(&[flag]))
-            .expect_err("no such file")
-            .to_string();
-        assert_eq!(
-            errors,
-            "cannot read /nonexistent/x: No such file or directory (os error 2)"
-        );
+        let errors = Settings::load(&given(&[flag])).expect_err("no such file").to_string();
+        assert_eq!(errors, "cannot read /nonexistent/x: No such file or directory (os error 2)");
     };
     check("config=/nonexistent/x");
     check("config-dir=/nonexistent/x");
     let files = Files::raw(&[("main.yaml", "a: [\n")]);
-    assert!(
-        files.refused(&[]).starts_with("main.yaml:"),
-        "{}",
-        files.refused(&[])
-    );
+    assert!(files.refused(&[]).starts_with("main.yaml:"), "{}", files.refused(&[]));
     let files = Files::new(&[]);
     fs::create_dir_all(&files.0).expect("temp dir");
     fs::write(files.0.join("main.yaml"), [0xff, 0xfe]).expect("temp dir");
-    assert!(
-        files
-            .refused(&[])
-            .starts_with("cannot read main.yaml: invalid utf-8")
-    );
+    assert!(files.refused(&[]).starts_with("cannot read main.yaml: invalid utf-8"));
     fs::write(files.0.join("main.yaml"), vec![b' '; (4 << 20) + 1]).expect("temp dir");
     assert_eq!(files.refused(&[]), "main.yaml is larger than 4194304 bytes");
 }
@@ -306,16 +242,9 @@ fn only_the_first_document_of_a_file_counts() {
     let second = format!("---\n{HEAD}maxPods: 3\n---\n# the rest\n\nmaxPods: [\n");
     let files = Files::raw(&[("main.yaml", &second)]);
     assert_eq!(files.fine(&[]).kubelet.max_pods, 3);
-    assert_eq!(
-        files.warnings(&[]),
-        ["main.yaml:5: another document starts here, ignored"]
-    );
+    assert_eq!(files.warnings(&[]), ["main.yaml:5: another document starts here, ignored"]);
     let empty_end = format!("{HEAD}maxPods: 3\n---\n# nothing\n");
-    assert!(
-        Files::raw(&[("main.yaml", &empty_end)])
-            .warnings(&[])
-            .is_empty()
-    );
+    assert!(Files::raw(&[("main.yaml", &empty_end)]).warnings(&[]).is_empty());
 }
 
 #[test]
@@ -347,14 +276,8 @@ fn unknown_and_repeated_fields_are_tolerated_and_named() {
 #[test]
 fn wrong_types_are_named_all_at_once() {
     let files = Files::new(&[
-        (
-            "main.yaml",
-            "maxPods: x\nsyncFrequency: 5\nauthentication: {webhook: true}\n",
-        ),
-        (
-            "d/a.conf",
-            "evictionHard:\n  memory.available: 5\nclusterDNS: a\n",
-        ),
+        ("main.yaml", "maxPods: x\nsyncFrequency: 5\nauthentication: {webhook: true}\n"),
+        ("d/a.conf", "evictionHard:\n  memory.available: 5\nclusterDNS: a\n"),
     ]);
     let refused = files.refused(&["max-pods=y", "node-ip=x", "eviction-hard=memory.available"]);
     let expected = [
@@ -376,68 +299,29 @@ fn each_kind_refuses_what_it_is_not() {
         let refused = Files::new(&[("main.yaml", text)]).refused(&[]);
         assert_eq!(refused, format!("main.yaml:3: {expected}"), "{text}");
     };
-    check(
-        "failSwapOn: 'true'",
-        "failSwapOn: expected true or false, found the text \"true\"",
-    );
-    check(
-        "maxPods: 5.5",
-        "maxPods: expected a whole number, found the number 5.5",
-    );
+    check("failSwapOn: 'true'", "failSwapOn: expected true or false, found the text \"true\"");
+    check("maxPods: 5.5", "maxPods: expected a whole number, found the number 5.5");
     let i32_range = "expected a whole number from -2147483648 to 2147483647, found";
-    check(
-        "maxPods: 3000000000",
-        &format!("maxPods: {i32_range} 3000000000"),
-    );
-    check(
-        "maxPods: 99999999999999999999",
-        "maxPods: expected a whole number, found the number 1e+20",
-    );
+    check("maxPods: 3000000000", &format!("maxPods: {i32_range} 3000000000"));
+    check("maxPods: 99999999999999999999", "maxPods: expected a whole number, found the number 1e+20");
     let u32_range = "expected a whole number from 0 to 4294967295, found";
-    check(
-        "logging: {verbosity: -1}",
-        &format!("logging.verbosity: {u32_range} -1"),
-    );
-    check(
-        "clusterDomain: 5",
-        "clusterDomain: expected a text, found the number 5",
-    );
-    check(
-        "staticPodPath: [a]",
-        "staticPodPath: expected a path, found a list",
-    );
-    check(
-        "syncFrequency: -1s",
-        "syncFrequency: must not be negative, found -1s",
-    );
-    check(
-        "syncFrequency: 5",
-        "syncFrequency: expected a duration such as 1m30s, found the number 5",
-    );
+    check("logging: {verbosity: -1}", &format!("logging.verbosity: {u32_range} -1"));
+    check("clusterDomain: 5", "clusterDomain: expected a text, found the number 5");
+    check("staticPodPath: [a]", "staticPodPath: expected a path, found a list");
+    check("syncFrequency: -1s", "syncFrequency: must not be negative, found -1s");
+    check("syncFrequency: 5", "syncFrequency: expected a duration such as 1m30s, found the number 5");
     check(
         "syncFrequency: 5d",
         "syncFrequency: duration \"5d\" has the unknown unit \"d\": expected ns, us, ms, s, m or h",
     );
-    check(
-        "memoryThrottlingFactor: x",
-        "memoryThrottlingFactor: expected a number, found the text \"x\"",
-    );
-    check(
-        "systemReserved: {cpu: 1}",
-        "systemReserved.cpu: expected a text, found the number 1",
-    );
-    check(
-        "clusterDNS: [null]",
-        "clusterDNS[0]: expected a text, found nothing",
-    );
+    check("memoryThrottlingFactor: x", "memoryThrottlingFactor: expected a number, found the text \"x\"");
+    check("systemReserved: {cpu: 1}", "systemReserved.cpu: expected a text, found the number 1");
+    check("clusterDNS: [null]", "clusterDNS[0]: expected a text, found nothing");
     check(
         "featureGates: {MemoryQoS: 'true'}",
         "featureGates.MemoryQoS: expected true or false, found the text \"true\"",
     );
-    check(
-        "registerWithTaints: [a]",
-        "registerWithTaints[0]: expected an object, found the text \"a\"",
-    );
+    check("registerWithTaints: [a]", "registerWithTaints[0]: expected an object, found the text \"a\"");
     check(
         "shutdownGracePeriodByPodPriority: {a: 1}",
         "shutdownGracePeriodByPodPriority: expected a list, found an object",
@@ -463,13 +347,7 @@ fn what_does_nothing_yet_is_named_when_it_is_set() {
         "rotateCertificates: true\nserverTLSBootstrap: false\nhairpinMode: none\nmaxPods: 5\n\
          featureGates: {MemoryQoS: true, NodeSwap: true, APIServerTracing: true}\n",
     )]);
-    let flags = [
-        "cert-dir=/x",
-        "containerd=/y",
-        "cpu-manager-policy=none",
-        "max-pods=3",
-        "cert-dir=/z",
-    ];
+    let flags = ["cert-dir=/x", "containerd=/y", "cpu-manager-policy=none", "max-pods=3", "cert-dir=/z"];
     let expected = [
         "feature gates that are set and change nothing here: APIServerTracing, MemoryQoS",
         "fields that are set and do nothing yet: rotateCertificates (main.yaml:3), hairpinMode (main.yaml:5)",
@@ -497,24 +375,15 @@ fn what_is_taken_otherwise_is_named_when_it_is_set() {
 #[test]
 fn relative_paths_are_meant_from_their_file() {
     let files = Files::new(&[
-        (
-            "main.yaml",
-            "staticPodPath: manifests\nresolvConf: ../resolv.conf\npodLogsDir: /var/log/pods\n",
-        ),
-        (
-            "d/sub/a.conf",
-            "tlsCertFile: ./tls/../cert.pem\nauthentication: {x509: {clientCAFile: ca}}\n",
-        ),
+        ("main.yaml", "staticPodPath: manifests\nresolvConf: ../resolv.conf\npodLogsDir: /var/log/pods\n"),
+        ("d/sub/a.conf", "tlsCertFile: ./tls/../cert.pem\nauthentication: {x509: {clientCAFile: ca}}\n"),
     ]);
     let k = files.fine(&["volume-plugin-dir=plugins"]).kubelet;
     let parent = files.0.parent().expect("a temp directory");
     assert_eq!(k.static_pod_path, Some(files.0.join("manifests")));
     assert_eq!(k.resolv_conf, Some(parent.join("resolv.conf")));
     assert_eq!(k.tls.cert_file, Some(files.0.join("d/sub/cert.pem")));
-    assert_eq!(
-        k.authentication.client_ca_file,
-        Some(files.0.join("d/sub/ca"))
-    );
+    assert_eq!(k.authentication.client_ca_file, Some(files.0.join("d/sub/ca")));
     assert_eq!(k.volume_plugin_dir, Some(PathBuf::from("plugins")));
 }
 
@@ -552,15 +421,9 @@ fn what_is_printed_reads_back_the_same() {
              staticPodURLHeader: {A: [b, 'c: d']}\ntracing: {endpoint: 'unix:/x'}\n\
              reservedMemory: [{numaNode: 0, limits: {memory: 1.5Gi}}]\n",
         ),
-        (
-            "d/a.conf",
-            "memoryThrottlingFactor: 0.25\nevictionHard: {memory.available: null}\n",
-        ),
+        ("d/a.conf", "memoryThrottlingFactor: 0.25\nevictionHard: {memory.available: null}\n"),
     ]);
-    let flags = [
-        "register-with-taints=a=b:NoSchedule,c:NoExecute",
-        "vmodule=a=3",
-    ];
+    let flags = ["register-with-taints=a=b:NoSchedule,c:NoExecute", "vmodule=a=3"];
     let settings = files.fine(&flags);
     let page = render::effective(&settings, &given(&flags));
     let again = Files::raw(&[("main.yaml", &page)]).fine(&[]);
@@ -569,36 +432,18 @@ fn what_is_printed_reads_back_the_same() {
 
 #[test]
 fn every_printed_line_says_who_gave_the_value() {
-    let files = Files::new(&[
-        ("main.yaml", "maxPods: 5\n"),
-        ("d/a.conf", "healthzPort: 1\n"),
-    ]);
+    let files = Files::new(&[("main.yaml", "maxPods: 5\n"), ("d/a.conf", "healthzPort: 1\n")]);
     let flags = ["v=4", "node-ip=10.0.0.1"];
     let settings = files.fine(&flags);
     let page = files.shorten(&render::effective(&settings, &given(&flags)));
     let line = |start: &str| page.lines().find(|line| line.trim().starts_with(start));
     let comment = |start: &str| line(start).and_then(|line| line.split_once("  # "));
-    assert_eq!(
-        comment("maxPods: 5").map(|(_, origin)| origin),
-        Some("main.yaml:3")
-    );
-    assert_eq!(
-        comment("healthzPort: 1").map(|(_, origin)| origin),
-        Some("d/a.conf:3")
-    );
-    assert_eq!(
-        comment("verbosity: 4").map(|(_, origin)| origin),
-        Some("-v")
-    );
-    assert_eq!(
-        comment("oomScoreAdj: -999").map(|(_, origin)| origin),
-        Some("default")
-    );
+    assert_eq!(comment("maxPods: 5").map(|(_, origin)| origin), Some("main.yaml:3"));
+    assert_eq!(comment("healthzPort: 1").map(|(_, origin)| origin), Some("d/a.conf:3"));
+    assert_eq!(comment("verbosity: 4").map(|(_, origin)| origin), Some("-v"));
+    assert_eq!(comment("oomScoreAdj: -999").map(|(_, origin)| origin), Some("default"));
     assert!(line("# --node-ip=10.0.0.1").is_some());
-    for line in page
-        .lines()
-        .filter(|line| !line.ends_with(':') && !line.starts_with(['#', 'a', 'k']))
-    {
+    for line in page.lines().filter(|line| !line.ends_with(':') && !line.starts_with(['#', 'a', 'k'])) {
         assert!(line.contains("  # "), "{line}");
     }
 }

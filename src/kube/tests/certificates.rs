@@ -30,14 +30,10 @@ fn acceptor(authority: &Authority, name: &str, last_year: i32) -> TlsAcceptor {
     params.not_before = date_time_ymd(2000, 1, 1);
     params.not_after = date_time_ymd(last_year, 1, 1);
     let key = KeyPair::generate().expect("ring makes keys");
-    let certificate = params
-        .signed_by(&key, authority)
-        .expect("the authority may sign");
+    let certificate = params.signed_by(&key, authority).expect("the authority may sign");
     let chain = vec![CertificateDer::from(certificate)];
     let key = PrivateKeyDer::try_from(key.serialize_der()).expect("rcgen writes PKCS#8");
-    let config = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(chain, key);
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
     TlsAcceptor::from(Arc::new(config.expect("key and certificate fit")))
 }
 
@@ -88,16 +84,9 @@ async fn a_certificate_that_does_not_fit_is_explained() {
 #[tokio::test]
 async fn a_corrected_authority_is_taken_up_without_a_restart() {
     let (ours, other) = (authority(), authority());
-    let server = Server::start_tls(acceptor(&ours, "127.0.0.1", 4000), |_| {
-        Answer::Json(200, json!({}))
-    })
-    .await;
+    let server = Server::start_tls(acceptor(&ours, "127.0.0.1", 4000), |_| Answer::Json(200, json!({}))).await;
     let client = Client::with(cluster_of(&server, &other)).await;
-    client
-        .cluster
-        .get_node()
-        .await
-        .expect_err("the authority is the wrong one");
+    client.cluster.get_node().await.expect_err("the authority is the wrong one");
     write_kubeconfig(&client.kubeconfig, cluster_of(&server, &ours));
     let start = Instant::now();
     while let Err(error) = client.cluster.get_node().await {
@@ -109,10 +98,7 @@ async fn a_corrected_authority_is_taken_up_without_a_restart() {
 #[tokio::test]
 async fn a_server_without_http2_is_met_on_its_terms() {
     let authority = authority();
-    let server = Server::start_tls(acceptor(&authority, "127.0.0.1", 4000), |_| {
-        Answer::Json(200, json!({}))
-    })
-    .await;
+    let server = Server::start_tls(acceptor(&authority, "127.0.0.1", 4000), |_| Answer::Json(200, json!({}))).await;
     let client = Client::with(cluster_of(&server, &authority)).await;
     let error = client.cluster.get_pod("shop", "web").await;
     let error = error.expect_err("the connection was to speak HTTP/2");

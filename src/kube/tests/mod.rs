@@ -32,11 +32,7 @@ impl Client {
         write_kubeconfig(&kubeconfig, cluster);
         let clock = Clock::system();
         let cluster = KubeCluster::from_kubeconfig(&kubeconfig, "node-1", None, clock).await;
-        Client {
-            cluster: cluster.expect("the kubeconfig is valid"),
-            kubeconfig,
-            _directory: directory,
-        }
+        Client { cluster: cluster.expect("the kubeconfig is valid"), kubeconfig, _directory: directory }
     }
 }
 
@@ -62,10 +58,7 @@ fn status(code: u16, reason: &str, message: &str) -> Value {
 async fn check(answer: fn() -> Answer, expected: fn(&ApiError) -> bool, text: &str) {
     let server = Server::start(move |_| answer()).await;
     let client = Client::of(&server).await;
-    let result = client
-        .cluster
-        .patch_pod_status("shop", "web", &json!({}))
-        .await;
+    let result = client.cluster.patch_pod_status("shop", "web", &json!({})).await;
     let error = result.expect_err("the answer is an error");
     assert!(expected(&error), "{error:?}");
     assert_eq!(error.to_string(), text);
@@ -151,17 +144,9 @@ async fn a_server_that_hangs_up_is_unavailable_and_the_next_call_works() {
     })
     .await;
     let client = Client::of(&server).await;
-    let error = client
-        .cluster
-        .get_pod("shop", "web")
-        .await
-        .expect_err("the server hung up");
+    let error = client.cluster.get_pod("shop", "web").await.expect_err("the server hung up");
     assert!(matches!(error, ApiError::Unavailable { .. }), "{error}");
-    let pod = client
-        .cluster
-        .get_pod("shop", "web")
-        .await
-        .expect("the server answers now");
+    let pod = client.cluster.get_pod("shop", "web").await.expect("the server answers now");
     assert_eq!(pod.metadata.name.as_deref(), Some("web"));
 }
 
@@ -175,15 +160,8 @@ async fn a_server_that_never_answers_is_given_up() {
     .await;
     let client = Client::of(&server).await;
     let start = tokio::time::Instant::now();
-    let error = client
-        .cluster
-        .get_lease()
-        .await
-        .expect_err("there is no answer");
-    let text = format!(
-        "get lease node-1: {} did not answer within 10s",
-        server.address
-    );
+    let error = client.cluster.get_lease().await.expect_err("there is no answer");
+    let text = format!("get lease node-1: {} did not answer within 10s", server.address);
     assert_eq!(error.to_string(), text);
     assert!(start.elapsed() < std::time::Duration::from_secs(11));
 }
@@ -191,11 +169,7 @@ async fn a_server_that_never_answers_is_given_up() {
 #[tokio::test]
 async fn an_absent_server_is_named() {
     let client = Client::with(json!({ "server": "http://127.0.0.1:1" })).await;
-    let error = client
-        .cluster
-        .get_node()
-        .await
-        .expect_err("nobody listens on port 1");
+    let error = client.cluster.get_node().await.expect_err("nobody listens on port 1");
     assert_eq!(
         error.to_string(),
         "get node node-1: failed to connect to 127.0.0.1:1: Connection refused (os error 111)"
@@ -203,26 +177,15 @@ async fn an_absent_server_is_named() {
 }
 
 /// Makes one call and checks the request's line and a part of its head and body.
-async fn check_request<T>(
-    call: impl AsyncFnOnce(&KubeCluster) -> Result<T>,
-    line: &str,
-    head: &str,
-    body: Value,
-) {
-    let server = Server::start(|seen| {
-        Answer::Json(200, serde_json::from_str(&seen.body).unwrap_or_default())
-    })
-    .await;
+async fn check_request<T>(call: impl AsyncFnOnce(&KubeCluster) -> Result<T>, line: &str, head: &str, body: Value) {
+    let server = Server::start(|seen| Answer::Json(200, serde_json::from_str(&seen.body).unwrap_or_default())).await;
     let client = Client::of(&server).await;
     // Not every echo is a fitting answer; what was sent is what counts.
     let _ = call(&client.cluster).await;
     let seen = server.seen().pop().expect("one request was sent");
     assert_eq!(seen.line, line);
     assert!(seen.head.contains(head), "{head:?} is not in {}", seen.head);
-    assert_eq!(
-        serde_json::from_str::<Value>(&seen.body).unwrap_or_default(),
-        body
-    );
+    assert_eq!(serde_json::from_str::<Value>(&seen.body).unwrap_or_default(), body);
 }
 
 #[tokio::test]
@@ -230,22 +193,14 @@ async fn requests_are_what_the_api_server_expects() {
     let patch = json!({ "status": { "phase": "Running" } });
     let merge = "content-type: application/strategic-merge-patch+json";
     check_request(
-        async |cluster| {
-            cluster
-                .patch_pod_status("shop", "web", &json!({ "status": { "phase": "Running" } }))
-                .await
-        },
+        async |cluster| cluster.patch_pod_status("shop", "web", &json!({ "status": { "phase": "Running" } })).await,
         "PATCH /api/v1/namespaces/shop/pods/web/status?",
         merge,
         patch.clone(),
     )
     .await;
     check_request(
-        async |cluster| {
-            cluster
-                .patch_node_status(&json!({ "status": { "phase": "Running" } }))
-                .await
-        },
+        async |cluster| cluster.patch_node_status(&json!({ "status": { "phase": "Running" } })).await,
         "PATCH /api/v1/nodes/node-1/status?",
         merge,
         patch,
@@ -266,11 +221,7 @@ async fn requests_are_what_the_api_server_expects() {
     )
     .await;
     check_request(
-        async |cluster| {
-            cluster
-                .request_token("shop", "robot", &Default::default())
-                .await
-        },
+        async |cluster| cluster.request_token("shop", "robot", &Default::default()).await,
         "POST /api/v1/namespaces/shop/serviceaccounts/robot/token?",
         "content-type: application/json",
         json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "metadata": {} }),
@@ -283,22 +234,10 @@ async fn heartbeats_have_a_connection_of_their_own() {
     let server = Server::start(|_| Answer::Json(200, json!({}))).await;
     let client = Client::of(&server).await;
     for _ in 0..2 {
-        client
-            .cluster
-            .get_lease()
-            .await
-            .expect("the server answers");
-        client
-            .cluster
-            .get_pod("shop", "web")
-            .await
-            .expect("the server answers");
+        client.cluster.get_lease().await.expect("the server answers");
+        client.cluster.get_pod("shop", "web").await.expect("the server answers");
     }
-    let connections: Vec<usize> = server
-        .seen()
-        .into_iter()
-        .map(|seen| seen.connection)
-        .collect();
+    let connections: Vec<usize> = server.seen().into_iter().map(|seen| seen.connection).collect();
     assert_eq!(connections, [0, 1, 0, 1]);
 }
 
@@ -317,38 +256,18 @@ async fn check_kubeconfig(content: Option<&str>, expected: &str) {
 
 #[tokio::test]
 async fn an_unusable_kubeconfig_is_told_with_its_path() {
-    check_kubeconfig(
-        None,
-        "failed to read DIR/kubeconfig: No such file or directory",
-    )
-    .await;
-    check_kubeconfig(
-        Some("{"),
-        "failed to understand kubeconfig DIR/kubeconfig: ",
-    )
-    .await;
-    check_kubeconfig(
-        Some("apiVersion: v1"),
-        "failed to understand kubeconfig DIR/kubeconfig: ",
-    )
-    .await;
+    check_kubeconfig(None, "failed to read DIR/kubeconfig: No such file or directory").await;
+    check_kubeconfig(Some("{"), "failed to understand kubeconfig DIR/kubeconfig: ").await;
+    check_kubeconfig(Some("apiVersion: v1"), "failed to understand kubeconfig DIR/kubeconfig: ").await;
     let missing_authority = "
         current-context: c
         contexts: [{ name: c, context: { cluster: k, user: u } }]
         clusters: [{ name: k, cluster: { server: 'https://api:6443', certificate-authority: ca.crt } }]";
-    check_kubeconfig(
-        Some(missing_authority),
-        "failed to read DIR/ca.crt: No such file or directory",
-    )
-    .await;
+    check_kubeconfig(Some(missing_authority), "failed to read DIR/ca.crt: No such file or directory").await;
     let broken_certificate = "
         current-context: c
         contexts: [{ name: c, context: { cluster: k, user: u } }]
         clusters: [{ name: k, cluster: { server: 'https://api:6443' } }]
         users: [{ name: u, user: { client-certificate-data: Zm9v, client-key-data: YmFy } }]";
-    check_kubeconfig(
-        Some(broken_certificate),
-        "failed to use the certificates in kubeconfig DIR/kubeconfig: ",
-    )
-    .await;
+    check_kubeconfig(Some(broken_certificate), "failed to use the certificates in kubeconfig DIR/kubeconfig: ").await;
 }

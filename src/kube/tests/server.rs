@@ -54,30 +54,19 @@ impl Server {
         Server::listen(None, Arc::new(Mutex::new(script))).await
     }
 
-    pub(super) async fn start_tls(
-        tls: TlsAcceptor,
-        script: impl FnMut(&Seen) -> Answer + Send + 'static,
-    ) -> Self {
+    pub(super) async fn start_tls(tls: TlsAcceptor, script: impl FnMut(&Seen) -> Answer + Send + 'static) -> Self {
         Server::listen(Some(tls), Arc::new(Mutex::new(script))).await
     }
 
     async fn listen(tls: Option<TlsAcceptor>, script: Script) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("a loopback port is free");
-        let address = listener
-            .local_addr()
-            .expect("a bound socket has an address");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port is free");
+        let address = listener.local_addr().expect("a bound socket has an address");
         let seen = Arc::<Mutex<Vec<Seen>>>::default();
         let record = Arc::clone(&seen);
         tokio::spawn(async move {
             for connection in 0.. {
                 let (stream, _) = listener.accept().await.expect("a listening socket accepts");
-                let serve = Serve {
-                    connection,
-                    script: Arc::clone(&script),
-                    seen: Arc::clone(&record),
-                };
+                let serve = Serve { connection, script: Arc::clone(&script), seen: Arc::clone(&record) };
                 let tls = tls.clone();
                 // What goes wrong on a connection is the client's to notice.
                 tokio::spawn(async move {
@@ -92,10 +81,7 @@ impl Server {
     }
 
     pub(super) fn seen(&self) -> Vec<Seen> {
-        self.seen
-            .lock()
-            .expect("no test panics with the lock")
-            .clone()
+        self.seen.lock().expect("no test panics with the lock").clone()
     }
 
     pub(super) fn lines(&self) -> Vec<String> {
@@ -113,10 +99,7 @@ impl Serve {
     async fn run(self, stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
         let mut stream = BufReader::new(stream);
         while let Some(seen) = self.read(&mut stream).await? {
-            self.seen
-                .lock()
-                .expect("no test panics with the lock")
-                .push(seen.clone());
+            self.seen.lock().expect("no test panics with the lock").push(seen.clone());
             let answer = (self.script.lock().expect("no script panics"))(&seen);
             match answer {
                 Answer::Json(status, body) => send(&mut stream, status, &body.to_string()).await?,
@@ -152,34 +135,23 @@ impl Serve {
             stream.read_line(&mut head).await?;
         }
         let head = head.to_lowercase();
-        let length = head
-            .lines()
-            .find_map(|field| field.strip_prefix("content-length: ")?.parse().ok());
+        let length = head.lines().find_map(|field| field.strip_prefix("content-length: ")?.parse().ok());
         let mut body = vec![0; length.unwrap_or(0)];
         stream.read_exact(&mut body).await?;
         let line = line.trim().trim_end_matches(" HTTP/1.1").to_owned();
         let body = String::from_utf8(body).expect("the client sends text");
-        Ok(Some(Seen {
-            connection: self.connection,
-            line,
-            head,
-            body,
-        }))
+        Ok(Some(Seen { connection: self.connection, line, head, body }))
     }
 }
 
 async fn send(stream: &mut (impl AsyncWrite + Unpin), status: u16, body: &str) -> io::Result<()> {
     let length = body.len();
-    let head = format!(
-        "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
-    );
+    let head = format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n");
     stream.write_all(format!("{head}{body}").as_bytes()).await
 }
 
 async fn send_lines(stream: &mut (impl AsyncWrite + Unpin), lines: &[String]) -> io::Result<()> {
-    stream
-        .write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
-        .await?;
+    stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await?;
     for line in lines {
         send_chunk(stream, &format!("{line}\n")).await?;
     }
@@ -187,8 +159,6 @@ async fn send_lines(stream: &mut (impl AsyncWrite + Unpin), lines: &[String]) ->
 }
 
 async fn send_chunk(stream: &mut (impl AsyncWrite + Unpin), text: &str) -> io::Result<()> {
-    stream
-        .write_all(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes())
-        .await?;
+    stream.write_all(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes()).await?;
     stream.flush().await
 }

@@ -12,10 +12,7 @@ fn pod(name: &str, version: &str) -> Value {
 }
 
 fn list(version: &str, next: Option<&str>, pods: &[Value]) -> Answer {
-    Answer::Json(
-        200,
-        json!({ "metadata": { "resourceVersion": version, "continue": next }, "items": pods }),
-    )
+    Answer::Json(200, json!({ "metadata": { "resourceVersion": version, "continue": next }, "items": pods }))
 }
 
 fn event(kind: &str, object: Value) -> String {
@@ -23,10 +20,7 @@ fn event(kind: &str, object: Value) -> String {
 }
 
 fn bookmark(version: &str) -> String {
-    event(
-        "BOOKMARK",
-        json!({ "kind": "Pod", "apiVersion": "v1", "metadata": { "resourceVersion": version } }),
-    )
+    event("BOOKMARK", json!({ "kind": "Pod", "apiVersion": "v1", "metadata": { "resourceVersion": version } }))
 }
 
 /// Serves these answers in order and then keeps silent; checks the changes that come out,
@@ -37,10 +31,7 @@ async fn check(answers: Vec<Answer>, changes: &[&str], requests: &[&str]) {
     let client = Client::of(&server).await;
     let outline = client.cluster.watch_pods().map(|change| match change {
         Change::Listed(pods) => {
-            let names: Vec<_> = pods
-                .into_iter()
-                .filter_map(|pod| pod.metadata.name)
-                .collect();
+            let names: Vec<_> = pods.into_iter().filter_map(|pod| pod.metadata.name).collect();
             format!("listed {}", names.join(" "))
         }
         Change::Applied(pod) => {
@@ -49,30 +40,12 @@ async fn check(answers: Vec<Answer>, changes: &[&str], requests: &[&str]) {
         }
         Change::Deleted(pod) => format!("deleted {}", pod.metadata.name.unwrap_or_default()),
     });
-    assert_eq!(
-        outline.take(changes.len()).collect::<Vec<_>>().await,
-        changes
-    );
+    assert_eq!(outline.take(changes.len()).collect::<Vec<_>>().await, changes);
 
     let outline = server.lines().into_iter().map(|line| {
-        assert!(
-            line.contains("fieldSelector=spec.nodeName%3Dnode-1"),
-            "{line}"
-        );
-        let parameter = |name: &str| {
-            Some(
-                line.split(&format!("&{name}="))
-                    .nth(1)?
-                    .split('&')
-                    .next()?
-                    .to_owned(),
-            )
-        };
-        match (
-            line.contains("watch=true"),
-            parameter("resourceVersion"),
-            parameter("continue"),
-        ) {
+        assert!(line.contains("fieldSelector=spec.nodeName%3Dnode-1"), "{line}");
+        let parameter = |name: &str| Some(line.split(&format!("&{name}=")).nth(1)?.split('&').next()?.to_owned());
+        match (line.contains("watch=true"), parameter("resourceVersion"), parameter("continue")) {
             (true, version, _) => format!("watch {}", version.unwrap_or_default()),
             (false, _, Some(page)) => format!("list {page}"),
             (false, _, None) => "list".to_owned(),
@@ -112,9 +85,7 @@ async fn a_watch_that_breaks_goes_on_from_the_last_version() {
             Answer::OpenWatch(vec![event("ADDED", pod("b", "10"))]),
         ],
         &["listed ", "applied a", "applied b"],
-        &[
-            "list", "watch 7", "watch 9", "watch 9", "watch 9", "watch 9", "watch 9",
-        ],
+        &["list", "watch 7", "watch 9", "watch 9", "watch 9", "watch 9", "watch 9"],
     )
     .await;
 }
@@ -177,8 +148,7 @@ async fn a_page_that_fails_starts_the_list_over() {
 
 #[tokio::test]
 async fn a_single_object_is_refused_absent_present_and_gone() {
-    let object =
-        |version: &str| json!({ "metadata": { "name": "settings", "resourceVersion": version } });
+    let object = |version: &str| json!({ "metadata": { "name": "settings", "resourceVersion": version } });
     let mut answers = vec![
         Answer::Json(403, status(403, "Forbidden", "no relationship found")),
         list("7", None, &[]),
@@ -189,33 +159,20 @@ async fn a_single_object_is_refused_absent_present_and_gone() {
     let server = Server::start(move |_| answers.next().unwrap_or(Answer::Silence)).await;
     let client = Client::of(&server).await;
     let start = tokio::time::Instant::now();
-    let states = client
-        .cluster
-        .watch_config_map("shop", "settings")
-        .map(|state| match state {
-            ObjectState::Present(map) => {
-                format!("present {}", map.metadata.name.unwrap_or_default())
-            }
-            ObjectState::Absent => "absent".to_owned(),
-            ObjectState::Refused(message) => format!("refused {message}"),
-        });
+    let states = client.cluster.watch_config_map("shop", "settings").map(|state| match state {
+        ObjectState::Present(map) => {
+            format!("present {}", map.metadata.name.unwrap_or_default())
+        }
+        ObjectState::Absent => "absent".to_owned(),
+        ObjectState::Refused(message) => format!("refused {message}"),
+    });
     assert_eq!(
         states.take(4).collect::<Vec<_>>().await,
-        [
-            "refused no relationship found",
-            "absent",
-            "present settings",
-            "absent"
-        ]
+        ["refused no relationship found", "absent", "present settings", "absent"]
     );
+    assert!(start.elapsed() < std::time::Duration::from_secs(2), "a refusal is retried soon");
     assert!(
-        start.elapsed() < std::time::Duration::from_secs(2),
-        "a refusal is retried soon"
-    );
-    assert!(
-        server.lines()[0].starts_with(
-            "GET /api/v1/namespaces/shop/configmaps?&fieldSelector=metadata.name%3Dsettings"
-        ),
+        server.lines()[0].starts_with("GET /api/v1/namespaces/shop/configmaps?&fieldSelector=metadata.name%3Dsettings"),
         "{}",
         server.lines()[0]
     );

@@ -16,12 +16,7 @@ use crate::node::{NodeView, run_lease};
 fn start() -> (FakeCluster, watch::Sender<Option<Arc<NodeView>>>) {
     let cluster = FakeCluster::default();
     let (sender, view) = watch::channel(None);
-    tokio::spawn(run_lease(
-        Arc::new(cluster.clone()),
-        Clock::simulated(at(0), 1),
-        config(),
-        view,
-    ));
+    tokio::spawn(run_lease(Arc::new(cluster.clone()), Clock::simulated(at(0), 1), config(), view));
     (cluster, sender)
 }
 
@@ -38,19 +33,12 @@ fn view(uid: &str) -> Option<Arc<NodeView>> {
 }
 
 fn renewed_at(lease: &Lease) -> i64 {
-    let time = lease
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.renew_time.as_ref())
-        .expect("a renew time");
+    let time = lease.spec.as_ref().and_then(|spec| spec.renew_time.as_ref()).expect("a renew time");
     time.0.as_second() - at(0).as_second()
 }
 
 fn away() -> ApiError {
-    ApiError::Unavailable {
-        what: "lease".into(),
-        message: "connection refused".into(),
-    }
+    ApiError::Unavailable { what: "lease".into(), message: "connection refused".into() }
 }
 
 #[tokio::test(start_paused = true)]
@@ -61,17 +49,10 @@ async fn the_lease_is_made_at_once_and_renewed_every_quarter_of_its_duration() {
     assert_eq!(lease.metadata.name.as_deref(), Some("board-1"));
     assert_eq!(lease.metadata.namespace.as_deref(), Some("kube-node-lease"));
     let spec = lease.spec.as_ref().expect("a spec");
-    assert_eq!(
-        (spec.holder_identity.as_deref(), spec.lease_duration_seconds),
-        (Some("board-1"), Some(40))
-    );
+    assert_eq!((spec.holder_identity.as_deref(), spec.lease_duration_seconds), (Some("board-1"), Some(40)));
     assert_eq!(renewed_at(&lease), 0);
     sleep(Duration::from_secs(60)).await;
-    let renewals = cluster
-        .call_names()
-        .iter()
-        .filter(|call| *call == "update lease")
-        .count();
+    let renewals = cluster.call_names().iter().filter(|call| *call == "update lease").count();
     assert!((5..=6).contains(&renewals), "{renewals}");
     assert_eq!(cluster.call_names().len(), renewals + 1);
 }
@@ -80,14 +61,8 @@ async fn the_lease_is_made_at_once_and_renewed_every_quarter_of_its_duration() {
 async fn the_node_owns_the_lease_once_it_exists() {
     let (cluster, sender) = start();
     let owners = |cluster: &FakeCluster| {
-        let owners = cluster
-            .lease()
-            .and_then(|lease| lease.metadata.owner_references)
-            .unwrap_or_default();
-        owners
-            .into_iter()
-            .map(|owner| format!("{} {} {}", owner.kind, owner.name, owner.uid))
-            .collect::<Vec<_>>()
+        let owners = cluster.lease().and_then(|lease| lease.metadata.owner_references).unwrap_or_default();
+        owners.into_iter().map(|owner| format!("{} {} {}", owner.kind, owner.name, owner.uid)).collect::<Vec<_>>()
     };
     sleep(Duration::from_secs(1)).await;
     assert_eq!(owners(&cluster), [""; 0]);
@@ -104,17 +79,9 @@ async fn a_lease_that_is_there_already_is_taken_over() {
     let cluster = FakeCluster::default();
     cluster.put_lease(Some(Lease::default()));
     let (_sender, receiver) = watch::channel(None);
-    tokio::spawn(run_lease(
-        Arc::new(cluster.clone()),
-        Clock::simulated(at(0), 1),
-        config(),
-        receiver,
-    ));
+    tokio::spawn(run_lease(Arc::new(cluster.clone()), Clock::simulated(at(0), 1), config(), receiver));
     sleep(Duration::from_millis(1)).await;
-    assert_eq!(
-        cluster.call_names(),
-        ["create lease", "get lease", "update lease"]
-    );
+    assert_eq!(cluster.call_names(), ["create lease", "get lease", "update lease"]);
     assert_eq!(renewed_at(&cluster.lease().expect("a lease")), 0);
 }
 
@@ -125,18 +92,11 @@ async fn a_lost_or_changed_lease_is_put_right_within_one_renewal() {
     cluster.put_lease(None);
     sleep(Duration::from_secs(11)).await;
     assert!(cluster.lease().is_some());
-    assert!(
-        cluster
-            .call_names()
-            .ends_with(&["update lease".to_owned(), "create lease".to_owned()])
-    );
+    assert!(cluster.call_names().ends_with(&["update lease".to_owned(), "create lease".to_owned()]));
     cluster.put_lease(cluster.lease());
     cluster.clear_calls();
     sleep(Duration::from_secs(10)).await;
-    assert_eq!(
-        cluster.call_names(),
-        ["update lease", "get lease", "update lease"]
-    );
+    assert_eq!(cluster.call_names(), ["update lease", "get lease", "update lease"]);
 }
 
 #[tokio::test(start_paused = true)]

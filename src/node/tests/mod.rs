@@ -69,7 +69,5 @@ fn config() -> NodeConfig {
 }
 
 fn amounts(list: &[(&str, &str)]) -> BTreeMap<String, crate::config::Quantity> {
-    list.iter()
-        .map(|(name, amount)| ((*name).to_owned(), parse(amount).expect("a quantity")))
-        .collect()
+    list.iter().map(|(name, amount)| ((*name).to_owned(), parse(amount).expect("a quantity"))).collect()
 }

@@ -10,11 +10,7 @@ fn status(value: Value) -> NodeStatus {
 #[track_caller]
 fn check(api: Value, desired: Value, expected: Value) {
     let patch = status_patch(&status(api.clone()), &status(desired.clone()));
-    assert_eq!(
-        patch,
-        Some(expected).filter(|patch| !patch.is_null()),
-        "from {api} to {desired}"
-    );
+    assert_eq!(patch, Some(expected).filter(|patch| !patch.is_null()), "from {api} to {desired}");
 }
 
 #[test]
@@ -24,11 +20,7 @@ fn equal_amounts_are_not_sent_however_they_are_written() {
         json!({"capacity": {"memory": "4Gi", "cpu": "2000m"}}),
         Value::Null,
     );
-    check(
-        json!({"capacity": {"cpu": "2"}}),
-        json!({"capacity": {"cpu": "4"}}),
-        json!({"capacity": {"cpu": "4"}}),
-    );
+    check(json!({"capacity": {"cpu": "2"}}), json!({"capacity": {"cpu": "4"}}), json!({"capacity": {"cpu": "4"}}));
 }
 
 #[test]
@@ -70,10 +62,10 @@ fn a_heartbeat_alone_is_no_change() {
 
 #[test]
 fn another_message_sends_all_conditions_with_their_heartbeats() {
-    let condition = |kind: &str, message: &str| json!({"type": kind, "status": "False", "reason": "r", "message": message});
+    let condition =
+        |kind: &str, message: &str| json!({"type": kind, "status": "False", "reason": "r", "message": message});
     let api = json!({"conditions": [condition("Ready", "a"), condition("DiskPressure", "b"), condition("NetworkUnavailable", "c")]});
-    let desired =
-        json!({"conditions": [condition("DiskPressure", "b"), condition("Ready", "other")]});
+    let desired = json!({"conditions": [condition("DiskPressure", "b"), condition("Ready", "other")]});
     check(api, desired.clone(), desired);
 }
 
@@ -94,15 +86,9 @@ fn swap_that_was_turned_off_goes() {
 
 #[track_caller]
 fn check_metadata(api: Value, desired: Value, expected: Value) {
-    let node = |metadata: Value| {
-        serde_json::from_value::<Node>(json!({"metadata": metadata})).expect("a node")
-    };
+    let node = |metadata: Value| serde_json::from_value::<Node>(json!({"metadata": metadata})).expect("a node");
     let patch = metadata_patch(&node(api.clone()), &node(desired.clone()));
-    assert_eq!(
-        patch.map_or(Value::Null, |patch| patch["metadata"].clone()),
-        expected,
-        "from {api} to {desired}"
-    );
+    assert_eq!(patch.map_or(Value::Null, |patch| patch["metadata"].clone()), expected, "from {api} to {desired}");
 }
 
 #[test]
@@ -118,19 +104,7 @@ fn labels_that_say_what_the_node_is_are_put_right_and_others_are_not() {
         json!({}),
         json!({"labels": {"topology.kubernetes.io/region": null}}),
     );
-    check_metadata(
-        json!({}),
-        json!({"annotations": {attach: "true"}}),
-        json!({"annotations": {attach: "true"}}),
-    );
-    check_metadata(
-        json!({"annotations": {attach: "true"}}),
-        json!({}),
-        json!({"annotations": {attach: null}}),
-    );
-    check_metadata(
-        json!({"annotations": {attach: "true"}}),
-        json!({"annotations": {attach: "true"}}),
-        Value::Null,
-    );
+    check_metadata(json!({}), json!({"annotations": {attach: "true"}}), json!({"annotations": {attach: "true"}}));
+    check_metadata(json!({"annotations": {attach: "true"}}), json!({}), json!({"annotations": {attach: null}}));
+    check_metadata(json!({"annotations": {attach: "true"}}), json!({"annotations": {attach: "true"}}), Value::Null);
 }

@@ -15,11 +15,7 @@ const TOKEN_SECONDS: i64 = 3600;
 pub(super) fn fill_in(pod: &mut Pod) {
     let spec = pod.spec.get_or_insert_default();
     let host_network = spec.host_network == Some(true);
-    let containers = spec
-        .init_containers
-        .iter_mut()
-        .flatten()
-        .chain(&mut spec.containers);
+    let containers = spec.init_containers.iter_mut().flatten().chain(&mut spec.containers);
     containers.for_each(|container| fill_in_container(container, host_network));
     spec.volumes.iter_mut().flatten().for_each(fill_in_volume);
     fill_in_spec(spec);
@@ -41,18 +37,8 @@ fn fill_in_spec(spec: &mut PodSpec) {
 
 fn fill_in_container(container: &mut Container, host_network: bool) {
     let image = container.image.as_deref().unwrap_or_default();
-    set(
-        &mut container.image_pull_policy,
-        if means_latest(image) {
-            "Always"
-        } else {
-            "IfNotPresent"
-        },
-    );
-    set(
-        &mut container.termination_message_path,
-        "/dev/termination-log",
-    );
+    set(&mut container.image_pull_policy, if means_latest(image) { "Always" } else { "IfNotPresent" });
+    set(&mut container.termination_message_path, "/dev/termination-log");
     set(&mut container.termination_message_policy, "File");
     for port in container.ports.iter_mut().flatten() {
         set(&mut port.protocol, "TCP");
@@ -63,21 +49,13 @@ fn fill_in_container(container: &mut Container, host_network: bool) {
     if let Some(resources) = &mut container.resources {
         fill_in_requests(resources);
     }
-    let probes = [
-        &mut container.liveness_probe,
-        &mut container.readiness_probe,
-        &mut container.startup_probe,
-    ];
+    let probes = [&mut container.liveness_probe, &mut container.readiness_probe, &mut container.startup_probe];
     probes.into_iter().flatten().for_each(fill_in_probe);
     if let Some(lifecycle) = &mut container.lifecycle {
         fill_in_lifecycle(lifecycle);
     }
     for variable in container.env.iter_mut().flatten() {
-        if let Some(field) = variable
-            .value_from
-            .as_mut()
-            .and_then(|source| source.field_ref.as_mut())
-        {
+        if let Some(field) = variable.value_from.as_mut().and_then(|source| source.field_ref.as_mut()) {
             set(&mut field.api_version, "v1");
         }
     }
@@ -89,35 +67,23 @@ fn fill_in_requests(resources: &mut ResourceRequirements) {
     };
     let requests = resources.requests.get_or_insert_default();
     for (name, limit) in limits {
-        requests
-            .entry(name.clone())
-            .or_insert_with(|| limit.clone());
+        requests.entry(name.clone()).or_insert_with(|| limit.clone());
     }
 }
 
 /// Where the pod as a whole says something about resources, the rest follows from what its
 /// containers say.
 fn fill_in_pod_level(pod: &mut Pod) {
-    let Resources {
-        requests: mut of_containers,
-        limits: container_limits,
-    } = container_resources(pod);
+    let Resources { requests: mut of_containers, limits: container_limits } = container_resources(pod);
     let resources = pod.spec.as_mut().and_then(|spec| spec.resources.as_mut());
-    let Some(ResourceRequirements {
-        limits, requests, ..
-    }) = resources
-    else {
+    let Some(ResourceRequirements { limits, requests, .. }) = resources else {
         return;
     };
     if limits.iter().flatten().next().is_none() && requests.iter().flatten().next().is_none() {
         return;
     }
     // Huge pages cannot be overcommitted, so their limits add up to the pod's.
-    let asked = |name: &String| {
-        requests
-            .as_ref()
-            .is_some_and(|requests| requests.contains_key(name))
-    };
+    let asked = |name: &String| requests.as_ref().is_some_and(|requests| requests.contains_key(name));
     let mut hugepages = container_limits;
     hugepages.retain(|name, _| is_hugepages(name) && !asked(name));
     fill_in_amounts(limits, &hugepages);
@@ -128,9 +94,7 @@ fn fill_in_pod_level(pod: &mut Pod) {
     fill_in_amounts(requests, &of_containers);
     let requests = requests.get_or_insert_default();
     for (name, limit) in limits.iter().filter(|(name, _)| is_pod_level(name)) {
-        requests
-            .entry(name.clone())
-            .or_insert_with(|| limit.clone());
+        requests.entry(name.clone()).or_insert_with(|| limit.clone());
     }
 }
 
@@ -140,8 +104,7 @@ fn fill_in_amounts(list: &mut Option<BTreeMap<String, ApiQuantity>>, amounts: &A
     }
     let list = list.get_or_insert_default();
     for (name, amount) in amounts {
-        list.entry(name.clone())
-            .or_insert_with(|| ApiQuantity(amount.to_string()));
+        list.entry(name.clone()).or_insert_with(|| ApiQuantity(amount.to_string()));
     }
 }
 
@@ -165,11 +128,7 @@ fn fill_in_probe(probe: &mut Probe) {
 
 fn fill_in_lifecycle(lifecycle: &mut Lifecycle) {
     let handlers = [&mut lifecycle.post_start, &mut lifecycle.pre_stop];
-    for request in handlers
-        .into_iter()
-        .flatten()
-        .filter_map(|handler| handler.http_get.as_mut())
-    {
+    for request in handlers.into_iter().flatten().filter_map(|handler| handler.http_get.as_mut()) {
         fill_in_http_get(request);
     }
 }
@@ -180,12 +139,7 @@ fn fill_in_http_get(request: &mut HTTPGetAction) {
 }
 
 fn fill_in_volume(volume: &mut Volume) {
-    if *volume
-        == (Volume {
-            name: volume.name.clone(),
-            ..Volume::default()
-        })
-    {
+    if *volume == (Volume { name: volume.name.clone(), ..Volume::default() }) {
         volume.empty_dir = Some(Default::default());
     }
     if let Some(source) = &mut volume.host_path {
@@ -199,25 +153,13 @@ fn fill_in_volume(volume: &mut Volume) {
     }
     if let Some(source) = &mut volume.downward_api {
         source.default_mode.get_or_insert(FILE_MODE);
-        for field in source
-            .items
-            .iter_mut()
-            .flatten()
-            .filter_map(|item| item.field_ref.as_mut())
-        {
+        for field in source.items.iter_mut().flatten().filter_map(|item| item.field_ref.as_mut()) {
             set(&mut field.api_version, "v1");
         }
     }
     if let Some(source) = &mut volume.image {
         let reference = source.reference.as_deref().unwrap_or_default();
-        set(
-            &mut source.pull_policy,
-            if means_latest(reference) {
-                "Always"
-            } else {
-                "IfNotPresent"
-            },
-        );
+        set(&mut source.pull_policy, if means_latest(reference) { "Always" } else { "IfNotPresent" });
     }
     if let Some(source) = &mut volume.projected {
         source.default_mode.get_or_insert(FILE_MODE);
@@ -225,15 +167,8 @@ fn fill_in_volume(volume: &mut Volume) {
             if let Some(token) = &mut part.service_account_token {
                 token.expiration_seconds.get_or_insert(TOKEN_SECONDS);
             }
-            let items = part
-                .downward_api
-                .as_mut()
-                .and_then(|source| source.items.as_mut());
-            for field in items
-                .into_iter()
-                .flatten()
-                .filter_map(|item| item.field_ref.as_mut())
-            {
+            let items = part.downward_api.as_mut().and_then(|source| source.items.as_mut());
+            for field in items.into_iter().flatten().filter_map(|item| item.field_ref.as_mut()) {
                 set(&mut field.api_version, "v1");
             }
         }

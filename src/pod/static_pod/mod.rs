@@ -79,11 +79,7 @@ impl fmt::Display for Problem {
 }
 
 fn joined(problems: &[Problem]) -> String {
-    problems
-        .iter()
-        .map(Problem::to_string)
-        .collect::<Vec<_>>()
-        .join("; ")
+    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// The static pod that a manifest describes.
@@ -109,31 +105,20 @@ fn parse(text: &str) -> Result<(Pod, Vec<String>), ManifestError> {
     }
     let kind: Kind = first_document(text)?;
     if (kind.api_version.as_str(), kind.kind.as_str()) != ("v1", "Pod") {
-        return Err(ManifestError::OtherKind {
-            kind: kind.kind,
-            api_version: kind.api_version,
-        });
+        return Err(ManifestError::OtherKind { kind: kind.kind, api_version: kind.api_version });
     }
     let pod: Pod = first_document(text)?;
 
     let mut warnings = Vec::new();
     let mut unknown = Vec::new();
-    let understood =
-        serde_json::to_value(&pod).expect("a pod always serializes: its keys are strings");
+    let understood = serde_json::to_value(&pod).expect("a pod always serializes: its keys are strings");
     unknown_fields(&first_document(text)?, &understood, "", &mut unknown);
-    warnings.extend(
-        unknown
-            .iter()
-            .map(|field| format!("unknown field {field} is ignored")),
-    );
+    warnings.extend(unknown.iter().map(|field| format!("unknown field {field} is ignored")));
     let mut bytes = text.as_bytes();
-    let documents = serde_saphyr::read_with_options::<_, IgnoredAny>(&mut bytes, reading())
-        .take_while(Result::is_ok);
+    let documents = serde_saphyr::read_with_options::<_, IgnoredAny>(&mut bytes, reading()).take_while(Result::is_ok);
     let documents = documents.count();
     if documents > 1 {
-        warnings.push(format!(
-            "only the first of {documents} documents is read, a manifest holds one pod"
-        ));
+        warnings.push(format!("only the first of {documents} documents is read, a manifest holds one pod"));
     }
     Ok((pod, warnings))
 }
@@ -150,13 +135,9 @@ fn reading() -> serde_saphyr::Options {
 /// The first document that is not empty. JSON is YAML, so this reads both.
 fn first_document<T: DeserializeOwned>(text: &str) -> Result<T, ManifestError> {
     let mut bytes = text.as_bytes();
-    let document = serde_saphyr::read_with_options(&mut bytes, reading())
-        .next()
-        .ok_or(ManifestError::Empty)?;
+    let document = serde_saphyr::read_with_options(&mut bytes, reading()).next().ok_or(ManifestError::Empty)?;
     document.map_err(|error| {
-        let at = error
-            .location()
-            .map(|location| (location.line(), location.column()));
+        let at = error.location().map(|location| (location.line(), location.column()));
         let message = error.to_string();
         match at.and_then(|(line, column)| locate::path_at(text, line, column)) {
             Some(field) => ManifestError::Field { field, message },
@@ -170,11 +151,7 @@ fn unknown_fields(written: &Value, understood: &Value, path: &str, unknown: &mut
     match (written, understood) {
         (Value::Object(written), Value::Object(understood)) => {
             for (key, value) in written.iter().filter(|(_, value)| !value.is_null()) {
-                let path = if path.is_empty() {
-                    key.clone()
-                } else {
-                    format!("{path}.{key}")
-                };
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 match understood.get(key) {
                     Some(understood) => unknown_fields(value, understood, &path, unknown),
                     None => unknown.push(path),
@@ -208,30 +185,21 @@ fn complete(mut pod: Pod, origin: &Origin<'_>) -> Pod {
     }
     metadata.annotations.get_or_insert_default().extend([
         (HASH_ANNOTATION.to_owned(), uid),
-        (
-            SOURCE_ANNOTATION.to_owned(),
-            origin.source.as_str().to_owned(),
-        ),
+        (SOURCE_ANNOTATION.to_owned(), origin.source.as_str().to_owned()),
         (SEEN_ANNOTATION.to_owned(), origin.seen.to_string()),
     ]);
     let spec = pod.spec.get_or_insert_default();
     spec.node_name = Some(origin.node_name.to_owned());
     if origin.source == Source::File {
         // Node problems evict pods by NoExecute taints; who put a file here wants it here.
-        let everything = Toleration {
-            operator: Some("Exists".into()),
-            effect: Some("NoExecute".into()),
-            ..Toleration::default()
-        };
+        let everything =
+            Toleration { operator: Some("Exists".into()), effect: Some("NoExecute".into()), ..Toleration::default() };
         let tolerations = spec.tolerations.get_or_insert_default();
         if !tolerations.contains(&everything) {
             tolerations.push(everything);
         }
     }
-    pod.status = Some(PodStatus {
-        phase: Some("Pending".into()),
-        ..PodStatus::default()
-    });
+    pod.status = Some(PodStatus { phase: Some("Pending".into()), ..PodStatus::default() });
     pod
 }
 

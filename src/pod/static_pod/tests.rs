@@ -2,20 +2,12 @@ use super::*;
 use crate::pod::testing::yaml;
 
 fn origin(place: &str) -> Origin<'_> {
-    let seen = "2026-01-02T03:04:05.678901234Z"
-        .parse()
-        .expect("a test time parses");
-    Origin {
-        source: Source::File,
-        place,
-        node_name: "Node-1",
-        seen,
-    }
+    let seen = "2026-01-02T03:04:05.678901234Z".parse().expect("a test time parses");
+    Origin { source: Source::File, place, node_name: "Node-1", seen }
 }
 
 fn decoded(manifest: &str) -> Manifest {
-    decode(manifest.as_bytes(), &origin("/m/web.yaml"))
-        .unwrap_or_else(|error| panic!("{error}\n{manifest}"))
+    decode(manifest.as_bytes(), &origin("/m/web.yaml")).unwrap_or_else(|error| panic!("{error}\n{manifest}"))
 }
 
 const SMALLEST: &str = "\
@@ -166,27 +158,14 @@ fn resources_of_the_pod_follow_from_its_containers() {
              containers: [{{name: web, image: a, resources: {{{container}}}}}]}}}}"
         ))
         .pod;
-        let expected: k8s_openapi::api::core::v1::ResourceRequirements =
-            yaml(&format!("{{{expected}}}"));
+        let expected: k8s_openapi::api::core::v1::ResourceRequirements = yaml(&format!("{{{expected}}}"));
         let resources = pod.spec.expect("a static pod has a spec").resources;
         assert_eq!(resources, Some(expected), "{pod_level} over {container}");
     };
     check("", "limits: {cpu: 1}", "");
-    check(
-        "limits: {cpu: 2}",
-        "",
-        "limits: {cpu: 2}, requests: {cpu: 2}",
-    );
-    check(
-        "limits: {cpu: 2}",
-        "requests: {cpu: 1, memory: 1Mi}",
-        "limits: {cpu: 2}, requests: {cpu: 1, memory: 1Mi}",
-    );
-    check(
-        "requests: {cpu: 2}",
-        "limits: {memory: 1Mi}",
-        "requests: {cpu: 2}",
-    );
+    check("limits: {cpu: 2}", "", "limits: {cpu: 2}, requests: {cpu: 2}");
+    check("limits: {cpu: 2}", "requests: {cpu: 1, memory: 1Mi}", "limits: {cpu: 2}, requests: {cpu: 1, memory: 1Mi}");
+    check("requests: {cpu: 2}", "limits: {memory: 1Mi}", "requests: {cpu: 2}");
     check(
         "requests: {cpu: 2}",
         "limits: {hugepages-2Mi: 4Mi}",
@@ -208,41 +187,22 @@ fn the_uid_follows_content_and_place() {
         manifest.pod.metadata.uid.expect("a static pod has a UID")
     };
     let uid_of = |manifest: &str| uid(manifest, &origin("/m/web.yaml"));
-    assert_eq!(
-        uid_of(SMALLEST),
-        uid_of(&format!("# a comment\n---\n{SMALLEST}"))
-    );
+    assert_eq!(uid_of(SMALLEST), uid_of(&format!("# a comment\n---\n{SMALLEST}")));
     assert_ne!(uid_of(SMALLEST), uid_of(&SMALLEST.replace("1.36", "1.37")));
     assert_ne!(uid_of(SMALLEST), uid(SMALLEST, &origin("/m/other.yaml")));
-    assert_ne!(
-        uid_of(SMALLEST),
-        uid(
-            SMALLEST,
-            &Origin {
-                node_name: "node-2",
-                ..origin("/m/web.yaml")
-            }
-        )
-    );
-    let later = Origin {
-        seen: "2027-01-01T00:00:00Z".parse().expect("a test time parses"),
-        ..origin("/m/web.yaml")
-    };
+    assert_ne!(uid_of(SMALLEST), uid(SMALLEST, &Origin { node_name: "node-2", ..origin("/m/web.yaml") }));
+    let later = Origin { seen: "2027-01-01T00:00:00Z".parse().expect("a test time parses"), ..origin("/m/web.yaml") };
     assert_eq!(uid_of(SMALLEST), uid(SMALLEST, &later));
 }
 
 #[test]
 fn what_is_passed_over_is_told() {
-    let check =
-        |manifest: &str, expected: &[&str]| assert_eq!(decoded(manifest).warnings, expected);
+    let check = |manifest: &str, expected: &[&str]| assert_eq!(decoded(manifest).warnings, expected);
     check(
         &SMALLEST.replace("image:", "imagePullpolicy: Never\n    image:"),
         &["unknown field spec.containers[0].imagePullpolicy is ignored"],
     );
-    check(
-        &SMALLEST.replace("spec:", "status: null\nextra: {a: 1}\nspec:"),
-        &["unknown field extra is ignored"],
-    );
+    check(&SMALLEST.replace("spec:", "status: null\nextra: {a: 1}\nspec:"), &["unknown field extra is ignored"]);
     check(
         &format!("{SMALLEST}---\nkind: Other\n---\n# nothing\n"),
         &["only the first of 2 documents is read, a manifest holds one pod"],
@@ -267,10 +227,7 @@ fn what_is_no_pod_is_refused() {
         "apiVersion: apps/v1\nkind: Deployment\n",
         "expected a Pod of apiVersion v1, found kind \"Deployment\" of apiVersion \"apps/v1\"",
     );
-    check_error(
-        "metadata: {name: a}",
-        "expected a Pod of apiVersion v1, found kind \"\" of apiVersion \"\"",
-    );
+    check_error("metadata: {name: a}", "expected a Pod of apiVersion v1, found kind \"\" of apiVersion \"\"");
     check_error(
         "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: [",
         "manifest is neither YAML nor JSON: unclosed bracket '[' at line 4, column 7",
@@ -282,10 +239,7 @@ fn what_is_no_pod_is_refused() {
 #[test]
 fn a_field_of_the_wrong_type_is_named() {
     check_error(
-        &SMALLEST.replace(
-            "image:",
-            "ports: [{containerPort: 80}, {containerPort: http}]\n    image:",
-        ),
+        &SMALLEST.replace("image:", "ports: [{containerPort: 80}, {containerPort: http}]\n    image:"),
         "spec.containers[0].ports[1].containerPort: invalid i32 at line 8, column 50",
     );
     check_error(
@@ -330,10 +284,7 @@ fn check_problem(spec: &str, container: &str, expected: &str) {
 #[test]
 fn pods_that_cannot_run_are_refused() {
     check_error(
-        &SMALLEST.replace(
-            "  name: web\nspec",
-            &format!("  name: {}\nspec", "a".repeat(250)),
-        ),
+        &SMALLEST.replace("  name: web\nspec", &format!("  name: {}\nspec", "a".repeat(250))),
         "invalid pod: metadata.name: with the node's name \"Node-1\" behind it, it must be no more than 253 characters",
     );
     check_error(
@@ -350,16 +301,8 @@ fn pods_that_cannot_run_are_refused() {
         "",
         "spec.dnsPolicy: \"Mine\" is not one of ClusterFirst, ClusterFirstWithHostNet, Default, None",
     );
-    check_problem(
-        "terminationGracePeriodSeconds: -1,",
-        "",
-        "spec.terminationGracePeriodSeconds: must not be negative",
-    );
-    check_problem(
-        "activeDeadlineSeconds: 0,",
-        "",
-        "spec.activeDeadlineSeconds: must be at least 1",
-    );
+    check_problem("terminationGracePeriodSeconds: -1,", "", "spec.terminationGracePeriodSeconds: must not be negative");
+    check_problem("activeDeadlineSeconds: 0,", "", "spec.activeDeadlineSeconds: must be at least 1");
     check_problem(
         "hostPID: true, shareProcessNamespace: true,",
         "",
@@ -456,21 +399,13 @@ fn pods_that_cannot_run_are_refused() {
 #[test]
 fn volumes_that_cannot_be_mounted_are_refused() {
     let mounts = |mounts: &str| format!("volumeMounts: [{mounts}]");
-    check_problem(
-        "volumes: [{name: v}, {name: v}],",
-        "",
-        "spec.volumes[1].name: another volume is called \"v\" too",
-    );
+    check_problem("volumes: [{name: v}, {name: v}],", "", "spec.volumes[1].name: another volume is called \"v\" too");
     check_problem(
         "volumes: [{name: v, emptyDir: {}, hostPath: {path: /x}}],",
         "",
         "spec.volumes[0]: has more than one source: emptyDir, hostPath",
     );
-    check_problem(
-        "volumes: [{name: v, hostPath: {path: ''}}],",
-        "",
-        "spec.volumes[0].hostPath.path: is required",
-    );
+    check_problem("volumes: [{name: v, hostPath: {path: ''}}],", "", "spec.volumes[0].hostPath.path: is required");
     check_problem(
         "volumes: [{name: v, hostPath: {path: /a/../b}}],",
         "",
@@ -496,24 +431,11 @@ fn volumes_that_cannot_be_mounted_are_refused() {
 #[test]
 fn what_needs_an_api_server_is_refused() {
     let check_volume = |source: &str, expected: &str| {
-        check_problem(
-            &format!("volumes: [{{name: v, {source}}}],"),
-            "",
-            &format!("spec.volumes[0].{expected}"),
-        );
+        check_problem(&format!("volumes: [{{name: v, {source}}}],"), "", &format!("spec.volumes[0].{expected}"));
     };
-    check_volume(
-        "configMap: {name: c}",
-        "configMap: static pods may not reference configmaps (via configmap volumes)",
-    );
-    check_volume(
-        "secret: {secretName: s}",
-        "secret: static pods may not reference secrets (via secret volumes)",
-    );
-    check_volume(
-        "csi: {driver: d}",
-        "csi: static pods may not reference csidrivers (via CSI volumes)",
-    );
+    check_volume("configMap: {name: c}", "configMap: static pods may not reference configmaps (via configmap volumes)");
+    check_volume("secret: {secretName: s}", "secret: static pods may not reference secrets (via secret volumes)");
+    check_volume("csi: {driver: d}", "csi: static pods may not reference csidrivers (via CSI volumes)");
     check_volume(
         "persistentVolumeClaim: {claimName: c}",
         "persistentVolumeClaim: static pods may not reference persistentvolumeclaims",
@@ -527,11 +449,7 @@ fn what_needs_an_api_server_is_refused() {
         "",
         "spec.serviceAccountName: static pods may not reference serviceaccounts",
     );
-    check_problem(
-        "imagePullSecrets: [{name: s}],",
-        "",
-        "spec.imagePullSecrets: static pods may not reference secrets",
-    );
+    check_problem("imagePullSecrets: [{name: s}],", "", "spec.imagePullSecrets: static pods may not reference secrets");
     check_problem(
         "resourceClaims: [{name: r}],",
         "",
@@ -556,10 +474,6 @@ fn a_bomb_of_aliases_is_refused() {
         let inner = vec![format!("*a{}", level - 1); 8].join(", ");
         manifest.push_str(&format!("a{level}: &a{level} [{inner}]\n"));
     }
-    let error = decode(
-        format!("{manifest}{SMALLEST}").as_bytes(),
-        &origin("/m/web.yaml"),
-    )
-    .expect_err("a bomb");
+    let error = decode(format!("{manifest}{SMALLEST}").as_bytes(), &origin("/m/web.yaml")).expect_err("a bomb");
     assert!(error.to_string().contains("budget"), "{error}");
 }

@@ -5,9 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, EnvVar, Pod, PodSpec, Probe, ResourceRequirements, Volume,
-};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, EnvVar, Pod, PodSpec, Probe, ResourceRequirements, Volume};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use serde_json::Value;
 
@@ -36,10 +34,7 @@ struct Findings {
 
 impl Findings {
     fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
-        self.problems.push(Problem {
-            field: field.into(),
-            message: message.into(),
-        });
+        self.problems.push(Problem { field: field.into(), message: message.into() });
     }
 
     fn check(&mut self, field: impl Into<String>, checked: Result<(), &'static str>) {
@@ -50,10 +45,7 @@ impl Findings {
 
     fn one_of(&mut self, field: String, value: Option<&str>, allowed: &[&str]) {
         if let Some(value) = value.filter(|value| !value.is_empty() && !allowed.contains(value)) {
-            self.add(
-                field,
-                format!("{value:?} is not one of {}", allowed.join(", ")),
-            );
+            self.add(field, format!("{value:?} is not one of {}", allowed.join(", ")));
         }
     }
 }
@@ -69,54 +61,28 @@ fn metadata(found: &mut Findings, pod: &Pod, node_name: &str) {
             }
         }
     }
-    found.check(
-        "metadata.namespace",
-        names::dns_label(metadata.namespace.as_deref().unwrap_or_default()),
-    );
+    found.check("metadata.namespace", names::dns_label(metadata.namespace.as_deref().unwrap_or_default()));
     for (key, value) in metadata.labels.iter().flatten() {
-        found.check(
-            format!("metadata.labels[{key}]"),
-            names::qualified_name(key),
-        );
+        found.check(format!("metadata.labels[{key}]"), names::qualified_name(key));
         found.check(format!("metadata.labels[{key}]"), names::label_value(value));
     }
     for key in metadata.annotations.iter().flatten().map(|(key, _)| key) {
-        found.check(
-            format!("metadata.annotations[{key}]"),
-            names::qualified_name(&key.to_ascii_lowercase()),
-        );
+        found.check(format!("metadata.annotations[{key}]"), names::qualified_name(&key.to_ascii_lowercase()));
     }
 }
 
 fn pod_spec(found: &mut Findings, spec: &PodSpec) {
-    found.one_of(
-        "spec.restartPolicy".into(),
-        spec.restart_policy.as_deref(),
-        &["Always", "OnFailure", "Never"],
-    );
+    found.one_of("spec.restartPolicy".into(), spec.restart_policy.as_deref(), &["Always", "OnFailure", "Never"]);
     let policies = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
-    found.one_of(
-        "spec.dnsPolicy".into(),
-        spec.dns_policy.as_deref(),
-        &policies,
-    );
-    if spec
-        .termination_grace_period_seconds
-        .is_some_and(|seconds| seconds < 0)
-    {
+    found.one_of("spec.dnsPolicy".into(), spec.dns_policy.as_deref(), &policies);
+    if spec.termination_grace_period_seconds.is_some_and(|seconds| seconds < 0) {
         found.add("spec.terminationGracePeriodSeconds", "must not be negative");
     }
-    if spec
-        .active_deadline_seconds
-        .is_some_and(|seconds| seconds < 1)
-    {
+    if spec.active_deadline_seconds.is_some_and(|seconds| seconds < 1) {
         found.add("spec.activeDeadlineSeconds", "must be at least 1");
     }
     if spec.host_pid == Some(true) && spec.share_process_namespace == Some(true) {
-        found.add(
-            "spec.shareProcessNamespace",
-            "must not be set together with hostPID",
-        );
+        found.add("spec.shareProcessNamespace", "must not be set together with hostPID");
     }
     let volumes = volumes(found, spec.volumes.as_deref().unwrap_or_default());
 
@@ -124,10 +90,7 @@ fn pod_spec(found: &mut Findings, spec: &PodSpec) {
         found.add("spec.containers", "at least one container is required");
     }
     if spec.ephemeral_containers.iter().flatten().next().is_some() {
-        found.add(
-            "spec.ephemeralContainers",
-            "a pod cannot be created with ephemeral containers",
-        );
+        found.add("spec.ephemeralContainers", "a pod cannot be created with ephemeral containers");
     }
     let mut names = BTreeSet::new();
     let mut host_ports = BTreeSet::new();
@@ -168,25 +131,17 @@ fn container<'a>(
 ) {
     found.check(format!("{path}.name"), names::dns_label(&container.name));
     if !names.insert(&container.name) {
-        found.add(
-            format!("{path}.name"),
-            format!("another container is called {:?} too", container.name),
-        );
+        found.add(format!("{path}.name"), format!("another container is called {:?} too", container.name));
     }
     match container.image.as_deref() {
         None | Some("") => found.add(format!("{path}.image"), "is required"),
-        Some(image) if image.trim() != image => found.add(
-            format!("{path}.image"),
-            "must not begin or end with a blank",
-        ),
+        Some(image) if image.trim() != image => {
+            found.add(format!("{path}.image"), "must not begin or end with a blank")
+        }
         Some(_) => {}
     }
     let policies = ["Always", "IfNotPresent", "Never"];
-    found.one_of(
-        format!("{path}.imagePullPolicy"),
-        container.image_pull_policy.as_deref(),
-        &policies,
-    );
+    found.one_of(format!("{path}.imagePullPolicy"), container.image_pull_policy.as_deref(), &policies);
     let policies = ["File", "FallbackToLogsOnError"];
     found.one_of(
         format!("{path}.terminationMessagePolicy"),
@@ -203,29 +158,17 @@ fn container<'a>(
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let path = format!("{path}.volumeMounts[{index}]");
         if !volumes.contains(mount.name.as_str()) {
-            found.add(
-                format!("{path}.name"),
-                format!("the pod has no volume {:?}", mount.name),
-            );
+            found.add(format!("{path}.name"), format!("the pod has no volume {:?}", mount.name));
         }
         if mount.mount_path.is_empty() {
             found.add(format!("{path}.mountPath"), "is required");
         } else if !mount_paths.insert(&mount.mount_path) {
-            found.add(
-                format!("{path}.mountPath"),
-                format!("{:?} is mounted twice", mount.mount_path),
-            );
+            found.add(format!("{path}.mountPath"), format!("{:?} is mounted twice", mount.mount_path));
         }
-        for (field, sub_path) in [
-            ("subPath", &mount.sub_path),
-            ("subPathExpr", &mount.sub_path_expr),
-        ] {
+        for (field, sub_path) in [("subPath", &mount.sub_path), ("subPathExpr", &mount.sub_path_expr)] {
             let sub_path = sub_path.as_deref().unwrap_or_default();
             if sub_path.starts_with('/') || sub_path.split('/').any(|part| part == "..") {
-                found.add(
-                    format!("{path}.{field}"),
-                    "must be a relative path without \"..\"",
-                );
+                found.add(format!("{path}.{field}"), "must be a relative path without \"..\"");
             }
         }
     }
@@ -236,37 +179,23 @@ fn container<'a>(
     ];
     for (name, probe) in probes {
         if probe.as_ref().is_some_and(|probe| handlers(probe) != 1) {
-            found.add(
-                format!("{path}.{name}"),
-                "must have exactly one of exec, grpc, httpGet, tcpSocket",
-            );
+            found.add(format!("{path}.{name}"), "must have exactly one of exec, grpc, httpGet, tcpSocket");
         }
     }
 }
 
 fn handlers(probe: &Probe) -> usize {
-    [
-        probe.exec.is_some(),
-        probe.grpc.is_some(),
-        probe.http_get.is_some(),
-        probe.tcp_socket.is_some(),
-    ]
-    .iter()
-    .filter(|set| **set)
-    .count()
+    [probe.exec.is_some(), probe.grpc.is_some(), probe.http_get.is_some(), probe.tcp_socket.is_some()]
+        .iter()
+        .filter(|set| **set)
+        .count()
 }
 
 fn env_var(found: &mut Findings, path: &str, variable: &EnvVar) {
     found.check(format!("{path}.name"), names::env_var(&variable.name));
-    let literal = variable
-        .value
-        .as_deref()
-        .is_some_and(|value| !value.is_empty());
+    let literal = variable.value.as_deref().is_some_and(|value| !value.is_empty());
     if literal && variable.value_from.is_some() {
-        found.add(
-            format!("{path}.valueFrom"),
-            "must not be set together with value",
-        );
+        found.add(format!("{path}.valueFrom"), "must not be set together with value");
     }
 }
 
@@ -281,55 +210,31 @@ fn ports<'a>(
     for (index, port) in container.ports.iter().flatten().enumerate() {
         let path = format!("{path}.ports[{index}]");
         if !allowed.contains(&port.container_port) {
-            found.add(
-                format!("{path}.containerPort"),
-                "must be between 1 and 65535",
-            );
+            found.add(format!("{path}.containerPort"), "must be between 1 and 65535");
         }
-        found.one_of(
-            format!("{path}.protocol"),
-            port.protocol.as_deref(),
-            &["TCP", "UDP", "SCTP"],
-        );
-        let ContainerPort {
-            host_port: Some(host_port @ 1..),
-            ..
-        } = port
-        else {
+        found.one_of(format!("{path}.protocol"), port.protocol.as_deref(), &["TCP", "UDP", "SCTP"]);
+        let ContainerPort { host_port: Some(host_port @ 1..), .. } = port else {
             continue;
         };
         if !allowed.contains(host_port) {
             found.add(format!("{path}.hostPort"), "must be between 1 and 65535");
         }
         if host_network && *host_port != port.container_port {
-            found.add(
-                format!("{path}.hostPort"),
-                "must be the containerPort on the host's network",
-            );
+            found.add(format!("{path}.hostPort"), "must be the containerPort on the host's network");
         }
         let text = |field: &'a Option<String>| field.as_deref().unwrap_or_default();
         if !taken.insert((*host_port, text(&port.protocol), text(&port.host_ip))) {
-            found.add(
-                format!("{path}.hostPort"),
-                format!("port {host_port} is taken twice"),
-            );
+            found.add(format!("{path}.hostPort"), format!("port {host_port} is taken twice"));
         }
     }
 }
 
 fn requirements(found: &mut Findings, path: &str, resources: &ResourceRequirements) {
     let limits = quantities(found, &format!("{path}.limits"), resources.limits.as_ref());
-    let requests = quantities(
-        found,
-        &format!("{path}.requests"),
-        resources.requests.as_ref(),
-    );
+    let requests = quantities(found, &format!("{path}.requests"), resources.requests.as_ref());
     for (name, request) in requests {
         if limits.get(name).is_some_and(|limit| request > *limit) {
-            found.add(
-                format!("{path}.requests[{name}]"),
-                "must not be more than the limit",
-            );
+            found.add(format!("{path}.requests[{name}]"), "must not be more than the limit");
         }
     }
 }
@@ -344,10 +249,7 @@ fn pod_level_resources(found: &mut Findings, pod: &Pod) {
     for (name, needed) in container_resources(pod).requests {
         if own.requests.get(&name).is_some_and(|own| *own < needed) {
             let field = format!("spec.resources.requests[{name}]");
-            found.add(
-                field,
-                format!("must not be less than the {needed} that the containers ask for"),
-            );
+            found.add(field, format!("must not be less than the {needed} that the containers ask for"));
         }
     }
 }
@@ -360,9 +262,7 @@ fn quantities<'a>(
     let mut parsed = BTreeMap::new();
     for (name, text) in list.into_iter().flatten() {
         match quantity::parse(&text.0) {
-            Ok(amount) if amount.is_negative() => {
-                found.add(format!("{path}[{name}]"), "must not be negative")
-            }
+            Ok(amount) if amount.is_negative() => found.add(format!("{path}[{name}]"), "must not be negative"),
             Ok(amount) => {
                 parsed.insert(name.as_str(), amount);
             }
@@ -379,17 +279,11 @@ fn volumes<'a>(found: &mut Findings, volumes: &'a [Volume]) -> BTreeSet<&'a str>
         let path = format!("spec.volumes[{index}]");
         found.check(format!("{path}.name"), names::dns_label(&volume.name));
         if !names.insert(volume.name.as_str()) {
-            found.add(
-                format!("{path}.name"),
-                format!("another volume is called {:?} too", volume.name),
-            );
+            found.add(format!("{path}.name"), format!("another volume is called {:?} too", volume.name));
         }
         let sources = source_names(volume);
         if sources.len() > 1 {
-            found.add(
-                path.clone(),
-                format!("has more than one source: {}", sources.join(", ")),
-            );
+            found.add(path.clone(), format!("has more than one source: {}", sources.join(", ")));
         }
         if let Some(host_path) = &volume.host_path {
             let path = format!("{path}.hostPath.path");
@@ -408,24 +302,14 @@ fn source_names(volume: &Volume) -> Vec<String> {
     let Ok(Value::Object(fields)) = serde_json::to_value(volume) else {
         return Vec::new();
     };
-    fields
-        .into_iter()
-        .map(|(key, _)| key)
-        .filter(|key| key != "name")
-        .collect()
+    fields.into_iter().map(|(key, _)| key).filter(|key| key != "name").collect()
 }
 
 /// A static pod must run without an API server, so it may not need one.
 fn api_references(found: &mut Findings, pod: &Pod) {
     let spec = spec(pod);
-    let mut refuse = |field: String, what: &str| {
-        found.add(field, format!("static pods may not reference {what}"))
-    };
-    if spec
-        .service_account_name
-        .as_deref()
-        .is_some_and(|name| !name.is_empty())
-    {
+    let mut refuse = |field: String, what: &str| found.add(field, format!("static pods may not reference {what}"));
+    if spec.service_account_name.as_deref().is_some_and(|name| !name.is_empty()) {
         refuse("spec.serviceAccountName".into(), "serviceaccounts");
     }
     if spec.resource_claims.iter().flatten().next().is_some() {
@@ -434,22 +318,10 @@ fn api_references(found: &mut Findings, pod: &Pod) {
     if spec.image_pull_secrets.iter().flatten().next().is_some() {
         refuse("spec.imagePullSecrets".into(), "secrets");
     }
-    let init = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .enumerate()
-        .map(|(n, c)| (format!("spec.initContainers[{n}]"), c));
-    let regular = spec
-        .containers
-        .iter()
-        .enumerate()
-        .map(|(n, c)| (format!("spec.containers[{n}]"), c));
+    let init = spec.init_containers.iter().flatten().enumerate().map(|(n, c)| (format!("spec.initContainers[{n}]"), c));
+    let regular = spec.containers.iter().enumerate().map(|(n, c)| (format!("spec.containers[{n}]"), c));
     for (path, container) in init.chain(regular) {
-        let References {
-            config_maps,
-            secrets,
-        } = References::of_env(container);
+        let References { config_maps, secrets } = References::of_env(container);
         if !config_maps.is_empty() {
             refuse(path.clone(), "configmaps");
         }
@@ -467,74 +339,23 @@ fn api_references(found: &mut Findings, pod: &Pod) {
 /// Sources of a volume that the API server must be asked for.
 fn api_sources(volume: &Volume) -> Vec<(&'static str, &'static str)> {
     let mut needed = vec![
-        (
-            "configMap",
-            "configmaps (via configmap volumes)",
-            volume.config_map.is_some(),
-        ),
-        (
-            "secret",
-            "secrets (via secret volumes)",
-            volume.secret.is_some(),
-        ),
+        ("configMap", "configmaps (via configmap volumes)", volume.config_map.is_some()),
+        ("secret", "secrets (via secret volumes)", volume.secret.is_some()),
         ("csi", "csidrivers (via CSI volumes)", volume.csi.is_some()),
-        (
-            "glusterfs",
-            "endpoints (via glusterFS volumes)",
-            volume.glusterfs.is_some(),
-        ),
-        (
-            "persistentVolumeClaim",
-            "persistentvolumeclaims",
-            volume.persistent_volume_claim.is_some(),
-        ),
-        (
-            "ephemeral",
-            "persistentvolumeclaims (via ephemeral volumes)",
-            volume.ephemeral.is_some(),
-        ),
-        (
-            "azureFile",
-            "secrets (via azureFile volumes)",
-            volume.azure_file.is_some(),
-        ),
+        ("glusterfs", "endpoints (via glusterFS volumes)", volume.glusterfs.is_some()),
+        ("persistentVolumeClaim", "persistentvolumeclaims", volume.persistent_volume_claim.is_some()),
+        ("ephemeral", "persistentvolumeclaims (via ephemeral volumes)", volume.ephemeral.is_some()),
+        ("azureFile", "secrets (via azureFile volumes)", volume.azure_file.is_some()),
     ];
-    let projected = volume
-        .projected
-        .iter()
-        .flat_map(|projected| projected.sources.iter().flatten());
+    let projected = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
     for source in projected {
         needed.extend([
-            (
-                "projected",
-                "configmaps (via projected volumes)",
-                source.config_map.is_some(),
-            ),
-            (
-                "projected",
-                "secrets (via projected volumes)",
-                source.secret.is_some(),
-            ),
-            (
-                "projected",
-                "serviceaccounts (via projected volumes)",
-                source.service_account_token.is_some(),
-            ),
-            (
-                "projected",
-                "clustertrustbundles",
-                source.cluster_trust_bundle.is_some(),
-            ),
-            (
-                "projected",
-                "podcertificates",
-                source.pod_certificate.is_some(),
-            ),
+            ("projected", "configmaps (via projected volumes)", source.config_map.is_some()),
+            ("projected", "secrets (via projected volumes)", source.secret.is_some()),
+            ("projected", "serviceaccounts (via projected volumes)", source.service_account_token.is_some()),
+            ("projected", "clustertrustbundles", source.cluster_trust_bundle.is_some()),
+            ("projected", "podcertificates", source.pod_certificate.is_some()),
         ]);
     }
-    needed
-        .into_iter()
-        .filter(|(_, _, set)| *set)
-        .map(|(source, what, _)| (source, what))
-        .collect()
+    needed.into_iter().filter(|(_, _, set)| *set).map(|(source, what, _)| (source, what)).collect()
 }

@@ -64,10 +64,7 @@ struct Known {
 
 impl Files {
     pub(super) fn new(node_name: &str) -> Self {
-        Files {
-            node_name: node_name.to_owned(),
-            known: BTreeMap::new(),
-        }
+        Files { node_name: node_name.to_owned(), known: BTreeMap::new() }
     }
 
     /// Takes up what a look found.
@@ -88,14 +85,7 @@ impl Files {
             }
             let pod_before = before.and_then(|before| before.pod.clone());
             let pod = self.read(&path, content, seen, pod_before, &mut notes);
-            self.known.insert(
-                path,
-                Known {
-                    fingerprint,
-                    pod,
-                    taken_by: None,
-                },
-            );
+            self.known.insert(path, Known { fingerprint, pod, taken_by: None });
         }
         self.settle_conflicts(&mut notes);
         notes
@@ -116,12 +106,7 @@ impl Files {
         notes: &mut Vec<Note>,
     ) -> Option<Arc<Pod>> {
         let place = path.to_string_lossy();
-        let origin = Origin {
-            source: Source::File,
-            place: &place,
-            node_name: &self.node_name,
-            seen,
-        };
+        let origin = Origin { source: Source::File, place: &place, node_name: &self.node_name, seen };
         let path = path.to_owned();
         // A bug of the parser that one manifest meets must not stop the others.
         let decode = |bytes: Vec<u8>| match catch_unwind(|| decode(&bytes, &origin)) {
@@ -131,14 +116,8 @@ impl Files {
         let decoded = content.and_then(decode);
         match decoded {
             Ok(Manifest { pod, warnings }) => {
-                notes.push(Note::Read {
-                    path: path.clone(),
-                    pod: PodRef::of(&pod).to_string(),
-                });
-                notes.extend(warnings.into_iter().map(|warning| Note::Warning {
-                    path: path.clone(),
-                    warning,
-                }));
+                notes.push(Note::Read { path: path.clone(), pod: PodRef::of(&pod).to_string() });
+                notes.extend(warnings.into_iter().map(|warning| Note::Warning { path: path.clone(), warning }));
                 // An edit that says the same keeps the pod as it is.
                 match before {
                     Some(before) if same_but_for_seen(&before, &pod) => Some(before),
@@ -160,17 +139,11 @@ impl Files {
             let Some(pod) = &known.pod else { continue };
             let reference = PodRef::of(pod);
             let claims = [format!("pod {reference}"), format!("uid {}", reference.uid)];
-            let lost = claims
-                .iter()
-                .find_map(|claim| Some((claim, taken.get(claim)?.clone())));
+            let lost = claims.iter().find_map(|claim| Some((claim, taken.get(claim)?.clone())));
             match lost {
                 Some((what, by)) => {
                     if known.taken_by.as_ref() != Some(&by) {
-                        notes.push(Note::Taken {
-                            path: path.clone(),
-                            what: what.clone(),
-                            by: by.clone(),
-                        });
+                        notes.push(Note::Taken { path: path.clone(), what: what.clone(), by: by.clone() });
                         known.taken_by = Some(by);
                     }
                 }
@@ -190,11 +163,7 @@ fn fingerprint(content: &Result<Vec<u8>, String>) -> u64 {
 }
 
 fn same_but_for_seen(before: &Pod, now: &Pod) -> bool {
-    let seen = before
-        .metadata
-        .annotations
-        .as_ref()
-        .and_then(|annotations| annotations.get(SEEN_ANNOTATION));
+    let seen = before.metadata.annotations.as_ref().and_then(|annotations| annotations.get(SEEN_ANNOTATION));
     let mut now = now.clone();
     if let (Some(annotations), Some(seen)) = (&mut now.metadata.annotations, seen) {
         annotations.insert(SEEN_ANNOTATION.into(), seen.clone());
@@ -236,9 +205,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
     // Looked at before it is opened: a pipe would wait for its other end.
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
-        Err(error)
-            if error.kind() == ErrorKind::NotFound && fs::symlink_metadata(path).is_err() =>
-        {
+        Err(error) if error.kind() == ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => {
             return Ok(None);
         }
         Err(error) => return Err(unreadable(error)),
@@ -251,14 +218,9 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
     }
     let mut content = Vec::new();
     let file = File::open(path).map_err(unreadable)?;
-    file.take(MANIFEST_BYTES_MAX + 1)
-        .read_to_end(&mut content)
-        .map_err(unreadable)?;
+    file.take(MANIFEST_BYTES_MAX + 1).read_to_end(&mut content).map_err(unreadable)?;
     if content.len() as u64 > MANIFEST_BYTES_MAX {
-        return Err(format!(
-            "it is larger than {} MiB",
-            MANIFEST_BYTES_MAX >> 20
-        ));
+        return Err(format!("it is larger than {} MiB", MANIFEST_BYTES_MAX >> 20));
     }
     Ok(Some(content))
 }

@@ -48,13 +48,7 @@ pub struct StaticDir {
 
 /// Runs until the dispatcher is gone.
 pub async fn run(dir: StaticDir, clock: Clock, events: mpsc::Sender<SourceEvent>) {
-    let mut task = Task {
-        watch: Watch::new(),
-        files: Some(Files::new(&dir.node_name)),
-        dir,
-        clock,
-        last_error: None,
-    };
+    let mut task = Task { watch: Watch::new(), files: Some(Files::new(&dir.node_name)), dir, clock, last_error: None };
     let mut listed: Option<Vec<Arc<Pod>>> = None;
     loop {
         if let Some(pods) = task.look().await
@@ -62,14 +56,7 @@ pub async fn run(dir: StaticDir, clock: Clock, events: mpsc::Sender<SourceEvent>
         {
             info!(pods = pods.len(), path = %task.dir.path.display(), "static pods changed");
             listed = Some(pods.clone());
-            if events
-                .send(SourceEvent::Listed {
-                    source: Source::File,
-                    pods,
-                })
-                .await
-                .is_err()
-            {
+            if events.send(SourceEvent::Listed { source: Source::File, pods }).await.is_err() {
                 return;
             }
         }
@@ -141,18 +128,10 @@ fn tell(note: &Note) {
         Note::Warning { path, warning } => {
             warn!(path = %path.display(), warning, "manifest read, but not all of it")
         }
-        Note::Broken {
-            path,
-            error,
-            keeps: Some(pod),
-        } => {
+        Note::Broken { path, error, keeps: Some(pod) } => {
             error!(path = %path.display(), error, pod, "manifest is broken, the pod it described before stays");
         }
-        Note::Broken {
-            path,
-            error,
-            keeps: None,
-        } => {
+        Note::Broken { path, error, keeps: None } => {
             error!(path = %path.display(), error, "manifest is broken, it describes no pod");
         }
         Note::Taken { path, what, by } => {

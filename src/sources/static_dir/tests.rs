@@ -22,45 +22,25 @@ struct Directory {
 
 impl Directory {
     fn new() -> Self {
-        Directory {
-            files: Files::new("n1"),
-            found: files::Found::new(),
-        }
+        Directory { files: Files::new("n1"), found: files::Found::new() }
     }
 
     fn write(&mut self, file: &str, content: &str) -> Vec<String> {
-        self.found
-            .insert(file.into(), Ok(content.as_bytes().to_vec()));
+        self.found.insert(file.into(), Ok(content.as_bytes().to_vec()));
         self.look()
     }
 
     fn look(&mut self) -> Vec<String> {
         let found = self.found.clone();
-        let notes = self.files.update(
-            found,
-            "2026-01-01T00:00:00Z".parse().expect("a test time parses"),
-        );
+        let notes = self.files.update(found, "2026-01-01T00:00:00Z".parse().expect("a test time parses"));
         notes.iter().map(text).collect()
     }
 
     /// Name and image of each pod.
     fn pods(&self) -> String {
         let pods = self.files.pods();
-        let image = |pod: &Pod| {
-            pod.spec
-                .clone()
-                .expect("a static pod has a spec")
-                .containers[0]
-                .image
-                .clone()
-        };
-        let one = |pod: &Arc<Pod>| {
-            format!(
-                "{}={}",
-                PodRef::of(pod).name,
-                image(pod).unwrap_or_default()
-            )
-        };
+        let image = |pod: &Pod| pod.spec.clone().expect("a static pod has a spec").containers[0].image.clone();
+        let one = |pod: &Arc<Pod>| format!("{}={}", PodRef::of(pod).name, image(pod).unwrap_or_default());
         pods.iter().map(one).collect::<Vec<_>>().join(" ")
     }
 }
@@ -69,16 +49,8 @@ fn text(note: &Note) -> String {
     match note {
         Note::Read { path, pod } => format!("{}: {pod}", path.display()),
         Note::Warning { path, warning } => format!("{}: {warning}", path.display()),
-        Note::Broken {
-            path,
-            error,
-            keeps: Some(pod),
-        } => format!("{} keeps {pod}: {error}", path.display()),
-        Note::Broken {
-            path,
-            error,
-            keeps: None,
-        } => format!("{}: {error}", path.display()),
+        Note::Broken { path, error, keeps: Some(pod) } => format!("{} keeps {pod}: {error}", path.display()),
+        Note::Broken { path, error, keeps: None } => format!("{}: {error}", path.display()),
         Note::Taken { path, what, by } => {
             format!("{}: {what} is of {}", path.display(), by.display())
         }
@@ -89,17 +61,11 @@ fn text(note: &Note) -> String {
 #[test]
 fn each_file_is_a_pod_for_as_long_as_it_is_there() {
     let mut dir = Directory::new();
-    assert_eq!(
-        dir.write("a", &manifest("web", "i:1")),
-        ["a: default/web-n1"]
-    );
+    assert_eq!(dir.write("a", &manifest("web", "i:1")), ["a: default/web-n1"]);
     assert_eq!(dir.write("b", &manifest("db", "i:2")), ["b: default/db-n1"]);
     assert_eq!(dir.pods(), "web-n1=i:1 db-n1=i:2");
     assert_eq!(dir.look(), [""; 0]);
-    assert_eq!(
-        dir.write("a", &manifest("web", "i:3")),
-        ["a: default/web-n1"]
-    );
+    assert_eq!(dir.write("a", &manifest("web", "i:3")), ["a: default/web-n1"]);
     assert_eq!(dir.pods(), "web-n1=i:3 db-n1=i:2");
     dir.found.remove(Path::new("a"));
     assert_eq!(dir.look(), ["a is gone"]);
@@ -112,27 +78,16 @@ fn a_broken_manifest_keeps_its_pod_and_hurts_no_other() {
     dir.write("a", &manifest("web", "i:1"));
     assert_eq!(
         dir.write("a", "kind: Po"),
-        [
-            "a keeps default/web-n1: expected a Pod of apiVersion v1, found kind \"Po\" of apiVersion \"\"",
-        ]
+        ["a keeps default/web-n1: expected a Pod of apiVersion v1, found kind \"Po\" of apiVersion \"\"",]
     );
     assert_eq!(dir.write("b", ""), ["b: manifest is empty"]);
     assert_eq!(dir.write("c", &manifest("db", "i:2")), ["c: default/db-n1"]);
     assert_eq!(dir.pods(), "web-n1=i:1 db-n1=i:2");
     assert_eq!(dir.look(), [""; 0], "a broken manifest is told of once");
-    dir.found.insert(
-        "a".into(),
-        Err("failed to read it: input/output error".into()),
-    );
-    assert_eq!(
-        dir.look(),
-        ["a keeps default/web-n1: failed to read it: input/output error"]
-    );
+    dir.found.insert("a".into(), Err("failed to read it: input/output error".into()));
+    assert_eq!(dir.look(), ["a keeps default/web-n1: failed to read it: input/output error"]);
     assert_eq!(dir.pods(), "web-n1=i:1 db-n1=i:2");
-    assert_eq!(
-        dir.write("b", &manifest("late", "i:3")),
-        ["b: default/late-n1"]
-    );
+    assert_eq!(dir.write("b", &manifest("late", "i:3")), ["b: default/late-n1"]);
     assert_eq!(dir.pods(), "web-n1=i:1 late-n1=i:3 db-n1=i:2");
 }
 
@@ -141,14 +96,8 @@ fn an_edit_that_says_the_same_leaves_the_pod_alone() {
     let mut dir = Directory::new();
     dir.write("a", &manifest("web", "i:1"));
     let before = dir.files.pods();
-    dir.found.insert(
-        "a".into(),
-        Ok(format!("# a comment\n{}", manifest("web", "i:1")).into_bytes()),
-    );
-    dir.files.update(
-        dir.found.clone(),
-        "2027-01-01T00:00:00Z".parse().expect("a test time parses"),
-    );
+    dir.found.insert("a".into(), Ok(format!("# a comment\n{}", manifest("web", "i:1")).into_bytes()));
+    dir.files.update(dir.found.clone(), "2027-01-01T00:00:00Z".parse().expect("a test time parses"));
     assert!(Arc::ptr_eq(&before[0], &dir.files.pods()[0]));
 }
 
@@ -156,19 +105,12 @@ fn an_edit_that_says_the_same_leaves_the_pod_alone() {
 fn the_first_of_two_files_speaks_for_a_name_or_a_uid() {
     let mut dir = Directory::new();
     dir.write("b", &manifest("web", "i:1"));
-    assert_eq!(
-        dir.write("c", &manifest("web", "i:2")),
-        ["c: default/web-n1", "c: pod default/web-n1 is of b"]
-    );
+    assert_eq!(dir.write("c", &manifest("web", "i:2")), ["c: default/web-n1", "c: pod default/web-n1 is of b"]);
     assert_eq!(dir.pods(), "web-n1=i:1");
     assert_eq!(dir.look(), [""; 0], "a conflict is told of once");
     assert_eq!(
         dir.write("a", &manifest("web", "i:3")),
-        [
-            "a: default/web-n1",
-            "b: pod default/web-n1 is of a",
-            "c: pod default/web-n1 is of a",
-        ]
+        ["a: default/web-n1", "b: pod default/web-n1 is of a", "c: pod default/web-n1 is of a",]
     );
     assert_eq!(dir.pods(), "web-n1=i:3");
     dir.found.remove(Path::new("a"));
@@ -179,20 +121,12 @@ fn the_first_of_two_files_speaks_for_a_name_or_a_uid() {
     let with_uid = |name: &str| manifest(name, "i:1").replace("name: web", "uid: u1, name: web");
     let mut dir = Directory::new();
     dir.write("a", &with_uid("web-a"));
-    assert_eq!(
-        dir.write("b", &with_uid("web-b")),
-        ["b: default/web-b-n1", "b: uid u1 is of a"]
-    );
+    assert_eq!(dir.write("b", &with_uid("web-b")), ["b: default/web-b-n1", "b: uid u1 is of a"]);
 }
 
 fn scanned(path: &Path) -> Vec<String> {
     let found = scan(path).expect("the directory is readable");
-    let name = |path: &PathBuf| {
-        path.file_name()
-            .expect("a manifest has a name")
-            .to_string_lossy()
-            .into_owned()
-    };
+    let name = |path: &PathBuf| path.file_name().expect("a manifest has a name").to_string_lossy().into_owned();
     let text = |(path, content): (&PathBuf, &Result<Vec<u8>, String>)| match content {
         Ok(bytes) => format!("{}: {} bytes", name(path), bytes.len()),
         Err(error) => format!("{}: {error}", name(path)),
@@ -238,27 +172,15 @@ struct Running {
 impl Running {
     fn start(path: &Path, rescan_period: Duration) -> Self {
         let (sender, events) = mpsc::channel(1);
-        let dir = StaticDir {
-            path: path.to_owned(),
-            node_name: "n1".into(),
-            rescan_period,
-        };
-        Running {
-            events,
-            task: tokio::spawn(run(dir, Clock::system(), sender)),
-        }
+        let dir = StaticDir { path: path.to_owned(), node_name: "n1".into(), rescan_period };
+        Running { events, task: tokio::spawn(run(dir, Clock::system(), sender)) }
     }
 
     /// Names of the pods that are listed next.
     async fn listed(&mut self) -> Vec<String> {
-        let event = timeout(Duration::from_secs(10), self.events.recv())
-            .await
-            .expect("an event within the deadline");
+        let event = timeout(Duration::from_secs(10), self.events.recv()).await.expect("an event within the deadline");
         match event.expect("the task runs") {
-            SourceEvent::Listed {
-                source: Source::File,
-                pods,
-            } => pods.iter().map(|pod| PodRef::of(pod).name).collect(),
+            SourceEvent::Listed { source: Source::File, pods } => pods.iter().map(|pod| PodRef::of(pod).name).collect(),
             other => panic!("unexpected {other:?}"),
         }
     }
@@ -283,10 +205,7 @@ async fn changes_are_seen_at_once() {
     assert_eq!(running.listed().await, ["web-n1", "db-n1"]);
     fs::remove_file(file("a")).expect("writable");
     assert_eq!(running.listed().await, ["db-n1"]);
-    assert!(
-        started.elapsed() < Duration::from_secs(5),
-        "inotify told of it"
-    );
+    assert!(started.elapsed() < Duration::from_secs(5), "inotify told of it");
 }
 
 #[tokio::test]
@@ -297,10 +216,7 @@ async fn a_half_written_manifest_becomes_a_pod_when_it_is_whole() {
     let whole = manifest("web", "i");
     fs::write(dir.path().join("a"), &whole[..whole.len() / 2]).expect("writable");
     sleep(Duration::from_millis(100)).await;
-    assert!(
-        running.events.try_recv().is_err(),
-        "half a manifest is no pod"
-    );
+    assert!(running.events.try_recv().is_err(), "half a manifest is no pod");
     fs::write(dir.path().join("a"), &whole).expect("writable");
     assert_eq!(running.listed().await, ["web-n1"]);
 }
@@ -365,10 +281,7 @@ async fn an_unreadable_path_says_nothing_and_removes_nothing() {
     std::os::unix::fs::symlink("manifest", &path).expect("writable");
     let mut running = Running::start(&path, Duration::from_millis(20));
     sleep(Duration::from_millis(100)).await;
-    assert!(
-        running.events.try_recv().is_err(),
-        "nothing is known, so nothing is said"
-    );
+    assert!(running.events.try_recv().is_err(), "nothing is known, so nothing is said");
     put_manifest("web");
     assert_eq!(running.listed().await, ["web-n1"]);
     put_loop();
@@ -383,8 +296,5 @@ async fn the_task_ends_with_its_listener() {
     let dir = TempDir::new().expect("a temporary directory can be made");
     let Running { events, task } = Running::start(dir.path(), NO_RESCAN);
     drop(events);
-    timeout(Duration::from_secs(10), task)
-        .await
-        .expect("it ends")
-        .expect("it does not panic");
+    timeout(Duration::from_secs(10), task).await.expect("it ends").expect("it does not panic");
 }

@@ -24,23 +24,16 @@ pub(super) struct Placer {
 
 impl Watch {
     pub(super) fn new() -> Self {
-        let opened =
-            Inotify::init().and_then(|inotify| inotify.into_event_stream(vec![0; BUFFER_BYTES]));
+        let opened = Inotify::init().and_then(|inotify| inotify.into_event_stream(vec![0; BUFFER_BYTES]));
         if let Err(error) = &opened {
             warn!(%error, "inotify is not available, static pods are only looked for now and then");
         }
-        Watch {
-            events: opened.ok(),
-            placed: None,
-        }
+        Watch { events: opened.ok(), placed: None }
     }
 
     pub(super) fn placer(&self) -> Placer {
         let watches = self.events.as_ref().map(EventStream::watches);
-        Placer {
-            watches,
-            before: self.placed.clone(),
-        }
+        Placer { watches, before: self.placed.clone() }
     }
 
     pub(super) fn placed(&mut self, placed: Option<WatchDescriptor>) {
@@ -72,23 +65,11 @@ impl Placer {
     /// Watches the directory, or the one that holds the manifest, or as much of the way to
     /// it as there is.
     pub(super) fn place(self, path: &Path) -> Option<WatchDescriptor> {
-        let Placer {
-            mut watches,
-            before,
-        } = self;
+        let Placer { mut watches, before } = self;
         let watches = watches.as_mut()?;
         let placed = path.ancestors().find_map(|dir| {
             let on_the_way = dir != path && Some(dir) != path.parent();
-            watch_dir(
-                watches,
-                dir,
-                if on_the_way {
-                    WAY_EVENTS
-                } else {
-                    MANIFEST_EVENTS
-                },
-            )
-            .ok()
+            watch_dir(watches, dir, if on_the_way { WAY_EVENTS } else { MANIFEST_EVENTS }).ok()
         });
         if let Some(before) = before
             && placed.as_ref() != Some(&before)
@@ -101,10 +82,8 @@ impl Placer {
 }
 
 /// A directory that comes into being or goes.
-const WAY_EVENTS: WatchMask = WatchMask::CREATE
-    .union(WatchMask::MOVED_TO)
-    .union(WatchMask::DELETE_SELF)
-    .union(WatchMask::MOVE_SELF);
+const WAY_EVENTS: WatchMask =
+    WatchMask::CREATE.union(WatchMask::MOVED_TO).union(WatchMask::DELETE_SELF).union(WatchMask::MOVE_SELF);
 
 /// Besides, a manifest that is written, goes, or becomes readable.
 const MANIFEST_EVENTS: WatchMask = WAY_EVENTS
@@ -117,10 +96,6 @@ const MANIFEST_EVENTS: WatchMask = WAY_EVENTS
 /// name, the new one gets a watch of its own.
 fn watch_dir(watches: &mut Watches, dir: &Path, events: WatchMask) -> io::Result<WatchDescriptor> {
     // A relative path has an empty last ancestor.
-    let dir = if dir.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        dir
-    };
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     watches.add(dir, events.union(WatchMask::ONLYDIR))
 }

@@ -4,9 +4,9 @@ use k8s_openapi::api::core::v1::PodCondition;
 
 const ONE: &str = "{containers: [{name: web, image: a}]}";
 const TWO: &str = "{containers: [{name: web, image: a}, {name: log, image: a}]}";
-const NEVER: &str =
-    "{restartPolicy: Never, containers: [{name: web, image: a}, {name: log, image: a}]}";
-const INIT: &str = "{initContainers: [{name: one, image: a}, {name: two, image: a}], containers: [{name: web, image: a}]}";
+const NEVER: &str = "{restartPolicy: Never, containers: [{name: web, image: a}, {name: log, image: a}]}";
+const INIT: &str =
+    "{initContainers: [{name: one, image: a}, {name: two, image: a}], containers: [{name: web, image: a}]}";
 const INIT_NEVER: &str = "{restartPolicy: Never, initContainers: [{name: one, image: a}, {name: two, image: a}], \
                           containers: [{name: web, image: a}]}";
 const SIDECAR: &str = "{restartPolicy: Never, initContainers: [{name: proxy, image: a, restartPolicy: Always}], \
@@ -20,8 +20,7 @@ fn check_phase(case: &Case, expected: Phase) {
 
 #[test]
 fn phase_follows_the_containers() {
-    let check =
-        |spec: &str, runtime: &[&str], expected| check_phase(&Case::new(spec, runtime), expected);
+    let check = |spec: &str, runtime: &[&str], expected| check_phase(&Case::new(spec, runtime), expected);
     check(ONE, &[], Phase::Pending);
     check(ONE, &["sandbox"], Phase::Pending);
     check(ONE, &["web/0 created"], Phase::Pending);
@@ -33,40 +32,22 @@ fn phase_follows_the_containers() {
     check(TWO, &["web/0 running", "log/0 exited 1"], Phase::Running);
     check(NEVER, &["web/0 running", "log/0 exited 1"], Phase::Running);
     check(NEVER, &["web/0 exited 0", "log/0 exited 1"], Phase::Failed);
-    check(
-        NEVER,
-        &["web/0 exited 0", "log/0 exited 0"],
-        Phase::Succeeded,
-    );
+    check(NEVER, &["web/0 exited 0", "log/0 exited 0"], Phase::Succeeded);
     check(NEVER, &["web/0 exited 0"], Phase::Pending);
-    let on_failure =
-        "{restartPolicy: OnFailure, containers: [{name: web, image: a}, {name: log, image: a}]}";
-    check(
-        on_failure,
-        &["web/0 exited 0", "log/0 exited 1"],
-        Phase::Running,
-    );
-    check(
-        on_failure,
-        &["web/0 exited 0", "log/1 exited 0", "log/0 exited 1"],
-        Phase::Succeeded,
-    );
+    let on_failure = "{restartPolicy: OnFailure, containers: [{name: web, image: a}, {name: log, image: a}]}";
+    check(on_failure, &["web/0 exited 0", "log/0 exited 1"], Phase::Running);
+    check(on_failure, &["web/0 exited 0", "log/1 exited 0", "log/0 exited 1"], Phase::Succeeded);
 }
 
 #[test]
 fn phase_follows_the_init_containers() {
-    let check =
-        |spec: &str, runtime: &[&str], expected| check_phase(&Case::new(spec, runtime), expected);
+    let check = |spec: &str, runtime: &[&str], expected| check_phase(&Case::new(spec, runtime), expected);
     check(INIT, &["one/0 running"], Phase::Pending);
     check(INIT, &["one/0 exited 1"], Phase::Pending);
     check(INIT_NEVER, &["one/0 exited 1"], Phase::Failed);
     check(INIT, &["one/0 exited 0", "two/0 running"], Phase::Pending);
     check(INIT, &["one/0 exited 0", "two/0 exited 0"], Phase::Pending);
-    check(
-        INIT,
-        &["one/0 exited 0", "two/0 exited 0", "web/0 running"],
-        Phase::Running,
-    );
+    check(INIT, &["one/0 exited 0", "two/0 exited 0", "web/0 running"], Phase::Running);
     // Collected init containers of a pod that got past them.
     check(INIT, &["web/0 running"], Phase::Running);
 }
@@ -86,15 +67,9 @@ fn a_sidecar_holds_the_pod_pending_until_it_started_and_running_until_it_ended()
 #[test]
 fn the_container_policy_and_its_rules_overrule_the_pods() {
     let check = |pod_policy: &str, container: &str, exit_code: i32, expected: bool| {
-        let pod = pod(&format!(
-            "{{restartPolicy: {pod_policy}, containers: [{{name: web, image: a{container}}}]}}"
-        ));
+        let pod = pod(&format!("{{restartPolicy: {pod_policy}, containers: [{{name: web, image: a{container}}}]}}"));
         let container = &pod.spec.as_ref().expect("a spec").containers[0];
-        assert_eq!(
-            restartable(&pod, container, exit_code),
-            expected,
-            "{pod_policy} {container:?} {exit_code}"
-        );
+        assert_eq!(restartable(&pod, container, exit_code), expected, "{pod_policy} {container:?} {exit_code}");
     };
     check("Always", "", 0, true);
     check("OnFailure", "", 0, false);
@@ -116,11 +91,7 @@ fn the_container_policy_and_its_rules_overrule_the_pods() {
 #[test]
 fn nothing_of_a_deleted_pod_is_restarted() {
     let case = Case::new(ONE, &["web/0 exited 1"]).deleted();
-    assert!(!restartable(
-        &case.pod,
-        &case.pod.spec.as_ref().expect("a spec").containers[0],
-        1
-    ));
+    assert!(!restartable(&case.pod, &case.pod.spec.as_ref().expect("a spec").containers[0], 1));
 }
 
 #[track_caller]
@@ -130,25 +101,11 @@ fn check_lines(case: &Case, expected: &[&str]) {
 
 #[test]
 fn container_statuses_show_the_two_newest_instances() {
-    let check = |spec: &str, runtime: &[&str], expected: &[&str]| {
-        check_lines(&Case::new(spec, runtime), expected)
-    };
+    let check = |spec: &str, runtime: &[&str], expected: &[&str]| check_lines(&Case::new(spec, runtime), expected);
     check(ONE, &[], &["web ContainerCreating, restarts 0"]);
-    check(
-        ONE,
-        &["web/0 created"],
-        &["web ContainerCreating, restarts 0"],
-    );
-    check(
-        ONE,
-        &["web/0 running"],
-        &["web running, restarts 0, started, ready"],
-    );
-    check(
-        ONE,
-        &["web/0 exited 0"],
-        &["web Completed 0 web-0, restarts 0"],
-    );
+    check(ONE, &["web/0 created"], &["web ContainerCreating, restarts 0"]);
+    check(ONE, &["web/0 running"], &["web running, restarts 0, started, ready"]);
+    check(ONE, &["web/0 exited 0"], &["web Completed 0 web-0, restarts 0"]);
     check(ONE, &["web/0 exited 2"], &["web Error 2 web-0, restarts 0"]);
     check(
         ONE,
@@ -183,42 +140,20 @@ fn init_containers_are_ready_once_they_are_done() {
 fn the_restart_count_annotation_counts_more_than_the_attempt() {
     let mut case = Case::new(ONE, &["web/0 running"]);
     let annotations = &mut case.runtime.containers[0].annotations;
-    annotations.insert(
-        crate::cri::annotations::CONTAINER_RESTART_COUNT.into(),
-        "5".into(),
-    );
+    annotations.insert(crate::cri::annotations::CONTAINER_RESTART_COUNT.into(), "5".into());
     check_lines(&case, &["web running, restarts 5, started, ready"]);
 }
 
 #[test]
 fn start_errors_show_on_containers_that_will_start_again() {
     let check = |spec: &str, runtime: &[&str], expected: &[&str]| {
-        check_lines(
-            &Case::new(spec, runtime).error("web", "CrashLoopBackOff"),
-            expected,
-        );
+        check_lines(&Case::new(spec, runtime).error("web", "CrashLoopBackOff"), expected);
     };
     check(ONE, &[], &["web CrashLoopBackOff, restarts 0"]);
-    check(
-        ONE,
-        &["web/0 created"],
-        &["web CrashLoopBackOff, restarts 0"],
-    );
-    check(
-        ONE,
-        &["web/0 exited 1"],
-        &["web CrashLoopBackOff, last Error 1 web-0, restarts 0"],
-    );
-    check(
-        ONE,
-        &["web/0 exited 1", "web/1 exited 2"],
-        &["web CrashLoopBackOff, last Error 2 web-1, restarts 1"],
-    );
-    check(
-        ONE,
-        &["web/0 running"],
-        &["web running, restarts 0, started, ready"],
-    );
+    check(ONE, &["web/0 created"], &["web CrashLoopBackOff, restarts 0"]);
+    check(ONE, &["web/0 exited 1"], &["web CrashLoopBackOff, last Error 1 web-0, restarts 0"]);
+    check(ONE, &["web/0 exited 1", "web/1 exited 2"], &["web CrashLoopBackOff, last Error 2 web-1, restarts 1"]);
+    check(ONE, &["web/0 running"], &["web running, restarts 0, started, ready"]);
     check(
         "{restartPolicy: Never, containers: [{name: web, image: a}]}",
         &["web/0 exited 1"],
@@ -229,28 +164,20 @@ fn start_errors_show_on_containers_that_will_start_again() {
 #[test]
 fn a_finished_init_container_does_not_show_an_old_error() {
     let case = Case::new(INIT, &["one/0 exited 0"]).error("one", "CrashLoopBackOff");
-    assert_eq!(
-        lines(&case.compute().status)[0],
-        "one Completed 0 one-0, restarts 0, ready"
-    );
+    assert_eq!(lines(&case.compute().status)[0], "one Completed 0 one-0, restarts 0, ready");
 }
 
 #[test]
 fn an_exit_whose_instance_was_collected_is_remembered() {
     let crashed = || Case::new(ONE, &["web/0 exited 3"]);
-    check_lines(
-        &crashed().then(&["web/1 running"]),
-        &["web running, last Error 3 web-0, restarts 1, started, ready"],
-    );
+    check_lines(&crashed().then(&["web/1 running"]), &["web running, last Error 3 web-0, restarts 1, started, ready"]);
     check_lines(
         &crashed().then(&["web/1 running"]).then(&["web/1 running"]),
         &["web running, last Error 3 web-0, restarts 1, started, ready"],
     );
     check_lines(&crashed().then(&[]), &["web Error 3 web-0, restarts 0"]);
     // The back-off is over: what it hid in the last state is the state again, once.
-    let mut back_off = crashed()
-        .error("web", "CrashLoopBackOff")
-        .then(&["web/0 exited 3"]);
+    let mut back_off = crashed().error("web", "CrashLoopBackOff").then(&["web/0 exited 3"]);
     back_off.start_errors.clear();
     check_lines(&back_off, &["web Error 3 web-0, restarts 0"]);
 }
@@ -258,30 +185,17 @@ fn an_exit_whose_instance_was_collected_is_remembered() {
 #[test]
 fn a_container_that_vanished_while_running_counts_as_stopped() {
     let vanished = Case::new(ONE, &["web/0 running"]).then(&[]);
-    check_lines(
-        &vanished,
-        &["web ContainerCreating, last ContainerStatusUnknown 137 web-0, restarts 1"],
-    );
+    check_lines(&vanished, &["web ContainerCreating, last ContainerStatusUnknown 137 web-0, restarts 1"]);
     check_phase(&vanished, Phase::Running);
     let still = vanished.then(&[]);
-    check_lines(
-        &still,
-        &["web ContainerCreating, last ContainerStatusUnknown 137 web-0, restarts 1"],
-    );
+    check_lines(&still, &["web ContainerCreating, last ContainerStatusUnknown 137 web-0, restarts 1"]);
     check_lines(
         &still.then(&["web/1 running"]),
         &["web running, last ContainerStatusUnknown 137 web-0, restarts 1, started, ready"],
     );
     let deleted = Case::new(ONE, &["web/0 running"]).deleted().then(&[]);
-    check_lines(
-        &deleted,
-        &["web ContainerCreating, last ContainerStatusUnknown 137 web-0, restarts 0"],
-    );
-    let never = Case::new(
-        "{restartPolicy: Never, containers: [{name: web, image: a}]}",
-        &["web/0 running"],
-    )
-    .then(&[]);
+    check_lines(&deleted, &["web ContainerCreating, last ContainerStatusUnknown 137 web-0, restarts 0"]);
+    let never = Case::new("{restartPolicy: Never, containers: [{name: web, image: a}]}", &["web/0 running"]).then(&[]);
     check_phase(&never, Phase::Failed);
 }
 
@@ -289,150 +203,76 @@ fn a_container_that_vanished_while_running_counts_as_stopped() {
 fn a_container_the_runtime_lost_track_of_counts_as_killed() {
     let lost = Case::new(ONE, &["web/0 running"]).then(&["web/0 unknown"]);
     check_lines(&lost, &["web ContainerStatusUnknown 137 web-0, restarts 1"]);
-    check_lines(
-        &lost.then(&["web/0 unknown"]),
-        &["web ContainerStatusUnknown 137 web-0, restarts 1"],
-    );
-    check_lines(
-        &Case::new(ONE, &["web/0 unknown"]),
-        &["web ContainerCreating, restarts 0"],
-    );
+    check_lines(&lost.then(&["web/0 unknown"]), &["web ContainerStatusUnknown 137 web-0, restarts 1"]);
+    check_lines(&Case::new(ONE, &["web/0 unknown"]), &["web ContainerCreating, restarts 0"]);
 }
 
 #[test]
 fn an_init_container_collected_after_its_turn_counts_as_completed() {
-    let statuses = lines(
-        &Case::new(INIT, &["two/0 exited 0", "web/0 running"])
-            .compute()
-            .status,
-    );
+    let statuses = lines(&Case::new(INIT, &["two/0 exited 0", "web/0 running"]).compute().status);
     assert_eq!(statuses[0], "one Completed 0 ?, restarts 0, ready");
     let known = Case::new(INIT, &["one/2 exited 0", "two/0 running"]).then(&["web/0 running"]);
-    assert_eq!(
-        lines(&known.compute().status)[0],
-        "one Completed 0 one-2, restarts 2, ready"
-    );
+    assert_eq!(lines(&known.compute().status)[0], "one Completed 0 one-2, restarts 2, ready");
 }
 
 #[test]
 fn probe_results_decide_started_and_ready_of_their_instance_only() {
     let check = |started, ready, expected: &str| {
         let mut case = Case::new(ONE, &["web/1 running"]);
-        case.probes
-            .insert(ContainerId::new("web-1"), Probed { started, ready });
-        case.probes.insert(
-            ContainerId::new("web-0"),
-            Probed {
-                started: Some(false),
-                ready: Some(false),
-            },
-        );
+        case.probes.insert(ContainerId::new("web-1"), Probed { started, ready });
+        case.probes.insert(ContainerId::new("web-0"), Probed { started: Some(false), ready: Some(false) });
         check_lines(&case, &[expected]);
     };
     check(None, None, "web running, restarts 1, started, ready");
     check(Some(false), None, "web running, restarts 1");
     check(Some(false), Some(true), "web running, restarts 1");
     check(Some(true), Some(false), "web running, restarts 1, started");
-    check(
-        Some(true),
-        Some(true),
-        "web running, restarts 1, started, ready",
-    );
+    check(Some(true), Some(true), "web running, restarts 1, started, ready");
 }
 
 #[track_caller]
 fn check_conditions(case: &Case, expected: [&str; 4]) {
     let status = case.compute().status;
-    let kinds = [
-        "PodReadyToStartContainers",
-        "Initialized",
-        "ContainersReady",
-        "Ready",
-    ];
+    let kinds = ["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"];
     assert_eq!(kinds.map(|kind| condition(&status, kind)), expected);
     assert_eq!(condition(&status, "PodScheduled"), "True");
 }
 
 #[test]
 fn conditions_follow_the_containers() {
-    let check = |spec: &str, runtime: &[&str], expected| {
-        check_conditions(&Case::new(spec, runtime), expected)
-    };
+    let check = |spec: &str, runtime: &[&str], expected| check_conditions(&Case::new(spec, runtime), expected);
     let unready = "False ContainersNotReady: containers with unready status: [web]";
     check(ONE, &[], ["False", "True", unready, unready]);
     check(ONE, &["sandbox"], ["True", "True", unready, unready]);
-    check(
-        ONE,
-        &["sandbox notready"],
-        ["False", "True", unready, unready],
-    );
-    check(
-        ONE,
-        &["sandbox", "web/0 running"],
-        ["True", "True", "True", "True"],
-    );
-    check(
-        ONE,
-        &["sandbox", "web/0 exited 1"],
-        ["True", "True", unready, unready],
-    );
+    check(ONE, &["sandbox notready"], ["False", "True", unready, unready]);
+    check(ONE, &["sandbox", "web/0 running"], ["True", "True", "True", "True"]);
+    check(ONE, &["sandbox", "web/0 exited 1"], ["True", "True", unready, unready]);
     let both = "False ContainersNotReady: containers with unready status: [web log]";
     check(TWO, &["sandbox"], ["True", "True", both, both]);
     check(
         NEVER,
         &["web/0 exited 0", "log/0 exited 0"],
-        [
-            "False",
-            "True PodCompleted",
-            "False PodCompleted",
-            "False PodCompleted",
-        ],
+        ["False", "True PodCompleted", "False PodCompleted", "False PodCompleted"],
     );
-    check(
-        NEVER,
-        &["web/0 exited 0", "log/0 exited 1"],
-        ["False", "True", "False PodFailed", "False PodFailed"],
-    );
+    check(NEVER, &["web/0 exited 0", "log/0 exited 1"], ["False", "True", "False PodFailed", "False PodFailed"]);
     check(
         INIT,
         &["sandbox", "one/0 exited 0", "two/0 running"],
-        [
-            "True",
-            "False ContainersNotInitialized: containers with incomplete status: [two]",
-            unready,
-            unready,
-        ],
+        ["True", "False ContainersNotInitialized: containers with incomplete status: [two]", unready, unready],
     );
-    check(
-        INIT,
-        &["sandbox", "one/0 exited 0", "two/0 exited 0"],
-        ["True", "True", unready, unready],
-    );
-    check(
-        SIDECAR,
-        &["sandbox", "proxy/0 running", "web/0 running"],
-        ["True", "True", "True", "True"],
-    );
+    check(INIT, &["sandbox", "one/0 exited 0", "two/0 exited 0"], ["True", "True", unready, unready]);
+    check(SIDECAR, &["sandbox", "proxy/0 running", "web/0 running"], ["True", "True", "True", "True"]);
     let unready_proxy = "False ContainersNotReady: containers with unready status: [proxy]";
-    check(
-        SIDECAR,
-        &["sandbox", "proxy/0 exited 1", "web/0 running"],
-        ["True", "True", unready_proxy, unready_proxy],
-    );
+    check(SIDECAR, &["sandbox", "proxy/0 exited 1", "web/0 running"], ["True", "True", unready_proxy, unready_proxy]);
 }
 
 #[test]
 fn a_sandbox_without_an_address_is_usable_on_the_host_network_only() {
     let check = |host_network: bool, expected: &str| {
-        let mut case = Case::new(
-            &format!("{{hostNetwork: {host_network}, containers: [{{name: web, image: a}}]}}"),
-            &["sandbox"],
-        );
+        let mut case =
+            Case::new(&format!("{{hostNetwork: {host_network}, containers: [{{name: web, image: a}}]}}"), &["sandbox"]);
         case.runtime.sandboxes[0].ips.clear();
-        assert_eq!(
-            condition(&case.compute().status, "PodReadyToStartContainers"),
-            expected
-        );
+        assert_eq!(condition(&case.compute().status, "PodReadyToStartContainers"), expected);
     };
     check(true, "True");
     check(false, "False");
@@ -451,10 +291,7 @@ fn readiness_gates_close_the_ready_condition() {
                 ..PodCondition::default()
             })
             .collect();
-        case.pod.status = Some(PodStatus {
-            conditions: Some(conditions),
-            ..PodStatus::default()
-        });
+        case.pod.status = Some(PodStatus { conditions: Some(conditions), ..PodStatus::default() });
         let status = case.compute().status;
         assert_eq!(condition(&status, "Ready"), expected);
         assert_eq!(condition(&status, "ContainersReady"), "True");
@@ -471,23 +308,13 @@ fn readiness_gates_close_the_ready_condition() {
 fn transition_times_move_with_the_status_only() {
     let time = |case: &Case, kind: &str| {
         let status = case.compute().status;
-        let condition = status
-            .conditions
-            .into_iter()
-            .flatten()
-            .find(|condition| condition.type_ == kind);
-        condition
-            .and_then(|condition| condition.last_transition_time)
-            .map(|time| time.0)
+        let condition = status.conditions.into_iter().flatten().find(|condition| condition.type_ == kind);
+        condition.and_then(|condition| condition.last_transition_time).map(|time| time.0)
     };
     let starting = Case::new(TWO, &["sandbox"]);
     assert_eq!(time(&starting, "Ready"), Some(at(100)));
     let half = starting.then(&["sandbox", "web/0 running"]);
-    assert_eq!(
-        time(&half, "Ready"),
-        Some(at(100)),
-        "another message is no transition"
-    );
+    assert_eq!(time(&half, "Ready"), Some(at(100)), "another message is no transition");
     let ready = half.then(&["sandbox", "web/0 running", "log/0 running"]);
     assert_eq!(time(&ready, "Ready"), Some(at(300)));
     assert_eq!(time(&ready, "PodScheduled"), Some(at(100)));
@@ -505,65 +332,29 @@ fn the_api_status_stands_in_for_a_lost_previous_one() {
 #[test]
 fn a_terminal_phase_waits_until_nothing_can_run() {
     let check = |stage: Stage, runtime: &[&str], published: &str| {
-        let mut case = Case::new(NEVER, &["web/0 running", "log/0 running"])
-            .then(runtime)
-            .stage(stage);
+        let mut case = Case::new(NEVER, &["web/0 running", "log/0 running"]).then(runtime).stage(stage);
         case.verdict = Some(Verdict::deadline_exceeded());
         let computed = case.compute();
         assert_eq!(computed.phase, Phase::Failed);
-        assert_eq!(
-            computed.status.phase.as_deref(),
-            Some(published),
-            "{stage:?} {runtime:?}"
-        );
+        assert_eq!(computed.status.phase.as_deref(), Some(published), "{stage:?} {runtime:?}");
         assert_eq!(computed.status.reason.is_some(), published == "Failed");
         assert_eq!(condition(&computed.status, "Ready"), "False PodFailed");
     };
-    check(
-        Stage::Syncing,
-        &["web/0 running", "log/0 exited 0"],
-        "Running",
-    );
-    check(
-        Stage::Syncing,
-        &["web/0 unknown", "log/0 exited 0"],
-        "Running",
-    );
-    check(
-        Stage::Syncing,
-        &["web/0 created", "log/0 exited 0"],
-        "Running",
-    );
-    check(
-        Stage::Syncing,
-        &["web/0 exited 1", "log/0 exited 0"],
-        "Failed",
-    );
-    check(
-        Stage::Terminating,
-        &["web/0 exited 1", "log/0 exited 0"],
-        "Running",
-    );
-    check(
-        Stage::Terminated,
-        &["web/0 exited 1", "log/0 exited 0"],
-        "Failed",
-    );
+    check(Stage::Syncing, &["web/0 running", "log/0 exited 0"], "Running");
+    check(Stage::Syncing, &["web/0 unknown", "log/0 exited 0"], "Running");
+    check(Stage::Syncing, &["web/0 created", "log/0 exited 0"], "Running");
+    check(Stage::Syncing, &["web/0 exited 1", "log/0 exited 0"], "Failed");
+    check(Stage::Terminating, &["web/0 exited 1", "log/0 exited 0"], "Running");
+    check(Stage::Terminated, &["web/0 exited 1", "log/0 exited 0"], "Failed");
 }
 
 #[test]
 fn a_terminal_phase_is_never_left() {
     let done = Case::new(NEVER, &["web/0 exited 0", "log/0 exited 0"]);
-    check_phase(
-        &done.then(&["web/1 running", "log/0 exited 0"]),
-        Phase::Succeeded,
-    );
+    check_phase(&done.then(&["web/1 running", "log/0 exited 0"]), Phase::Succeeded);
     let mut told = Case::new(ONE, &["web/0 running"]);
-    told.pod.status = Some(PodStatus {
-        phase: Some("Failed".into()),
-        reason: Some("NodeLost".into()),
-        ..PodStatus::default()
-    });
+    told.pod.status =
+        Some(PodStatus { phase: Some("Failed".into()), reason: Some("NodeLost".into()), ..PodStatus::default() });
     told.previous = Some(Case::new(ONE, &["web/0 running"]).compute().status);
     let computed = told.compute();
     assert_eq!(computed.phase, Phase::Failed);
@@ -574,136 +365,80 @@ fn a_terminal_phase_is_never_left() {
 #[test]
 fn a_deleted_pod_succeeds_only_if_all_its_containers_did() {
     let check = |source: Source, runtime: &[&str], expected: Phase| {
-        let mut case = Case::new(TWO, &["web/0 running", "log/0 running"])
-            .deleted()
-            .then(runtime)
-            .stage(Stage::Terminated);
+        let mut case =
+            Case::new(TWO, &["web/0 running", "log/0 running"]).deleted().then(runtime).stage(Stage::Terminated);
         case.source = source;
         check_phase(&case, expected);
     };
-    check(
-        Source::Api,
-        &["web/0 exited 0", "log/0 exited 0"],
-        Phase::Succeeded,
-    );
-    check(
-        Source::Api,
-        &["web/0 exited 0", "log/0 exited 143"],
-        Phase::Failed,
-    );
+    check(Source::Api, &["web/0 exited 0", "log/0 exited 0"], Phase::Succeeded);
+    check(Source::Api, &["web/0 exited 0", "log/0 exited 143"], Phase::Failed);
     check(Source::Api, &["web/0 exited 0"], Phase::Failed);
 }
 
 #[test]
 fn every_container_of_a_terminated_pod_has_ended() {
     let check = |spec: &str, before: &[&str], after: &[&str], expected: &[&str]| {
-        let case = Case::new(spec, before)
-            .deleted()
-            .then(after)
-            .stage(Stage::Terminated);
+        let case = Case::new(spec, before).deleted().then(after).stage(Stage::Terminated);
         check_lines(&case, expected);
         check_phase(&case, Phase::Failed);
     };
-    check(
-        ONE,
-        &[],
-        &[],
-        &["web ContainerStatusUnknown 137 ?, restarts 0"],
-    );
+    check(ONE, &[], &[], &["web ContainerStatusUnknown 137 ?, restarts 0"]);
     check(
         TWO,
         &["web/0 running"],
         &["web/0 exited 0"],
-        &[
-            "log ContainerStatusUnknown 137 ?, restarts 0",
-            "web Completed 0 web-0, restarts 0",
-        ],
+        &["log ContainerStatusUnknown 137 ?, restarts 0", "web Completed 0 web-0, restarts 0"],
     );
     check(
         INIT,
         &["one/0 running"],
         &["one/0 exited 1"],
-        &[
-            "one Error 1 one-0, restarts 0",
-            "two PodInitializing, restarts 0",
-            "web PodInitializing, restarts 0",
-        ],
+        &["one Error 1 one-0, restarts 0", "two PodInitializing, restarts 0", "web PodInitializing, restarts 0"],
     );
 }
 
 #[test]
 fn a_refused_pod_has_no_containers_and_no_addresses() {
     let mut case = Case::new(ONE, &[]);
-    case.verdict = Some(Verdict::refused(
-        "OutOfcpu",
-        "Node didn't have enough resource",
-    ));
+    case.verdict = Some(Verdict::refused("OutOfcpu", "Node didn't have enough resource"));
     let Computed { phase, status } = case.compute();
     assert_eq!(phase, Phase::Failed);
     assert_eq!(status.phase.as_deref(), Some("Failed"));
     assert_eq!(status.reason.as_deref(), Some("OutOfcpu"));
-    assert_eq!(
-        status.message.as_deref(),
-        Some("Pod was rejected: Node didn't have enough resource")
-    );
-    assert_eq!(
-        (status.container_statuses, status.conditions, status.pod_ips),
-        (None, None, None)
-    );
+    assert_eq!(status.message.as_deref(), Some("Pod was rejected: Node didn't have enough resource"));
+    assert_eq!((status.container_statuses, status.conditions, status.pod_ips), (None, None, None));
 }
 
 #[test]
 fn a_disruption_is_told_together_with_the_end() {
     let disrupted = |runtime: &[&str], stage| {
-        let mut case = Case::new(ONE, &["web/0 running"])
-            .then(runtime)
-            .stage(stage);
-        case.verdict = Some(Verdict {
-            cause: crate::status::Cause::Disruption,
-            reason: "Evicted".into(),
-            message: "low".into(),
-        });
+        let mut case = Case::new(ONE, &["web/0 running"]).then(runtime).stage(stage);
+        case.verdict =
+            Some(Verdict { cause: crate::status::Cause::Disruption, reason: "Evicted".into(), message: "low".into() });
         condition(&case.compute().status, "DisruptionTarget")
     };
     assert_eq!(disrupted(&["web/0 running"], Stage::Terminating), "absent");
-    assert_eq!(
-        disrupted(&["web/0 exited 137"], Stage::Terminated),
-        "True TerminationByKubelet: low"
-    );
+    assert_eq!(disrupted(&["web/0 exited 137"], Stage::Terminated), "True TerminationByKubelet: low");
 }
 
 #[test]
 fn addresses_come_from_the_sandbox_and_stay() {
     let ips = |case: &Case| {
         let status = case.compute().status;
-        let list: Vec<String> = status
-            .pod_ips
-            .into_iter()
-            .flatten()
-            .map(|ip| ip.ip)
-            .collect();
+        let list: Vec<String> = status.pod_ips.into_iter().flatten().map(|ip| ip.ip).collect();
         assert_eq!(status.pod_ip.as_ref(), list.first());
         list
     };
     assert_eq!(ips(&Case::new(ONE, &[])), [""; 0]);
     let dual = Case::new(ONE, &["sandbox ready fd00::7,10.0.0.7"]);
     assert_eq!(ips(&dual), ["10.0.0.7", "fd00::7"]);
-    assert_eq!(
-        ips(&dual.then(&["sandbox notready"])),
-        ["10.0.0.7", "fd00::7"]
-    );
-    let mut host = Case::new(
-        "{hostNetwork: true, containers: [{name: web, image: a}]}",
-        &["sandbox"],
-    );
+    assert_eq!(ips(&dual.then(&["sandbox notready"])), ["10.0.0.7", "fd00::7"]);
+    let mut host = Case::new("{hostNetwork: true, containers: [{name: web, image: a}]}", &["sandbox"]);
     assert_eq!(ips(&host), ["192.168.0.1"]);
     host = host.then(&["sandbox"]);
     host.host_ips = vec!["192.168.0.2"];
     assert_eq!(ips(&host), ["192.168.0.1"]);
-    assert_eq!(
-        host.compute().status.host_ip.as_deref(),
-        Some("192.168.0.2")
-    );
+    assert_eq!(host.compute().status.host_ip.as_deref(), Some("192.168.0.2"));
 }
 
 #[test]
@@ -712,23 +447,12 @@ fn the_start_time_and_the_generation_are_told() {
     let status = case.compute().status;
     assert_eq!(status.start_time.as_ref().map(|time| time.0), Some(at(0)));
     assert_eq!(status.observed_generation, Some(1));
-    assert!(
-        status
-            .conditions
-            .iter()
-            .flatten()
-            .all(|condition| condition.observed_generation == Some(1))
-    );
+    assert!(status.conditions.iter().flatten().all(|condition| condition.observed_generation == Some(1)));
     case.previous = Some(PodStatus {
-        start_time: status
-            .start_time
-            .map(|_| super::super::conditions::whole_seconds(at(-50))),
+        start_time: status.start_time.map(|_| super::super::conditions::whole_seconds(at(-50))),
         ..PodStatus::default()
     });
-    assert_eq!(
-        case.compute().status.start_time.map(|time| time.0),
-        Some(at(-50))
-    );
+    assert_eq!(case.compute().status.start_time.map(|time| time.0), Some(at(-50)));
 }
 
 #[test]
@@ -736,24 +460,15 @@ fn the_deadline_counts_from_the_start_time() {
     let check = |spec: &str, expected| assert_eq!(deadline(&pod(spec), at(5)), expected);
     check(ONE, None);
     check("{activeDeadlineSeconds: 30, containers: []}", Some(at(35)));
-    check(
-        &format!("{{activeDeadlineSeconds: {}, containers: []}}", i64::MAX),
-        Some(Timestamp::MAX),
-    );
+    check(&format!("{{activeDeadlineSeconds: {}, containers: []}}", i64::MAX), Some(Timestamp::MAX));
 }
 
 #[test]
 fn termination_messages_share_twelve_kibibytes() {
     let check = |containers: usize, expected: usize| {
         let names: Vec<String> = (0..containers).map(|n| format!("c{n}")).collect();
-        let spec: String = names
-            .iter()
-            .map(|name| format!("{{name: {name}, image: a}},"))
-            .collect();
-        let states: Vec<String> = names
-            .iter()
-            .map(|name| format!("{name}/0 exited 1"))
-            .collect();
+        let spec: String = names.iter().map(|name| format!("{{name: {name}, image: a}},")).collect();
+        let states: Vec<String> = names.iter().map(|name| format!("{name}/0 exited 1")).collect();
         let states: Vec<&str> = states.iter().map(String::as_str).collect();
         let mut case = Case::new(&format!("{{containers: [{spec}]}}"), &states);
         for container in &mut case.runtime.containers {
@@ -763,14 +478,8 @@ fn termination_messages_share_twelve_kibibytes() {
         }
         let status = case.compute().status;
         for status in status.container_statuses.iter().flatten() {
-            let exit = status
-                .state
-                .as_ref()
-                .and_then(|state| state.terminated.as_ref());
-            assert_eq!(
-                exit.and_then(|exit| exit.message.as_ref()).map(String::len),
-                Some(expected)
-            );
+            let exit = status.state.as_ref().and_then(|state| state.terminated.as_ref());
+            assert_eq!(exit.and_then(|exit| exit.message.as_ref()).map(String::len), Some(expected));
         }
     };
     check(1, 4096);
@@ -784,20 +493,12 @@ fn mounts_tell_whether_they_are_read_only_all_the_way_down() {
     let spec = "{containers: [{name: web, image: a, volumeMounts: [{name: v, mountPath: /a}, \
                 {name: v, mountPath: /b, readOnly: true}, {name: v, mountPath: /c, readOnly: true, recursiveReadOnly: IfPossible}]}]}";
     let mut case = Case::new(spec, &["web/0 running"]);
-    case.runtime.containers[0].mounts = vec![cri::Mount {
-        container_path: "/c".into(),
-        recursive_read_only: true,
-        ..cri::Mount::default()
-    }];
+    case.runtime.containers[0].mounts =
+        vec![cri::Mount { container_path: "/c".into(), recursive_read_only: true, ..cri::Mount::default() }];
     let status = case.compute().status;
-    let mounts = status
-        .container_statuses
-        .into_iter()
-        .flatten()
-        .flat_map(|status| status.volume_mounts.unwrap_or_default());
-    let shown: Vec<_> = mounts
-        .map(|mount| (mount.mount_path, mount.read_only, mount.recursive_read_only))
-        .collect();
+    let mounts =
+        status.container_statuses.into_iter().flatten().flat_map(|status| status.volume_mounts.unwrap_or_default());
+    let shown: Vec<_> = mounts.map(|mount| (mount.mount_path, mount.read_only, mount.recursive_read_only)).collect();
     assert_eq!(
         shown,
         [
@@ -812,29 +513,16 @@ fn mounts_tell_whether_they_are_read_only_all_the_way_down() {
 fn resources_are_those_of_the_spec_as_the_runtime_has_them() {
     use k8s_openapi::api::core::v1::ResourceRequirements;
     let check = |spec: &str, running: Option<cri::LinuxResources>, expected: &str| {
-        let mut case = Case::new(
-            &format!("{{containers: [{{name: web, image: a, resources: {spec}}}]}}"),
-            &["web/0 running"],
-        );
+        let mut case =
+            Case::new(&format!("{{containers: [{{name: web, image: a, resources: {spec}}}]}}"), &["web/0 running"]);
         case.runtime.containers[0].resources = running;
-        let status = case
-            .compute()
-            .status
-            .container_statuses
-            .unwrap_or_default()
-            .remove(0);
+        let status = case.compute().status.container_statuses.unwrap_or_default().remove(0);
         let expected: ResourceRequirements = serde_saphyr::from_str(expected).expect("resources");
         assert_eq!(status.resources, Some(expected), "{spec}");
         let granted: ResourceRequirements = serde_saphyr::from_str(spec).expect("resources");
-        let names = |amounts: Option<BTreeMap<String, _>>| {
-            amounts.map(|amounts| amounts.into_keys().collect::<Vec<_>>())
-        };
-        assert_eq!(
-            status
-                .allocated_resources
-                .map(|amounts| amounts.into_keys().collect()),
-            names(granted.requests)
-        );
+        let names =
+            |amounts: Option<BTreeMap<String, _>>| amounts.map(|amounts| amounts.into_keys().collect::<Vec<_>>());
+        assert_eq!(status.allocated_resources.map(|amounts| amounts.into_keys().collect()), names(granted.requests));
     };
     let running = |cpu_quota, cpu_shares, memory_limit_bytes| {
         Some(cri::LinuxResources {
@@ -847,18 +535,10 @@ fn resources_are_those_of_the_spec_as_the_runtime_has_them() {
     };
     check("{}", None, "{}");
     check("{}", running(0, 2, 0), "{}");
-    check(
-        "{requests: {cpu: '0.5', memory: 1024Mi}}",
-        None,
-        "{requests: {cpu: 500m, memory: 1Gi}}",
-    );
+    check("{requests: {cpu: '0.5', memory: 1024Mi}}", None, "{requests: {cpu: 500m, memory: 1Gi}}");
     let full = "{requests: {cpu: 250m}, limits: {cpu: '1', memory: 64Mi}}";
     check(full, running(100_000, 256, 64 << 20), full);
-    check(
-        full,
-        running(50_000, 512, 32 << 20),
-        "{requests: {cpu: 500m}, limits: {cpu: 500m, memory: 32Mi}}",
-    );
+    check(full, running(50_000, 512, 32 << 20), "{requests: {cpu: 500m}, limits: {cpu: 500m, memory: 32Mi}}");
     check(full, running(-1, 0, 0), full);
     // The kernel's minimum is more than was asked for.
     let tiny = "{requests: {cpu: 1m}, limits: {cpu: 5m}}";

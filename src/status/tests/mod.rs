@@ -21,12 +21,8 @@ fn at(second: i64) -> Timestamp {
 
 /// A pod whose spec is given as YAML.
 fn pod(spec: &str) -> Pod {
-    let spec =
-        serde_saphyr::from_str(spec).unwrap_or_else(|error| panic!("test YAML: {error}\n{spec}"));
-    let mut pod = Pod {
-        spec: Some(spec),
-        ..Pod::default()
-    };
+    let spec = serde_saphyr::from_str(spec).unwrap_or_else(|error| panic!("test YAML: {error}\n{spec}"));
+    let mut pod = Pod { spec: Some(spec), ..Pod::default() };
     pod.metadata.name = Some("web-0".into());
     pod.metadata.namespace = Some("shop".into());
     pod.metadata.uid = Some("u-1".into());
@@ -41,24 +37,14 @@ fn runtime(lines: &[&str]) -> PodRuntime {
     let mut runtime = PodRuntime::default();
     for line in lines {
         let mut words = line.split(' ');
-        let (what, state) = (
-            words.next().unwrap_or_default(),
-            words.next().unwrap_or("ready"),
-        );
+        let (what, state) = (words.next().unwrap_or_default(), words.next().unwrap_or("ready"));
         if what == "sandbox" {
             runtime.sandboxes.push(sandbox(state, words.next()));
             continue;
         }
         let (name, attempt) = what.split_once('/').expect("name/attempt");
-        let exit_code = words
-            .next()
-            .map_or(0, |code| code.parse().expect("an exit code"));
-        runtime.containers.push(container(
-            name,
-            attempt.parse().expect("an attempt"),
-            state,
-            exit_code,
-        ));
+        let exit_code = words.next().map_or(0, |code| code.parse().expect("an exit code"));
+        runtime.containers.push(container(name, attempt.parse().expect("an attempt"), state, exit_code));
     }
     runtime.sorted()
 }
@@ -70,19 +56,11 @@ fn sandbox(state: &str, ip: Option<&str>) -> Sandbox {
         pod_namespace: "shop".into(),
         pod_uid: "u-1".into(),
         attempt: 0,
-        state: if state == "ready" {
-            SandboxState::Ready
-        } else {
-            SandboxState::NotReady
-        },
+        state: if state == "ready" { SandboxState::Ready } else { SandboxState::NotReady },
         created_at: at(1),
         labels: BTreeMap::new(),
         annotations: BTreeMap::new(),
-        ips: ip
-            .unwrap_or("10.0.0.7")
-            .split(',')
-            .map(|ip| ip.parse().expect("an address"))
-            .collect(),
+        ips: ip.unwrap_or("10.0.0.7").split(',').map(|ip| ip.parse().expect("an address")).collect(),
         network_mode: None,
         runtime_handler: String::new(),
     }
@@ -91,9 +69,7 @@ fn sandbox(state: &str, ip: Option<&str>) -> Sandbox {
 fn container(name: &str, attempt: u32, state: &str, exit_code: i32) -> cri::Container {
     let state = match state {
         "created" => cri::ContainerState::Created,
-        "running" => cri::ContainerState::Running {
-            started_at: at(10 + i64::from(attempt)),
-        },
+        "running" => cri::ContainerState::Running { started_at: at(10 + i64::from(attempt)) },
         "unknown" => cri::ContainerState::Unknown,
         _ => cri::ContainerState::Exited(Exit {
             started_at: Some(at(10)),
@@ -165,26 +141,18 @@ impl Case {
     }
 
     fn error(mut self, container: &str, reason: &str) -> Self {
-        let reason = WaitingReason {
-            reason: reason.into(),
-            message: "why".into(),
-        };
+        let reason = WaitingReason { reason: reason.into(), message: "why".into() };
         self.start_errors.insert(container.into(), reason);
         self
     }
 
     fn deleted(mut self) -> Self {
-        self.pod.metadata.deletion_timestamp =
-            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(50)));
+        self.pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(50)));
         self
     }
 
     fn compute(&self) -> Computed {
-        let host_ips: Vec<_> = self
-            .host_ips
-            .iter()
-            .map(|ip| ip.parse().expect("an address"))
-            .collect();
+        let host_ips: Vec<_> = self.host_ips.iter().map(|ip| ip.parse().expect("an address")).collect();
         super::compute(&StatusInput {
             pod: &self.pod,
             source: self.source,
@@ -211,10 +179,7 @@ fn line(status: &ContainerStatus) -> String {
         line += &format!(", last {last}");
     }
     line += &format!(", restarts {}", status.restart_count);
-    for (word, set) in [
-        ("started", status.started == Some(true)),
-        ("ready", status.ready),
-    ] {
+    for (word, set) in [("started", status.started == Some(true)), ("ready", status.ready)] {
         if set {
             line += &format!(", {word}");
         }
@@ -230,16 +195,8 @@ fn state(state: Option<&k8s_openapi::api::core::v1::ContainerState>) -> String {
         return "running".into();
     }
     if let Some(exit) = &state.terminated {
-        let id = exit
-            .container_id
-            .as_deref()
-            .unwrap_or("?")
-            .trim_start_matches("containerd://");
-        return format!(
-            "{} {} {id}",
-            exit.reason.as_deref().unwrap_or_default(),
-            exit.exit_code
-        );
+        let id = exit.container_id.as_deref().unwrap_or("?").trim_start_matches("containerd://");
+        return format!("{} {} {id}", exit.reason.as_deref().unwrap_or_default(), exit.exit_code);
     }
     match &state.waiting {
         Some(waiting) => waiting.reason.clone().unwrap_or_else(|| "waiting".into()),
@@ -248,22 +205,13 @@ fn state(state: Option<&k8s_openapi::api::core::v1::ContainerState>) -> String {
 }
 
 fn lines(status: &PodStatus) -> Vec<String> {
-    let lists = [
-        &status.init_container_statuses,
-        &status.container_statuses,
-        &status.ephemeral_container_statuses,
-    ];
+    let lists = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
     lists.into_iter().flatten().flatten().map(line).collect()
 }
 
 /// A condition as `True`, or `False Reason: message`.
 fn condition(status: &PodStatus, kind: &str) -> String {
-    let Some(condition) = status
-        .conditions
-        .iter()
-        .flatten()
-        .find(|condition| condition.type_ == kind)
-    else {
+    let Some(condition) = status.conditions.iter().flatten().find(|condition| condition.type_ == kind) else {
         return "absent".into();
     };
     let mut text = condition.status.clone();

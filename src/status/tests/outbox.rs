@@ -22,29 +22,16 @@ fn uid(name: &str) -> PodUid {
 }
 
 fn phase(phase: &str) -> PodStatus {
-    PodStatus {
-        phase: Some(phase.into()),
-        ..PodStatus::default()
-    }
+    PodStatus { phase: Some(phase.into()), ..PodStatus::default() }
 }
 
 fn ready() -> PodStatus {
-    let condition = PodCondition {
-        type_: "Ready".into(),
-        status: "True".into(),
-        ..PodCondition::default()
-    };
-    PodStatus {
-        conditions: Some(vec![condition]),
-        ..phase("Running")
-    }
+    let condition = PodCondition { type_: "Ready".into(), status: "True".into(), ..PodCondition::default() };
+    PodStatus { conditions: Some(vec![condition]), ..phase("Running") }
 }
 
 fn api_pod(name: &str, api_uid: &str, version: u64, status: PodStatus) -> Arc<Pod> {
-    let mut pod = Pod {
-        status: Some(status),
-        ..Pod::default()
-    };
+    let mut pod = Pod { status: Some(status), ..Pod::default() };
     pod.metadata.namespace = Some("shop".into());
     pod.metadata.name = Some(name.into());
     pod.metadata.uid = Some(api_uid.into());
@@ -54,11 +41,7 @@ fn api_pod(name: &str, api_uid: &str, version: u64, status: PodStatus) -> Arc<Po
 
 impl Bed {
     fn new() -> Self {
-        Bed {
-            outbox: Outbox::new(Clock::simulated(at(0), 1)),
-            now: Instant::now(),
-            version: 10,
-        }
+        Bed { outbox: Outbox::new(Clock::simulated(at(0), 1)), now: Instant::now(), version: 10 }
     }
 
     /// A pod that the API shows as Pending, for each name.
@@ -103,8 +86,7 @@ impl Bed {
     fn accept(&mut self, name: &str, status: PodStatus) {
         self.version += 1;
         let pod = api_pod(name, uid(name).as_str(), self.version, status);
-        self.outbox
-            .done(&uid(name), Outcome::Accepted(pod), self.now);
+        self.outbox.done(&uid(name), Outcome::Accepted(pod), self.now);
     }
 
     fn fail(&mut self, name: &str) {
@@ -143,16 +125,9 @@ fn a_status_waits_for_the_object_it_belongs_to() {
     bed.set("a", phase("Running"));
     assert_eq!(bed.turns(), [""; 0]);
     assert_eq!(bed.outbox.flush(&uid("a")), Flush::Pending);
-    bed.outbox.observed(
-        &uid("a"),
-        api_pod("a-node", "mirror", 5, phase("Pending")),
-        bed.now,
-    );
+    bed.outbox.observed(&uid("a"), api_pod("a-node", "mirror", 5, phase("Pending")), bed.now);
     let request = bed.turn().expect("a request to the mirror");
-    assert_eq!(
-        (request.name.as_str(), request.api_uid.as_str()),
-        ("a-node", "mirror")
-    );
+    assert_eq!((request.name.as_str(), request.api_uid.as_str()), ("a-node", "mirror"));
     assert_eq!(request.patch["metadata"]["uid"], "mirror");
 }
 
@@ -217,10 +192,7 @@ fn a_pod_that_fails_alone_rests_alone() {
     assert_eq!(bed.turns(), ["a"]);
     bed.fail("a");
     let second = bed.pause().expect("a longer rest");
-    assert!(
-        second > first && second <= first * 3,
-        "{first:?} {second:?}"
-    );
+    assert!(second > first && second <= first * 3, "{first:?} {second:?}");
     assert!(!bed.outbox.is_down());
 }
 
@@ -233,10 +205,7 @@ fn a_status_set_during_a_rest_waits_for_its_end() {
     bed.set("a", phase("Failed"));
     assert_eq!(bed.turns(), [""; 0]);
     bed.wait(1.0);
-    assert_eq!(
-        bed.turn().expect("a request").patch["status"]["phase"],
-        "Failed"
-    );
+    assert_eq!(bed.turn().expect("a request").patch["status"]["phase"], "Failed");
 }
 
 #[test]
@@ -261,23 +230,11 @@ fn an_absent_server_is_asked_for_one_pod_at_a_time() {
         bed.fail(&name);
         asked.push(name);
     }
-    assert!(
-        pauses.is_sorted_by(|a, b| a.as_secs_f64() < b.as_secs_f64() * 1.5),
-        "{pauses:?}"
-    );
-    assert!(
-        pauses
-            .iter()
-            .all(|pause| *pause <= Duration::from_millis(7500)),
-        "{pauses:?}"
-    );
+    assert!(pauses.is_sorted_by(|a, b| a.as_secs_f64() < b.as_secs_f64() * 1.5), "{pauses:?}");
+    assert!(pauses.iter().all(|pause| *pause <= Duration::from_millis(7500)), "{pauses:?}");
     asked.truncate(3);
     asked.sort();
-    assert_eq!(
-        asked,
-        ["a", "b", "c"],
-        "each pod serves as the probe in turn"
-    );
+    assert_eq!(asked, ["a", "b", "c"], "each pod serves as the probe in turn");
 }
 
 #[test]
@@ -296,10 +253,7 @@ fn the_first_success_lets_everything_go_most_urgent_first() {
     bed.accept(&probe, phase("Running"));
     assert!(!bed.outbox.is_down());
     let rest = bed.turns();
-    assert_eq!(
-        rest.len() + usize::from(probe == "d"),
-        4 - usize::from(probe != "d")
-    );
+    assert_eq!(rest.len() + usize::from(probe == "d"), 4 - usize::from(probe != "d"));
     if probe != "d" {
         assert_eq!(rest[0], "d");
     }
@@ -353,21 +307,14 @@ fn an_older_version_from_the_watch_changes_nothing() {
     bed.set("a", phase("Running"));
     bed.turns();
     bed.accept("a", phase("Running"));
-    bed.outbox.observed(
-        &uid("a"),
-        api_pod("a", uid("a").as_str(), 3, phase("Pending")),
-        bed.now,
-    );
+    bed.outbox.observed(&uid("a"), api_pod("a", uid("a").as_str(), 3, phase("Pending")), bed.now);
     assert_eq!(bed.turns(), [""; 0]);
 }
 
 #[test]
 fn a_field_the_server_drops_is_not_sent_for_ever() {
     let mut bed = Bed::with(&["a"]);
-    let wanted = PodStatus {
-        observed_generation: Some(7),
-        ..phase("Running")
-    };
+    let wanted = PodStatus { observed_generation: Some(7), ..phase("Running") };
     bed.set("a", wanted.clone());
     bed.turns();
     bed.accept("a", phase("Running"));
@@ -375,13 +322,7 @@ fn a_field_the_server_drops_is_not_sent_for_ever() {
     assert_eq!(bed.outbox.flush(&uid("a")), Flush::Accepted);
     bed.observe("a", phase("Running"));
     assert_eq!(bed.turns(), [""; 0]);
-    bed.set(
-        "a",
-        PodStatus {
-            pod_ip: Some("10.0.0.1".into()),
-            ..wanted
-        },
-    );
+    bed.set("a", PodStatus { pod_ip: Some("10.0.0.1".into()), ..wanted });
     assert_eq!(bed.turns(), ["a"]);
 }
 
@@ -403,21 +344,11 @@ fn a_changed_object_is_patched_again_from_what_it_is_now() {
     let mut bed = Bed::with(&["a"]);
     bed.set("a", phase("Running"));
     bed.turns();
-    let now = PodStatus {
-        reason: Some("Odd".into()),
-        ..phase("Pending")
-    };
-    bed.outbox.done(
-        &uid("a"),
-        Outcome::Outdated(api_pod("a", uid("a").as_str(), 99, now)),
-        bed.now,
-    );
+    let now = PodStatus { reason: Some("Odd".into()), ..phase("Pending") };
+    bed.outbox.done(&uid("a"), Outcome::Outdated(api_pod("a", uid("a").as_str(), 99, now)), bed.now);
     bed.wait(1.0);
     let patch = bed.turn().expect("a second try").patch;
-    assert_eq!(
-        patch["status"],
-        serde_json::json!({"phase": "Running", "reason": null})
-    );
+    assert_eq!(patch["status"], serde_json::json!({"phase": "Running", "reason": null}));
 }
 
 #[test]
@@ -438,26 +369,14 @@ fn a_new_mirror_gets_the_status_even_if_the_old_one_answers_late() {
     for late in [true, false] {
         let mut bed = Bed::new();
         bed.set("a", phase("Running"));
-        bed.outbox.observed(
-            &uid("a"),
-            api_pod("a", "mirror-1", 5, phase("Pending")),
-            bed.now,
-        );
+        bed.outbox.observed(&uid("a"), api_pod("a", "mirror-1", 5, phase("Pending")), bed.now);
         assert_eq!(bed.turns(), ["a"]);
         if late {
-            bed.outbox.observed(
-                &uid("a"),
-                api_pod("a", "mirror-2", 8, phase("Pending")),
-                bed.now,
-            );
+            bed.outbox.observed(&uid("a"), api_pod("a", "mirror-2", 8, phase("Pending")), bed.now);
             bed.outbox.done(&uid("a"), Outcome::Gone, bed.now);
         } else {
             bed.outbox.done(&uid("a"), Outcome::Gone, bed.now);
-            bed.outbox.observed(
-                &uid("a"),
-                api_pod("a", "mirror-2", 8, phase("Pending")),
-                bed.now,
-            );
+            bed.outbox.observed(&uid("a"), api_pod("a", "mirror-2", 8, phase("Pending")), bed.now);
         }
         assert_eq!(bed.turn().expect("a request").api_uid, "mirror-2");
     }

@@ -10,21 +10,13 @@ fn status(value: Value) -> PodStatus {
 #[track_caller]
 fn check(api: Value, desired: Value, expected: Value) {
     let patch = status_patch(&status(api.clone()), &status(desired.clone()));
-    assert_eq!(
-        patch,
-        Some(expected).filter(|patch| !patch.is_null()),
-        "from {api} to {desired}"
-    );
+    assert_eq!(patch, Some(expected).filter(|patch| !patch.is_null()), "from {api} to {desired}");
 }
 
 #[test]
 fn only_what_differs_is_sent() {
     check(json!({}), json!({}), Value::Null);
-    check(
-        json!({"phase": "Pending"}),
-        json!({"phase": "Pending"}),
-        Value::Null,
-    );
+    check(json!({"phase": "Pending"}), json!({"phase": "Pending"}), Value::Null);
     check(
         json!({"phase": "Pending", "podIP": "10.0.0.1"}),
         json!({"phase": "Running", "podIP": "10.0.0.1"}),
@@ -34,11 +26,7 @@ fn only_what_differs_is_sent() {
 
 #[test]
 fn what_a_status_leaves_out_stays_except_for_the_phases_explanation() {
-    check(
-        json!({"podIP": "10.0.0.1", "qosClass": "Burstable", "nominatedNodeName": "n"}),
-        json!({}),
-        Value::Null,
-    );
+    check(json!({"podIP": "10.0.0.1", "qosClass": "Burstable", "nominatedNodeName": "n"}), json!({}), Value::Null);
     check(
         json!({"phase": "Pending", "reason": "Slow", "message": "m"}),
         json!({"phase": "Running"}),
@@ -49,11 +37,7 @@ fn what_a_status_leaves_out_stays_except_for_the_phases_explanation() {
 
 #[test]
 fn a_terminal_phase_in_the_api_is_final() {
-    check(
-        json!({"phase": "Failed", "reason": "Evicted"}),
-        json!({"phase": "Running"}),
-        Value::Null,
-    );
+    check(json!({"phase": "Failed", "reason": "Evicted"}), json!({"phase": "Running"}), Value::Null);
     check(
         json!({"phase": "Succeeded"}),
         json!({"phase": "Failed", "reason": "Error", "podIP": "10.0.0.1"}),
@@ -68,11 +52,7 @@ fn address_lists_are_replaced_whole() {
         json!({"podIPs": [{"ip": "10.0.0.2"}]}),
         json!({"podIPs": [{"$patch": "replace"}, {"ip": "10.0.0.2"}]}),
     );
-    check(
-        json!({"podIPs": [{"ip": "10.0.0.1"}]}),
-        json!({"podIPs": [{"ip": "10.0.0.1"}]}),
-        Value::Null,
-    );
+    check(json!({"podIPs": [{"ip": "10.0.0.1"}]}), json!({"podIPs": [{"ip": "10.0.0.1"}]}), Value::Null);
 }
 
 #[test]
@@ -101,11 +81,7 @@ fn conditions_are_sent_one_by_one() {
 #[test]
 fn another_message_keeps_the_transition_time() {
     let with = |message: &str, time: &str| json!({"conditions": [{"type": "Ready", "status": "False", "message": message, "lastTransitionTime": time}]});
-    check(
-        with("a", "2023-11-14T22:13:20Z"),
-        with("b", "2023-11-14T22:13:30Z"),
-        with("b", "2023-11-14T22:13:20Z"),
-    );
+    check(with("a", "2023-11-14T22:13:20Z"), with("b", "2023-11-14T22:13:30Z"), with("b", "2023-11-14T22:13:20Z"));
 }
 
 #[test]

@@ -16,17 +16,11 @@ fn uid(name: &str) -> PodUid {
 }
 
 fn phase(phase: &str) -> PodStatus {
-    PodStatus {
-        phase: Some(phase.into()),
-        ..PodStatus::default()
-    }
+    PodStatus { phase: Some(phase.into()), ..PodStatus::default() }
 }
 
 fn pod(name: &str) -> Pod {
-    let mut pod = Pod {
-        status: Some(phase("Pending")),
-        ..Pod::default()
-    };
+    let mut pod = Pod { status: Some(phase("Pending")), ..Pod::default() };
     pod.metadata.namespace = Some("shop".into());
     pod.metadata.name = Some(name.into());
     pod.metadata.uid = Some(uid(name).as_str().into());
@@ -34,10 +28,7 @@ fn pod(name: &str) -> Pod {
 }
 
 fn away() -> ApiError {
-    ApiError::Unavailable {
-        what: "patch".into(),
-        message: "connection refused".into(),
-    }
+    ApiError::Unavailable { what: "patch".into(), message: "connection refused".into() }
 }
 
 /// A writer that runs, over a cluster that has these pods.
@@ -64,11 +55,7 @@ async fn a_change_reaches_the_api_without_a_read_before() {
     assert_eq!(writer.flushed(&uid("a")).await, Flush::Accepted);
     assert_eq!(phase_at(&cluster, "a").as_deref(), Some("Running"));
     assert_eq!(cluster.call_names(), ["patch shop/a"]);
-    assert_eq!(
-        began.elapsed(),
-        Duration::ZERO,
-        "no timer stands between a change and the API"
-    );
+    assert_eq!(began.elapsed(), Duration::ZERO, "no timer stands between a change and the API");
 }
 
 #[tokio::test(start_paused = true)]
@@ -95,10 +82,7 @@ async fn only_the_newest_status_is_sent_after_an_outage() {
     }
     tokio::time::sleep(Duration::from_secs(60)).await;
     let tried = cluster.call_names().len();
-    assert!(
-        (10..40).contains(&tried),
-        "a probe each few seconds, not {tried} calls in a minute"
-    );
+    assert!((10..40).contains(&tried), "a probe each few seconds, not {tried} calls in a minute");
     for name in ["a", "b"] {
         writer.set(&uid(name), phase("Succeeded"));
     }
@@ -121,10 +105,7 @@ async fn an_api_server_that_never_answers_counts_as_away() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     cluster.set_latency(Duration::ZERO);
     let flushed = timeout(Duration::from_secs(15), writer.flushed(&uid("a"))).await;
-    assert_eq!(
-        flushed.expect("the call is given up after ten seconds"),
-        Flush::Accepted
-    );
+    assert_eq!(flushed.expect("the call is given up after ten seconds"), Flush::Accepted);
 }
 
 #[tokio::test(start_paused = true)]
@@ -146,10 +127,7 @@ async fn a_uid_mismatch_told_as_an_invalid_change_is_understood() {
     cluster.put_pod(other);
     cluster.fail_next(
         "patch shop/a",
-        ApiError::Invalid {
-            what: "patch".into(),
-            message: "uid: field is immutable".into(),
-        },
+        ApiError::Invalid { what: "patch".into(), message: "uid: field is immutable".into() },
     );
     writer.set(&uid("a"), phase("Running"));
     assert_eq!(writer.flushed(&uid("a")).await, Flush::Gone);
@@ -158,31 +136,16 @@ async fn a_uid_mismatch_told_as_an_invalid_change_is_understood() {
 #[tokio::test(start_paused = true)]
 async fn a_conflict_leads_to_another_patch() {
     let (cluster, writer) = start(&["a"]);
-    cluster.fail_next(
-        "patch shop/a",
-        ApiError::Conflict {
-            what: "patch".into(),
-            message: "modified".into(),
-        },
-    );
+    cluster.fail_next("patch shop/a", ApiError::Conflict { what: "patch".into(), message: "modified".into() });
     writer.set(&uid("a"), phase("Running"));
     assert_eq!(writer.flushed(&uid("a")).await, Flush::Accepted);
-    assert_eq!(
-        cluster.call_names(),
-        ["patch shop/a", "get shop/a", "patch shop/a"]
-    );
+    assert_eq!(cluster.call_names(), ["patch shop/a", "get shop/a", "patch shop/a"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_invalid_status_is_given_up_until_it_changes() {
     let (cluster, writer) = start(&["a"]);
-    cluster.fail_next(
-        "patch shop/a",
-        ApiError::Invalid {
-            what: "patch".into(),
-            message: "no".into(),
-        },
-    );
+    cluster.fail_next("patch shop/a", ApiError::Invalid { what: "patch".into(), message: "no".into() });
     writer.set(&uid("a"), phase("Running"));
     assert_eq!(writer.flushed(&uid("a")).await, Flush::Rejected);
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -198,10 +161,7 @@ async fn deleting_a_pod_goes_on_until_it_is_gone() {
     cluster.fail_next("delete shop/a", away());
     writer.delete_pod(&PodRef::of(&pod("a"))).await;
     assert_eq!(cluster.pod("shop", "a"), None);
-    assert_eq!(
-        cluster.calls().last().expect("a call").1,
-        serde_json::json!({"uid": "uid-a", "grace": 0})
-    );
+    assert_eq!(cluster.calls().last().expect("a call").1, serde_json::json!({"uid": "uid-a", "grace": 0}));
     writer.delete_pod(&PodRef::of(&pod("a"))).await;
 }
 

@@ -29,58 +29,26 @@ fn pod_labels(pod: &Pod) -> BTreeMap<String, String> {
 }
 
 /// What a later life of the agent needs of a container whose pod it no longer has.
-pub(super) fn container_annotations(
-    pod: &Pod,
-    container: &Container,
-    attempt: u32,
-) -> BTreeMap<String, String> {
+pub(super) fn container_annotations(pod: &Pod, container: &Container, attempt: u32) -> BTreeMap<String, String> {
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
     let mut all: BTreeMap<String, String> = BTreeMap::from([
-        (
-            annotations::CONTAINER_HASH.into(),
-            pod::container_hash(container),
-        ),
-        (
-            annotations::CONTAINER_RESTART_COUNT.into(),
-            attempt.to_string(),
-        ),
-        (
-            annotations::TERMINATION_MESSAGE_PATH.into(),
-            text(&container.termination_message_path),
-        ),
-        (
-            annotations::TERMINATION_MESSAGE_POLICY.into(),
-            text(&container.termination_message_policy),
-        ),
+        (annotations::CONTAINER_HASH.into(), pod::container_hash(container)),
+        (annotations::CONTAINER_RESTART_COUNT.into(), attempt.to_string()),
+        (annotations::TERMINATION_MESSAGE_PATH.into(), text(&container.termination_message_path)),
+        (annotations::TERMINATION_MESSAGE_POLICY.into(), text(&container.termination_message_policy)),
     ]);
     if let Some(seconds) = pod.metadata.deletion_grace_period_seconds {
-        all.insert(
-            annotations::POD_DELETION_GRACE_PERIOD.into(),
-            seconds.to_string(),
-        );
+        all.insert(annotations::POD_DELETION_GRACE_PERIOD.into(), seconds.to_string());
     }
     if let Some(seconds) = pod::spec(pod).termination_grace_period_seconds {
-        all.insert(
-            annotations::POD_TERMINATION_GRACE_PERIOD.into(),
-            seconds.to_string(),
-        );
+        all.insert(annotations::POD_TERMINATION_GRACE_PERIOD.into(), seconds.to_string());
     }
     let as_json = "API types serialize: their keys are strings";
-    if let Some(handler) = container
-        .lifecycle
-        .as_ref()
-        .and_then(|lifecycle| lifecycle.pre_stop.as_ref())
-    {
-        all.insert(
-            annotations::PRE_STOP_HANDLER.into(),
-            serde_json::to_string(handler).expect(as_json),
-        );
+    if let Some(handler) = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref()) {
+        all.insert(annotations::PRE_STOP_HANDLER.into(), serde_json::to_string(handler).expect(as_json));
     }
     if let Some(ports) = container.ports.as_ref().filter(|ports| !ports.is_empty()) {
-        all.insert(
-            annotations::PORTS.into(),
-            serde_json::to_string(ports).expect(as_json),
-        );
+        all.insert(annotations::PORTS.into(), serde_json::to_string(ports).expect(as_json));
     }
     all
 }

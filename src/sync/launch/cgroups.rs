@@ -45,10 +45,7 @@ pub struct KubepodsLimits {
 }
 
 pub fn kubepods_settings(limits: &KubepodsLimits) -> CgroupSettings {
-    let hugepages = limits
-        .hugepages
-        .iter()
-        .map(|(size, bytes)| (hugepage_size_name(*size), *bytes));
+    let hugepages = limits.hugepages.iter().map(|(size, bytes)| (hugepage_size_name(*size), *bytes));
     CgroupSettings {
         cpu_shares: Some(milli_cpu_to_shares(limits.milli_cpu)),
         memory_limit_bytes: Some(limits.memory_bytes),
@@ -69,40 +66,24 @@ pub fn qos_cgroups<'a>(
     config: &CgroupConfig,
 ) -> Vec<(CgroupPath, CgroupSettings)> {
     let burstable = pods.filter(|pod| qos::class(pod) == QosClass::Burstable);
-    let milli_cpu: u64 = burstable
-        .map(|pod| positive(amount(&pod_resources(pod).requests, "cpu").milli_value()))
-        .sum();
-    let shares = |shares| CgroupSettings {
-        cpu_shares: Some(shares),
-        ..CgroupSettings::default()
-    };
+    let milli_cpu: u64 = burstable.map(|pod| positive(amount(&pod_resources(pod).requests, "cpu").milli_value())).sum();
+    let shares = |shares| CgroupSettings { cpu_shares: Some(shares), ..CgroupSettings::default() };
     vec![
         (kubepods(config), config.kubepods.clone()),
         (qos_cgroup(QosClass::BestEffort, config), shares(SHARES_MIN)),
-        (
-            qos_cgroup(QosClass::Burstable, config),
-            shares(milli_cpu_to_shares(milli_cpu)),
-        ),
+        (qos_cgroup(QosClass::Burstable, config), shares(milli_cpu_to_shares(milli_cpu))),
     ]
 }
 
 /// A pod's cgroup and its settings.
 pub fn pod_cgroup(pod: &Pod, config: &CgroupConfig) -> (CgroupPath, CgroupSettings) {
     let class = qos::class(pod);
-    (
-        pod_path(&PodRef::of(pod).uid, class, config),
-        pod_settings(pod, class, config),
-    )
+    (pod_path(&PodRef::of(pod).uid, class, config), pod_settings(pod, class, config))
 }
 
 /// Every place where the cgroup of a pod can be whose class is not known.
 pub fn pod_cgroup_candidates(uid: &PodUid, config: &CgroupConfig) -> [CgroupPath; 3] {
-    [
-        QosClass::Guaranteed,
-        QosClass::Burstable,
-        QosClass::BestEffort,
-    ]
-    .map(|class| pod_path(uid, class, config))
+    [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort].map(|class| pod_path(uid, class, config))
 }
 
 /// What the runtime is told to put a pod's sandbox and containers under.
@@ -161,6 +142,5 @@ fn pod_settings(pod: &Pod, class: QosClass, config: &CgroupConfig) -> CgroupSett
 fn is_limited(pod: &Pod, name: &str) -> bool {
     let limits = |resources: &Resources| !amount(&resources.limits, name).is_zero();
     limits(&Resources::of(spec(pod).resources.as_ref()))
-        || workload_containers(pod)
-            .all(|(_, container)| limits(&Resources::of_container(container)))
+        || workload_containers(pod).all(|(_, container)| limits(&Resources::of_container(container)))
 }

@@ -36,20 +36,9 @@ pub fn container_config(
     container: &Container,
     inputs: ContainerInputs<'_>,
 ) -> Result<ContainerConfig, LaunchError> {
-    let ContainerInputs {
-        attempt,
-        image,
-        env,
-        mut mounts,
-        termination_log,
-        target,
-        config,
-    } = inputs;
+    let ContainerInputs { attempt, image, env, mut mounts, termination_log, target, config } = inputs;
     check_non_root(pod, container, image)?;
-    let message_path = container
-        .termination_message_path
-        .as_deref()
-        .filter(|path| !path.is_empty());
+    let message_path = container.termination_message_path.as_deref().filter(|path| !path.is_empty());
     if let (Some(container_path), Some(host_path)) = (message_path, termination_log) {
         mounts.push(Mount {
             container_path: container_path.to_owned(),

@@ -17,8 +17,7 @@ mod tests;
 use std::path::PathBuf;
 
 pub use cgroups::{
-    CgroupConfig, KubepodsLimits, kubepods, kubepods_settings, pod_cgroup, pod_cgroup_candidates,
-    qos_cgroups,
+    CgroupConfig, KubepodsLimits, kubepods, kubepods_settings, pod_cgroup, pod_cgroup_candidates, qos_cgroups,
 };
 pub use container::{ContainerInputs, container_config};
 pub use sandbox::{SandboxInputs, sandbox_config};
@@ -60,19 +59,13 @@ pub enum LaunchError {
     NoLocalhostAppArmor,
     #[error("container's runAsUser breaks non-root policy (pod: {pod:?}, container: {container})")]
     RunAsRoot { pod: String, container: String },
-    #[error(
-        "container has runAsNonRoot and image will run as root (pod: {pod:?}, container: {container})"
-    )]
+    #[error("container has runAsNonRoot and image will run as root (pod: {pod:?}, container: {container})")]
     ImageRunsAsRoot { pod: String, container: String },
     #[error(
         "container has runAsNonRoot and image has non-numeric user ({user}), cannot verify user is non-root \
          (pod: {pod:?}, container: {container})"
     )]
-    ImageUserUnknown {
-        user: String,
-        pod: String,
-        container: String,
-    },
+    ImageUserUnknown { user: String, pod: String, container: String },
     #[error("runtimeClassName {0:?} is not supported by this agent")]
     RuntimeClass(String),
     #[error("hostUsers: false is not supported by this agent")]

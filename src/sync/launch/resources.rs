@@ -8,9 +8,7 @@ use super::LaunchConfig;
 use crate::config::quantity::{self, Quantity};
 use crate::cri::LinuxResources;
 use crate::host::CgroupVersion;
-use crate::host::cgroup_math::{
-    SHARES_MIN, hugepage_size_name, milli_cpu_to_quota, milli_cpu_to_shares,
-};
+use crate::host::cgroup_math::{SHARES_MIN, hugepage_size_name, milli_cpu_to_quota, milli_cpu_to_shares};
 use crate::pod::containers::{is_sidecar, regular_containers, workload_containers};
 use crate::pod::qos::{self, QosClass};
 use crate::pod::resources::{Amounts, Resources, amounts, pod_resources_without_overhead};
@@ -35,18 +33,9 @@ pub(super) fn overhead_resources(pod: &Pod, config: &LaunchConfig) -> LinuxResou
     linux_resources(&overhead, &overhead, config)
 }
 
-pub(super) fn container_resources(
-    pod: &Pod,
-    container: &Container,
-    config: &LaunchConfig,
-) -> LinuxResources {
+pub(super) fn container_resources(pod: &Pod, container: &Container, config: &LaunchConfig) -> LinuxResources {
     let mut own = Resources::of_container(container);
-    let pod_limits = amounts(
-        spec(pod)
-            .resources
-            .as_ref()
-            .and_then(|resources| resources.limits.as_ref()),
-    );
+    let pod_limits = amounts(spec(pod).resources.as_ref().and_then(|resources| resources.limits.as_ref()));
     // A container without a limit of its own is held to the pod's.
     for (name, limit) in pod_limits {
         let unset = own.limits.get(&name).is_none_or(|limit| limit.is_zero());
@@ -64,14 +53,10 @@ pub(super) fn container_resources(
 fn linux_resources(requests: &Amounts, limits: &Amounts, config: &LaunchConfig) -> LinuxResources {
     let milli_cpu = |amounts: &Amounts| amounts.get("cpu").map(|cpu| positive(cpu.milli_value()));
     let cpu_limit = milli_cpu(limits).unwrap_or(0);
-    let shares = milli_cpu(requests)
-        .or(milli_cpu(limits))
-        .map_or(SHARES_MIN, milli_cpu_to_shares);
+    let shares = milli_cpu(requests).or(milli_cpu(limits)).map_or(SHARES_MIN, milli_cpu_to_shares);
     let mut resources = LinuxResources {
         cpu_shares: capped(shares),
-        memory_limit_bytes: limits
-            .get("memory")
-            .map_or(0, |memory| memory.value().max(0)),
+        memory_limit_bytes: limits.get("memory").map_or(0, |memory| memory.value().max(0)),
         ..LinuxResources::default()
     };
     let cgroups = &config.cgroups;
@@ -92,9 +77,7 @@ fn forbid_swap(resources: &mut LinuxResources, config: &LaunchConfig) {
         // On v1 the limit is one of memory and swap together.
         CgroupVersion::V1 => resources.memory_swap_limit_bytes = resources.memory_limit_bytes,
         CgroupVersion::V2 => {
-            resources
-                .unified
-                .insert("memory.swap.max".into(), "0".into());
+            resources.unified.insert("memory.swap.max".into(), "0".into());
         }
     }
 }
@@ -102,25 +85,15 @@ fn forbid_swap(resources: &mut LinuxResources, config: &LaunchConfig) {
 /// A limit for every page size of the machine, nothing where nothing was asked for.
 pub(super) fn hugepage_limits(limits: &Amounts, sizes: &[u64]) -> Vec<(String, u64)> {
     let asked = |size: u64| {
-        let of_size = |name: &str| {
-            name.strip_prefix("hugepages-")
-                .is_some_and(|text| quantity_bytes(text) == Some(size))
-        };
-        limits
-            .iter()
-            .find(|(name, _)| of_size(name))
-            .map_or(0, |(_, limit)| positive(limit.value()))
+        let of_size =
+            |name: &str| name.strip_prefix("hugepages-").is_some_and(|text| quantity_bytes(text) == Some(size));
+        limits.iter().find(|(name, _)| of_size(name)).map_or(0, |(_, limit)| positive(limit.value()))
     };
-    sizes
-        .iter()
-        .map(|size| (hugepage_size_name(*size), asked(*size)))
-        .collect()
+    sizes.iter().map(|size| (hugepage_size_name(*size), asked(*size))).collect()
 }
 
 fn quantity_bytes(text: &str) -> Option<u64> {
-    quantity::parse(text)
-        .ok()
-        .map(|size| positive(size.value()))
+    quantity::parse(text).ok().map(|size| positive(size.value()))
 }
 
 /// How readily the kernel kills the container when the machine runs out of memory: the less
@@ -134,17 +107,11 @@ fn oom_score_adj(pod: &Pod, container: &Container, memory_bytes: u64) -> i64 {
         QosClass::Burstable => {}
     }
     let share = unclaimed_memory_share(pod);
-    let score = |request: i64| {
-        1000 - (i128::from(request + share) * 1000 / i128::from(memory_bytes.max(1))) as i64
-    };
+    let score = |request: i64| 1000 - (i128::from(request + share) * 1000 / i128::from(memory_bytes.max(1))) as i64;
     let mut own = score(memory_request(container));
     if is_sidecar(container) {
         // A sidecar goes no sooner than the containers it serves.
-        let least = regular_containers(pod)
-            .iter()
-            .map(memory_request)
-            .min()
-            .unwrap_or(0);
+        let least = regular_containers(pod).iter().map(memory_request).min().unwrap_or(0);
         own = own.min(score(least));
     }
     own.clamp(OOM_SCORE_BURSTABLE_MIN, OOM_SCORE_BURSTABLE_MAX)

@@ -25,22 +25,11 @@ pub struct SandboxInputs<'a> {
 }
 
 /// The configuration of a pod's sandbox, and what its owner should be told of it.
-pub fn sandbox_config(
-    pod: &Pod,
-    inputs: SandboxInputs<'_>,
-) -> Result<(SandboxConfig, Vec<DnsWarning>), LaunchError> {
-    let SandboxInputs {
-        attempt,
-        resolver,
-        config,
-    } = inputs;
+pub fn sandbox_config(pod: &Pod, inputs: SandboxInputs<'_>) -> Result<(SandboxConfig, Vec<DnsWarning>), LaunchError> {
+    let SandboxInputs { attempt, resolver, config } = inputs;
     let spec = spec(pod);
     // Both would silently give the pod less isolation than it asks for.
-    if let Some(class) = spec
-        .runtime_class_name
-        .as_ref()
-        .filter(|class| !class.is_empty())
-    {
+    if let Some(class) = spec.runtime_class_name.as_ref().filter(|class| !class.is_empty()) {
         return Err(LaunchError::RuntimeClass(class.clone()));
     }
     if spec.host_users == Some(false) {
@@ -54,26 +43,15 @@ pub fn sandbox_config(
         _ => PodHostname::of(pod, &config.cluster_dns.domain)?.for_kernel(pod)?,
     };
     let (resolver, warnings) = pod_resolver(pod, &config.cluster_dns, resolver);
-    let sysctls = spec
-        .security_context
-        .as_ref()
-        .and_then(|context| context.sysctls.as_ref());
+    let sysctls = spec.security_context.as_ref().and_then(|context| context.sysctls.as_ref());
     let sandbox = SandboxConfig {
-        log_directory: config
-            .pod_logs_dir
-            .join(log_directory_name(&reference))
-            .to_string_lossy()
-            .into_owned(),
+        log_directory: config.pod_logs_dir.join(log_directory_name(&reference)).to_string_lossy().into_owned(),
         pod_name: reference.name,
         pod_namespace: reference.namespace,
         pod_uid: reference.uid.to_string(),
         attempt,
         hostname,
-        dns: Some(DnsConfig {
-            servers: resolver.servers,
-            searches: resolver.searches,
-            options: resolver.options,
-        }),
+        dns: Some(DnsConfig { servers: resolver.servers, searches: resolver.searches, options: resolver.options }),
         port_mappings: regular_containers(pod)
             .iter()
             .flat_map(|container| container.ports.iter().flatten())
@@ -82,11 +60,7 @@ pub fn sandbox_config(
         labels: sandbox_labels(pod),
         annotations: pod.metadata.annotations.clone().unwrap_or_default(),
         cgroup_parent: cgroup_parent(pod, &config.cgroups),
-        sysctls: sysctls
-            .into_iter()
-            .flatten()
-            .map(|sysctl| (sysctl.name.clone(), sysctl.value.clone()))
-            .collect(),
+        sysctls: sysctls.into_iter().flatten().map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
         security: sandbox_security(pod)?,
         resources: Some(sandbox_resources(pod, config)),
         overhead: Some(overhead_resources(pod, config)),

@@ -9,10 +9,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::{LaunchConfig, LaunchError};
-use crate::cri::{
-    ContainerId, NamespaceMode, NamespaceOptions, SecurityContext, SecurityProfile,
-    SelinuxOptions,
-};
+use crate::cri::{ContainerId, NamespaceMode, NamespaceOptions, SecurityContext, SecurityProfile, SelinuxOptions};
 use crate::images::ReadyImage;
 use crate::pod::containers::all_containers;
 use crate::pod::{PodRef, spec};
@@ -32,13 +29,7 @@ const MASKED_PATHS: [&str; 12] = [
     "/sys/firmware",
     "/sys/devices/virtual/powercap",
 ];
-const READONLY_PATHS: [&str; 5] = [
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
+const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Where static pods may still name their AppArmor profile, followed by the container's name.
 const APPARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
@@ -47,9 +38,7 @@ pub(super) fn sandbox_security(pod: &Pod) -> Result<SecurityContext, LaunchError
     let context = pod_context(pod);
     Ok(SecurityContext {
         namespaces: namespaces(pod),
-        selinux: context
-            .and_then(|context| context.se_linux_options.as_ref())
-            .map(selinux),
+        selinux: context.and_then(|context| context.se_linux_options.as_ref()).map(selinux),
         run_as_user: context.and_then(|context| context.run_as_user),
         run_as_group: context.and_then(|context| context.run_as_group),
         supplemental_groups: supplemental_groups(pod),
@@ -71,32 +60,18 @@ pub(super) fn container_security(
     let empty = ContainerContext::default();
     let own = container.security_context.as_ref().unwrap_or(&empty);
     let pods = pod_context(pod);
-    let run_as_user = own
-        .run_as_user
-        .or(pods.and_then(|context| context.run_as_user));
-    let selinux_options = own
-        .se_linux_options
-        .as_ref()
-        .or(pods.and_then(|context| context.se_linux_options.as_ref()));
+    let run_as_user = own.run_as_user.or(pods.and_then(|context| context.run_as_user));
+    let selinux_options = own.se_linux_options.as_ref().or(pods.and_then(|context| context.se_linux_options.as_ref()));
     let capabilities = own.capabilities.clone().unwrap_or_default();
     let unmasked = own.proc_mount.as_deref() == Some("Unmasked");
-    let paths = |paths: &[&str]| {
-        paths
-            .iter()
-            .map(|path| (*path).to_owned())
-            .collect::<Vec<_>>()
-    };
+    let paths = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>();
 
     let mut namespaces = namespaces(pod);
     if let (Some(target), NamespaceMode::Container) = (target, namespaces.pid) {
         namespaces.pid = NamespaceMode::Target;
         namespaces.target_id = target.to_string();
     }
-    let mut masked_paths = if unmasked {
-        Vec::new()
-    } else {
-        paths(&MASKED_PATHS)
-    };
+    let mut masked_paths = if unmasked { Vec::new() } else { paths(&MASKED_PATHS) };
     if !unmasked {
         masked_paths.extend(config.thermal_throttle_dirs.iter().cloned());
     }
@@ -106,14 +81,8 @@ pub(super) fn container_security(
         // The image's user applies where nobody names one, and is only told as a name where
         // it has no number.
         run_as_user: run_as_user.or(image.uid),
-        run_as_username: if run_as_user.is_none() {
-            image.username.clone()
-        } else {
-            String::new()
-        },
-        run_as_group: own
-            .run_as_group
-            .or(pods.and_then(|context| context.run_as_group)),
+        run_as_username: if run_as_user.is_none() { image.username.clone() } else { String::new() },
+        run_as_group: own.run_as_group.or(pods.and_then(|context| context.run_as_group)),
         readonly_rootfs: own.read_only_root_filesystem.unwrap_or_default(),
         supplemental_groups: supplemental_groups(pod),
         supplemental_groups_strict: supplemental_groups_strict(pod)?,
@@ -124,31 +93,19 @@ pub(super) fn container_security(
         drop_capabilities: capabilities.drop.unwrap_or_default(),
         no_new_privs: own.allow_privilege_escalation == Some(false),
         masked_paths,
-        readonly_paths: if unmasked {
-            Vec::new()
-        } else {
-            paths(&READONLY_PATHS)
-        },
+        readonly_paths: if unmasked { Vec::new() } else { paths(&READONLY_PATHS) },
     })
 }
 
 /// Refuses a container that must not run as root and would, or might.
-pub(super) fn check_non_root(
-    pod: &Pod,
-    container: &Container,
-    image: &ReadyImage,
-) -> Result<(), LaunchError> {
+pub(super) fn check_non_root(pod: &Pod, container: &Container, image: &ReadyImage) -> Result<(), LaunchError> {
     let own = container.security_context.as_ref();
     let pods = pod_context(pod);
-    let asked = own
-        .and_then(|own| own.run_as_non_root)
-        .or(pods.and_then(|context| context.run_as_non_root));
+    let asked = own.and_then(|own| own.run_as_non_root).or(pods.and_then(|context| context.run_as_non_root));
     if asked != Some(true) {
         return Ok(());
     }
-    let user = own
-        .and_then(|own| own.run_as_user)
-        .or(pods.and_then(|context| context.run_as_user));
+    let user = own.and_then(|own| own.run_as_user).or(pods.and_then(|context| context.run_as_user));
     let reference = PodRef::of(pod);
     let pod = format!("{}({})", reference.full_name(), reference.uid);
     let container = container.name.clone();
@@ -158,11 +115,7 @@ pub(super) fn check_non_root(
         (None, Some(0)) => Err(LaunchError::ImageRunsAsRoot { pod, container }),
         (None, Some(_)) => Ok(()),
         (None, None) if image.username.is_empty() => Ok(()),
-        (None, None) => Err(LaunchError::ImageUserUnknown {
-            user: image.username.clone(),
-            pod,
-            container,
-        }),
+        (None, None) => Err(LaunchError::ImageUserUnknown { user: image.username.clone(), pod, container }),
     }
 }
 
@@ -171,27 +124,15 @@ fn pod_context(pod: &Pod) -> Option<&PodSecurityContext> {
 }
 
 fn is_privileged(container: &Container) -> bool {
-    container
-        .security_context
-        .as_ref()
-        .and_then(|context| context.privileged)
-        .unwrap_or_default()
+    container.security_context.as_ref().and_then(|context| context.privileged).unwrap_or_default()
 }
 
 fn namespaces(pod: &Pod) -> NamespaceOptions {
     let spec = spec(pod);
     let of_node = |host: Option<bool>, otherwise| {
-        if host == Some(true) {
-            NamespaceMode::Node
-        } else {
-            otherwise
-        }
+        if host == Some(true) { NamespaceMode::Node } else { otherwise }
     };
-    let pid = if spec.share_process_namespace == Some(true) {
-        NamespaceMode::Pod
-    } else {
-        NamespaceMode::Container
-    };
+    let pid = if spec.share_process_namespace == Some(true) { NamespaceMode::Pod } else { NamespaceMode::Container };
     NamespaceOptions {
         network: of_node(spec.host_network, NamespaceMode::Pod),
         ipc: of_node(spec.host_ipc, NamespaceMode::Pod),
@@ -205,11 +146,7 @@ fn supplemental_groups(pod: &Pod) -> Vec<i64> {
     let Some(context) = pod_context(pod) else {
         return Vec::new();
     };
-    context
-        .fs_group
-        .into_iter()
-        .chain(context.supplemental_groups.iter().flatten().copied())
-        .collect()
+    context.fs_group.into_iter().chain(context.supplemental_groups.iter().flatten().copied()).collect()
 }
 
 fn supplemental_groups_strict(pod: &Pod) -> Result<bool, LaunchError> {
@@ -247,14 +184,9 @@ fn seccomp_profile(profile: &SeccompProfile, dir: &Path) -> Result<SecurityProfi
     match profile.type_.as_str() {
         "RuntimeDefault" => Ok(SecurityProfile::RuntimeDefault),
         "Localhost" => {
-            let file = profile
-                .localhost_profile
-                .as_deref()
-                .filter(|file| !file.is_empty());
+            let file = profile.localhost_profile.as_deref().filter(|file| !file.is_empty());
             let path = dir.join(file.ok_or(LaunchError::NoLocalhostSeccomp)?);
-            Ok(SecurityProfile::Localhost(
-                path.to_string_lossy().into_owned(),
-            ))
+            Ok(SecurityProfile::Localhost(path.to_string_lossy().into_owned()))
         }
         _ => Ok(SecurityProfile::Unconfined),
     }
@@ -262,36 +194,24 @@ fn seccomp_profile(profile: &SeccompProfile, dir: &Path) -> Result<SecurityProfi
 
 /// `None` leaves the choice to the runtime.
 fn apparmor(pod: &Pod, container: &Container) -> Result<Option<SecurityProfile>, LaunchError> {
-    let own = container
-        .security_context
-        .as_ref()
-        .and_then(|context| context.app_armor_profile.as_ref());
+    let own = container.security_context.as_ref().and_then(|context| context.app_armor_profile.as_ref());
     if let Some(profile) = own {
         return apparmor_profile(profile).map(Some);
     }
     // The API server turns the annotation into the field, but static pods do not pass it.
     let annotation = format!("{APPARMOR_ANNOTATION}{}", container.name);
-    let annotated = pod
-        .metadata
-        .annotations
-        .as_ref()
-        .and_then(|annotations| annotations.get(&annotation));
+    let annotated = pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(&annotation));
     if let Some(profile) = annotated.and_then(|value| annotated_apparmor(value)) {
         return Ok(Some(profile));
     }
-    pod_context(pod)
-        .and_then(|context| context.app_armor_profile.as_ref())
-        .map(apparmor_profile)
-        .transpose()
+    pod_context(pod).and_then(|context| context.app_armor_profile.as_ref()).map(apparmor_profile).transpose()
 }
 
 fn annotated_apparmor(value: &str) -> Option<SecurityProfile> {
     match value {
         "runtime/default" => Some(SecurityProfile::RuntimeDefault),
         "unconfined" => Some(SecurityProfile::Unconfined),
-        _ => value
-            .strip_prefix("localhost/")
-            .map(|name| SecurityProfile::Localhost(name.to_owned())),
+        _ => value.strip_prefix("localhost/").map(|name| SecurityProfile::Localhost(name.to_owned())),
     }
 }
 
@@ -299,13 +219,8 @@ fn apparmor_profile(profile: &AppArmorProfile) -> Result<SecurityProfile, Launch
     match profile.type_.as_str() {
         "RuntimeDefault" => Ok(SecurityProfile::RuntimeDefault),
         "Localhost" => {
-            let name = profile
-                .localhost_profile
-                .as_deref()
-                .filter(|name| !name.is_empty());
-            Ok(SecurityProfile::Localhost(
-                name.ok_or(LaunchError::NoLocalhostAppArmor)?.to_owned(),
-            ))
+            let name = profile.localhost_profile.as_deref().filter(|name| !name.is_empty());
+            Ok(SecurityProfile::Localhost(name.ok_or(LaunchError::NoLocalhostAppArmor)?.to_owned()))
         }
         _ => Ok(SecurityProfile::Unconfined),
     }

@@ -5,12 +5,11 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::*;
 use crate::cri::{
-    CgroupDriver, ContainerConfig, ContainerId, DnsConfig, LinuxResources, Mount,
-    NamespaceMode, NamespaceOptions, PortMapping, Protocol, SandboxConfig, SecurityContext,
-    SecurityProfile, SelinuxOptions,
+    CgroupDriver, ContainerConfig, ContainerId, DnsConfig, LinuxResources, Mount, NamespaceMode, NamespaceOptions,
+    PortMapping, Protocol, SandboxConfig, SecurityContext, SecurityProfile, SelinuxOptions,
 };
-use crate::images::ReadyImage;
 use crate::host::{CgroupPath, CgroupSettings, CgroupVersion};
+use crate::images::ReadyImage;
 use crate::pod::PodUid;
 use crate::pod::containers::find;
 use crate::pod::dns::{ClusterDns, Resolver};
@@ -46,20 +45,12 @@ fn config() -> LaunchConfig {
 }
 
 fn image() -> ReadyImage {
-    ReadyImage {
-        image_ref: "sha256:abc".into(),
-        uid: Some(0),
-        username: String::new(),
-    }
+    ReadyImage { image_ref: "sha256:abc".into(), uid: Some(0), username: String::new() }
 }
 
 fn sandbox_with(pod: &Pod, config: &LaunchConfig) -> Result<SandboxConfig, LaunchError> {
     let resolver = Resolver::default();
-    let inputs = SandboxInputs {
-        attempt: 3,
-        resolver: &resolver,
-        config,
-    };
+    let inputs = SandboxInputs { attempt: 3, resolver: &resolver, config };
     sandbox_config(pod, inputs).map(|(sandbox, _)| sandbox)
 }
 
@@ -84,29 +75,21 @@ fn container_with(
 
 /// A pod with one container `web`.
 fn pod(spec: &str, container: &str) -> Pod {
-    pod_yaml(&format!(
-        "{{spec: {{{spec} containers: [{{name: web, image: a:1, {container}}}]}}}}"
-    ))
+    pod_yaml(&format!("{{spec: {{{spec} containers: [{{name: web, image: a:1, {container}}}]}}}}"))
 }
 
 fn security(spec: &str, container: &str) -> SecurityContext {
     let pod = pod(spec, container);
-    container_with(&pod, "web", &image(), &config())
-        .expect("the test pod can be launched")
-        .security
+    container_with(&pod, "web", &image(), &config()).expect("the test pod can be launched").security
 }
 
 fn resources(spec: &str, container: &str, config: &LaunchConfig) -> LinuxResources {
     let pod = pod(spec, container);
-    container_with(&pod, "web", &image(), config)
-        .expect("the test pod can be launched")
-        .resources
+    container_with(&pod, "web", &image(), config).expect("the test pod can be launched").resources
 }
 
 fn map<const N: usize>(entries: [(&str, &str); N]) -> BTreeMap<String, String> {
-    entries
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .into()
+    entries.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
 }
 
 fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
@@ -147,26 +130,12 @@ fn a_sandbox_is_told_everything_of_its_pod() {
         log_directory: format!("/var/log/pods/shop_web-0_{UID}"),
         dns: Some(DnsConfig {
             servers: words(["10.96.0.10"]),
-            searches: words([
-                "shop.svc.cluster.local",
-                "svc.cluster.local",
-                "cluster.local",
-            ]),
+            searches: words(["shop.svc.cluster.local", "svc.cluster.local", "cluster.local"]),
             options: words(["ndots:5"]),
         }),
         port_mappings: vec![
-            PortMapping {
-                protocol: Protocol::Tcp,
-                container_port: 80,
-                host_port: 0,
-                host_ip: String::new(),
-            },
-            PortMapping {
-                protocol: Protocol::Udp,
-                container_port: 53,
-                host_port: 5353,
-                host_ip: "127.0.0.1".into(),
-            },
+            PortMapping { protocol: Protocol::Tcp, container_port: 80, host_port: 0, host_ip: String::new() },
+            PortMapping { protocol: Protocol::Udp, container_port: 53, host_port: 5353, host_ip: "127.0.0.1".into() },
         ],
         labels: map([
             ("app", "web"),
@@ -184,10 +153,7 @@ fn a_sandbox_is_told_everything_of_its_pod() {
                 ipc: NamespaceMode::Pod,
                 target_id: String::new(),
             },
-            selinux: Some(SelinuxOptions {
-                level: "s0".into(),
-                ..SelinuxOptions::default()
-            }),
+            selinux: Some(SelinuxOptions { level: "s0".into(), ..SelinuxOptions::default() }),
             run_as_user: Some(1000),
             run_as_group: Some(1001),
             supplemental_groups: vec![2000, 3000, 3001],
@@ -219,8 +185,7 @@ fn a_sandbox_is_told_everything_of_its_pod() {
 
 #[test]
 fn on_the_hosts_network_the_nodes_name_applies() {
-    let sandbox =
-        sandbox_with(&pod("hostNetwork: true,", ""), &config()).expect("it can be launched");
+    let sandbox = sandbox_with(&pod("hostNetwork: true,", ""), &config()).expect("it can be launched");
     assert_eq!(sandbox.hostname, "");
     assert_eq!(sandbox.security.namespaces.network, NamespaceMode::Node);
 }
@@ -231,18 +196,9 @@ fn what_would_weaken_a_pod_silently_is_refused() {
         let error = sandbox_with(&pod(spec, ""), &config()).expect_err(spec);
         assert_eq!(error.to_string(), expected);
     };
-    check(
-        "runtimeClassName: gvisor,",
-        "runtimeClassName \"gvisor\" is not supported by this agent",
-    );
-    check(
-        "hostUsers: false,",
-        "hostUsers: false is not supported by this agent",
-    );
-    check(
-        "securityContext: {supplementalGroupsPolicy: Odd},",
-        "unsupported supplementalGroupsPolicy: Odd",
-    );
+    check("runtimeClassName: gvisor,", "runtimeClassName \"gvisor\" is not supported by this agent");
+    check("hostUsers: false,", "hostUsers: false is not supported by this agent");
+    check("securityContext: {supplementalGroupsPolicy: Odd},", "unsupported supplementalGroupsPolicy: Odd");
 }
 
 #[test]
@@ -257,37 +213,15 @@ fn the_cgroup_parent_follows_class_driver_and_root() {
     let guaranteed = "resources: {limits: {cpu: 1, memory: 1Gi}}";
     let burstable = "resources: {requests: {cpu: 1}}";
     let systemd_uid = UID.replace('-', "_");
-    check(
-        CgroupDriver::Cgroupfs,
-        "/",
-        guaranteed,
-        format!("/kubepods/pod{UID}"),
-    );
-    check(
-        CgroupDriver::Cgroupfs,
-        "/",
-        burstable,
-        format!("/kubepods/burstable/pod{UID}"),
-    );
-    check(
-        CgroupDriver::Cgroupfs,
-        "/",
-        "",
-        format!("/kubepods/besteffort/pod{UID}"),
-    );
-    check(
-        CgroupDriver::Cgroupfs,
-        "/a/b/",
-        "",
-        format!("/a/b/kubepods/besteffort/pod{UID}"),
-    );
+    check(CgroupDriver::Cgroupfs, "/", guaranteed, format!("/kubepods/pod{UID}"));
+    check(CgroupDriver::Cgroupfs, "/", burstable, format!("/kubepods/burstable/pod{UID}"));
+    check(CgroupDriver::Cgroupfs, "/", "", format!("/kubepods/besteffort/pod{UID}"));
+    check(CgroupDriver::Cgroupfs, "/a/b/", "", format!("/a/b/kubepods/besteffort/pod{UID}"));
     check(
         CgroupDriver::Systemd,
         "/",
         burstable,
-        format!(
-            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{systemd_uid}.slice"
-        ),
+        format!("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{systemd_uid}.slice"),
     );
     let mut config = config();
     config.cgroups.per_qos = false;
@@ -333,11 +267,7 @@ fn a_container_is_told_everything_of_its_spec() {
         target: None,
         config: &config,
     };
-    let web = &pod
-        .spec
-        .as_ref()
-        .expect("the test pod has a spec")
-        .containers[0];
+    let web = &pod.spec.as_ref().expect("the test pod has a spec").containers[0];
     let container = container_config(&pod, web, inputs).expect("it can be launched");
     assert_eq!((container.name.as_str(), container.attempt), ("web", 2));
     assert_eq!(container.image.image, "sha256:abc");
@@ -348,10 +278,7 @@ fn a_container_is_told_everything_of_its_spec() {
     assert_eq!(container.env, [("WHO".to_owned(), "world".to_owned())]);
     assert_eq!(
         container.mounts,
-        [
-            mount("/data", "/pods/x/data"),
-            mount("/dev/termination-log", "/pods/x/containers/web/0a1b2c3d"),
-        ]
+        [mount("/data", "/pods/x/data"), mount("/dev/termination-log", "/pods/x/containers/web/0a1b2c3d"),]
     );
     let labels = map([
         ("io.kubernetes.container.name", "web"),
@@ -363,19 +290,10 @@ fn a_container_is_told_everything_of_its_spec() {
     // The kubelet writes the same JSON objects, with their keys in another order.
     let annotations = map([
         ("io.kubernetes.container.hash", "470421b4"),
-        (
-            "io.kubernetes.container.ports",
-            r#"[{"containerPort":80,"name":"http","protocol":"TCP"}]"#,
-        ),
-        (
-            "io.kubernetes.container.preStopHandler",
-            r#"{"exec":{"command":["stop"]}}"#,
-        ),
+        ("io.kubernetes.container.ports", r#"[{"containerPort":80,"name":"http","protocol":"TCP"}]"#),
+        ("io.kubernetes.container.preStopHandler", r#"{"exec":{"command":["stop"]}}"#),
         ("io.kubernetes.container.restartCount", "2"),
-        (
-            "io.kubernetes.container.terminationMessagePath",
-            "/dev/termination-log",
-        ),
+        ("io.kubernetes.container.terminationMessagePath", "/dev/termination-log"),
         ("io.kubernetes.container.terminationMessagePolicy", "File"),
         ("io.kubernetes.pod.deletionGracePeriod", "5"),
         ("io.kubernetes.pod.terminationGracePeriod", "30"),
@@ -390,12 +308,7 @@ fn a_container_is_told_everything_of_its_spec() {
 fn namespaces_are_shared_as_the_pod_says() {
     let check = |spec: &str, network, pid, ipc| {
         let got = security(spec, "").namespaces;
-        let expected = NamespaceOptions {
-            network,
-            pid,
-            ipc,
-            target_id: String::new(),
-        };
+        let expected = NamespaceOptions { network, pid, ipc, target_id: String::new() };
         assert_eq!(got, expected, "{spec}");
     };
     use NamespaceMode::{Container, Node, Pod};
@@ -423,15 +336,8 @@ fn a_debug_container_joins_the_processes_of_its_target() {
             config: &config,
         };
         let (_, container) = find(&pod, "web").expect("the test pod has this container");
-        let namespaces = container_config(&pod, &container, inputs)
-            .expect("it can be launched")
-            .security
-            .namespaces;
-        assert_eq!(
-            (namespaces.pid, namespaces.target_id.as_str()),
-            expected,
-            "{spec}"
-        );
+        let namespaces = container_config(&pod, &container, inputs).expect("it can be launched").security.namespaces;
+        assert_eq!((namespaces.pid, namespaces.target_id.as_str()), expected, "{spec}");
     };
     check("", (NamespaceMode::Target, "c1"));
     check("shareProcessNamespace: true,", (NamespaceMode::Pod, ""));
@@ -446,12 +352,7 @@ fn the_containers_security_wins_over_the_pods() {
     let got = security(of_pod, "");
     assert_eq!((got.run_as_user, got.run_as_group), (Some(1), Some(2)));
     assert_eq!(got.supplemental_groups, [3, 4]);
-    let selinux = SelinuxOptions {
-        user: "u".into(),
-        role: "r".into(),
-        kind: "pod_t".into(),
-        level: String::new(),
-    };
+    let selinux = SelinuxOptions { user: "u".into(), role: "r".into(), kind: "pod_t".into(), level: String::new() };
     assert_eq!(got.selinux, Some(selinux));
     assert_eq!(got.seccomp, Some(SecurityProfile::RuntimeDefault));
     assert_eq!(got.apparmor, Some(SecurityProfile::RuntimeDefault));
@@ -464,18 +365,9 @@ fn the_containers_security_wins_over_the_pods() {
          allowPrivilegeEscalation: false, privileged: true}",
     );
     assert_eq!((got.run_as_user, got.run_as_group), (Some(11), Some(12)));
-    assert_eq!(
-        got.selinux,
-        Some(SelinuxOptions {
-            kind: "own_t".into(),
-            ..SelinuxOptions::default()
-        })
-    );
+    assert_eq!(got.selinux, Some(SelinuxOptions { kind: "own_t".into(), ..SelinuxOptions::default() }));
     assert_eq!(got.seccomp, Some(SecurityProfile::Unconfined));
-    assert_eq!(
-        got.apparmor,
-        Some(SecurityProfile::Localhost("mine".into()))
-    );
+    assert_eq!(got.apparmor, Some(SecurityProfile::Localhost("mine".into())));
     assert_eq!(got.add_capabilities, ["NET_ADMIN"]);
     assert_eq!(got.drop_capabilities, ["ALL"]);
     assert!(got.readonly_rootfs && got.no_new_privs && got.privileged);
@@ -493,37 +385,20 @@ fn nothing_said_about_security_means_the_defaults() {
 #[test]
 fn seccomp_profiles_are_found() {
     let check = |default: bool, container: &str, expected: Result<SecurityProfile, LaunchError>| {
-        let config = LaunchConfig {
-            seccomp_default: default,
-            ..config()
-        };
+        let config = LaunchConfig { seccomp_default: default, ..config() };
         let pod = pod("", &format!("securityContext: {{{container}}}"));
         let got = container_with(&pod, "web", &image(), &config);
-        assert_eq!(
-            got.map(|container| container.security.seccomp),
-            expected.map(Some),
-            "{container}"
-        );
+        assert_eq!(got.map(|container| container.security.seccomp), expected.map(Some), "{container}");
     };
     check(false, "", Ok(SecurityProfile::Unconfined));
     check(true, "", Ok(SecurityProfile::RuntimeDefault));
-    check(
-        true,
-        "seccompProfile: {type: Unconfined}",
-        Ok(SecurityProfile::Unconfined),
-    );
+    check(true, "seccompProfile: {type: Unconfined}", Ok(SecurityProfile::Unconfined));
     check(
         false,
         "seccompProfile: {type: Localhost, localhostProfile: a/b.json}",
-        Ok(SecurityProfile::Localhost(
-            "/var/lib/kubelet/seccomp/a/b.json".into(),
-        )),
+        Ok(SecurityProfile::Localhost("/var/lib/kubelet/seccomp/a/b.json".into())),
     );
-    check(
-        false,
-        "seccompProfile: {type: Localhost}",
-        Err(LaunchError::NoLocalhostSeccomp),
-    );
+    check(false, "seccompProfile: {type: Localhost}", Err(LaunchError::NoLocalhostSeccomp));
 }
 
 #[test]
@@ -536,18 +411,10 @@ fn an_apparmor_annotation_counts_between_container_and_pod() {
         let key = "container.apparmor.security.beta.kubernetes.io/web";
         pod.metadata.annotations = Some(map([(key, annotation)]));
         let got = container_with(&pod, "web", &image(), &config()).expect("it can be launched");
-        assert_eq!(
-            got.security.apparmor,
-            Some(expected),
-            "{annotation} {container}"
-        );
+        assert_eq!(got.security.apparmor, Some(expected), "{annotation} {container}");
     };
     check("runtime/default", "", SecurityProfile::RuntimeDefault);
-    check(
-        "localhost/mine",
-        "",
-        SecurityProfile::Localhost("mine".into()),
-    );
+    check("localhost/mine", "", SecurityProfile::Localhost("mine".into()));
     check("nonsense", "", SecurityProfile::Unconfined);
     check(
         "runtime/default",
@@ -558,82 +425,41 @@ fn an_apparmor_annotation_counts_between_container_and_pod() {
 
 #[test]
 fn proc_is_masked_unless_the_container_asks_otherwise() {
-    let with_throttle = LaunchConfig {
-        thermal_throttle_dirs: words(["/sys/devices/system/cpu/cpu0/thermal_throttle"]),
-        ..config()
-    };
+    let with_throttle =
+        LaunchConfig { thermal_throttle_dirs: words(["/sys/devices/system/cpu/cpu0/thermal_throttle"]), ..config() };
     let masked = |container: &str| {
         let pod = pod("", container);
-        let got = container_with(&pod, "web", &image(), &with_throttle)
-            .expect("it can be launched")
-            .security;
+        let got = container_with(&pod, "web", &image(), &with_throttle).expect("it can be launched").security;
         (got.masked_paths, got.readonly_paths)
     };
     let (masked_paths, readonly_paths) = masked("");
     assert!(masked_paths.contains(&"/proc/kcore".to_owned()));
-    assert_eq!(
-        masked_paths.last().map(String::as_str),
-        Some("/sys/devices/system/cpu/cpu0/thermal_throttle")
-    );
+    assert_eq!(masked_paths.last().map(String::as_str), Some("/sys/devices/system/cpu/cpu0/thermal_throttle"));
     assert!(readonly_paths.contains(&"/proc/sysrq-trigger".to_owned()));
-    assert_eq!(
-        masked("securityContext: {procMount: Unmasked}"),
-        (Vec::new(), Vec::new())
-    );
+    assert_eq!(masked("securityContext: {procMount: Unmasked}"), (Vec::new(), Vec::new()));
 }
 
 #[test]
 fn the_images_user_applies_where_nobody_names_one() {
     let check = |spec: &str, uid: Option<i64>, username: &str, expected: (Option<i64>, &str)| {
         let pod = pod(spec, "");
-        let image = ReadyImage {
-            uid,
-            username: username.into(),
-            ..image()
-        };
-        let got = container_with(&pod, "web", &image, &config())
-            .expect("it can be launched")
-            .security;
-        assert_eq!(
-            (got.run_as_user, got.run_as_username.as_str()),
-            expected,
-            "{spec}"
-        );
+        let image = ReadyImage { uid, username: username.into(), ..image() };
+        let got = container_with(&pod, "web", &image, &config()).expect("it can be launched").security;
+        assert_eq!((got.run_as_user, got.run_as_username.as_str()), expected, "{spec}");
     };
     check("", Some(65), "", (Some(65), ""));
     check("", None, "nginx", (None, "nginx"));
-    check(
-        "securityContext: {runAsUser: 7},",
-        Some(65),
-        "",
-        (Some(7), ""),
-    );
-    check(
-        "securityContext: {runAsUser: 7},",
-        None,
-        "nginx",
-        (Some(7), ""),
-    );
+    check("securityContext: {runAsUser: 7},", Some(65), "", (Some(7), ""));
+    check("securityContext: {runAsUser: 7},", None, "nginx", (Some(7), ""));
 }
 
 #[test]
 fn a_container_that_must_not_be_root_is_not_started_as_root() {
-    let check = |spec: &str,
-                 container: &str,
-                 uid: Option<i64>,
-                 username: &str,
-                 expected: Result<(), &str>| {
+    let check = |spec: &str, container: &str, uid: Option<i64>, username: &str, expected: Result<(), &str>| {
         let pod = pod(spec, container);
-        let image = ReadyImage {
-            uid,
-            username: username.into(),
-            ..image()
-        };
-        let got = container_with(&pod, "web", &image, &config())
-            .map(|_| ())
-            .map_err(|error| error.to_string());
-        let expected = expected
-            .map_err(|message| format!("{message} (pod: \"web-0_shop({UID})\", container: web)"));
+        let image = ReadyImage { uid, username: username.into(), ..image() };
+        let got = container_with(&pod, "web", &image, &config()).map(|_| ()).map_err(|error| error.to_string());
+        let expected = expected.map_err(|message| format!("{message} (pod: \"web-0_shop({UID})\", container: web)"));
         assert_eq!(got, expected, "{spec} {container} {uid:?} {username}");
     };
     let non_root = "securityContext: {runAsNonRoot: true}";
@@ -642,31 +468,17 @@ fn a_container_that_must_not_be_root_is_not_started_as_root() {
     check("", "", Some(0), "", Ok(()));
     check("", non_root, Some(0), "", as_root);
     check(pod_non_root, "", Some(0), "", as_root);
-    check(
-        pod_non_root,
-        "securityContext: {runAsNonRoot: false}",
-        Some(0),
-        "",
-        Ok(()),
-    );
+    check(pod_non_root, "securityContext: {runAsNonRoot: false}", Some(0), "", Ok(()));
     check("", non_root, Some(1), "", Ok(()));
     check(
         "",
         non_root,
         None,
         "nginx",
-        Err(
-            "container has runAsNonRoot and image has non-numeric user (nginx), cannot verify user is non-root",
-        ),
+        Err("container has runAsNonRoot and image has non-numeric user (nginx), cannot verify user is non-root"),
     );
     check("", non_root, None, "", Ok(()));
-    check(
-        "securityContext: {runAsUser: 5},",
-        non_root,
-        Some(0),
-        "",
-        Ok(()),
-    );
+    check("securityContext: {runAsUser: 5},", non_root, Some(0), "", Ok(()));
     check(
         "",
         "securityContext: {runAsNonRoot: true, runAsUser: 0}",
@@ -686,12 +498,7 @@ fn cpu_and_memory_become_shares_quota_and_limit() {
     check("", 2, 0, 0);
     check("requests: {cpu: 500m}", 512, 0, 0);
     check("limits: {cpu: 500m}", 512, 50_000, 0);
-    check(
-        "requests: {cpu: 100m}, limits: {cpu: 2, memory: 64Mi}",
-        102,
-        200_000,
-        64 << 20,
-    );
+    check("requests: {cpu: 100m}, limits: {cpu: 2, memory: 64Mi}", 102, 200_000, 64 << 20);
     check("requests: {cpu: 0}, limits: {cpu: 1m}", 2, 1000, 0);
 }
 
@@ -709,19 +516,13 @@ fn without_cfs_quota_limits_of_cpu_are_not_enforced() {
     let mut config = config();
     config.cgroups.cpu_cfs_quota = false;
     let got = resources("", "resources: {limits: {cpu: 1}}", &config);
-    assert_eq!(
-        (got.cpu_quota, got.cpu_period, got.cpu_shares),
-        (0, 0, 1024)
-    );
+    assert_eq!((got.cpu_quota, got.cpu_period, got.cpu_shares), (0, 0, 1024));
 }
 
 #[test]
 fn out_of_memory_the_whole_container_goes_unless_configured_otherwise() {
     let check = |version, single: bool, expected: BTreeMap<String, String>| {
-        let mut config = LaunchConfig {
-            single_process_oom_kill: single,
-            ..config()
-        };
+        let mut config = LaunchConfig { single_process_oom_kill: single, ..config() };
         config.cgroups.version = version;
         assert_eq!(resources("", "", &config).unified, expected);
     };
@@ -732,23 +533,14 @@ fn out_of_memory_the_whole_container_goes_unless_configured_otherwise() {
 
 #[test]
 fn containers_get_no_swap() {
-    let mut config = LaunchConfig {
-        swap_controller: true,
-        ..config()
-    };
+    let mut config = LaunchConfig { swap_controller: true, ..config() };
     let limited = "resources: {limits: {memory: 1Mi}}";
     let got = resources("", limited, &config);
-    assert_eq!(
-        got.unified,
-        map([("memory.oom.group", "1"), ("memory.swap.max", "0")])
-    );
+    assert_eq!(got.unified, map([("memory.oom.group", "1"), ("memory.swap.max", "0")]));
     assert_eq!(got.memory_swap_limit_bytes, 0);
     config.cgroups.version = CgroupVersion::V1;
     let got = resources("", limited, &config);
-    assert_eq!(
-        (got.unified, got.memory_swap_limit_bytes),
-        (map([]), 1 << 20)
-    );
+    assert_eq!((got.unified, got.memory_swap_limit_bytes), (map([]), 1 << 20));
 }
 
 #[test]
@@ -757,32 +549,18 @@ fn every_huge_page_size_of_the_machine_has_a_limit() {
     config.cgroups.hugepage_sizes = vec![2 << 20, 1 << 30];
     let check = |container: &str, expected: [u64; 2]| {
         let got = resources("", container, &config).hugepage_limits;
-        assert_eq!(
-            got,
-            [
-                ("2MB".to_owned(), expected[0]),
-                ("1GB".to_owned(), expected[1])
-            ],
-            "{container}"
-        );
+        assert_eq!(got, [("2MB".to_owned(), expected[0]), ("1GB".to_owned(), expected[1])], "{container}");
     };
     check("", [0, 0]);
     check("resources: {limits: {hugepages-2Mi: 64Mi}}", [64 << 20, 0]);
-    check(
-        "resources: {limits: {hugepages-1Gi: 1Gi, memory: 1Gi}}",
-        [0, 1 << 30],
-    );
+    check("resources: {limits: {hugepages-1Gi: 1Gi, memory: 1Gi}}", [0, 1 << 30]);
 }
 
 #[test]
 fn oom_scores_follow_class_and_request() {
     // The machine of these tests has 10000 MiB.
     let check = |spec: &str, container: &str, expected: i64| {
-        assert_eq!(
-            resources(spec, container, &config()).oom_score_adj,
-            expected,
-            "{spec} {container}"
-        );
+        assert_eq!(resources(spec, container, &config()).oom_score_adj, expected, "{spec} {container}");
     };
     let requests = |memory: &str| format!("resources: {{requests: {{memory: {memory}}}}}");
     check("", "", 1000);
@@ -794,16 +572,8 @@ fn oom_scores_follow_class_and_request() {
     check("", &requests("9999Mi"), 3);
     check("", &requests("20000Mi"), 3);
     // What the pod asks for beyond its containers is divided among them.
-    check(
-        "resources: {requests: {memory: 3000Mi}},",
-        &requests("1000Mi"),
-        700,
-    );
-    check(
-        "initContainers: [{name: i, image: a}], resources: {requests: {memory: 3000Mi}},",
-        &requests("1000Mi"),
-        800,
-    );
+    check("resources: {requests: {memory: 3000Mi}},", &requests("1000Mi"), 700);
+    check("initContainers: [{name: i, image: a}], resources: {requests: {memory: 3000Mi}},", &requests("1000Mi"), 800);
 }
 
 #[test]
@@ -824,37 +594,18 @@ fn a_sidecar_goes_no_sooner_than_those_it_serves() {
 }
 
 /// Path and settings of the cgroup of a pod.
-fn check_pod_cgroup(
-    config: &CgroupConfig,
-    spec: &str,
-    container: &str,
-    path: &str,
-    expected: CgroupSettings,
-) {
+fn check_pod_cgroup(config: &CgroupConfig, spec: &str, container: &str, path: &str, expected: CgroupSettings) {
     let got = pod_cgroup(&pod(spec, container), config);
-    assert_eq!(
-        got,
-        (CgroupPath(format!("{path}/pod{UID}")), expected),
-        "{spec} {container}"
-    );
+    assert_eq!(got, (CgroupPath(format!("{path}/pod{UID}")), expected), "{spec} {container}");
 }
 
 #[test]
 fn a_pods_cgroup_is_set_by_its_class() {
     let config = config().cgroups;
-    let check = |container: &str, path: &str, expected| {
-        check_pod_cgroup(&config, "", container, path, expected)
-    };
-    let only_shares = |shares| CgroupSettings {
-        cpu_shares: Some(shares),
-        ..CgroupSettings::default()
-    };
+    let check = |container: &str, path: &str, expected| check_pod_cgroup(&config, "", container, path, expected);
+    let only_shares = |shares| CgroupSettings { cpu_shares: Some(shares), ..CgroupSettings::default() };
     check("", "/kubepods/besteffort", only_shares(2));
-    check(
-        "resources: {requests: {cpu: 2}}",
-        "/kubepods/burstable",
-        only_shares(2048),
-    );
+    check("resources: {requests: {cpu: 2}}", "/kubepods/burstable", only_shares(2048));
     let limited = CgroupSettings {
         cpu_shares: Some(512),
         cpu_quota: Some(100_000),
@@ -862,18 +613,11 @@ fn a_pods_cgroup_is_set_by_its_class() {
         memory_limit_bytes: Some(1 << 30),
         ..CgroupSettings::default()
     };
-    check(
-        "resources: {requests: {cpu: 500m}, limits: {cpu: 1, memory: 1Gi}}",
-        "/kubepods/burstable",
-        limited.clone(),
-    );
+    check("resources: {requests: {cpu: 500m}, limits: {cpu: 1, memory: 1Gi}}", "/kubepods/burstable", limited.clone());
     check(
         "resources: {limits: {cpu: 1, memory: 1Gi}}",
         "/kubepods",
-        CgroupSettings {
-            cpu_shares: Some(1024),
-            ..limited
-        },
+        CgroupSettings { cpu_shares: Some(1024), ..limited },
     );
 }
 
@@ -883,24 +627,12 @@ fn a_pod_is_limited_only_if_all_of_it_is() {
     let limited = "resources: {limits: {cpu: 1, memory: 1Gi}}";
     let check = |spec: &str, quota: Option<i64>, memory: Option<u64>| {
         let (_, got) = pod_cgroup(&pod(spec, limited), &config);
-        assert_eq!(
-            (got.cpu_quota, got.memory_limit_bytes),
-            (quota, memory),
-            "{spec}"
-        );
+        assert_eq!((got.cpu_quota, got.memory_limit_bytes), (quota, memory), "{spec}");
     };
     check("", Some(100_000), Some(1 << 30));
     check("initContainers: [{name: i, image: a}],", None, None);
-    check(
-        "initContainers: [{name: i, image: a, resources: {limits: {memory: 2Gi}}}],",
-        None,
-        Some(2 << 30),
-    );
-    check(
-        "initContainers: [{name: i, image: a}], resources: {limits: {memory: 3Gi}},",
-        None,
-        Some(3 << 30),
-    );
+    check("initContainers: [{name: i, image: a, resources: {limits: {memory: 2Gi}}}],", None, Some(2 << 30));
+    check("initContainers: [{name: i, image: a}], resources: {limits: {memory: 3Gi}},", None, Some(3 << 30));
     check("overhead: {memory: 1Gi},", Some(100_000), Some(2 << 30));
 }
 
@@ -938,17 +670,11 @@ fn the_shared_levels_weigh_what_their_pods_ask_for() {
     config.kubepods = kubepods_settings(&limits);
     let pods = [
         pod("", "resources: {requests: {cpu: 250m}}"),
-        pod(
-            "overhead: {cpu: 250m},",
-            "resources: {requests: {cpu: 500m}}",
-        ),
+        pod("overhead: {cpu: 250m},", "resources: {requests: {cpu: 500m}}"),
         pod("", "resources: {limits: {cpu: 2, memory: 1Gi}}"),
         pod("", ""),
     ];
-    let shares = |shares| CgroupSettings {
-        cpu_shares: Some(shares),
-        ..CgroupSettings::default()
-    };
+    let shares = |shares| CgroupSettings { cpu_shares: Some(shares), ..CgroupSettings::default() };
     let expected = [
         (
             CgroupPath("/kubepods".into()),
@@ -969,15 +695,8 @@ fn the_shared_levels_weigh_what_their_pods_ask_for() {
 
 #[test]
 fn a_pod_of_unknown_class_is_looked_for_everywhere() {
-    let config = CgroupConfig {
-        root: "/edge".into(),
-        ..config().cgroups
-    };
-    let expected = [
-        "/edge/kubepods/podu1",
-        "/edge/kubepods/burstable/podu1",
-        "/edge/kubepods/besteffort/podu1",
-    ];
+    let config = CgroupConfig { root: "/edge".into(), ..config().cgroups };
+    let expected = ["/edge/kubepods/podu1", "/edge/kubepods/burstable/podu1", "/edge/kubepods/besteffort/podu1"];
     let got = pod_cgroup_candidates(&PodUid::new("u1"), &config);
     assert_eq!(got.map(|path| path.0), expected.map(str::to_owned));
     assert_eq!(kubepods(&config).0, "/edge/kubepods");

@@ -24,12 +24,8 @@ fn main() -> ExitCode {
         return code;
     }
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let result = runtime
-        .context("start tokio")
-        .and_then(|runtime| runtime.block_on(run(&args)));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime.context("start tokio").and_then(|runtime| runtime.block_on(run(&args)));
     result.unwrap_or_else(|error| {
         eprintln!("node-e2e: {error:#}");
         ExitCode::FAILURE
@@ -40,9 +36,7 @@ async fn run(args: &[String]) -> Result<ExitCode> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["test", ref rest @ ..] => return test(rest).await,
-        ["list"] => cases::all()
-            .iter()
-            .for_each(|case| println!("{}", case.short_name())),
+        ["list"] => cases::all().iter().for_each(|case| println!("{}", case.short_name())),
         ["up"] => showcase::up(false).await?,
         ["up", "--standalone"] => showcase::up(true).await?,
         ["status"] => showcase::status().await?,
@@ -69,19 +63,12 @@ async fn test(args: &[&str]) -> Result<ExitCode> {
         }
     }
     let tally = harness::run(&cases::all(), &choice).await?;
-    Ok(if tally.failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Beside the build, where `make clean` gets rid of it.
 fn logs_directory() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
-    let target = program
-        .ancestors()
-        .nth(2)
-        .context("the program is in a directory of target")?;
+    let target = program.ancestors().nth(2).context("the program is in a directory of target")?;
     Ok(target.join("node-e2e-logs"))
 }

@@ -42,11 +42,7 @@ pub fn images() -> Result<Vec<PathBuf>> {
     }
     archives.retain(|path| path.extension().is_some_and(|extension| extension == "tar"));
     archives.sort();
-    ensure!(
-        !archives.is_empty(),
-        "{} holds no archive",
-        directory.display()
-    );
+    ensure!(!archives.is_empty(), "{} holds no archive", directory.display());
     Ok(archives)
 }
 
@@ -74,10 +70,6 @@ impl Containerd {
 }
 
 fn present(path: PathBuf) -> Result<PathBuf> {
-    ensure!(
-        path.exists(),
-        "{} is missing; tests/node-e2e/provision makes it",
-        path.display()
-    );
+    ensure!(path.exists(), "{} is missing; tests/node-e2e/provision makes it", path.display());
     Ok(path)
 }

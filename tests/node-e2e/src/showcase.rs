@@ -34,11 +34,7 @@ pub async fn up(standalone: bool) -> Result<()> {
     }
     let agent = Agent::from_env()?;
     let static_pods = manifests(&repository().join("static-pods"))?;
-    let mut builder = Stack::builder()
-        .name(NAME)
-        .detached()
-        .agent(agent)
-        .containerd(Containerd::from_env()?);
+    let mut builder = Stack::builder().name(NAME).detached().agent(agent).containerd(Containerd::from_env()?);
     for (file, content) in &static_pods {
         builder = builder.static_pod(file, content);
     }
@@ -47,13 +43,7 @@ pub async fn up(standalone: bool) -> Result<()> {
         false => "containerd, the control plane and the agent",
     };
     let step = Step::begin(&format!("starting {parts}"));
-    let stack = if standalone {
-        builder.standalone()
-    } else {
-        builder
-    }
-    .start()
-    .await?;
+    let stack = if standalone { builder.standalone() } else { builder }.start().await?;
     step.end();
 
     let shown = match standalone {
@@ -61,10 +51,7 @@ pub async fn up(standalone: bool) -> Result<()> {
         false => await_pods(&stack, static_pods.len() + PODS_OF_MANIFESTS).await,
     };
     if let Err(error) = shown {
-        bail!(
-            "{error:#}\nthe node is left as it is for a look; its logs end with\n{}",
-            stack.log_tails()
-        );
+        bail!("{error:#}\nthe node is left as it is for a look; its logs end with\n{}", stack.log_tails());
     }
     show(stack.made()).await
 }
@@ -91,16 +78,10 @@ pub async fn down() -> Result<()> {
 }
 
 async fn await_pods(stack: &Stack, expected: usize) -> Result<()> {
-    let kubeconfig = stack
-        .admin_kubeconfig()
-        .context("a stack with a control plane has one")?;
+    let kubeconfig = stack.admin_kubeconfig().context("a stack with a control plane has one")?;
     let step = Step::begin("applying the manifests");
     let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests");
-    kubectl(
-        &kubeconfig,
-        &["apply", "--filename", &manifests.to_string_lossy()],
-    )
-    .await?;
+    kubectl(&kubeconfig, &["apply", "--filename", &manifests.to_string_lossy()]).await?;
     step.end();
 
     let step = Step::begin(&format!("waiting for {expected} pods to be Ready"));
@@ -121,22 +102,16 @@ async fn await_pods(stack: &Stack, expected: usize) -> Result<()> {
 async fn await_static_pods(stack: &Stack, expected: usize) -> Result<()> {
     let step = Step::begin(&format!("waiting for {expected} static pods to run"));
     let runtime = runtime_of(stack.made())?;
-    poll::until(
-        format!("{expected} static pods"),
-        READY_WITHIN,
-        async || {
-            // Every static pod of ours has one container.
-            let containers = runtime.list_containers(&Scope::All).await?;
-            let states = containers.iter().map(|container| container.state);
-            let running = states
-                .filter(|state| *state == ContainerStateKind::Running)
-                .count();
-            Ok(match running == expected {
-                true => Look::Done(()),
-                false => Look::NotYet(format!("{running} containers run")),
-            })
-        },
-    )
+    poll::until(format!("{expected} static pods"), READY_WITHIN, async || {
+        // Every static pod of ours has one container.
+        let containers = runtime.list_containers(&Scope::All).await?;
+        let states = containers.iter().map(|container| container.state);
+        let running = states.filter(|state| *state == ContainerStateKind::Running).count();
+        Ok(match running == expected {
+            true => Look::Done(()),
+            false => Look::NotYet(format!("{running} containers run")),
+        })
+    })
     .await?;
     step.end();
     Ok(())
@@ -147,30 +122,17 @@ async fn show(made: &Made) -> Result<()> {
     let kubeconfig = made.admin_kubeconfig();
     println!();
     if kubeconfig.exists() {
-        for what in [
-            &["get", "nodes", "--output=wide"][..],
-            &["get", "pods", "--all-namespaces", "--output=wide"],
-        ] {
-            println!(
-                "$ kubectl {}\n{}",
-                what.join(" "),
-                kubectl(&kubeconfig, what).await?
-            );
+        for what in [&["get", "nodes", "--output=wide"][..], &["get", "pods", "--all-namespaces", "--output=wide"]] {
+            println!("$ kubectl {}\n{}", what.join(" "), kubectl(&kubeconfig, what).await?);
         }
         println!("Go on with");
         println!("  export KUBECONFIG={}", kubeconfig.display());
-        println!(
-            "  alias kubectl={}",
-            provision::program("kubectl")?.display()
-        );
+        println!("  alias kubectl={}", provision::program("kubectl")?.display());
     } else {
         show_standalone(made).await?;
         println!("Go on with");
     }
-    println!(
-        "  nsenter --target {} --all          # a shell on the node",
-        made.init
-    );
+    println!("  nsenter --target {} --all          # a shell on the node", made.init);
     println!("  less {}/log/agent.log", made.slot.directory().display());
     println!("  make down                          # ends it and leaves nothing behind");
     Ok(())
@@ -180,31 +142,18 @@ async fn show(made: &Made) -> Result<()> {
 async fn show_standalone(made: &Made) -> Result<()> {
     let runtime = runtime_of(made)?;
     let containers = runtime.list_containers(&Scope::All).await?;
-    println!(
-        "{:<12} {:<20} {:<9} {:<15} CONTAINERS",
-        "NAMESPACE", "POD", "SANDBOX", "IP"
-    );
+    println!("{:<12} {:<20} {:<9} {:<15} CONTAINERS", "NAMESPACE", "POD", "SANDBOX", "IP");
     for sandbox in runtime.list_sandboxes(&Scope::All).await? {
         let status = runtime.sandbox_status(&sandbox.id).await?;
-        let address = status
-            .ips
-            .first()
-            .map_or_else(|| "host".to_owned(), ToString::to_string);
+        let address = status.ips.first().map_or_else(|| "host".to_owned(), ToString::to_string);
         let state = match sandbox.state {
             SandboxState::Ready => "Ready",
             SandboxState::NotReady => "NotReady",
         };
-        let own = containers
-            .iter()
-            .filter(|container| container.sandbox_id == sandbox.id);
-        let own: Vec<_> = own
-            .map(|it| format!("{} ({:?})", it.name, it.state))
-            .collect();
+        let own = containers.iter().filter(|container| container.sandbox_id == sandbox.id);
+        let own: Vec<_> = own.map(|it| format!("{} ({:?})", it.name, it.state)).collect();
         let (namespace, name) = (&sandbox.pod_namespace, &sandbox.pod_name);
-        println!(
-            "{namespace:<12} {name:<20} {state:<9} {address:<15} {}",
-            own.join(", ")
-        );
+        println!("{namespace:<12} {name:<20} {state:<9} {address:<15} {}", own.join(", "));
     }
     println!();
     Ok(())
@@ -212,16 +161,9 @@ async fn show_standalone(made: &Made) -> Result<()> {
 
 async fn kubectl(kubeconfig: &Path, args: &[&str]) -> Result<String> {
     let mut command = Command::new(provision::program("kubectl")?);
-    command
-        .arg(format!("--kubeconfig={}", kubeconfig.display()))
-        .args(args);
+    command.arg(format!("--kubeconfig={}", kubeconfig.display())).args(args);
     let output = command.output().await.context("run kubectl")?;
-    ensure!(
-        output.status.success(),
-        "kubectl {}: {}",
-        args.join(" "),
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
+    ensure!(output.status.success(), "kubectl {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -231,13 +173,8 @@ fn manifests(directory: &Path) -> Result<BTreeMap<String, String>> {
     let mut files = BTreeMap::new();
     for entry in entries.with_context(|| format!("read {}", directory.display()))? {
         let path = entry?.path();
-        let name = path
-            .file_name()
-            .context("an entry has a name")?
-            .to_string_lossy()
-            .into_owned();
-        let content =
-            fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let name = path.file_name().context("an entry has a name")?.to_string_lossy().into_owned();
+        let content = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
         files.insert(name, content);
     }
     Ok(files)
@@ -256,17 +193,10 @@ struct Step {
 impl Step {
     fn begin(what: &str) -> Step {
         println!("==> {what} ...");
-        Step {
-            what: what.to_owned(),
-            begin: Instant::now(),
-        }
+        Step { what: what.to_owned(), begin: Instant::now() }
     }
 
     fn end(self) {
-        println!(
-            "==> {}: {:.1} s",
-            self.what,
-            self.begin.elapsed().as_secs_f32()
-        );
+        println!("==> {}: {:.1} s", self.what, self.begin.elapsed().as_secs_f32());
     }
 }

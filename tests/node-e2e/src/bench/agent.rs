@@ -165,13 +165,17 @@ async fn restart_gap(stack: &Stack, pods: &Api<Pod>, node: &str) -> Result<f64> 
                 instances.push(runtime.container_status(&container.id).await?);
             }
             instances.sort_by_key(|instance| instance.attempt);
-            let [first, second, ..] = instances.as_slice() else { return Ok(Look::NotYet(format!("{} instances", instances.len()))) };
+            let [first, second, ..] = instances.as_slice() else {
+                return Ok(Look::NotYet(format!("{} instances", instances.len())));
+            };
             let finished = first.exit().and_then(|exit| exit.finished_at);
             let started = match &second.state {
                 ferrolet::cri::ContainerState::Running { started_at } => Some(*started_at),
                 other => bail!("the second instance is {other:?}"),
             };
-            let (Some(finished), Some(started)) = (finished, started) else { return Ok(Look::NotYet("no times yet".into())) };
+            let (Some(finished), Some(started)) = (finished, started) else {
+                return Ok(Look::NotYet("no times yet".into()));
+            };
             Ok(Look::Done(started.duration_since(finished).as_secs_f64()))
         });
         gaps.push(gap.await?);
@@ -193,8 +197,12 @@ async fn static_start(stack: &Stack) -> Result<f64> {
     let runtime = runtime_of(stack.made())?;
     let created = poll::until("the static pod's sandbox", WITHIN, async || {
         let sandboxes = runtime.list_sandboxes(&Scope::All).await?;
-        let found = sandboxes.iter().find(|sandbox| sandbox.pod_name.starts_with("static-") && sandbox.created_at > begun);
-        Ok(found.map_or_else(|| Look::NotYet(format!("{} sandboxes", sandboxes.len())), |sandbox| Look::Done(sandbox.created_at)))
+        let found =
+            sandboxes.iter().find(|sandbox| sandbox.pod_name.starts_with("static-") && sandbox.created_at > begun);
+        Ok(found.map_or_else(
+            || Look::NotYet(format!("{} sandboxes", sandboxes.len())),
+            |sandbox| Look::Done(sandbox.created_at),
+        ))
     });
     Ok(created.await?.duration_since(begun).as_secs_f64())
 }

@@ -35,7 +35,8 @@ pub async fn run() -> Result<()> {
 }
 
 async fn stack(agent: Option<Agent>) -> Result<Stack> {
-    let builder = Stack::builder().containerd(Containerd::Current).config("maxPods", 250).config("serializeImagePulls", false);
+    let builder =
+        Stack::builder().containerd(Containerd::Current).config("maxPods", 250).config("serializeImagePulls", false);
     match agent {
         Some(agent) => builder.agent(agent).start().await,
         None => builder.standalone().without_agent().start().await,

@@ -15,13 +15,21 @@ pub struct Figures {
 pub fn table(figures: &Figures) -> String {
     let Figures { bare, ferrolet, kubelet } = figures;
     let mut rows = vec![
-        row("one pod, create → Ready, p50", "s", Some(percentile(&bare.singles, 50.0)), |agent| percentile(&agent.singles, 50.0)),
-        row("one pod, create → Ready, p99", "s", Some(percentile(&bare.singles, 99.0)), |agent| percentile(&agent.singles, 99.0)),
+        row("one pod, create → Ready, p50", "s", Some(percentile(&bare.singles, 50.0)), |agent| {
+            percentile(&agent.singles, 50.0)
+        }),
+        row("one pod, create → Ready, p99", "s", Some(percentile(&bare.singles, 99.0)), |agent| {
+            percentile(&agent.singles, 99.0)
+        }),
     ];
-    rows.push(row("100 pods at once, a pod", "s", Some(bare.burst / BURST_PODS as f64), |agent| agent.burst / BURST_PODS as f64));
+    rows.push(row("100 pods at once, a pod", "s", Some(bare.burst / BURST_PODS as f64), |agent| {
+        agent.burst / BURST_PODS as f64
+    }));
     rows.push(row("agent CPU to start 100 pods", "s", None, |agent| agent.burst_cpu));
     rows.push(row(&format!("agent CPU at rest, {RESTING_PODS} pods"), "%", None, |agent| agent.rest_cpu_percent));
-    rows.push(row(&format!("containerd CPU at rest, {RESTING_PODS} pods"), "%", None, |agent| agent.rest_containerd_percent));
+    rows.push(row(&format!("containerd CPU at rest, {RESTING_PODS} pods"), "%", None, |agent| {
+        agent.rest_containerd_percent
+    }));
     rows.push(row("agent RSS, no pods", "MB", None, |agent| agent.rss_empty));
     rows.push(row(&format!("agent RSS, {RESTING_PODS} pods"), "MB", None, |agent| agent.rss_full));
     rows.push(row("container exit → started again", "s", None, |agent| agent.restart));

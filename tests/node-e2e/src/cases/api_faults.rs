@@ -19,16 +19,13 @@ pub const CASES: &[Case] = &[
     own!(an_api_server_that_goes_away_takes_no_pod_along).in_subset(),
     own!(an_api_server_that_hangs_during_a_start_is_survived),
     own!(a_wrong_authority_is_told_and_holds_up_no_static_pod),
-    own!(a_corrected_kubeconfig_is_taken_up)
-        .beyond_upstream("it reads its kubeconfig once, at its start"),
+    own!(a_corrected_kubeconfig_is_taken_up).beyond_upstream("it reads its kubeconfig once, at its start"),
     own!(a_refused_node_name_is_told_and_holds_up_no_static_pod),
 ];
 
 async fn an_api_server_away_at_start_holds_up_no_static_pod(lab: Lab) -> Result<()> {
     let fixed = pod("fixed").manifest();
-    let node = lab
-        .node(|stack| stack.without_agent().static_pod("fixed.json", &fixed))
-        .await?;
+    let node = lab.node(|stack| stack.without_agent().static_pod("fixed.json", &fixed)).await?;
     node.stack().control_plane().stop().await?;
     node.stack().agent().start().await?;
     let before = node.expect_static_pod_runs("fixed").await?;
@@ -58,15 +55,10 @@ async fn an_api_server_that_goes_away_takes_no_pod_along(lab: Lab) -> Result<()>
     // It is restarted by what the node knows.
     poll::until("a second instance", WITHIN, async || {
         let containers = node.containers_of(&ending).await?;
-        Ok(
-            match containers
-                .iter()
-                .any(|it| it.attempt == first[0].attempt + 1)
-            {
-                true => Look::Done(()),
-                false => Look::NotYet(format!("{containers:?}")),
-            },
-        )
+        Ok(match containers.iter().any(|it| it.attempt == first[0].attempt + 1) {
+            true => Look::Done(()),
+            false => Look::NotYet(format!("{containers:?}")),
+        })
     })
     .await?;
     node.stack().control_plane().start().await?;
@@ -103,25 +95,16 @@ async fn an_api_server_that_hangs_during_a_start_is_survived(lab: Lab) -> Result
 /// A node whose kubeconfig names another authority than the API server's, and the right one.
 async fn with_wrong_authority(lab: &Lab) -> Result<(Node, String)> {
     let fixed = pod("fixed").manifest();
-    let node = lab
-        .node(|stack| stack.without_agent().static_pod("fixed.json", &fixed))
-        .await?;
+    let node = lab.node(|stack| stack.without_agent().static_pod("fixed.json", &fixed)).await?;
     let directory = node.stack().directory().join("control-plane");
     let own = directory.join(format!("node-{}.kubeconfig", node.name()));
     let right = std::fs::read_to_string(own)?;
-    let authority = |name: &str| -> Result<String> {
-        Ok(BASE64.encode(std::fs::read(directory.join("pki").join(name))?))
-    };
+    let authority =
+        |name: &str| -> Result<String> { Ok(BASE64.encode(std::fs::read(directory.join("pki").join(name))?)) };
     let wrong = right.replace(&authority("ca.crt")?, &authority("front-proxy-ca.crt")?);
-    ensure!(
-        wrong != right,
-        "the kubeconfig does not hold the authority as expected"
-    );
+    ensure!(wrong != right, "the kubeconfig does not hold the authority as expected");
     node.stack().write(KUBECONFIG, wrong)?;
-    node.stack().write(
-        "/etc/kubernetes/pki/ca.crt",
-        std::fs::read(directory.join("pki/ca.crt"))?,
-    )?;
+    node.stack().write("/etc/kubernetes/pki/ca.crt", std::fs::read(directory.join("pki/ca.crt"))?)?;
     node.stack().agent().start().await?;
     Ok((node, right))
 }
@@ -130,10 +113,7 @@ async fn a_wrong_authority_is_told_and_holds_up_no_static_pod(lab: Lab) -> Resul
     let (node, _) = with_wrong_authority(&lab).await?;
     node.expect_static_pod_runs("fixed").await?;
     node.expect_agent_log("certificate").await?;
-    ensure!(matches!(
-        node.stack().agent().state().await?,
-        State::Running { .. }
-    ));
+    ensure!(matches!(node.stack().agent().state().await?, State::Running { .. }));
     Ok(())
 }
 
@@ -148,32 +128,19 @@ async fn a_corrected_kubeconfig_is_taken_up(lab: Lab) -> Result<()> {
 async fn a_refused_node_name_is_told_and_holds_up_no_static_pod(lab: Lab) -> Result<()> {
     let fixed = pod("fixed").manifest();
     let node = lab
-        .node(|stack| {
-            stack
-                .without_agent()
-                .flag("--hostname-override=somebody-else")
-                .static_pod("fixed.json", &fixed)
-        })
+        .node(|stack| stack.without_agent().flag("--hostname-override=somebody-else").static_pod("fixed.json", &fixed))
         .await?;
     node.stack().agent().start().await?;
     let runtime = node.runtime()?;
     poll::until("the static pod runs", WITHIN, async || {
         let containers = runtime.list_containers(&Scope::All).await?;
-        Ok(
-            match containers
-                .iter()
-                .any(|it| it.pod_name == "fixed-somebody-else")
-            {
-                true => Look::Done(()),
-                false => Look::NotYet(format!("{containers:?}")),
-            },
-        )
+        Ok(match containers.iter().any(|it| it.pod_name == "fixed-somebody-else") {
+            true => Look::Done(()),
+            false => Look::NotYet(format!("{containers:?}")),
+        })
     })
     .await?;
     node.expect_agent_log("forbidden").await?;
-    ensure!(matches!(
-        node.stack().agent().state().await?,
-        State::Running { .. }
-    ));
+    ensure!(matches!(node.stack().agent().state().await?, State::Running { .. }));
     Ok(())
 }

@@ -23,10 +23,7 @@ pub const CASES: &[Case] = &[
 
 /// A pod that prints its environment and ends.
 fn printing(env: serde_json::Value) -> PodBuilder {
-    pod("printing")
-        .script("env")
-        .restart("Never")
-        .container(json!({ "env": env }))
+    pod("printing").script("env").restart("Never").container(json!({ "env": env }))
 }
 
 async fn variables_are_expanded(node: Node) -> Result<()> {
@@ -40,16 +37,7 @@ async fn variables_are_expanded(node: Node) -> Result<()> {
         { "name": "EMPTY" },
     ]);
     let output = node.run(printing(env)).await?.output().await?;
-    expect_lines(
-        &output,
-        &[
-            "SECOND=one and two",
-            "ESCAPED=$(FIRST)",
-            "UNKNOWN=$(NOBODY)",
-            "LATER=$(LAST)",
-            "EMPTY=",
-        ],
-    )
+    expect_lines(&output, &["SECOND=one and two", "ESCAPED=$(FIRST)", "UNKNOWN=$(NOBODY)", "LATER=$(LAST)", "EMPTY="])
 }
 
 async fn command_and_arguments_are_expanded(node: Node) -> Result<()> {
@@ -58,14 +46,9 @@ async fn command_and_arguments_are_expanded(node: Node) -> Result<()> {
         "command": ["echo", "$(WORD)"],
         "args": ["$(WORD) again", "$$(WORD)", "$(NOBODY)"],
     });
-    let pod = node
-        .run(pod("expanded").restart("Never").container(container))
-        .await?;
+    let pod = node.run(pod("expanded").restart("Never").container(container)).await?;
     let output = pod.output().await?;
-    ensure!(
-        output == "hello hello again $(WORD) $(NOBODY)\n",
-        "{output:?}"
-    );
+    ensure!(output == "hello hello again $(WORD) $(NOBODY)\n", "{output:?}");
     Ok(())
 }
 
@@ -120,26 +103,13 @@ async fn resources_of_the_container_are_variables(node: Node) -> Result<()> {
         "requests": { "cpu": "250m", "memory": "16Mi" },
         "limits": { "cpu": "1500m", "memory": "32Mi" },
     } });
-    let output = node
-        .run(printing(env).container(resources))
-        .await?
-        .output()
-        .await?;
-    expect_lines(
-        &output,
-        &["REQUEST=250", "LIMIT=2", "MEMORY=32", "BYTES=16777216"],
-    )
+    let output = node.run(printing(env).container(resources)).await?.output().await?;
+    expect_lines(&output, &["REQUEST=250", "LIMIT=2", "MEMORY=32", "BYTES=16777216"])
 }
 
 async fn config_maps_and_secrets_are_variables(node: Node) -> Result<()> {
-    node.create::<ConfigMap>(
-        json!({ "metadata": { "name": "config" }, "data": { "key": "plain" } }),
-    )
-    .await?;
-    node.create::<Secret>(
-        json!({ "metadata": { "name": "secret" }, "stringData": { "key": "hidden" } }),
-    )
-    .await?;
+    node.create::<ConfigMap>(json!({ "metadata": { "name": "config" }, "data": { "key": "plain" } })).await?;
+    node.create::<Secret>(json!({ "metadata": { "name": "secret" }, "stringData": { "key": "hidden" } })).await?;
     let reference = |name: &str, kind: &str, object: &str, key: &str, optional: bool| {
         let source = json!({ "name": object, "key": key, "optional": optional });
         json!({ "name": name, "valueFrom": { kind: source } })
@@ -152,24 +122,16 @@ async fn config_maps_and_secrets_are_variables(node: Node) -> Result<()> {
         { "name": "BOTH", "value": "$(CONFIG) $(SECRET)" },
     ]);
     let output = node.run(printing(env)).await?.output().await?;
-    expect_lines(
-        &output,
-        &["CONFIG=plain", "SECRET=hidden", "BOTH=plain hidden"],
-    )?;
-    ensure!(
-        !output.contains("NO_KEY") && !output.contains("NO_OBJECT"),
-        "{output}"
-    );
+    expect_lines(&output, &["CONFIG=plain", "SECRET=hidden", "BOTH=plain hidden"])?;
+    ensure!(!output.contains("NO_KEY") && !output.contains("NO_OBJECT"), "{output}");
     Ok(())
 }
 
 async fn whole_config_maps_and_secrets_are_variables(node: Node) -> Result<()> {
     let data = json!({ "A": "config", "B": "config" });
-    node.create::<ConfigMap>(json!({ "metadata": { "name": "config" }, "data": data }))
-        .await?;
+    node.create::<ConfigMap>(json!({ "metadata": { "name": "config" }, "data": data })).await?;
     let data = json!({ "B": "secret", "C": "secret" });
-    node.create::<Secret>(json!({ "metadata": { "name": "secret" }, "stringData": data }))
-        .await?;
+    node.create::<Secret>(json!({ "metadata": { "name": "secret" }, "stringData": data })).await?;
     let from = json!({ "envFrom": [
         { "configMapRef": { "name": "config" } },
         { "secretRef": { "name": "secret" } },
@@ -177,16 +139,9 @@ async fn whole_config_maps_and_secrets_are_variables(node: Node) -> Result<()> {
         { "configMapRef": { "name": "absent", "optional": true } },
     ] });
     let env = json!([{ "name": "C", "value": "own" }]);
-    let output = node
-        .run(printing(env).container(from))
-        .await?
-        .output()
-        .await?;
+    let output = node.run(printing(env).container(from)).await?.output().await?;
     // Later sources win over earlier ones, and variables of the container's own over all.
-    expect_lines(
-        &output,
-        &["A=config", "B=secret", "C=own", "P_A=config", "P_B=config"],
-    )
+    expect_lines(&output, &["A=config", "B=secret", "C=own", "P_A=config", "P_B=config"])
 }
 
 async fn services_are_variables(node: Node) -> Result<()> {
@@ -196,10 +151,7 @@ async fn services_are_variables(node: Node) -> Result<()> {
     ]);
     let service = json!({ "metadata": { "name": "back-end" }, "spec": { "ports": ports } });
     let service: Service = node.create(service).await?;
-    let address = service
-        .spec
-        .and_then(|spec| spec.cluster_ip)
-        .context("a cluster address")?;
+    let address = service.spec.and_then(|spec| spec.cluster_ip).context("a cluster address")?;
     let output = node.run(printing(json!([]))).await?.output().await?;
     expect_lines(
         &output,
@@ -218,8 +170,7 @@ async fn services_are_variables(node: Node) -> Result<()> {
 }
 
 async fn service_variables_can_be_declined(node: Node) -> Result<()> {
-    let service =
-        json!({ "metadata": { "name": "back-end" }, "spec": { "ports": [{ "port": 80 }] } });
+    let service = json!({ "metadata": { "name": "back-end" }, "spec": { "ports": [{ "port": 80 }] } });
     node.create::<Service>(service).await?;
     let pod = printing(json!([])).spec(json!({ "enableServiceLinks": false }));
     let output = node.run(pod).await?.output().await?;
@@ -230,11 +181,7 @@ async fn service_variables_can_be_declined(node: Node) -> Result<()> {
 
 async fn the_working_directory_is_set(node: Node) -> Result<()> {
     let pod = pod("elsewhere").script("pwd").restart("Never");
-    let output = node
-        .run(pod.container(json!({ "workingDir": "/usr/bin" })))
-        .await?
-        .output()
-        .await?;
+    let output = node.run(pod.container(json!({ "workingDir": "/usr/bin" }))).await?.output().await?;
     ensure!(output == "/usr/bin\n", "{output:?}");
     Ok(())
 }
@@ -242,26 +189,20 @@ async fn the_working_directory_is_set(node: Node) -> Result<()> {
 async fn a_missing_config_map_holds_up_only_its_container(node: Node) -> Result<()> {
     let reference = json!({ "configMapKeyRef": { "name": "late", "key": "key" } });
     let env = json!([{ "name": "LATE", "valueFrom": reference }]);
-    let waiting = pod("waiting")
-        .container(json!({ "env": env }))
-        .and_container("other", "sleep 1000000", json!({}));
+    let waiting = pod("waiting").container(json!({ "env": env })).and_container("other", "sleep 1000000", json!({}));
     let waiting = node.run(waiting).await?;
     waiting
         .expect()
         .waiting("CreateContainerConfigError")
         .state("told of the config map", |state| {
-            let waiting = state
-                .waiting
-                .as_ref()
-                .and_then(|waiting| waiting.message.as_deref());
+            let waiting = state.waiting.as_ref().and_then(|waiting| waiting.message.as_deref());
             waiting == Some("configmap \"late\" not found")
         })
         .container("other")
         .running()
         .await?;
 
-    node.create::<ConfigMap>(json!({ "metadata": { "name": "late" }, "data": { "key": "here" } }))
-        .await?;
+    node.create::<ConfigMap>(json!({ "metadata": { "name": "late" }, "data": { "key": "here" } })).await?;
     waiting.expect().ready().await?;
     let output = waiting.exec("cat /proc/1/environ").await?;
     ensure!(output.contains("LATE=here"), "{output:?}");
@@ -269,23 +210,14 @@ async fn a_missing_config_map_holds_up_only_its_container(node: Node) -> Result<
 }
 
 async fn a_missing_key_is_named(node: Node) -> Result<()> {
-    node.create::<ConfigMap>(json!({ "metadata": { "name": "config" }, "data": {} }))
-        .await?;
+    node.create::<ConfigMap>(json!({ "metadata": { "name": "config" }, "data": {} })).await?;
     let reference = json!({ "configMapKeyRef": { "name": "config", "key": "absent" } });
-    let pod = node
-        .run(printing(json!([{ "name": "X", "valueFrom": reference }])))
-        .await?;
-    let expected = format!(
-        "couldn't find key absent in ConfigMap {}/config",
-        node.namespace()
-    );
+    let pod = node.run(printing(json!([{ "name": "X", "valueFrom": reference }]))).await?;
+    let expected = format!("couldn't find key absent in ConfigMap {}/config", node.namespace());
     pod.expect()
         .waiting("CreateContainerConfigError")
         .state("told of the key", move |state| {
-            let waiting = state
-                .waiting
-                .as_ref()
-                .and_then(|waiting| waiting.message.as_ref());
+            let waiting = state.waiting.as_ref().and_then(|waiting| waiting.message.as_ref());
             waiting == Some(&expected)
         })
         .await?;

@@ -25,10 +25,7 @@ async fn an_image_that_is_there_is_not_pulled(node: Node) -> Result<()> {
 async fn never_says_that_the_image_is_absent(node: Node) -> Result<()> {
     let image = json!({ "image": "ferrolet.test/absent:1", "imagePullPolicy": "Never" });
     let pod = node.run(pod("absent").container(image)).await?;
-    pod.expect()
-        .waiting("ErrImageNeverPull")
-        .phase("Pending")
-        .await?;
+    pod.expect().waiting("ErrImageNeverPull").phase("Pending").await?;
     pod.expect_event("ErrImageNeverPull").await?;
     Ok(())
 }
@@ -37,35 +34,22 @@ async fn an_image_that_cannot_be_pulled_backs_off(node: Node) -> Result<()> {
     let image = json!({ "image": "ferrolet.test/absent:1" });
     let pod = node.run(pod("unpullable").container(image)).await?;
     pod.expect().waiting("ErrImagePull").await?;
-    pod.expect()
-        .waiting("ImagePullBackOff")
-        .phase("Pending")
-        .await?;
+    pod.expect().waiting("ImagePullBackOff").phase("Pending").await?;
     let message = pod.expect_event("BackOff").await?;
     ensure!(message.contains("ferrolet.test/absent:1"), "{message}");
     Ok(())
 }
 
 async fn a_name_that_is_none_is_refused(node: Node) -> Result<()> {
-    let pod = node
-        .run(pod("misnamed").container(json!({ "image": "Not//An:Image:Name" })))
-        .await?;
+    let pod = node.run(pod("misnamed").container(json!({ "image": "Not//An:Image:Name" }))).await?;
     pod.expect().waiting("InvalidImageName").await?;
     pod.expect_event("InspectFailed").await?;
     Ok(())
 }
 
 async fn the_other_container_does_not_wait_for_a_pull(node: Node) -> Result<()> {
-    let pod = pod("half").and_container(
-        "absent",
-        "true",
-        json!({ "image": "ferrolet.test/absent:1" }),
-    );
+    let pod = pod("half").and_container("absent", "true", json!({ "image": "ferrolet.test/absent:1" }));
     let pod = node.run(pod).await?;
-    pod.expect()
-        .running()
-        .container("absent")
-        .waiting("ImagePullBackOff")
-        .await?;
+    pod.expect().running().container("absent").waiting("ImagePullBackOff").await?;
     Ok(())
 }

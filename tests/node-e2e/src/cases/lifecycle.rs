@@ -31,16 +31,8 @@ pub const CASES: &[Case] = &[
 ];
 
 async fn a_pod_becomes_ready(node: Node) -> Result<()> {
-    let web = node
-        .run(pod("web").script("echo hello; exec httpd -f -p 8080"))
-        .await?;
-    let status = web
-        .expect()
-        .ready()
-        .running()
-        .await?
-        .status
-        .context("a status")?;
+    let web = node.run(pod("web").script("echo hello; exec httpd -f -p 8080")).await?;
+    let status = web.expect().ready().running().await?.status.context("a status")?;
     web.expect_log("hello\n").await?;
 
     let address = status.pod_ip.context("an address")?;
@@ -51,11 +43,7 @@ async fn a_pod_becomes_ready(node: Node) -> Result<()> {
     ensure!(status.observed_generation == Some(1));
     let container = &status.container_statuses.context("container statuses")?[0];
     ensure!(container.image == BUSYBOX, "image {}", container.image);
-    ensure!(
-        container.image_id.contains("sha256:"),
-        "image id {}",
-        container.image_id
-    );
+    ensure!(container.image_id.contains("sha256:"), "image id {}", container.image_id);
     let id = container.container_id.as_deref().unwrap_or_default();
     ensure!(id.starts_with("containerd://"), "container id {id}");
     ensure!(container.started == Some(true));
@@ -67,9 +55,7 @@ async fn a_pod_becomes_ready(node: Node) -> Result<()> {
 }
 
 async fn a_deployment_of_three_becomes_ready(node: Node) -> Result<()> {
-    let template = pod("ignored")
-        .metadata(json!({ "labels": { "app": "web" } }))
-        .object()?;
+    let template = pod("ignored").metadata(json!({ "labels": { "app": "web" } })).object()?;
     let deployment = json!({
         "metadata": { "name": "web" },
         "spec": {
@@ -80,19 +66,13 @@ async fn a_deployment_of_three_becomes_ready(node: Node) -> Result<()> {
     });
     node.create::<Deployment>(deployment).await?;
     node.expect_object::<Deployment>("web", "3 ready replicas", |deployment| {
-        deployment
-            .status
-            .as_ref()
-            .and_then(|status| status.ready_replicas)
-            == Some(3)
+        deployment.status.as_ref().and_then(|status| status.ready_replicas) == Some(3)
     })
     .await?;
 
     let pods = node.api::<Pod>().list(&ListParams::default()).await?.items;
-    let mut addresses: Vec<_> = pods
-        .into_iter()
-        .filter_map(|pod| pod.status.and_then(|status| status.pod_ip))
-        .collect();
+    let mut addresses: Vec<_> =
+        pods.into_iter().filter_map(|pod| pod.status.and_then(|status| status.pod_ip)).collect();
     addresses.sort();
     addresses.dedup();
     ensure!(addresses.len() == 3, "addresses {addresses:?}");
@@ -100,41 +80,19 @@ async fn a_deployment_of_three_becomes_ready(node: Node) -> Result<()> {
 }
 
 async fn a_pod_that_is_done_succeeds(node: Node) -> Result<()> {
-    let done = node
-        .run(pod("done").script("echo done").restart("Never"))
-        .await?;
-    let pod = done
-        .expect()
-        .phase("Succeeded")
-        .exit_code(0)
-        .terminated("Completed")
-        .await?;
-    done.expect()
-        .condition("Ready", "False")
-        .condition("ContainersReady", "False")
-        .await?;
-    let conditions = pod
-        .status
-        .and_then(|status| status.conditions)
-        .context("conditions")?;
-    let ready = conditions
-        .iter()
-        .find(|condition| condition.type_ == "Ready");
+    let done = node.run(pod("done").script("echo done").restart("Never")).await?;
+    let pod = done.expect().phase("Succeeded").exit_code(0).terminated("Completed").await?;
+    done.expect().condition("Ready", "False").condition("ContainersReady", "False").await?;
+    let conditions = pod.status.and_then(|status| status.conditions).context("conditions")?;
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
     let reason = ready.and_then(|ready| ready.reason.as_deref());
     ensure!(reason == Some("PodCompleted"), "reason {reason:?}");
     Ok(())
 }
 
 async fn a_pod_that_exits_badly_fails(node: Node) -> Result<()> {
-    let failing = node
-        .run(pod("failing").script("exit 3").restart("Never"))
-        .await?;
-    failing
-        .expect()
-        .phase("Failed")
-        .exit_code(3)
-        .terminated("Error")
-        .await?;
+    let failing = node.run(pod("failing").script("exit 3").restart("Never")).await?;
+    failing.expect().phase("Failed").exit_code(3).terminated("Error").await?;
     Ok(())
 }
 
@@ -145,36 +103,18 @@ async fn a_pod_of_two_ends_with_the_last_of_them(node: Node) -> Result<()> {
         json!({}),
     );
     let two = node.run(two).await?;
-    two.expect()
-        .exit_code(1)
-        .container("other")
-        .running()
-        .phase("Running")
-        .await?;
+    two.expect().exit_code(1).container("other").running().phase("Running").await?;
     two.exec_in("other", "touch /tmp/go").await?;
-    two.expect()
-        .phase("Failed")
-        .container("other")
-        .exit_code(0)
-        .await?;
+    two.expect().phase("Failed").container("other").exit_code(0).await?;
     Ok(())
 }
 
 async fn always_restarts_after_success(node: Node) -> Result<()> {
     let again = node.run(pod("again").script("exit 0")).await?;
     let pod = again.expect().restarts(1).await?;
-    let status = pod
-        .status
-        .and_then(|status| status.container_statuses)
-        .context("statuses")?;
-    let last = status[0]
-        .last_state
-        .as_ref()
-        .and_then(|state| state.terminated.as_ref());
-    ensure!(
-        last.is_some_and(|last| last.exit_code == 0),
-        "last state {last:?}"
-    );
+    let status = pod.status.and_then(|status| status.container_statuses).context("statuses")?;
+    let last = status[0].last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    ensure!(last.is_some_and(|last| last.exit_code == 0), "last state {last:?}");
     Ok(())
 }
 
@@ -182,40 +122,18 @@ async fn on_failure_restarts_until_success(node: Node) -> Result<()> {
     // The volume outlives the container, so that its second life is a success.
     let script = "[ -e /memory/been-here ] && exit 0; touch /memory/been-here; exit 1";
     let second = pod("second-try").script(script).restart("OnFailure");
-    let second = node
-        .run(second.volume("memory", "/memory", json!({ "emptyDir": {} })))
-        .await?;
-    second
-        .expect()
-        .phase("Succeeded")
-        .restarts(1)
-        .exit_code(0)
-        .await?;
+    let second = node.run(second.volume("memory", "/memory", json!({ "emptyDir": {} }))).await?;
+    second.expect().phase("Succeeded").restarts(1).exit_code(0).await?;
     Ok(())
 }
 
 async fn a_crash_loop_backs_off(node: Node) -> Result<()> {
-    let crashing = node
-        .run(pod("crashing").script("echo crash; exit 1"))
-        .await?;
-    let pod = crashing
-        .expect()
-        .waiting("CrashLoopBackOff")
-        .restarts(1)
-        .await?;
+    let crashing = node.run(pod("crashing").script("echo crash; exit 1")).await?;
+    let pod = crashing.expect().waiting("CrashLoopBackOff").restarts(1).await?;
     let uid = &crashing.uid;
-    let expected = format!(
-        "back-off 10s restarting failed container=main pod=crashing_{}({uid})",
-        node.namespace()
-    );
-    let statuses = pod
-        .status
-        .and_then(|status| status.container_statuses)
-        .context("statuses")?;
-    let waiting = statuses[0]
-        .state
-        .as_ref()
-        .and_then(|state| state.waiting.as_ref());
+    let expected = format!("back-off 10s restarting failed container=main pod=crashing_{}({uid})", node.namespace());
+    let statuses = pod.status.and_then(|status| status.container_statuses).context("statuses")?;
+    let waiting = statuses[0].state.as_ref().and_then(|state| state.waiting.as_ref());
     let message = waiting.and_then(|waiting| waiting.message.as_deref());
     ensure!(message == Some(&expected), "message {message:?}");
     crashing.expect_event("BackOff").await?;
@@ -223,11 +141,7 @@ async fn a_crash_loop_backs_off(node: Node) -> Result<()> {
     let pod = crashing.expect().restarts(2).await?;
     ensure!(crashing.log_of("main", 1)? == "crash\n");
     let status = pod.status.context("a status")?;
-    ensure!(
-        status.phase.as_deref() == Some("Running"),
-        "phase {:?}",
-        status.phase
-    );
+    ensure!(status.phase.as_deref() == Some("Running"), "phase {:?}", status.phase);
     Ok(())
 }
 
@@ -248,16 +162,12 @@ async fn a_command_that_does_not_exist_is_named(node: Node) -> Result<()> {
 
 async fn a_termination_message_is_read_from_its_file(node: Node) -> Result<()> {
     let script = "printf 'disk on fire' > /dev/termination-log; exit 1";
-    let pod = node
-        .run(pod("last-words").script(script).restart("Never"))
-        .await?;
+    let pod = node.run(pod("last-words").script(script).restart("Never")).await?;
     expect_message(&pod, "disk on fire").await
 }
 
 async fn a_termination_message_falls_back_to_the_log(node: Node) -> Result<()> {
-    let pod = pod("last-words")
-        .script("echo smoke; echo disk on fire; exit 1")
-        .restart("Never");
+    let pod = pod("last-words").script("echo smoke; echo disk on fire; exit 1").restart("Never");
     let policy = json!({ "terminationMessagePolicy": "FallbackToLogsOnError" });
     let pod = node.run(pod.container(policy)).await?;
     expect_message(&pod, "smoke\ndisk on fire\n").await
@@ -266,10 +176,7 @@ async fn a_termination_message_falls_back_to_the_log(node: Node) -> Result<()> {
 async fn expect_message(pod: &PodHandle, message: &'static str) -> Result<()> {
     pod.expect()
         .state(format!("message {message:?}"), move |state| {
-            state
-                .terminated
-                .as_ref()
-                .is_some_and(|it| it.message.as_deref() == Some(message))
+            state.terminated.as_ref().is_some_and(|it| it.message.as_deref() == Some(message))
         })
         .await?;
     Ok(())
@@ -277,12 +184,9 @@ async fn expect_message(pod: &PodHandle, message: &'static str) -> Result<()> {
 
 async fn deletion_lets_a_container_end_by_itself(node: Node) -> Result<()> {
     // The volume is on the node's own disk, to see afterwards that the trap ran to its end.
-    let script =
-        "trap 'sleep 1; echo bye > /out/bye; exit 0' TERM; echo up; while :; do sleep 0.1; done";
+    let script = "trap 'sleep 1; echo bye > /out/bye; exit 0' TERM; echo up; while :; do sleep 0.1; done";
     let witness = format!("/var/lib/witness/{}", node.namespace());
-    let polite = pod("polite")
-        .script(script)
-        .spec(json!({ "terminationGracePeriodSeconds": 30 }));
+    let polite = pod("polite").script(script).spec(json!({ "terminationGracePeriodSeconds": 30 }));
     let volume = json!({ "hostPath": { "path": witness, "type": "DirectoryOrCreate" } });
     let polite = node.run(polite.volume("out", "/out", volume)).await?;
     polite.expect().ready().await?;
@@ -291,10 +195,7 @@ async fn deletion_lets_a_container_end_by_itself(node: Node) -> Result<()> {
     let begin = Instant::now();
     polite.delete().await?;
     polite.expect_gone().await?;
-    ensure!(
-        begin.elapsed() < Duration::from_secs(25),
-        "the grace period was sat out"
-    );
+    ensure!(begin.elapsed() < Duration::from_secs(25), "the grace period was sat out");
     ensure!(node.stack().read(&format!("{witness}/bye"))? == "bye\n");
     Ok(())
 }
@@ -309,26 +210,16 @@ async fn deletion_kills_after_the_grace_period(node: Node) -> Result<()> {
     let begin = Instant::now();
     stubborn.delete().await?;
     stubborn.expect_gone().await?;
-    ensure!(
-        begin.elapsed() >= Duration::from_secs(3),
-        "killed after {:?}",
-        begin.elapsed()
-    );
+    ensure!(begin.elapsed() >= Duration::from_secs(3), "killed after {:?}", begin.elapsed());
     Ok(())
 }
 
 async fn deletion_leaves_nothing_on_the_node(node: Node) -> Result<()> {
-    let tidy = pod("tidy").volume(
-        "memory",
-        "/m",
-        json!({ "emptyDir": { "medium": "Memory" } }),
-    );
+    let tidy = pod("tidy").volume("memory", "/m", json!({ "emptyDir": { "medium": "Memory" } }));
     let tidy = node.run(tidy).await?;
     tidy.expect().ready().await?;
     let cgroup = PodCgroup::of(&tidy, "BestEffort");
-    let directory = node
-        .stack()
-        .on_node(&format!("/var/lib/kubelet/pods/{}", tidy.uid));
+    let directory = node.stack().on_node(&format!("/var/lib/kubelet/pods/{}", tidy.uid));
     ensure!(cgroup.exists() && directory.join("volumes").exists());
 
     tidy.delete().await?;

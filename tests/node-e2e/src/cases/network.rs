@@ -25,9 +25,7 @@ pub const CASES: &[Case] = &[
 ];
 
 fn server(name: &str, port: u16) -> PodBuilder {
-    pod(name).script(&format!(
-        "echo {name} > /tmp/index.html; exec httpd -f -p {port} -h /tmp"
-    ))
+    pod(name).script(&format!("echo {name} > /tmp/index.html; exec httpd -f -p {port} -h /tmp"))
 }
 
 async fn address(pod: &PodHandle) -> Result<String> {
@@ -40,9 +38,7 @@ async fn pods_reach_each_other(node: Node) -> Result<()> {
     let address = address(&server).await?;
     // The server listens a moment after its container runs.
     let script = format!("until wget -q -O - http://{address}:8080/; do sleep 0.1; done");
-    let client = node
-        .run(pod("client").script(&script).restart("Never"))
-        .await?;
+    let client = node.run(pod("client").script(&script).restart("Never")).await?;
     client.expect().phase("Succeeded").await?;
     ensure!(client.log()?.ends_with("server\n"), "{:?}", client.log()?);
     Ok(())
@@ -83,21 +79,9 @@ async fn page(node: &Node, port: u16) -> std::io::Result<String> {
 
 async fn the_hosts_file_names_the_pod_and_its_aliases(node: Node) -> Result<()> {
     let aliases = json!({ "hostAliases": [{ "ip": "192.0.2.7", "hostnames": ["seven", "sept"] }] });
-    let pod = node
-        .run(
-            pod("named")
-                .script("cat /etc/hosts")
-                .restart("Never")
-                .spec(aliases),
-        )
-        .await?;
+    let pod = node.run(pod("named").script("cat /etc/hosts").restart("Never").spec(aliases)).await?;
     let output = pod.output().await?;
-    let address = pod
-        .get()
-        .await?
-        .status
-        .and_then(|status| status.pod_ip)
-        .context("an address")?;
+    let address = pod.get().await?.status.and_then(|status| status.pod_ip).context("an address")?;
     expect_lines(
         &output,
         &[
@@ -119,46 +103,28 @@ async fn the_hosts_file_of_the_host_network_is_the_nodes(node: Node) -> Result<(
 }
 
 async fn a_host_name_and_a_domain_can_be_chosen(node: Node) -> Result<()> {
-    let pod = pod("plain")
-        .script("hostname; hostname -f")
-        .restart("Never");
-    let pod = node
-        .run(pod.spec(json!({ "hostname": "chosen", "subdomain": "group" })))
-        .await?;
+    let pod = pod("plain").script("hostname; hostname -f").restart("Never");
+    let pod = node.run(pod.spec(json!({ "hostname": "chosen", "subdomain": "group" }))).await?;
     let full = format!("chosen.group.{}.svc.cluster.local", node.namespace());
     expect_lines(&pod.output().await?, &["chosen", &full])
 }
 
 /// The resolv.conf of a pod with these fields in its spec.
 async fn resolv_conf(node: &Node, fields: serde_json::Value) -> Result<String> {
-    let pod = pod("resolving")
-        .script("cat /etc/resolv.conf")
-        .restart("Never");
+    let pod = pod("resolving").script("cat /etc/resolv.conf").restart("Never");
     node.run(pod.spec(fields)).await?.output().await
 }
 
 async fn names_are_looked_up_in_the_cluster_first(node: Node) -> Result<()> {
     let namespace = node.namespace();
-    let search = format!(
-        "search {namespace}.svc.cluster.local svc.cluster.local cluster.local ferrolet.test"
-    );
+    let search = format!("search {namespace}.svc.cluster.local svc.cluster.local cluster.local ferrolet.test");
     let output = resolv_conf(&node, json!({})).await?;
-    expect_lines(
-        &output,
-        &["nameserver 10.96.0.10", &search, "options ndots:5"],
-    )
+    expect_lines(&output, &["nameserver 10.96.0.10", &search, "options ndots:5"])
 }
 
 async fn names_can_be_looked_up_as_the_node_does(node: Node) -> Result<()> {
     let output = resolv_conf(&node, json!({ "dnsPolicy": "Default" })).await?;
-    expect_lines(
-        &output,
-        &node
-            .stack()
-            .read("/etc/resolv.conf")?
-            .lines()
-            .collect::<Vec<_>>(),
-    )
+    expect_lines(&output, &node.stack().read("/etc/resolv.conf")?.lines().collect::<Vec<_>>())
 }
 
 async fn names_can_be_looked_up_by_the_pods_own_rules(node: Node) -> Result<()> {
@@ -169,23 +135,13 @@ async fn names_can_be_looked_up_by_the_pods_own_rules(node: Node) -> Result<()> 
     });
     let fields = json!({ "dnsPolicy": "None", "dnsConfig": config });
     let output = resolv_conf(&node, fields).await?;
-    ensure!(
-        output == "search example.com\nnameserver 192.0.2.53\noptions ndots:2\n",
-        "{output:?}"
-    );
+    ensure!(output == "search example.com\nnameserver 192.0.2.53\noptions ndots:2\n", "{output:?}");
     Ok(())
 }
 
 async fn the_host_network_falls_back_to_the_nodes_names(node: Node) -> Result<()> {
     let output = resolv_conf(&node, json!({ "hostNetwork": true })).await?;
-    expect_lines(
-        &output,
-        &node
-            .stack()
-            .read("/etc/resolv.conf")?
-            .lines()
-            .collect::<Vec<_>>(),
-    )
+    expect_lines(&output, &node.stack().read("/etc/resolv.conf")?.lines().collect::<Vec<_>>())
 }
 
 async fn containers_can_share_their_processes(node: Node) -> Result<()> {
@@ -194,9 +150,7 @@ async fn containers_can_share_their_processes(node: Node) -> Result<()> {
         "until pgrep -f 'sleep 424242'; do sleep 0.1; done; exec sleep 1000000",
         json!({}),
     );
-    let shared = node
-        .run(shared.spec(json!({ "shareProcessNamespace": true })))
-        .await?;
+    let shared = node.run(shared.spec(json!({ "shareProcessNamespace": true }))).await?;
     shared.expect().ready().await?;
     shared.expect_log_of("looking", 0, "\n").await
 }
@@ -204,17 +158,9 @@ async fn containers_can_share_their_processes(node: Node) -> Result<()> {
 async fn host_namespaces_are_the_nodes(node: Node) -> Result<()> {
     let script = "readlink /proc/self/ns/pid; readlink /proc/self/ns/ipc";
     let spec = json!({ "hostPID": true, "hostIPC": true });
-    let output = node
-        .run(pod("inside").script(script).restart("Never").spec(spec))
-        .await?;
+    let output = node.run(pod("inside").script(script).restart("Never").spec(spec)).await?;
     let output = output.output().await?;
-    let on_node = node
-        .stack()
-        .run(&["readlink", "/proc/self/ns/pid", "/proc/self/ns/ipc"])
-        .await?;
-    ensure!(
-        output == on_node,
-        "{output:?} where the node has {on_node:?}"
-    );
+    let on_node = node.stack().run(&["readlink", "/proc/self/ns/pid", "/proc/self/ns/ipc"]).await?;
+    ensure!(output == on_node, "{output:?} where the node has {on_node:?}");
     Ok(())
 }

@@ -28,21 +28,13 @@ async fn a_node_tells_what_it_is(node: Node) -> Result<()> {
     let object = object(&node).await?;
     let labels = object.metadata.labels.context("labels")?;
     let label = |name: &str| labels.get(name).map(String::as_str);
-    ensure!(
-        label("kubernetes.io/hostname") == Some(node.name()),
-        "{labels:?}"
-    );
+    ensure!(label("kubernetes.io/hostname") == Some(node.name()), "{labels:?}");
     ensure!(label("kubernetes.io/os") == Some("linux"), "{labels:?}");
     ensure!(label("kubernetes.io/arch").is_some(), "{labels:?}");
 
     let status = object.status.context("a status")?;
     let addresses = status.addresses.context("addresses")?;
-    let address = |kind: &str| {
-        addresses
-            .iter()
-            .find(|it| it.type_ == kind)
-            .map(|it| &*it.address)
-    };
+    let address = |kind: &str| addresses.iter().find(|it| it.type_ == kind).map(|it| &*it.address);
     ensure!(address("InternalIP") == Some(node.stack().node_address().to_string().as_str()));
     ensure!(address("Hostname") == Some(node.name()), "{addresses:?}");
 
@@ -50,14 +42,8 @@ async fn a_node_tells_what_it_is(node: Node) -> Result<()> {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
     ensure!(info.kernel_version == kernel.trim(), "{info:?}");
     ensure!(info.kubelet_version.starts_with("v1."), "{info:?}");
-    ensure!(
-        info.container_runtime_version.starts_with("containerd://"),
-        "{info:?}"
-    );
-    ensure!(
-        info.os_image.contains("Debian") || !info.os_image.is_empty(),
-        "{info:?}"
-    );
+    ensure!(info.container_runtime_version.starts_with("containerd://"), "{info:?}");
+    ensure!(info.os_image.contains("Debian") || !info.os_image.is_empty(), "{info:?}");
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     ensure!(info.boot_id == boot.trim(), "{info:?}");
     Ok(())
@@ -65,10 +51,7 @@ async fn a_node_tells_what_it_is(node: Node) -> Result<()> {
 
 async fn a_node_tells_what_it_has(node: Node) -> Result<()> {
     let status = object(&node).await?.status.context("a status")?;
-    let (capacity, allocatable) = (
-        status.capacity.context("capacity")?,
-        status.allocatable.context("allocatable")?,
-    );
+    let (capacity, allocatable) = (status.capacity.context("capacity")?, status.allocatable.context("allocatable")?);
     let cpus = std::thread::available_parallelism()?.to_string();
     ensure!(capacity["cpu"].0 == cpus, "{capacity:?}");
     ensure!(capacity["pods"].0 == "110", "{capacity:?}");
@@ -78,18 +61,12 @@ async fn a_node_tells_what_it_has(node: Node) -> Result<()> {
     ensure!(capacity.contains_key("ephemeral-storage"), "{capacity:?}");
     // The hard eviction threshold of the test configuration is kept free.
     let left: u64 = allocatable["memory"].0.trim_end_matches("Ki").parse()?;
-    ensure!(
-        left == total.parse::<u64>()? - (50 << 10),
-        "{allocatable:?}"
-    );
+    ensure!(left == total.parse::<u64>()? - (50 << 10), "{allocatable:?}");
     Ok(())
 }
 
 async fn a_node_is_under_no_pressure(node: Node) -> Result<()> {
-    let conditions = object(&node)
-        .await?
-        .status
-        .and_then(|status| status.conditions);
+    let conditions = object(&node).await?.status.and_then(|status| status.conditions);
     let conditions = conditions.context("conditions")?;
     for (kind, status, reason) in [
         ("MemoryPressure", "False", "KubeletHasSufficientMemory"),
@@ -106,14 +83,8 @@ async fn a_node_is_under_no_pressure(node: Node) -> Result<()> {
 
 async fn images_are_listed(node: Node) -> Result<()> {
     let listed = |node: &NodeObject| {
-        let images = node
-            .status
-            .as_ref()
-            .and_then(|status| status.images.as_ref());
-        let mut names = images
-            .into_iter()
-            .flatten()
-            .filter_map(|image| image.names.as_ref());
+        let images = node.status.as_ref().and_then(|status| status.images.as_ref());
+        let mut names = images.into_iter().flatten().filter_map(|image| image.names.as_ref());
         names.any(|names| names.iter().any(|name| name == crate::provision::BUSYBOX))
     };
     node.expect_node("busybox among its images", listed).await?;
@@ -122,10 +93,7 @@ async fn images_are_listed(node: Node) -> Result<()> {
 
 async fn the_lease_is_renewed(node: Node) -> Result<()> {
     let first = node.expect_lease_renewal().await?;
-    ensure!(
-        first.holder_identity.as_deref() == Some(node.name()),
-        "{first:?}"
-    );
+    ensure!(first.holder_identity.as_deref() == Some(node.name()), "{first:?}");
     ensure!(first.lease_duration_seconds == Some(40), "{first:?}");
     node.expect_lease_renewal().await?;
     Ok(())
@@ -148,22 +116,11 @@ async fn labels_and_taints_are_registered(lab: Lab) -> Result<()> {
         .await?;
     let object = object(&node).await?;
     let labels = object.metadata.labels.unwrap_or_default();
-    ensure!(
-        labels
-            .get("example.com/rack")
-            .is_some_and(|rack| rack == "seven"),
-        "{labels:?}"
-    );
+    ensure!(labels.get("example.com/rack").is_some_and(|rack| rack == "seven"), "{labels:?}");
     let taints = object.spec.and_then(|spec| spec.taints).unwrap_or_default();
     let own = taints.iter().find(|taint| taint.key == "example.com/own");
-    ensure!(
-        own.is_some_and(|taint| taint.effect == "NoSchedule"),
-        "{taints:?}"
-    );
-    let capacity = object
-        .status
-        .and_then(|status| status.capacity)
-        .context("a capacity")?;
+    ensure!(own.is_some_and(|taint| taint.effect == "NoSchedule"), "{taints:?}");
+    let capacity = object.status.and_then(|status| status.capacity).context("a capacity")?;
     ensure!(capacity["pods"].0 == "7", "{capacity:?}");
     Ok(())
 }
@@ -175,8 +132,7 @@ async fn a_deleted_node_registers_again(lab: Lab) -> Result<()> {
     let nodes: Api<NodeObject> = Api::all(node.client());
     let before = nodes.get(node.name()).await?.metadata.uid;
     nodes.delete(node.name(), &DeleteParams::default()).await?;
-    node.expect_node("a new registration", |node| node.metadata.uid != before)
-        .await?;
+    node.expect_node("a new registration", |node| node.metadata.uid != before).await?;
     node.expect_node_ready("True").await?;
 
     Ok(())

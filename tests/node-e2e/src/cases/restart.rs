@@ -15,8 +15,7 @@ pub const CASES: &[Case] = &[
     own!(a_killed_agent_disturbs_no_container).in_subset(),
     own!(a_stopped_agent_leaves_its_pods_running),
     own!(half_started_pods_never_run_twice_at_once),
-    own!(half_created_containers_do_not_stay)
-        .beyond_upstream("it leaves them until their pod is gone"),
+    own!(half_created_containers_do_not_stay).beyond_upstream("it leaves them until their pod is gone"),
     own!(what_ended_meanwhile_is_seen),
     own!(what_was_deleted_meanwhile_is_torn_down),
     own!(a_half_done_deletion_is_finished),
@@ -33,30 +32,20 @@ async fn back_at_work(node: &Node) -> Result<()> {
 
 async fn unchanged(pod: &PodHandle, before: &(String, i32)) -> Result<()> {
     let after = pod.instance().await?;
-    ensure!(
-        after == *before,
-        "pod {}: {before:?} became {after:?}",
-        pod.name
-    );
+    ensure!(after == *before, "pod {}: {before:?} became {after:?}", pod.name);
     Ok(())
 }
 
 async fn a_killed_agent_disturbs_no_container(lab: Lab) -> Result<()> {
-    let node = lab
-        .node(|stack| stack.static_pod("fixed.json", &pod("fixed").manifest()))
-        .await?;
+    let node = lab.node(|stack| stack.static_pod("fixed.json", &pod("fixed").manifest())).await?;
     let memory = json!({ "emptyDir": { "medium": "Memory" } });
     let running = [
         node.run(pod("plain")).await?,
-        node.run(pod("with-memory").volume("m", "/m", memory))
-            .await?,
-        node.run(pod("on-host").spec(json!({ "hostNetwork": true })))
-            .await?,
+        node.run(pod("with-memory").volume("m", "/m", memory)).await?,
+        node.run(pod("on-host").spec(json!({ "hostNetwork": true }))).await?,
         node.mirror_pod("fixed").await?,
     ];
-    let done = node
-        .run(pod("done").script("exit 0").restart("Never"))
-        .await?;
+    let done = node.run(pod("done").script("exit 0").restart("Never")).await?;
     let mut before = Vec::new();
     for pod in &running {
         pod.expect().ready().await?;
@@ -88,10 +77,7 @@ async fn a_stopped_agent_leaves_its_pods_running(lab: Lab) -> Result<()> {
     let before = running.instance().await?;
     ensure!(node.stack().agent().stop().await? == State::Exited { code: 0 });
     let containers = node.containers_of(&running).await?;
-    ensure!(
-        containers[0].state == ContainerStateKind::Running,
-        "{containers:?}"
-    );
+    ensure!(containers[0].state == ContainerStateKind::Running, "{containers:?}");
     node.stack().agent().start().await?;
     back_at_work(&node).await?;
     unchanged(&running, &before).await
@@ -110,10 +96,7 @@ async fn half_created_containers_do_not_stay(lab: Lab) -> Result<()> {
     poll::until("no half-created container", WITHIN, async || {
         for pod in &pods {
             let containers = node.containers_of(pod).await?;
-            if containers
-                .iter()
-                .any(|it| it.state == ContainerStateKind::Created)
-            {
+            if containers.iter().any(|it| it.state == ContainerStateKind::Created) {
                 return Ok(Look::NotYet(format!("pod {} has {containers:?}", pod.name)));
             }
         }
@@ -166,11 +149,7 @@ async fn never_two_at_once(node: &Node, pod: &PodHandle) -> Result<()> {
     for (instance, next) in earlier.iter().zip(&instances[1..]) {
         let end = instance.exit().map(|exit| exit.finished_at);
         let end = end.with_context(|| format!("pod {} still has {instance:?}", pod.name))?;
-        ensure!(
-            end <= Some(next.created_at),
-            "pod {}: {instance:?} beside {next:?}",
-            pod.name
-        );
+        ensure!(end <= Some(next.created_at), "pod {}: {instance:?} beside {next:?}", pod.name);
     }
     Ok(())
 }
@@ -180,10 +159,7 @@ async fn stage(node: &Node, pods: &[PodHandle]) -> Result<i32> {
     let runtime = node.runtime()?;
     let of_pods = |uid: &str| pods.iter().any(|pod| pod.uid == uid);
     let containers = runtime.list_containers(&Scope::All).await?;
-    let mut containers = containers
-        .iter()
-        .filter(|it| of_pods(&it.pod_uid))
-        .peekable();
+    let mut containers = containers.iter().filter(|it| of_pods(&it.pod_uid)).peekable();
     if containers.peek().is_some() {
         let runs = containers.any(|it| it.state == ContainerStateKind::Running);
         return Ok(if runs { 3 } else { 2 });
@@ -195,9 +171,7 @@ async fn stage(node: &Node, pods: &[PodHandle]) -> Result<i32> {
 async fn what_ended_meanwhile_is_seen(lab: Lab) -> Result<()> {
     let node = lab.node(|stack| stack).await?;
     let script = "until [ -e /tmp/end ]; do sleep 0.1; done; exit 0";
-    let once = node
-        .run(pod("once").script(script).restart("Never"))
-        .await?;
+    let once = node.run(pod("once").script(script).restart("Never")).await?;
     let always = node.run(pod("always").script(script)).await?;
     for pod in [&once, &always] {
         pod.expect().ready().await?;
@@ -247,8 +221,7 @@ async fn what_was_deleted_meanwhile_is_torn_down(lab: Lab) -> Result<()> {
     }
     for pod in [&deleted, &forced] {
         let directory = format!("/var/lib/kubelet/pods/{}", pod.uid);
-        node.expect_absent(&node.stack().on_node(&directory))
-            .await?;
+        node.expect_absent(&node.stack().on_node(&directory)).await?;
         node.expect_no_containers_of(pod).await?;
     }
     node.expect_no_containers("fixed").await?;
@@ -258,9 +231,7 @@ async fn what_was_deleted_meanwhile_is_torn_down(lab: Lab) -> Result<()> {
 async fn a_half_done_deletion_is_finished(lab: Lab) -> Result<()> {
     let node = lab.node(|stack| stack).await?;
     let script = "trap 'echo told' TERM; echo up; while :; do sleep 0.1; done";
-    let slow = pod("slow")
-        .script(script)
-        .spec(json!({ "terminationGracePeriodSeconds": 5 }));
+    let slow = pod("slow").script(script).spec(json!({ "terminationGracePeriodSeconds": 5 }));
     let slow = node.run(slow).await?;
     slow.expect().ready().await?;
     slow.expect_log("up\n").await?;
@@ -279,11 +250,7 @@ async fn crashing(node: &Node) -> Result<(PodHandle, i32)> {
     let crashing = pod("crashing").script(script);
     let crashing = crashing.volume("starts", "/starts", json!({ "hostPath": starts }));
     let crashing = node.run(crashing).await?;
-    crashing
-        .expect()
-        .waiting("CrashLoopBackOff")
-        .restarts(2)
-        .await?;
+    crashing.expect().waiting("CrashLoopBackOff").restarts(2).await?;
     let (_, restarts) = crashing.instance().await?;
     Ok((crashing, restarts))
 }
@@ -294,17 +261,11 @@ async fn a_crash_loop_is_counted_on(lab: Lab) -> Result<()> {
     node.stack().agent().kill().await?;
     node.stack().agent().start().await?;
     // The count is read off the containers; nothing is forgotten, nothing counted twice.
-    let next = crashing
-        .expect()
-        .waiting("CrashLoopBackOff")
-        .restarts(restarts + 1);
+    let next = crashing.expect().waiting("CrashLoopBackOff").restarts(restarts + 1);
     next.within(WITHIN * 2).await?;
     let (_, restarts) = crashing.instance().await?;
     let starts = node.stack().read("/var/lib/starts/lines")?.lines().count();
-    ensure!(
-        starts as i32 == restarts + 1,
-        "{starts} starts, but {restarts} restarts"
-    );
+    ensure!(starts as i32 == restarts + 1, "{starts} starts, but {restarts} restarts");
     Ok(())
 }
 
@@ -314,11 +275,7 @@ async fn a_crash_back_off_is_carried_over(lab: Lab) -> Result<()> {
     let before = last_instance(&crashing.get().await?)?;
     node.stack().agent().kill().await?;
     node.stack().agent().start().await?;
-    let next = crashing
-        .expect()
-        .waiting("CrashLoopBackOff")
-        .restarts(restarts + 1)
-        .await?;
+    let next = crashing.expect().waiting("CrashLoopBackOff").restarts(restarts + 1).await?;
     let (Some(end), Some(start)) = (before.finished_at, last_instance(&next)?.started_at) else {
         bail!("the instances have no times");
     };
@@ -329,10 +286,7 @@ async fn a_crash_back_off_is_carried_over(lab: Lab) -> Result<()> {
 }
 
 fn last_instance(pod: &Pod) -> Result<ContainerStateTerminated> {
-    let statuses = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.container_statuses.as_ref());
+    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref());
     let last = &statuses.context("statuses")?[0].last_state;
     let terminated = last.as_ref().and_then(|state| state.terminated.clone());
     terminated.context("a last instance")

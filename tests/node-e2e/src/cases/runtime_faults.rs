@@ -15,16 +15,12 @@ pub const CASES: &[Case] = &[
 async fn a_runtime_absent_at_start_is_waited_for(lab: Lab) -> Result<()> {
     let node = lab.node(|stack| stack.without_containerd()).await?;
     node.expect_node_ready("False").await?;
-    node.expect_agent_log("/run/containerd/containerd.sock")
-        .await?;
+    node.expect_agent_log("/run/containerd/containerd.sock").await?;
     let early = node.run(pod("early")).await?;
     node.stack().containerd().start().await?;
     node.expect_node_ready("True").await?;
     early.expect().ready().await?;
-    ensure!(matches!(
-        node.stack().agent().state().await?,
-        State::Running { .. }
-    ));
+    ensure!(matches!(node.stack().agent().state().await?, State::Running { .. }));
     Ok(())
 }
 

@@ -24,10 +24,7 @@ pub const CASES: &[Case] = &[
 /// A pod that says who it is and what it may do.
 fn telling(context: serde_json::Value) -> PodBuilder {
     let script = "id -u; id -G; grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/self/status";
-    pod("telling")
-        .script(script)
-        .restart("Never")
-        .container(json!({ "securityContext": context }))
+    pod("telling").script(script).restart("Never").container(json!({ "securityContext": context }))
 }
 
 async fn user_and_groups_are_set(node: Node) -> Result<()> {
@@ -48,10 +45,7 @@ async fn refused(node: &Node, pod: PodBuilder, because: &'static str) -> Result<
     pod.expect()
         .waiting("CreateContainerConfigError")
         .state(format!("message {because:?}"), move |state| {
-            let waiting = state
-                .waiting
-                .as_ref()
-                .and_then(|waiting| waiting.message.as_deref());
+            let waiting = state.waiting.as_ref().and_then(|waiting| waiting.message.as_deref());
             waiting.is_some_and(|message| message.contains(because))
         })
         .await?;
@@ -60,12 +54,7 @@ async fn refused(node: &Node, pod: PodBuilder, because: &'static str) -> Result<
 
 async fn root_is_refused_where_it_must_not_be(node: Node) -> Result<()> {
     let pod = telling(json!({ "runAsNonRoot": true }));
-    refused(
-        &node,
-        pod,
-        "container has runAsNonRoot and image will run as root",
-    )
-    .await
+    refused(&node, pod, "container has runAsNonRoot and image will run as root").await
 }
 
 async fn a_named_user_proves_nothing(node: Node) -> Result<()> {
@@ -88,27 +77,20 @@ async fn capabilities_are_added_and_dropped(node: Node) -> Result<()> {
 }
 
 async fn new_privileges_can_be_forbidden(node: Node) -> Result<()> {
-    let output = node
-        .run(telling(json!({ "allowPrivilegeEscalation": false })))
-        .await?;
+    let output = node.run(telling(json!({ "allowPrivilegeEscalation": false }))).await?;
     expect_lines(&output.output().await?, &["NoNewPrivs:\t1"])
 }
 
 async fn the_root_file_system_can_be_read_only(node: Node) -> Result<()> {
     let context = json!({ "securityContext": { "readOnlyRootFilesystem": true } });
-    let pod = pod("fixed")
-        .script("touch /x")
-        .restart("Never")
-        .container(context);
+    let pod = pod("fixed").script("touch /x").restart("Never").container(context);
     let output = node.run(pod).await?.output().await?;
     ensure!(output.contains("Read-only file system"), "{output:?}");
     Ok(())
 }
 
 async fn a_privileged_container_may_do_all(node: Node) -> Result<()> {
-    let pod = pod("mighty")
-        .script("mount -t tmpfs none /mnt")
-        .restart("Never");
+    let pod = pod("mighty").script("mount -t tmpfs none /mnt").restart("Never");
     let pod = pod.container(json!({ "securityContext": { "privileged": true } }));
     let pod = pod.volume("mnt", "/mnt", json!({ "emptyDir": {} }));
     node.run(pod).await?.expect().phase("Succeeded").await?;
@@ -126,9 +108,7 @@ async fn seccomp_can_be_the_runtimes(node: Node) -> Result<()> {
 async fn safe_sysctls_are_set(node: Node) -> Result<()> {
     let sysctls = json!([{ "name": "net.ipv4.ip_unprivileged_port_start", "value": "80" }]);
     let pod = pod("tuned").script("cat /proc/sys/net/ipv4/ip_unprivileged_port_start");
-    let pod = pod
-        .restart("Never")
-        .spec(json!({ "securityContext": { "sysctls": sysctls } }));
+    let pod = pod.restart("Never").spec(json!({ "securityContext": { "sysctls": sysctls } }));
     ensure!(node.run(pod).await?.output().await? == "80\n");
     Ok(())
 }

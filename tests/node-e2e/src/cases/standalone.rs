@@ -8,9 +8,7 @@ use crate::own;
 use crate::poll::{self, Look};
 
 pub const CASES: &[Case] = &[
-    own!(static_pods_need_no_control_plane)
-        .standalone()
-        .in_subset(),
+    own!(static_pods_need_no_control_plane).standalone().in_subset(),
     own!(static_pods_come_and_go_with_their_files).standalone(),
     own!(a_killed_standalone_agent_disturbs_no_container).standalone(),
 ];
@@ -21,10 +19,7 @@ async fn static_pods_need_no_control_plane(lab: Lab) -> Result<()> {
     let again = pod("again").script("sleep 1; exit 1");
     let node = lab
         .node(|stack| {
-            stack
-                .standalone()
-                .static_pod("web.json", &web.manifest())
-                .static_pod("again.json", &again.manifest())
+            stack.standalone().static_pod("web.json", &web.manifest()).static_pod("again.json", &again.manifest())
         })
         .await?;
     node.expect_static_pod_runs("web").await?;
@@ -33,19 +28,13 @@ async fn static_pods_need_no_control_plane(lab: Lab) -> Result<()> {
     let first = node.expect_static_pod_runs("again").await?;
     poll::until("another instance", WITHIN, async || {
         let containers = node.containers_named("again").await?;
-        Ok(
-            match containers.iter().any(|it| it.attempt > first.attempt) {
-                true => Look::Done(()),
-                false => Look::NotYet(format!("{containers:?}")),
-            },
-        )
+        Ok(match containers.iter().any(|it| it.attempt > first.attempt) {
+            true => Look::Done(()),
+            false => Look::NotYet(format!("{containers:?}")),
+        })
     })
     .await?;
-    ensure!(
-        node.http_get("http://127.0.0.1:10248/healthz")
-            .await?
-            .starts_with("ok")
-    );
+    ensure!(node.http_get("http://127.0.0.1:10248/healthz").await?.starts_with("ok"));
     Ok(())
 }
 
@@ -59,9 +48,7 @@ async fn static_pods_come_and_go_with_their_files(lab: Lab) -> Result<()> {
 
 async fn a_killed_standalone_agent_disturbs_no_container(lab: Lab) -> Result<()> {
     let web = pod("web").manifest();
-    let node = lab
-        .node(|stack| stack.standalone().static_pod("web.json", &web))
-        .await?;
+    let node = lab.node(|stack| stack.standalone().static_pod("web.json", &web)).await?;
     let before = node.expect_static_pod_runs("web").await?;
     node.stack().agent().kill().await?;
     node.static_pod("later.json", &pod("later").manifest())?;

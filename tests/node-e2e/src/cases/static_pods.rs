@@ -23,8 +23,7 @@ pub const CASES: &[Case] = &[
 
 /// The file of a static pod in the namespace of the case.
 fn manifest(node: &Node, pod: PodBuilder) -> String {
-    pod.metadata(json!({ "namespace": node.namespace() }))
-        .manifest()
+    pod.metadata(json!({ "namespace": node.namespace() })).manifest()
 }
 
 fn file(node: &Node, name: &str) -> String {
@@ -39,26 +38,15 @@ async fn a_static_pod_runs_and_has_a_mirror(node: Node) -> Result<()> {
     let object = mirror.expect().ready().await?;
     let annotations = object.metadata.annotations.context("annotations")?;
     let annotation = |name: &str| annotations.get(&format!("kubernetes.io/config.{name}"));
-    ensure!(
-        annotation("source").is_some_and(|source| source == "file"),
-        "{annotations:?}"
-    );
-    ensure!(
-        annotation("mirror") == annotation("hash"),
-        "{annotations:?}"
-    );
+    ensure!(annotation("source").is_some_and(|source| source == "file"), "{annotations:?}");
+    ensure!(annotation("mirror") == annotation("hash"), "{annotations:?}");
     let owner = &object.metadata.owner_references.context("an owner")?[0];
-    ensure!(
-        owner.kind == "Node" && owner.name == node.name(),
-        "{owner:?}"
-    );
+    ensure!(owner.kind == "Node" && owner.name == node.name(), "{owner:?}");
 
     // On the node it goes by the UID that the annotation holds.
     let uid = annotation("hash").context("a hash")?;
     let directory = format!("{}_{}_{uid}", node.namespace(), mirror.name);
-    let log = node
-        .stack()
-        .read(&format!("/var/log/pods/{directory}/main/0.log"))?;
+    let log = node.stack().read(&format!("/var/log/pods/{directory}/main/0.log"))?;
     ensure!(log.ends_with(" stdout F hello\n"), "{log:?}");
     Ok(())
 }
@@ -75,22 +63,14 @@ async fn a_removed_file_ends_its_pod(node: Node) -> Result<()> {
 
 async fn a_changed_file_replaces_its_pod(node: Node) -> Result<()> {
     let file = file(&node, "web.json");
-    node.static_pod(
-        &file,
-        &manifest(&node, pod("web").script("echo first; exec sleep 1000000")),
-    )?;
+    node.static_pod(&file, &manifest(&node, pod("web").script("echo first; exec sleep 1000000")))?;
     let first = node.mirror_pod("web").await?;
     first.expect().ready().await?;
-    node.static_pod(
-        &file,
-        &manifest(&node, pod("web").script("echo second; exec sleep 2000000")),
-    )?;
+    node.static_pod(&file, &manifest(&node, pod("web").script("echo second; exec sleep 2000000")))?;
     first.expect_gone().await?;
     let second = node.mirror_pod("web").await?;
     second.expect().ready().await?;
-    let command = second.get().await?.spec.context("a spec")?.containers[0]
-        .command
-        .clone();
+    let command = second.get().await?.spec.context("a spec")?.containers[0].command.clone();
     ensure!(format!("{command:?}").contains("second"), "{command:?}");
     Ok(())
 }
@@ -128,18 +108,9 @@ async fn files_that_are_no_pods_disturb_nobody(lab: Lab) -> Result<()> {
     let not_pods = [
         ("a-empty.yaml", String::new()),
         ("b-prose.yaml", "this: is: not [yaml".to_owned()),
-        (
-            "c-service.yaml",
-            "{apiVersion: v1, kind: Service, metadata: {name: s}}".to_owned(),
-        ),
-        (
-            "d-huge.yaml",
-            format!("# {}\n", "x".repeat(20 << 20)) + &pod("huge").manifest(),
-        ),
-        (
-            "e-nameless.yaml",
-            "{apiVersion: v1, kind: Pod, spec: {containers: []}}".to_owned(),
-        ),
+        ("c-service.yaml", "{apiVersion: v1, kind: Service, metadata: {name: s}}".to_owned()),
+        ("d-huge.yaml", format!("# {}\n", "x".repeat(20 << 20)) + &pod("huge").manifest()),
+        ("e-nameless.yaml", "{apiVersion: v1, kind: Pod, spec: {containers: []}}".to_owned()),
     ];
     let node = lab
         .node(|mut stack| {
@@ -160,10 +131,7 @@ async fn files_that_are_no_pods_disturb_nobody(lab: Lab) -> Result<()> {
 }
 
 async fn the_second_file_of_a_name_is_left_out(lab: Lab) -> Result<()> {
-    let (one, two) = (
-        pod("twin").script("sleep 111111"),
-        pod("twin").script("sleep 222222"),
-    );
+    let (one, two) = (pod("twin").script("sleep 111111"), pod("twin").script("sleep 222222"));
     let node = lab
         .node(|stack| {
             stack

@@ -28,8 +28,7 @@ pub const CASES: &[Case] = &[
         .beyond_upstream("its files follow a timer of a minute and more"),
     shared!(a_secret_becomes_files_in_memory),
     shared!(the_pods_own_fields_become_files),
-    shared!(a_changed_label_reaches_the_pod_at_once)
-        .beyond_upstream("its files follow a timer of a minute and more"),
+    shared!(a_changed_label_reaches_the_pod_at_once).beyond_upstream("its files follow a timer of a minute and more"),
     shared!(sources_are_projected_into_one_directory),
     shared!(the_service_account_token_is_accepted).in_subset(),
     shared!(a_token_can_have_an_audience_and_an_end),
@@ -39,10 +38,11 @@ pub const CASES: &[Case] = &[
 async fn an_empty_directory_is_shared_and_outlives_containers(node: Node) -> Result<()> {
     let script = "echo life >> /own/lives; [ $(wc -l < /own/lives) -ge 2 ] && exec sleep 1000000";
     let mounts = json!({ "volumeMounts": [{ "name": "own", "mountPath": "/other" }] });
-    let sharing = pod("sharing")
-        .script(script)
-        .volume("own", "/own", json!({ "emptyDir": {} }))
-        .and_container("other", "exec sleep 1000000", mounts);
+    let sharing = pod("sharing").script(script).volume("own", "/own", json!({ "emptyDir": {} })).and_container(
+        "other",
+        "exec sleep 1000000",
+        mounts,
+    );
     let sharing = node.run(sharing).await?;
     sharing.expect().ready().restarts(1).await?;
     ensure!(sharing.exec_in("other", "cat /other/lives").await? == "life\nlife\n");
@@ -53,14 +53,8 @@ async fn an_empty_directory_is_shared_and_outlives_containers(node: Node) -> Res
 
 async fn an_empty_directory_can_be_in_memory(node: Node) -> Result<()> {
     let source = json!({ "emptyDir": { "medium": "Memory", "sizeLimit": "8Mi" } });
-    let pod = pod("memory")
-        .script("grep ' /m ' /proc/mounts; df -k /m | tail -1")
-        .restart("Never");
-    let output = node
-        .run(pod.volume("m", "/m", source))
-        .await?
-        .output()
-        .await?;
+    let pod = pod("memory").script("grep ' /m ' /proc/mounts; df -k /m | tail -1").restart("Never");
+    let output = node.run(pod.volume("m", "/m", source)).await?.output().await?;
     ensure!(output.starts_with("tmpfs "), "{output}");
     ensure!(output.contains("size=8192k"), "{output}");
     Ok(())
@@ -73,35 +67,22 @@ fn place(node: &Node) -> String {
 
 async fn a_host_path_is_the_nodes(node: Node) -> Result<()> {
     let place = place(&node);
-    node.stack()
-        .write(&format!("{place}/in"), "from the node")?;
+    node.stack().write(&format!("{place}/in"), "from the node")?;
     let source = json!({ "hostPath": { "path": place, "type": "Directory" } });
     let pod = pod("there").script("cat /there/in; echo -n from the pod > /there/out");
-    let output = node
-        .run(pod.restart("Never").volume("there", "/there", source))
-        .await?
-        .output()
-        .await?;
-    ensure!(
-        output == "from the node\n" || output == "from the node",
-        "{output:?}"
-    );
+    let output = node.run(pod.restart("Never").volume("there", "/there", source)).await?.output().await?;
+    ensure!(output == "from the node\n" || output == "from the node", "{output:?}");
     ensure!(node.stack().read(&format!("{place}/out"))? == "from the pod");
     Ok(())
 }
 
 async fn a_host_path_is_created_if_asked(node: Node) -> Result<()> {
     let place = place(&node);
-    let directory =
-        json!({ "hostPath": { "path": format!("{place}/a/b"), "type": "DirectoryOrCreate" } });
+    let directory = json!({ "hostPath": { "path": format!("{place}/a/b"), "type": "DirectoryOrCreate" } });
     let file = json!({ "hostPath": { "path": format!("{place}/file"), "type": "FileOrCreate" } });
     std::fs::create_dir_all(node.stack().on_node(&place))?;
-    let pod = pod("making")
-        .script("stat -c '%a %F' /directory /file")
-        .restart("Never");
-    let pod = pod
-        .volume("d", "/directory", directory)
-        .volume("f", "/file", file);
+    let pod = pod("making").script("stat -c '%a %F' /directory /file").restart("Never");
+    let pod = pod.volume("d", "/directory", directory).volume("f", "/file", file);
     let output = node.run(pod).await?.output().await?;
     expect_lines(&output, &["755 directory", "644 regular empty file"])
 }
@@ -115,11 +96,7 @@ async fn a_host_path_of_another_kind_is_refused(node: Node) -> Result<()> {
     let message = wrong.expect_event("FailedMount").await?;
     let expected = format!("hostPath type check failed: {place} is not a directory");
     ensure!(message.contains(&expected), "{message}");
-    wrong
-        .expect()
-        .waiting("ContainerCreating")
-        .phase("Pending")
-        .await?;
+    wrong.expect().waiting("ContainerCreating").phase("Pending").await?;
     bystander.expect().ready().await?;
     Ok(())
 }
@@ -127,8 +104,7 @@ async fn a_host_path_of_another_kind_is_refused(node: Node) -> Result<()> {
 async fn a_read_only_mount_cannot_be_written(node: Node) -> Result<()> {
     let pod = pod("reading").script("touch /r/x").restart("Never");
     let pod = pod.volume("r", "/r", json!({ "emptyDir": {} }));
-    let read_only =
-        json!({ "volumeMounts": [{ "name": "r", "mountPath": "/r", "readOnly": true }] });
+    let read_only = json!({ "volumeMounts": [{ "name": "r", "mountPath": "/r", "readOnly": true }] });
     let pod = node.run(pod.container(read_only)).await?;
     let output = pod.output().await?;
     ensure!(output.contains("Read-only file system"), "{output:?}");
@@ -144,10 +120,7 @@ async fn a_config_map_becomes_files(node: Node) -> Result<()> {
     config_map(&node, "config", json!({ "one": "1", "two": "2" })).await?;
     let source = json!({ "configMap": { "name": "config", "defaultMode": 0o440 } });
     let script = "cd /c; cat one two; echo; stat -L -c '%a %n' one; readlink ..data; readlink two";
-    let pod = pod("reading")
-        .script(script)
-        .restart("Never")
-        .volume("c", "/c", source);
+    let pod = pod("reading").script(script).restart("Never").volume("c", "/c", source);
     let output = node.run(pod).await?.output().await?;
     expect_lines(&output, &["12", "440 one", "..data/two"])?;
     // The link that is switched when the contents change, to a directory named after the time.
@@ -161,10 +134,7 @@ async fn keys_of_a_config_map_are_chosen_and_placed(node: Node) -> Result<()> {
     let items = json!([{ "key": "two", "path": "deep/down/zwei", "mode": 0o400 }]);
     let source = json!({ "configMap": { "name": "config", "items": items } });
     let script = "cd /c; ls; stat -L -c '%a %s' deep/down/zwei; cat deep/down/zwei";
-    let pod = pod("reading")
-        .script(script)
-        .restart("Never")
-        .volume("c", "/c", source);
+    let pod = pod("reading").script(script).restart("Never").volume("c", "/c", source);
     let output = node.run(pod).await?.output().await?;
     ensure!(output.trim() == "deep\n400 1\n2", "{output:?}");
     Ok(())
@@ -172,10 +142,7 @@ async fn keys_of_a_config_map_are_chosen_and_placed(node: Node) -> Result<()> {
 
 async fn an_optional_config_map_may_be_absent(node: Node) -> Result<()> {
     let source = json!({ "configMap": { "name": "absent", "optional": true } });
-    let pod = pod("content")
-        .script("ls /c | wc -l")
-        .restart("Never")
-        .volume("c", "/c", source);
+    let pod = pod("content").script("ls /c | wc -l").restart("Never").volume("c", "/c", source);
     ensure!(node.run(pod).await?.output().await? == "0\n");
     Ok(())
 }
@@ -185,15 +152,8 @@ async fn a_missing_config_map_holds_up_the_pod_until_it_appears(node: Node) -> R
     let waiting = node.run(pod("waiting").volume("c", "/c", source)).await?;
     let bystander = node.run(pod("bystander")).await?;
     let message = waiting.expect_event("FailedMount").await?;
-    ensure!(
-        message.contains("configmap \"late\" not found"),
-        "{message}"
-    );
-    waiting
-        .expect()
-        .waiting("ContainerCreating")
-        .phase("Pending")
-        .await?;
+    ensure!(message.contains("configmap \"late\" not found"), "{message}");
+    waiting.expect().waiting("ContainerCreating").phase("Pending").await?;
     bystander.expect().ready().await?;
 
     config_map(&node, "late", json!({ "key": "here" })).await?;
@@ -222,21 +182,16 @@ async fn a_changed_config_map_reaches_the_pod_at_once(node: Node) -> Result<()> 
     pod.expect().ready().await?;
     let change = json!({ "data": { "key": "new", "gone": null, "more": "" } });
     let api: Api<ConfigMap> = node.api();
-    api.patch("config", &PatchParams::default(), &Patch::Merge(change))
-        .await?;
+    api.patch("config", &PatchParams::default(), &Patch::Merge(change)).await?;
     expect_content(&pod, "cd /c; echo $(cat key) $(ls)", "new key more", 5).await
 }
 
 async fn a_secret_becomes_files_in_memory(node: Node) -> Result<()> {
     let data = json!({ "word": "hidden" });
-    node.create::<Secret>(json!({ "metadata": { "name": "secret" }, "stringData": data }))
-        .await?;
+    node.create::<Secret>(json!({ "metadata": { "name": "secret" }, "stringData": data })).await?;
     let source = json!({ "secret": { "secretName": "secret", "defaultMode": 0o400 } });
     let script = "cat /s/word; echo; stat -L -c %a /s/word; grep ' /s ' /proc/mounts";
-    let pod = pod("reading")
-        .script(script)
-        .restart("Never")
-        .volume("s", "/s", source);
+    let pod = pod("reading").script(script).restart("Never").volume("s", "/s", source);
     let output = node.run(pod).await?.output().await?;
     expect_lines(&output, &["hidden", "400"])?;
     ensure!(output.contains("tmpfs /s tmpfs"), "{output}");
@@ -244,8 +199,7 @@ async fn a_secret_becomes_files_in_memory(node: Node) -> Result<()> {
 }
 
 async fn the_pods_own_fields_become_files(node: Node) -> Result<()> {
-    let field =
-        |path: &str, field: &str| json!({ "path": path, "fieldRef": { "fieldPath": field } });
+    let field = |path: &str, field: &str| json!({ "path": path, "fieldRef": { "fieldPath": field } });
     let limit = json!({ "containerName": "main", "resource": "limits.memory", "divisor": "1Mi" });
     let items = json!([
         field("name", "metadata.name"),
@@ -260,36 +214,24 @@ async fn the_pods_own_fields_become_files(node: Node) -> Result<()> {
         .container(json!({ "resources": { "limits": { "memory": "32Mi" } } }))
         .volume("d", "/d", json!({ "downwardAPI": { "items": items } }));
     let output = node.run(pod).await?.output().await?;
-    expect_lines(
-        &output,
-        &["reading", "a=\"1\"", "b=\"2\"", r#"note="a \"b\"""#, "32"],
-    )
+    expect_lines(&output, &["reading", "a=\"1\"", "b=\"2\"", r#"note="a \"b\"""#, "32"])
 }
 
 async fn a_changed_label_reaches_the_pod_at_once(node: Node) -> Result<()> {
     let items = json!([{ "path": "labels", "fieldRef": { "fieldPath": "metadata.labels" } }]);
     let pod = pod("reading").metadata(json!({ "labels": { "a": "old" } }));
-    let pod = node
-        .run(pod.volume("d", "/d", json!({ "downwardAPI": { "items": items } })))
-        .await?;
+    let pod = node.run(pod.volume("d", "/d", json!({ "downwardAPI": { "items": items } }))).await?;
     pod.expect().ready().await?;
     let change = json!({ "metadata": { "labels": { "a": "new" } } });
     let api: Api<Pod> = node.api();
-    api.patch(&pod.name, &PatchParams::default(), &Patch::Merge(change))
-        .await?;
+    api.patch(&pod.name, &PatchParams::default(), &Patch::Merge(change)).await?;
     expect_content(&pod, "cat /d/labels", "a=\"new\"", 5).await
 }
 
 async fn sources_are_projected_into_one_directory(node: Node) -> Result<()> {
-    config_map(
-        &node,
-        "config",
-        json!({ "shared": "config", "c": "config" }),
-    )
-    .await?;
+    config_map(&node, "config", json!({ "shared": "config", "c": "config" })).await?;
     let data = json!({ "shared": "secret", "s": "secret" });
-    node.create::<Secret>(json!({ "metadata": { "name": "secret" }, "stringData": data }))
-        .await?;
+    node.create::<Secret>(json!({ "metadata": { "name": "secret" }, "stringData": data })).await?;
     let name = json!({ "path": "name", "fieldRef": { "fieldPath": "metadata.name" } });
     let sources = json!([
         { "configMap": { "name": "config" } },
@@ -298,14 +240,9 @@ async fn sources_are_projected_into_one_directory(node: Node) -> Result<()> {
         { "configMap": { "name": "absent", "optional": true } },
     ]);
     let pod = pod("reading").script("cd /p; for f in *; do echo $f $(cat $f); done");
-    let pod =
-        pod.restart("Never")
-            .volume("p", "/p", json!({ "projected": { "sources": sources } }));
+    let pod = pod.restart("Never").volume("p", "/p", json!({ "projected": { "sources": sources } }));
     let output = node.run(pod).await?.output().await?;
-    ensure!(
-        output == "c config\nname reading\ns secret\nshared secret\n",
-        "{output:?}"
-    );
+    ensure!(output == "c config\nname reading\ns secret\nshared secret\n", "{output:?}");
     Ok(())
 }
 
@@ -314,36 +251,25 @@ const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 async fn review(node: &Node, token: &str, audiences: &[&str]) -> Result<TokenReview> {
     let review = json!({ "metadata": {}, "spec": { "token": token, "audiences": audiences } });
     let api: Api<TokenReview> = Api::all(node.client());
-    Ok(api
-        .create(&PostParams::default(), &serde_json::from_value(review)?)
-        .await?)
+    Ok(api.create(&PostParams::default(), &serde_json::from_value(review)?).await?)
 }
 
 async fn the_service_account_token_is_accepted(node: Node) -> Result<()> {
     let pod = node.run(pod("trusted")).await?;
     pod.expect().ready().await?;
     let token = pod.exec(&format!("cat {ACCOUNT}/token")).await?;
-    let status = review(&node, &token, &[])
-        .await?
-        .status
-        .context("a review")?;
+    let status = review(&node, &token, &[]).await?.status.context("a review")?;
     ensure!(status.authenticated == Some(true), "{status:?}");
     let user = status.user.context("a user")?;
     let expected = format!("system:serviceaccount:{}:default", node.namespace());
-    ensure!(
-        user.username.as_deref() == Some(expected.as_str()),
-        "{user:?}"
-    );
+    ensure!(user.username.as_deref() == Some(expected.as_str()), "{user:?}");
     let extra = user.extra.unwrap_or_default();
     let bound = extra.get("authentication.kubernetes.io/pod-uid");
     ensure!(bound == Some(&vec![pod.uid.clone()]), "bound to {bound:?}");
 
     ensure!(pod.exec(&format!("cat {ACCOUNT}/namespace")).await? == node.namespace());
     let authority = pod.exec(&format!("cat {ACCOUNT}/ca.crt")).await?;
-    ensure!(
-        authority.starts_with("-----BEGIN CERTIFICATE-----"),
-        "{authority:?}"
-    );
+    ensure!(authority.starts_with("-----BEGIN CERTIFICATE-----"), "{authority:?}");
     Ok(())
 }
 
@@ -353,19 +279,10 @@ async fn a_token_can_have_an_audience_and_an_end(node: Node) -> Result<()> {
     let pod = node.run(pod("trusted").volume("t", "/t", source)).await?;
     pod.expect().ready().await?;
     let token = pod.exec("cat /t/token").await?;
-    let status = review(&node, &token, &["vault"])
-        .await?
-        .status
-        .context("a review")?;
+    let status = review(&node, &token, &["vault"]).await?.status.context("a review")?;
     ensure!(status.authenticated == Some(true), "{status:?}");
-    let status = review(&node, &token, &[])
-        .await?
-        .status
-        .context("a review")?;
-    ensure!(
-        status.authenticated != Some(true),
-        "the API server takes it for itself: {status:?}"
-    );
+    let status = review(&node, &token, &[]).await?.status.context("a review")?;
+    ensure!(status.authenticated != Some(true), "the API server takes it for itself: {status:?}");
     Ok(())
 }
 

@@ -29,13 +29,7 @@ pub struct Case {
 
 impl Case {
     pub const fn new(name: &'static str, story: Story) -> Case {
-        Case {
-            name,
-            story,
-            beyond_upstream: None,
-            in_subset: false,
-            standalone: false,
-        }
+        Case { name, story, beyond_upstream: None, in_subset: false, standalone: false }
     }
 
     pub const fn beyond_upstream(mut self, why: &'static str) -> Case {
@@ -55,9 +49,7 @@ impl Case {
 
     /// The name without the path of the modules that all cases have in common.
     pub fn short_name(&self) -> &'static str {
-        self.name
-            .split_once("::cases::")
-            .map_or(self.name, |(_, name)| name)
+        self.name.split_once("::cases::").map_or(self.name, |(_, name)| name)
     }
 }
 

@@ -21,10 +21,7 @@ impl PodCgroup {
             class => format!("{}/", class.to_lowercase()),
         };
         let root = pod.node.stack().on_node("/sys/fs/cgroup");
-        PodCgroup {
-            root,
-            path: format!("kubepods/{class}pod{}", pod.uid),
-        }
+        PodCgroup { root, path: format!("kubepods/{class}pod{}", pod.uid) }
     }
 
     pub fn exists(&self) -> bool {
@@ -43,12 +40,7 @@ impl PodCgroup {
     /// In microseconds of a period of 100 ms; None without a limit.
     pub fn cpu_quota(&self) -> Result<Option<u64>> {
         let text = match self.is_v2() {
-            true => self
-                .text("cpu", "cpu.max")?
-                .split(' ')
-                .next()
-                .unwrap_or_default()
-                .to_owned(),
+            true => self.text("cpu", "cpu.max")?.split(' ').next().unwrap_or_default().to_owned(),
             false => self.text("cpu", "cpu.cfs_quota_us")?,
         };
         match text.as_str() {
@@ -83,8 +75,7 @@ impl PodCgroup {
 
     fn number(&self, controller: &str, file: &str) -> Result<u64> {
         let text = self.text(controller, file)?;
-        text.parse()
-            .with_context(|| format!("read the number {text:?} in {file}"))
+        text.parse().with_context(|| format!("read the number {text:?} in {file}"))
     }
 
     fn text(&self, controller: &str, file: &str) -> Result<String> {

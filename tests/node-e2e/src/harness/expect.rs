@@ -28,13 +28,7 @@ pub struct Expect<'a> {
 
 impl<'a> Expect<'a> {
     pub(super) fn of(pod: &'a PodHandle) -> Expect<'a> {
-        Expect {
-            pod,
-            goals: Vec::new(),
-            container: "main".to_owned(),
-            within: WITHIN,
-            phase: None,
-        }
+        Expect { pod, goals: Vec::new(), container: "main".to_owned(), within: WITHIN, phase: None }
     }
 
     pub fn within(mut self, within: Duration) -> Self {
@@ -53,9 +47,7 @@ impl<'a> Expect<'a> {
     }
 
     pub fn condition(self, kind: &'static str, value: &'static str) -> Self {
-        self.that(format!("condition {kind}={value}"), move |pod| {
-            has_condition(pod, kind, value)
-        })
+        self.that(format!("condition {kind}={value}"), move |pod| has_condition(pod, kind, value))
     }
 
     /// No phase follows Succeeded or Failed, so the wrong one of them ends the wait.
@@ -75,59 +67,36 @@ impl<'a> Expect<'a> {
 
     pub fn waiting(self, reason: &'static str) -> Self {
         self.state(format!("waiting for {reason}"), move |state| {
-            state
-                .waiting
-                .as_ref()
-                .is_some_and(|it| it.reason.as_deref() == Some(reason))
+            state.waiting.as_ref().is_some_and(|it| it.reason.as_deref() == Some(reason))
         })
     }
 
     pub fn exit_code(self, code: i32) -> Self {
         self.state(format!("exit code {code}"), move |state| {
-            state
-                .terminated
-                .as_ref()
-                .is_some_and(|it| it.exit_code == code)
+            state.terminated.as_ref().is_some_and(|it| it.exit_code == code)
         })
     }
 
     pub fn terminated(self, reason: &'static str) -> Self {
         self.state(format!("terminated by {reason}"), move |state| {
-            state
-                .terminated
-                .as_ref()
-                .is_some_and(|it| it.reason.as_deref() == Some(reason))
+            state.terminated.as_ref().is_some_and(|it| it.reason.as_deref() == Some(reason))
         })
     }
 
     pub fn restarts(self, at_least: i32) -> Self {
-        self.status(format!("{at_least} restarts"), move |status| {
-            status.restart_count >= at_least
-        })
+        self.status(format!("{at_least} restarts"), move |status| status.restart_count >= at_least)
     }
 
     /// A goal about the state of the container.
-    pub fn state(
-        self,
-        text: impl Into<String>,
-        holds: impl Fn(&ContainerState) -> bool + 'static,
-    ) -> Self {
-        self.status(text, move |status| {
-            status.state.as_ref().is_some_and(&holds)
-        })
+    pub fn state(self, text: impl Into<String>, holds: impl Fn(&ContainerState) -> bool + 'static) -> Self {
+        self.status(text, move |status| status.state.as_ref().is_some_and(&holds))
     }
 
     /// A goal about the status of the container.
-    pub fn status(
-        self,
-        text: impl Into<String>,
-        holds: impl Fn(&ContainerStatus) -> bool + 'static,
-    ) -> Self {
+    pub fn status(self, text: impl Into<String>, holds: impl Fn(&ContainerStatus) -> bool + 'static) -> Self {
         let container = self.container.clone();
         let text = format!("{container}: {}", text.into());
-        self.that(text, move |pod| {
-            container_status(pod, &container).is_some_and(&holds)
-        })
+        self.that(text, move |pod| container_status(pod, &container).is_some_and(&holds))
     }
 
     /// Any goal.
@@ -139,18 +108,10 @@ impl<'a> Expect<'a> {
     async fn look(&self) -> Result<Look<Pod>> {
         let pod = self.pod.get().await?;
         if let (Some(wanted), "Succeeded" | "Failed") = (self.phase, phase_of(&pod)) {
-            ensure!(
-                phase_of(&pod) == wanted,
-                "it will never be {wanted}; {}",
-                summary(&pod)
-            );
+            ensure!(phase_of(&pod) == wanted, "it will never be {wanted}; {}", summary(&pod));
         }
-        let missing: Vec<&str> = self
-            .goals
-            .iter()
-            .filter(|(_, holds)| !holds(&pod))
-            .map(|(text, _)| text.as_str())
-            .collect();
+        let missing: Vec<&str> =
+            self.goals.iter().filter(|(_, holds)| !holds(&pod)).map(|(text, _)| text.as_str()).collect();
         Ok(match missing.is_empty() {
             true => Look::Done(pod),
             false => Look::NotYet(format!("no {}; {}", missing.join(", no "), summary(&pod))),
@@ -186,19 +147,13 @@ pub fn is_ready(pod: &Pod) -> bool {
 }
 
 fn has_condition(pod: &Pod, kind: &str, value: &str) -> bool {
-    let conditions = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_deref());
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref());
     let mut conditions = conditions.unwrap_or_default().iter();
     conditions.any(|condition| condition.type_ == kind && condition.status == value)
 }
 
 fn phase_of(pod: &Pod) -> &str {
-    pod.status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref())
-        .unwrap_or("")
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("")
 }
 
 /// A pod's status in a few words, for the error of a wait that ran out.
@@ -208,26 +163,15 @@ pub fn summary(pod: &Pod) -> String {
     };
     let mut words = vec![format!("phase {}", phase_of(pod))];
     if let Some(reason) = &status.reason {
-        words.push(format!(
-            "reason {reason} ({})",
-            status.message.as_deref().unwrap_or("")
-        ));
+        words.push(format!("reason {reason} ({})", status.message.as_deref().unwrap_or("")));
     }
-    for condition in status
-        .conditions
-        .iter()
-        .flatten()
-        .filter(|it| it.status != "True")
-    {
+    for condition in status.conditions.iter().flatten().filter(|it| it.status != "True") {
         let reason = condition.reason.as_deref().unwrap_or("");
         words.push(format!("{}={} {reason}", condition.type_, condition.status));
     }
     for container in status.container_statuses.iter().flatten() {
         let state = serde_json::to_string(&container.state).unwrap_or_default();
-        words.push(format!(
-            "{} ({} restarts) {state}",
-            container.name, container.restart_count
-        ));
+        words.push(format!("{} ({} restarts) {state}", container.name, container.restart_count));
     }
     if pod.metadata.deletion_timestamp.is_some() {
         words.push("being deleted".to_owned());

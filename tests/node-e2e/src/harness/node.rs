@@ -6,9 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use ferrolet::cri::{
-    ContainerId, ContainerStateKind, ContainerSummary, GrpcRuntime, Runtime, Scope,
-};
+use ferrolet::cri::{ContainerId, ContainerStateKind, ContainerSummary, GrpcRuntime, Runtime, Scope};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{self as core, Namespace, ServiceAccount};
@@ -44,20 +42,15 @@ impl Node {
         let Some(client) = &node.0.client else {
             return Ok(node);
         };
-        let object: Namespace =
-            serde_json::from_value(json!({ "metadata": { "name": namespace } }))?;
-        let created = Api::all(client.clone())
-            .create(&PostParams::default(), &object)
-            .await;
+        let object: Namespace = serde_json::from_value(json!({ "metadata": { "name": namespace } }))?;
+        let created = Api::all(client.clone()).create(&PostParams::default(), &object).await;
         created.context("create the namespace of the case")?;
         // Without it the API server refuses pods.
         poll::until("service account of the namespace", WITHIN, async || {
-            Ok(
-                match node.api::<ServiceAccount>().get_opt("default").await? {
-                    Some(_) => Look::Done(()),
-                    None => Look::NotYet("none".to_owned()),
-                },
-            )
+            Ok(match node.api::<ServiceAccount>().get_opt("default").await? {
+                Some(_) => Look::Done(()),
+                None => Look::NotYet("none".to_owned()),
+            })
         })
         .await?;
         Ok(node)
@@ -69,12 +62,7 @@ impl Node {
             None => None,
         };
         let (namespace, static_pods) = (namespace.to_owned(), RefCell::default());
-        Ok(Node(Rc::new(Inner {
-            stack,
-            client,
-            namespace,
-            static_pods,
-        })))
+        Ok(Node(Rc::new(Inner { stack, client, namespace, static_pods })))
     }
 
     pub fn stack(&self) -> &Stack {
@@ -90,10 +78,7 @@ impl Node {
     }
 
     pub fn client(&self) -> Client {
-        self.0
-            .client
-            .clone()
-            .expect("the case asked for a node with a control plane")
+        self.0.client.clone().expect("the case asked for a node with a control plane")
     }
 
     /// A kind of object in the namespace of the case.
@@ -124,12 +109,7 @@ impl Node {
     }
 
     /// Waits until an object in the namespace of the case satisfies `holds`.
-    pub async fn expect_object<K>(
-        &self,
-        name: &str,
-        goal: &str,
-        holds: impl Fn(&K) -> bool,
-    ) -> Result<K>
+    pub async fn expect_object<K>(&self, name: &str, goal: &str, holds: impl Fn(&K) -> bool) -> Result<K>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
             + Clone
@@ -137,17 +117,13 @@ impl Node {
             + Serialize
             + DeserializeOwned,
     {
-        poll::until(
-            format!("{} {name}: {goal}", K::kind(&())),
-            WITHIN,
-            async || {
-                let object = self.api::<K>().get_opt(name).await?;
-                Ok(match object {
-                    Some(object) if holds(&object) => Look::Done(object),
-                    other => Look::NotYet(serde_json::to_string(&other)?),
-                })
-            },
-        )
+        poll::until(format!("{} {name}: {goal}", K::kind(&())), WITHIN, async || {
+            let object = self.api::<K>().get_opt(name).await?;
+            Ok(match object {
+                Some(object) if holds(&object) => Look::Done(object),
+                other => Look::NotYet(serde_json::to_string(&other)?),
+            })
+        })
         .await
     }
 
@@ -166,10 +142,7 @@ impl Node {
     /// The pod's containers in the runtime, whatever their state.
     pub async fn containers_of(&self, pod: &PodHandle) -> Result<Vec<ContainerSummary>> {
         let all = self.runtime()?.list_containers(&Scope::All).await?;
-        Ok(all
-            .into_iter()
-            .filter(|container| container.pod_uid == pod.uid)
-            .collect())
+        Ok(all.into_iter().filter(|container| container.pod_uid == pod.uid).collect())
     }
 
     /// Waits until the runtime has none of the pod's containers any more. They may be collected
@@ -198,9 +171,7 @@ impl Node {
     pub async fn expect_static_pod_runs(&self, name: &str) -> Result<ContainerSummary> {
         poll::until(format!("static pod {name} runs"), WITHIN, async || {
             let containers = self.containers_named(name).await?;
-            let running = containers
-                .iter()
-                .find(|it| it.state == ContainerStateKind::Running);
+            let running = containers.iter().find(|it| it.state == ContainerStateKind::Running);
             Ok(match running {
                 Some(container) => Look::Done(container.clone()),
                 None => Look::NotYet(format!("{containers:?}")),
@@ -210,17 +181,13 @@ impl Node {
     }
 
     pub async fn expect_no_containers(&self, name: &str) -> Result<()> {
-        poll::until(
-            format!("no container of static pod {name}"),
-            WITHIN,
-            async || {
-                let containers = self.containers_named(name).await?;
-                Ok(match containers.is_empty() {
-                    true => Look::Done(()),
-                    false => Look::NotYet(format!("{containers:?}")),
-                })
-            },
-        )
+        poll::until(format!("no container of static pod {name}"), WITHIN, async || {
+            let containers = self.containers_named(name).await?;
+            Ok(match containers.is_empty() {
+                true => Look::Done(()),
+                false => Look::NotYet(format!("{containers:?}")),
+            })
+        })
         .await
     }
 
@@ -239,10 +206,7 @@ impl Node {
     pub fn static_pod(&self, file: &str, content: &str) -> Result<()> {
         let path = format!("{STATIC_PODS}/{file}");
         self.stack().write(&path, content)?;
-        self.0
-            .static_pods
-            .borrow_mut()
-            .push(self.stack().on_node(&path));
+        self.0.static_pods.borrow_mut().push(self.stack().on_node(&path));
         Ok(())
     }
 
@@ -265,48 +229,33 @@ impl Node {
     }
 
     /// The Node object, once it satisfies `holds`.
-    pub async fn expect_node(
-        &self,
-        goal: &str,
-        holds: impl Fn(&core::Node) -> bool,
-    ) -> Result<core::Node> {
+    pub async fn expect_node(&self, goal: &str, holds: impl Fn(&core::Node) -> bool) -> Result<core::Node> {
         let nodes: Api<core::Node> = Api::all(self.client());
-        poll::until(
-            format!("node {}: {goal}", self.name()),
-            WITHIN * 2,
-            async || {
-                let agent = self.stack().agent().state().await?;
-                ensure!(
-                    matches!(agent, State::Running { .. }),
-                    "the agent has ended: {agent:?}"
-                );
-                Ok(match nodes.get_opt(self.name()).await? {
-                    Some(node) if holds(&node) => Look::Done(node),
-                    Some(node) => {
-                        let conditions = node.status.and_then(|status| status.conditions);
-                        let conditions = serde_json::to_string(&conditions)?;
-                        Look::NotYet(format!("registered, conditions {conditions}"))
-                    }
-                    None => Look::NotYet("not registered".to_owned()),
-                })
-            },
-        )
+        poll::until(format!("node {}: {goal}", self.name()), WITHIN * 2, async || {
+            let agent = self.stack().agent().state().await?;
+            ensure!(matches!(agent, State::Running { .. }), "the agent has ended: {agent:?}");
+            Ok(match nodes.get_opt(self.name()).await? {
+                Some(node) if holds(&node) => Look::Done(node),
+                Some(node) => {
+                    let conditions = node.status.and_then(|status| status.conditions);
+                    let conditions = serde_json::to_string(&conditions)?;
+                    Look::NotYet(format!("registered, conditions {conditions}"))
+                }
+                None => Look::NotYet("not registered".to_owned()),
+            })
+        })
         .await
     }
 
     pub async fn expect_node_ready(&self, value: &str) -> Result<core::Node> {
-        self.expect_node(&format!("Ready={value}"), |node| ready(node) == Some(value))
-            .await
+        self.expect_node(&format!("Ready={value}"), |node| ready(node) == Some(value)).await
     }
 
     /// The node's lease, once it is there and was renewed after the moment of the call.
     pub async fn expect_lease_renewal(&self) -> Result<LeaseSpec> {
         let leases: Api<Lease> = Api::namespaced(self.client(), "kube-node-lease");
         let look = async || -> Result<Option<LeaseSpec>> {
-            Ok(leases
-                .get_opt(self.name())
-                .await?
-                .and_then(|lease| lease.spec))
+            Ok(leases.get_opt(self.name()).await?.and_then(|lease| lease.spec))
         };
         let before = look().await?.and_then(|spec| spec.renew_time);
         poll::until("renewal of the lease", WITHIN, async || {
@@ -321,23 +270,14 @@ impl Node {
     /// Runs a shell command in a container, past the agent.
     pub async fn exec(&self, container: &ContainerId, script: &str) -> Result<String> {
         let session = format!("exec-{}", stack::unique());
-        let ctr = [
-            "ctr",
-            "--namespace=k8s.io",
-            "tasks",
-            "exec",
-            "--exec-id",
-            &session,
-        ];
+        let ctr = ["ctr", "--namespace=k8s.io", "tasks", "exec", "--exec-id", &session];
         let command = [container.as_str(), "sh", "-c", script];
         self.stack().run(&[&ctr[..], &command].concat()).await
     }
 
     /// What the node itself gets from an HTTP server, such as the agent's on its loopback.
     pub async fn http_get(&self, url: &str) -> Result<String> {
-        self.stack()
-            .run(&["timeout", "5", "busybox", "wget", "-q", "-O", "-", url])
-            .await
+        self.stack().run(&["timeout", "5", "busybox", "wget", "-q", "-O", "-", url]).await
     }
 
     /// The runtime below the agent, by way of Ferrolet's own client.
@@ -347,20 +287,12 @@ impl Node {
 
     /// Gives back what the case used on a shared node. Nothing waits for the end of its pods.
     pub(super) async fn clean_up(&self) -> Result<()> {
-        for path in self
-            .0
-            .static_pods
-            .borrow()
-            .iter()
-            .filter(|path| path.exists())
-        {
+        for path in self.0.static_pods.borrow().iter().filter(|path| path.exists()) {
             std::fs::remove_file(path).with_context(|| format!("remove {}", path.display()))?;
         }
         if let Some(client) = &self.0.client {
             let namespaces: Api<Namespace> = Api::all(client.clone());
-            namespaces
-                .delete(self.namespace(), &DeleteParams::default())
-                .await?;
+            namespaces.delete(self.namespace(), &DeleteParams::default()).await?;
         }
         Ok(())
     }
@@ -368,20 +300,14 @@ impl Node {
 
 pub(super) fn ready(node: &core::Node) -> Option<&str> {
     let conditions = node.status.as_ref()?.conditions.as_ref()?;
-    let ready = conditions
-        .iter()
-        .find(|condition| condition.type_ == "Ready")?;
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready")?;
     Some(&ready.status)
 }
 
 /// A client of a stack's runtime, on the host.
 pub fn runtime_of(made: &Made) -> Result<GrpcRuntime> {
     let socket = made.on_node(RUNTIME_SOCKET);
-    Ok(GrpcRuntime::connect(
-        &socket.to_string_lossy(),
-        "",
-        Duration::from_secs(10),
-    )?)
+    Ok(GrpcRuntime::connect(&socket.to_string_lossy(), "", Duration::from_secs(10))?)
 }
 
 /// A client of the API server, on the host.
@@ -403,11 +329,7 @@ struct LabInner {
 
 impl Lab {
     pub(super) fn new(agent: Agent, containerd: Containerd) -> Lab {
-        Lab(Rc::new(LabInner {
-            agent,
-            containerd,
-            stacks: RefCell::default(),
-        }))
+        Lab(Rc::new(LabInner { agent, containerd, stacks: RefCell::default() }))
     }
 
     pub fn agent(&self) -> Agent {
@@ -416,9 +338,7 @@ impl Lab {
 
     /// A node as `ask` has it. If it has all parts, it is Ready when this returns.
     pub async fn node(&self, ask: impl FnOnce(Builder) -> Builder) -> Result<Node> {
-        let builder = Stack::builder()
-            .agent(self.0.agent)
-            .containerd(self.0.containerd);
+        let builder = Stack::builder().agent(self.0.agent).containerd(self.0.containerd);
         let builder = ask(builder);
         let complete = builder.is_complete();
         let stack = Rc::new(builder.start().await?);

@@ -48,13 +48,9 @@ impl PodBuilder {
 
     /// Adds a second, third, ... container.
     pub fn and_container(mut self, name: &str, script: &str, fields: Value) -> Self {
-        let mut container =
-            json!({ "name": name, "image": BUSYBOX, "command": ["sh", "-c", script] });
+        let mut container = json!({ "name": name, "image": BUSYBOX, "command": ["sh", "-c", script] });
         merge(&mut container, fields);
-        self.0["spec"]["containers"]
-            .as_array_mut()
-            .expect("built as a list")
-            .push(container);
+        self.0["spec"]["containers"].as_array_mut().expect("built as a list").push(container);
         self
     }
 
@@ -118,10 +114,7 @@ pub struct PodHandle {
 impl PodHandle {
     pub(super) async fn create(node: &Node, builder: PodBuilder) -> Result<PodHandle> {
         let object = builder.object()?;
-        let created = node
-            .api::<Pod>()
-            .create(&PostParams::default(), &object)
-            .await;
+        let created = node.api::<Pod>().create(&PostParams::default(), &object).await;
         let created = created.context("create the pod")?;
         PodHandle::of(node, &created)
     }
@@ -130,11 +123,7 @@ impl PodHandle {
     pub fn of(node: &Node, pod: &Pod) -> Result<PodHandle> {
         let name = pod.metadata.name.clone().context("a pod has a name")?;
         let uid = pod.metadata.uid.clone().context("a pod has a UID")?;
-        Ok(PodHandle {
-            node: node.clone(),
-            name,
-            uid,
-        })
+        Ok(PodHandle { node: node.clone(), name, uid })
     }
 
     /// What should become of it; ends in `.await?`.
@@ -143,36 +132,24 @@ impl PodHandle {
     }
 
     pub async fn get(&self) -> Result<Pod> {
-        self.api()
-            .get(&self.name)
-            .await
-            .with_context(|| format!("get pod {}", self.name))
+        self.api().get(&self.name).await.with_context(|| format!("get pod {}", self.name))
     }
 
     /// Asks for its deletion with the grace period of its spec.
     pub async fn delete(&self) -> Result<()> {
-        let deleted = self
-            .api()
-            .delete(&self.name, &DeleteParams::default())
-            .await;
-        deleted
-            .map(drop)
-            .with_context(|| format!("delete pod {}", self.name))
+        let deleted = self.api().delete(&self.name, &DeleteParams::default()).await;
+        deleted.map(drop).with_context(|| format!("delete pod {}", self.name))
     }
 
     /// Waits until the object is gone, or another pod has taken the name.
     pub async fn expect_gone(&self) -> Result<()> {
-        poll::until(
-            format!("pod {} gone", self.name),
-            super::expect::WITHIN,
-            async || {
-                Ok(match self.api().get_opt(&self.name).await? {
-                    None => Look::Done(()),
-                    Some(pod) if pod.metadata.uid.as_deref() != Some(&self.uid) => Look::Done(()),
-                    Some(pod) => Look::NotYet(super::expect::summary(&pod)),
-                })
-            },
-        )
+        poll::until(format!("pod {} gone", self.name), super::expect::WITHIN, async || {
+            Ok(match self.api().get_opt(&self.name).await? {
+                None => Look::Done(()),
+                Some(pod) if pod.metadata.uid.as_deref() != Some(&self.uid) => Look::Done(()),
+                Some(pod) => Look::NotYet(super::expect::summary(&pod)),
+            })
+        })
         .await
     }
 
@@ -181,9 +158,7 @@ impl PodHandle {
         let goal = format!("event {reason} of pod {}", self.name);
         poll::until(goal, super::expect::WITHIN, async || {
             let events = self.events().await?;
-            let found = events
-                .iter()
-                .find(|event| event.reason.as_deref() == Some(reason));
+            let found = events.iter().find(|event| event.reason.as_deref() == Some(reason));
             Ok(match found {
                 Some(event) => Look::Done(event.message.clone().unwrap_or_default()),
                 None => Look::NotYet(format!("events {}", reasons(&events).join(", "))),
@@ -194,30 +169,21 @@ impl PodHandle {
 
     pub async fn events(&self) -> Result<Vec<Event>> {
         let fields = format!("involvedObject.name={}", self.name);
-        let list = self
-            .node
-            .api::<Event>()
-            .list(&ListParams::default().fields(&fields))
-            .await;
+        let list = self.node.api::<Event>().list(&ListParams::default().fields(&fields)).await;
         Ok(list.context("list events")?.items)
     }
 
     /// The directory of its logs on the node, as seen from here.
     pub fn log_directory(&self) -> PathBuf {
         let directory = format!("{}_{}_{}", self.node.namespace(), self.name, self.uid);
-        self.node
-            .stack()
-            .on_node(&format!("/var/log/pods/{directory}"))
+        self.node.stack().on_node(&format!("/var/log/pods/{directory}"))
     }
 
     /// What instance `attempt` of a container wrote, without the stamps of the log format.
     pub fn log_of(&self, container: &str, attempt: u32) -> Result<String> {
-        let path = self
-            .log_directory()
-            .join(container)
-            .join(format!("{attempt}.log"));
-        let raw = std::fs::read_to_string(&path)
-            .with_context(|| format!("read log {attempt} of container {container}"))?;
+        let path = self.log_directory().join(container).join(format!("{attempt}.log"));
+        let raw =
+            std::fs::read_to_string(&path).with_context(|| format!("read log {attempt} of container {container}"))?;
         let text = raw.lines().filter_map(|line| line.splitn(4, ' ').nth(3));
         Ok(text.flat_map(|line| [line, "\n"]).collect())
     }
@@ -228,10 +194,7 @@ impl PodHandle {
     }
 
     pub async fn expect_log_of(&self, container: &str, attempt: u32, text: &str) -> Result<()> {
-        let goal = format!(
-            "{text:?} in log {attempt} of {container} of pod {}",
-            self.name
-        );
+        let goal = format!("{text:?} in log {attempt} of {container} of pod {}", self.name);
         poll::until(goal, super::expect::WITHIN, async || {
             Ok(match self.log_of(container, attempt) {
                 Ok(log) if log.contains(text) => Look::Done(()),
@@ -261,10 +224,7 @@ impl PodHandle {
     pub async fn exec_in(&self, container: &str, script: &str) -> Result<String> {
         let pod = self.get().await?;
         let status = container_status(&pod, container).context("it has no status yet")?;
-        let id = status
-            .container_id
-            .as_deref()
-            .context("it has no container")?;
+        let id = status.container_id.as_deref().context("it has no container")?;
         let id = id.split_once("://").map_or(id, |(_, id)| id);
         self.node.exec(&ContainerId::new(id), script).await
     }
@@ -291,17 +251,11 @@ pub(super) fn container_status<'a>(pod: &'a Pod, name: &str) -> Option<&'a Conta
 /// Fails unless each of these is a line of the text.
 pub fn expect_lines(text: &str, lines: &[&str]) -> Result<()> {
     let present: Vec<&str> = text.lines().collect();
-    let missing: Vec<_> = lines
-        .iter()
-        .filter(|line| !present.contains(line))
-        .collect();
+    let missing: Vec<_> = lines.iter().filter(|line| !present.contains(line)).collect();
     ensure!(missing.is_empty(), "missing {missing:?} in\n{text}");
     Ok(())
 }
 
 fn reasons(events: &[Event]) -> Vec<&str> {
-    events
-        .iter()
-        .filter_map(|event| event.reason.as_deref())
-        .collect()
+    events.iter().filter_map(|event| event.reason.as_deref()).collect()
 }

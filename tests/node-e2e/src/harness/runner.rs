@@ -37,8 +37,7 @@ pub struct Choice {
 impl Choice {
     fn wants(&self, case: &Case) -> bool {
         let named = |filter: &String| case.short_name().contains(filter.as_str());
-        (!self.subset || case.in_subset)
-            && (self.filters.is_empty() || self.filters.iter().any(named))
+        (!self.subset || case.in_subset) && (self.filters.is_empty() || self.filters.iter().any(named))
     }
 
     /// Why a wanted case is not run.
@@ -49,9 +48,7 @@ impl Choice {
         if let (false, Err(missing)) = (case.standalone, provision::program("control-plane")) {
             return Some(missing.to_string());
         }
-        let why = case
-            .beyond_upstream
-            .filter(|_| self.agent == Agent::Kubelet)?;
+        let why = case.beyond_upstream.filter(|_| self.agent == Agent::Kubelet)?;
         Some(format!("beyond upstream: {why}"))
     }
 }
@@ -78,20 +75,14 @@ pub async fn run(cases: &[Case], choice: &Choice) -> Result<Tally> {
             Story::Own(_) => own.push(*case),
         }
     }
-    let ended = [
-        run_shared(&shared, choice).await?,
-        run_own(&own, choice).await,
-    ];
+    let ended = [run_shared(&shared, choice).await?, run_own(&own, choice).await];
     for passed in ended.into_iter().flatten() {
         match passed {
             true => tally.passed += 1,
             false => tally.failed += 1,
         }
     }
-    println!(
-        "{} passed, {} failed, {} skipped",
-        tally.passed, tally.failed, tally.skipped
-    );
+    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
     Ok(tally)
 }
 
@@ -101,26 +92,13 @@ async fn run_shared(cases: &[Case], choice: &Choice) -> Result<Vec<bool>> {
     }
     let begin = Instant::now();
     let lab = Lab::new(choice.agent, choice.containerd);
-    let node = lab
-        .node(|stack| stack.name("shared"))
-        .await
-        .context("start the shared node")?;
-    println!(
-        "the shared node is Ready after {:.1} s",
-        begin.elapsed().as_secs_f32()
-    );
+    let node = lab.node(|stack| stack.name("shared")).await.context("start the shared node")?;
+    println!("the shared node is Ready after {:.1} s", begin.elapsed().as_secs_f32());
     drop(node);
     let stack = lab.stacks().pop().context("the lab made one")?;
 
     let ended: Vec<bool> = stream::iter(cases)
-        .map(|case| {
-            run_case(
-                case,
-                choice,
-                run_on_shared(case, stack.clone()),
-                async || vec![stack.clone()],
-            )
-        })
+        .map(|case| run_case(case, choice, run_on_shared(case, stack.clone()), async || vec![stack.clone()]))
         .buffer_unordered(SHARED_AT_ONCE)
         .collect()
         .await;
@@ -130,9 +108,7 @@ async fn run_shared(cases: &[Case], choice: &Choice) -> Result<Vec<bool>> {
 }
 
 async fn run_on_shared(case: &Case, stack: Rc<Stack>) -> Result<()> {
-    let Story::Shared(story) = case.story else {
-        unreachable!("sorted out by `run`")
-    };
+    let Story::Shared(story) = case.story else { unreachable!("sorted out by `run`") };
     let node = Node::on(stack, &namespace(case)).await?;
     let result = story(node.clone()).await;
     node.clean_up().await?;
@@ -142,18 +118,13 @@ async fn run_on_shared(case: &Case, stack: Rc<Stack>) -> Result<()> {
 async fn run_own(cases: &[Case], choice: &Choice) -> Vec<bool> {
     stream::iter(cases)
         .map(async |case| {
-            let Story::Own(story) = case.story else {
-                unreachable!("sorted out by `run`")
-            };
+            let Story::Own(story) = case.story else { unreachable!("sorted out by `run`") };
             let lab = Lab::new(choice.agent, choice.containerd);
             let passed = run_case(case, choice, story(lab.clone()), async || lab.stacks()).await;
             match lab.clear().await {
                 Ok(()) => passed,
                 Err(error) => {
-                    println!(
-                        "FAILED          {}: taking down its stack: {error:#}",
-                        case.short_name()
-                    );
+                    println!("FAILED          {}: taking down its stack: {error:#}", case.short_name());
                     false
                 }
             }
@@ -184,11 +155,7 @@ async fn run_case(
             true
         }
         Err(error) => {
-            println!(
-                "FAILED {seconds:6.1} s  {}\n{}",
-                case.short_name(),
-                indented(&format!("{error:#}"))
-            );
+            println!("FAILED {seconds:6.1} s  {}\n{}", case.short_name(), indented(&format!("{error:#}")));
             for stack in stacks().await {
                 let kept = choice.logs.join(case.short_name().replace("::", "."));
                 match keep_logs(&stack, &kept) {
@@ -214,22 +181,14 @@ fn keep_logs(stack: &Stack, into: &Path) -> Result<()> {
 /// A case's name as the name of a namespace.
 fn namespace(case: &Case) -> String {
     let name: String = case.short_name().replace("::", "-").replace('_', "-");
-    name.chars()
-        .take(63)
-        .collect::<String>()
-        .trim_end_matches('-')
-        .to_owned()
+    name.chars().take(63).collect::<String>().trim_end_matches('-').to_owned()
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("without a message")
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
 }
 
 fn indented(text: &str) -> String {
-    text.lines()
-        .map(|line| format!("       {line}"))
-        .collect::<Vec<_>>()
-        .join("\n")
+    text.lines().map(|line| format!("       {line}")).collect::<Vec<_>>().join("\n")
 }

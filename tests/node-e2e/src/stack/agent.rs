@@ -38,8 +38,7 @@ impl Agent {
         match self {
             Agent::Kubelet => provision::program("kubelet"),
             Agent::Ferrolet => match std::env::var_os("FERROLET_BIN") {
-                Some(path) => fs::canonicalize(&path)
-                    .with_context(|| format!("FERROLET_BIN={}", path.display())),
+                Some(path) => fs::canonicalize(&path).with_context(|| format!("FERROLET_BIN={}", path.display())),
                 None => {
                     let path = std::env::current_exe()?.with_file_name("ferrolet");
                     if !path.exists() {
@@ -55,23 +54,13 @@ impl Agent {
 /// Writes its files and starts it. A kubeconfig that a test put there is left alone.
 pub async fn start(part: Part<'_>) -> Result<()> {
     let stack = part.stack;
-    let mut args = vec![
-        format!("--config={CONFIG}"),
-        format!("--node-ip={}", stack.node_address()),
-        "-v=2".to_owned(),
-    ];
+    let mut args = vec![format!("--config={CONFIG}"), format!("--node-ip={}", stack.node_address()), "-v=2".to_owned()];
     if !stack.spec.standalone {
         if !stack.on_node(KUBECONFIG).exists() {
             let slot = stack.made.slot;
             let own = control_plane::kubeconfig(slot, &format!("node-{}", stack.node_name()));
-            stack.write(
-                KUBECONFIG,
-                fs::read(own).context("read the node's kubeconfig")?,
-            )?;
-            stack.write(
-                CLIENT_CA,
-                fs::read(control_plane::certificate_authority(slot))?,
-            )?;
+            stack.write(KUBECONFIG, fs::read(own).context("read the node's kubeconfig")?)?;
+            stack.write(CLIENT_CA, fs::read(control_plane::certificate_authority(slot))?)?;
         }
         args.push(format!("--kubeconfig={KUBECONFIG}"));
     }
@@ -114,10 +103,7 @@ fn configuration(stack: &Stack) -> Value {
         }),
     };
     for fields in [fields(authentication), stack.spec.config.clone()] {
-        config
-            .as_object_mut()
-            .expect("it is written as one above")
-            .extend(fields);
+        config.as_object_mut().expect("it is written as one above").extend(fields);
     }
     config
 }

@@ -79,11 +79,7 @@ impl Layout {
     /// root is where its first process was at that moment; a version 2 root with a process in
     /// it could not pass its controllers on.
     pub fn join_leaf(&self, slot: SlotNumber) -> Result<()> {
-        for hierarchy in self
-            .hierarchies
-            .iter()
-            .filter(|hierarchy| hierarchy.kind == "cgroup2")
-        {
+        for hierarchy in self.hierarchies.iter().filter(|hierarchy| hierarchy.kind == "cgroup2") {
             let leaf = hierarchy.group(slot).join(LEAF);
             fs::create_dir(&leaf).with_context(|| format!("create {}", leaf.display()))?;
             enter(&leaf)?;
@@ -93,40 +89,18 @@ impl Layout {
 
     /// Mounts the hierarchies as seen from inside, below a fresh /sys.
     pub fn mount(&self) -> Result<()> {
-        if self
-            .hierarchies
-            .iter()
-            .all(|hierarchy| hierarchy.mount_point != Path::new(ROOT))
-        {
-            mount(
-                Some("tmpfs"),
-                ROOT,
-                Some("tmpfs"),
-                MsFlags::empty(),
-                Some("mode=755"),
-            )
-            .with_context(|| format!("mount a tmpfs on {ROOT}"))?;
+        if self.hierarchies.iter().all(|hierarchy| hierarchy.mount_point != Path::new(ROOT)) {
+            mount(Some("tmpfs"), ROOT, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
+                .with_context(|| format!("mount a tmpfs on {ROOT}"))?;
         }
-        for Hierarchy {
-            mount_point,
-            kind,
-            options,
-        } in &self.hierarchies
-        {
+        for Hierarchy { mount_point, kind, options } in &self.hierarchies {
             fs::create_dir_all(mount_point)?;
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-            mount(
-                Some("cgroup"),
-                mount_point,
-                Some(kind.as_str()),
-                flags,
-                Some(options.as_str()),
-            )
-            .with_context(|| format!("mount {} ({kind} {options})", mount_point.display()))?;
+            mount(Some("cgroup"), mount_point, Some(kind.as_str()), flags, Some(options.as_str()))
+                .with_context(|| format!("mount {} ({kind} {options})", mount_point.display()))?;
         }
         for (link, target) in &self.links {
-            std::os::unix::fs::symlink(target, link)
-                .with_context(|| format!("link {}", link.display()))?;
+            std::os::unix::fs::symlink(target, link).with_context(|| format!("link {}", link.display()))?;
         }
         Ok(())
     }
@@ -147,8 +121,7 @@ impl Hierarchy {
         for file in ["cpuset.cpus", "cpuset.mems"] {
             if self.kind == "cgroup" && group.join(file).exists() {
                 let value = fs::read(self.mount_point.join(file))?;
-                fs::write(group.join(file), value)
-                    .with_context(|| format!("set {file} of {}", group.display()))?;
+                fs::write(group.join(file), value).with_context(|| format!("set {file} of {}", group.display()))?;
             }
         }
         Ok(())
@@ -173,9 +146,7 @@ pub async fn remove(slot: SlotNumber) -> Result<()> {
         let goal = format!("remove cgroup {}", group.display());
         poll::until(goal, EMPTY_WITHIN, async || match remove_tree(&group) {
             Ok(()) => Ok(Look::Done(())),
-            Err(error) if error.kind() == ErrorKind::ResourceBusy => {
-                Ok(Look::NotYet(occupants(&group)))
-            }
+            Err(error) if error.kind() == ErrorKind::ResourceBusy => Ok(Look::NotYet(occupants(&group))),
             Err(error) => Err(error.into()),
         })
         .await?;
@@ -199,10 +170,7 @@ fn remove_tree(group: &Path) -> std::io::Result<()> {
 
 fn occupants(group: &Path) -> String {
     let pids = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-    format!(
-        "processes {} in it",
-        pids.split_whitespace().collect::<Vec<_>>().join(", ")
-    )
+    format!("processes {} in it", pids.split_whitespace().collect::<Vec<_>>().join(", "))
 }
 
 fn enter(group: &Path) -> Result<()> {
@@ -218,27 +186,18 @@ fn hierarchy(line: &str) -> Option<Hierarchy> {
     let (mount, file_system) = line.split_once(" - ")?;
     let mount_point = PathBuf::from(mount.split(' ').nth(4)?);
     let mut file_system = file_system.split(' ');
-    let kind = file_system
-        .next()
-        .filter(|kind| matches!(*kind, "cgroup" | "cgroup2"))?;
+    let kind = file_system.next().filter(|kind| matches!(*kind, "cgroup" | "cgroup2"))?;
     let options = file_system.nth(1)?;
     if !mount_point.starts_with(ROOT) {
         return None;
     }
-    let mut options: Vec<&str> = options
-        .split(',')
-        .filter(|option| !matches!(*option, "rw" | "ro"))
-        .collect();
+    let mut options: Vec<&str> = options.split(',').filter(|option| !matches!(*option, "rw" | "ro")).collect();
     // A hierarchy that only has a name must be told that it is to have no controllers.
     if kind == "cgroup" && options.iter().all(|option| option.starts_with("name=")) {
         options.insert(0, "none");
     }
     let options = options.join(",");
-    Some(Hierarchy {
-        mount_point,
-        kind: kind.to_owned(),
-        options,
-    })
+    Some(Hierarchy { mount_point, kind: kind.to_owned(), options })
 }
 
 #[cfg(test)]
@@ -270,13 +229,7 @@ mod tests {
             "30 23 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate",
             Some(("/sys/fs/cgroup", "cgroup2", "nsdelegate")),
         );
-        check(
-            "31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755",
-            None,
-        );
-        check(
-            "31 23 0:28 / /mnt/cgroup rw,relatime - cgroup2 cgroup2 rw",
-            None,
-        );
+        check("31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755", None);
+        check("31 23 0:28 / /mnt/cgroup rw,relatime - cgroup2 cgroup2 rw", None);
     }
 }

@@ -25,13 +25,9 @@ pub async fn start(part: Part<'_>) -> Result<()> {
     let program = stack.spec.containerd.directory()?.join("containerd");
     let version = major_version(&program).await?;
     stack.write(CONFIG, config(version))?;
-    stack.write(
-        "/etc/cni/net.d/10-stack.conflist",
-        network(&stack.pod_range()),
-    )?;
+    stack.write("/etc/cni/net.d/10-stack.conflist", network(&stack.pod_range()))?;
     // A socket left by a killed one would refuse connections, which is what we wait over anyway.
-    part.start_program(program, vec![format!("--config={CONFIG}")])
-        .await?;
+    part.start_program(program, vec![format!("--config={CONFIG}")]).await?;
 
     let socket = stack.on_node(SOCKET);
     poll::until("containerd serves", SERVES_WITHIN, async || {
@@ -49,9 +45,7 @@ pub async fn start(part: Part<'_>) -> Result<()> {
     if !stack.on_node(IMAGES_IMPORTED).exists() {
         for archive in provision::images()? {
             let archive = archive.to_string_lossy();
-            stack
-                .run(&["ctr", "--namespace=k8s.io", "images", "import", &archive])
-                .await?;
+            stack.run(&["ctr", "--namespace=k8s.io", "images", "import", &archive]).await?;
         }
         stack.write(IMAGES_IMPORTED, "")?;
     }
@@ -64,15 +58,9 @@ async fn major_version(program: &Path) -> Result<u32> {
     let output = output.with_context(|| format!("run {}", program.display()))?;
     let text = String::from_utf8_lossy(&output.stdout);
     // containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3
-    let version = text
-        .split_whitespace()
-        .nth(2)
-        .unwrap_or_default()
-        .trim_start_matches('v');
+    let version = text.split_whitespace().nth(2).unwrap_or_default().trim_start_matches('v');
     let major = version.split('.').next().unwrap_or_default();
-    major
-        .parse()
-        .with_context(|| format!("read the version of containerd off {text:?}"))
+    major.parse().with_context(|| format!("read the version of containerd off {text:?}"))
 }
 
 /// What differs from containerd's defaults, and why, in the words of its major version.

@@ -14,12 +14,7 @@ use crate::provision;
 pub const PORT: u16 = 6443;
 
 /// The names under which its processes run.
-pub const COMPONENTS: [&str; 4] = [
-    "etcd",
-    "kube-apiserver",
-    "kube-controller-manager",
-    "kube-scheduler",
-];
+pub const COMPONENTS: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"];
 
 /// It takes some seconds alone, and much longer beside a build.
 const READY_WITHIN: Duration = Duration::from_secs(120);
@@ -30,17 +25,13 @@ pub async fn start(part: Part<'_>) -> Result<()> {
     let address = stack.node_address();
     let args = vec![
         format!("--data-dir={}", data.display()),
-        format!(
-            "--log-dir={}",
-            stack.log_directory().join("control-plane").display()
-        ),
+        format!("--log-dir={}", stack.log_directory().join("control-plane").display()),
         "--bind-address=0.0.0.0".to_owned(),
         format!("--advertise-address={address}"),
         format!("--port={PORT}"),
         format!("--node={}", stack.node_name()),
     ];
-    part.start_program(provision::program("control-plane")?, args)
-        .await?;
+    part.start_program(provision::program("control-plane")?, args).await?;
     poll::until("control plane ready", READY_WITHIN, async || {
         if data.join("ready").exists() {
             return Ok(Look::Done(()));

@@ -29,8 +29,7 @@ pub fn run(world: &World) -> Result<()> {
     world::furnish(world)?;
 
     let socket = super::supervisor::socket(world.slot);
-    let listener =
-        UnixListener::bind(&socket).with_context(|| format!("listen on {}", socket.display()))?;
+    let listener = UnixListener::bind(&socket).with_context(|| format!("listen on {}", socket.display()))?;
     let children = Arc::new(Children::default());
     let reaper = children.clone();
     std::thread::spawn(move || reaper.reap_forever());
@@ -42,9 +41,7 @@ pub fn run(world: &World) -> Result<()> {
     });
 
     println!("up");
-    std::io::stdin()
-        .read_to_end(&mut Vec::new())
-        .context("wait for the keeper's end")?;
+    std::io::stdin().read_to_end(&mut Vec::new()).context("wait for the keeper's end")?;
     Ok(())
 }
 
@@ -86,10 +83,7 @@ impl Children {
     }
 
     fn start(&self, program: Program) -> Result<State> {
-        let output = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&program.output);
+        let output = OpenOptions::new().create(true).append(true).open(&program.output);
         let output = output.with_context(|| format!("open {}", program.output.display()))?;
         let errors = match &program.errors {
             None => output.try_clone()?,
@@ -112,9 +106,7 @@ impl Children {
             .process_group(0)
             .spawn()
             .with_context(|| format!("start {}", program.path.display()))?;
-        let state = State::Running {
-            pid: child.id() as i32,
-        };
+        let state = State::Running { pid: child.id() as i32 };
         states.insert(program.name, state);
         self.changed.notify_all();
         Ok(state)
@@ -130,19 +122,12 @@ impl Children {
     }
 
     fn look(&self, name: &str) -> State {
-        self.lock()
-            .get(name)
-            .copied()
-            .unwrap_or(State::NeverStarted)
+        self.lock().get(name).copied().unwrap_or(State::NeverStarted)
     }
 
     fn wait(&self, name: &str) -> State {
-        let runs =
-            |states: &mut BTreeMap<_, _>| matches!(states.get(name), Some(State::Running { .. }));
-        let states = self
-            .changed
-            .wait_while(self.lock(), runs)
-            .expect("no holder panics");
+        let runs = |states: &mut BTreeMap<_, _>| matches!(states.get(name), Some(State::Running { .. }));
+        let states = self.changed.wait_while(self.lock(), runs).expect("no holder panics");
         states.get(name).copied().unwrap_or(State::NeverStarted)
     }
 
@@ -154,11 +139,7 @@ impl Children {
                 // No process is left inside, so none can appear before the next start.
                 let states = self.lock();
                 let none_runs = |states: &mut BTreeMap<_, _>| !any_runs(states);
-                drop(
-                    self.changed
-                        .wait_while(states, none_runs)
-                        .expect("no holder panics"),
-                );
+                drop(self.changed.wait_while(states, none_runs).expect("no holder panics"));
             }
             self.reap();
             self.changed.notify_all();
@@ -172,13 +153,7 @@ impl Children {
             match ended {
                 WaitStatus::Exited(pid, code) => note_end(&mut states, pid, State::Exited { code }),
                 WaitStatus::Signaled(pid, signal, _) => {
-                    note_end(
-                        &mut states,
-                        pid,
-                        State::Killed {
-                            signal: signal as i32,
-                        },
-                    );
+                    note_end(&mut states, pid, State::Killed { signal: signal as i32 });
                 }
                 _ => return,
             }
@@ -191,9 +166,7 @@ impl Children {
 }
 
 fn any_runs(states: &BTreeMap<String, State>) -> bool {
-    states
-        .values()
-        .any(|state| matches!(state, State::Running { .. }))
+    states.values().any(|state| matches!(state, State::Running { .. }))
 }
 
 fn note_end(states: &mut BTreeMap<String, State>, pid: Pid, end: State) {

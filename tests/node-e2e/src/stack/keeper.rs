@@ -85,9 +85,7 @@ async fn keep(order: Order) -> Result<()> {
     let mut terminated = signal(SignalKind::terminate())?;
     let lifeline = match order.detached {
         true => None,
-        false => Some(Receiver::from_owned_fd(
-            std::io::stdin().as_fd().try_clone_to_owned()?,
-        )?),
+        false => Some(Receiver::from_owned_fd(std::io::stdin().as_fd().try_clone_to_owned()?)?),
     };
     let slot = Slot::take().await?;
     let running = match make(&order, slot.number).await {
@@ -157,11 +155,7 @@ async fn make(order: &Order, slot: SlotNumber) -> Result<(Running, Made)> {
     fs::create_dir(&logs)?;
     let log = logs.join("world.log");
 
-    let world = World {
-        slot,
-        node: order.node.clone(),
-        cgroups,
-    };
+    let world = World { slot, node: order.node.clone(), cgroups };
     let mut waiter = Command::from(super::Role::Enter(world).command()?)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -175,10 +169,7 @@ async fn make(order: &Order, slot: SlotNumber) -> Result<(Running, Made)> {
     let (mut init, mut up) = (None, false);
     while init.is_none() || !up {
         match lines.next_line().await? {
-            None => bail!(
-                "the world did not come up: {}",
-                fs::read_to_string(&log)?.trim()
-            ),
+            None => bail!("the world did not come up: {}", fs::read_to_string(&log)?.trim()),
             Some(line) if line == "up" => up = true,
             Some(line) => {
                 let pid = line.strip_prefix("pid ").and_then(|pid| pid.parse().ok());
@@ -191,16 +182,7 @@ async fn make(order: &Order, slot: SlotNumber) -> Result<(Running, Made)> {
     network::connect(slot, Pid::from_raw(init)).await?;
 
     let (name, node) = (order.name.clone(), order.node.clone());
-    let made = Made {
-        name,
-        node,
-        slot,
-        init,
-        keeper: std::process::id(),
-    };
-    fs::write(
-        slot.directory().join("stack.json"),
-        serde_json::to_string(&made)?,
-    )?;
+    let made = Made { name, node, slot, init, keeper: std::process::id() };
+    fs::write(slot.directory().join("stack.json"), serde_json::to_string(&made)?)?;
     Ok((Running { waiter, lifeline }, made))
 }

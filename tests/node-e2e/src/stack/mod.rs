@@ -242,24 +242,15 @@ impl Stack {
     }
 
     pub fn agent(&self) -> Part<'_> {
-        Part {
-            stack: self,
-            name: part::Name::Agent,
-        }
+        Part { stack: self, name: part::Name::Agent }
     }
 
     pub fn containerd(&self) -> Part<'_> {
-        Part {
-            stack: self,
-            name: part::Name::Containerd,
-        }
+        Part { stack: self, name: part::Name::Containerd }
     }
 
     pub fn control_plane(&self) -> Part<'_> {
-        Part {
-            stack: self,
-            name: part::Name::ControlPlane,
-        }
+        Part { stack: self, name: part::Name::ControlPlane }
     }
 
     /// Runs a program inside to its end and returns what it wrote to standard output.
@@ -294,21 +285,14 @@ impl Stack {
         let mut found = Vec::new();
         for entry in fs::read_dir(self.on_node("/proc"))? {
             let entry = entry?;
-            let Some(pid) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
-            else {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
             // A process may end while we look.
             let Ok(command_line) = fs::read(entry.path().join("cmdline")) else {
                 continue;
             };
-            let first = command_line
-                .split(|&byte| byte == 0)
-                .next()
-                .unwrap_or_default();
+            let first = command_line.split(|&byte| byte == 0).next().unwrap_or_default();
             if Path::new(&*String::from_utf8_lossy(first)).file_name() == Some(name.as_ref()) {
                 found.push(pid);
             }
@@ -324,11 +308,7 @@ impl Stack {
     /// The last lines of what each part logged, for a person who looks at a failure.
     pub fn log_tails(&self) -> String {
         let mut tails = String::new();
-        for (part, lines) in [
-            (self.containerd(), 5),
-            (self.control_plane(), 5),
-            (self.agent(), 20),
-        ] {
+        for (part, lines) in [(self.containerd(), 5), (self.control_plane(), 5), (self.agent(), 20)] {
             let log = part.log().unwrap_or_default();
             let all: Vec<&str> = log.lines().collect();
             let tail = &all[all.len().saturating_sub(lines)..];
@@ -344,19 +324,10 @@ impl Stack {
 
     async fn make_world(spec: Builder) -> Result<Stack> {
         ensure!(nix::unistd::geteuid().is_root(), "a stack needs root");
-        let order = Order {
-            name: spec.name.clone(),
-            node: spec.node.clone(),
-            detached: spec.detached,
-        };
+        let order = Order { name: spec.name.clone(), node: spec.node.clone(), detached: spec.detached };
         let (keeper, made) = Keeper::start(order).await?;
         let supervisor = Supervisor { slot: made.slot };
-        Ok(Stack {
-            spec,
-            made,
-            supervisor,
-            keeper,
-        })
+        Ok(Stack { spec, made, supervisor, keeper })
     }
 
     async fn start_parts(&self) -> Result<()> {
@@ -395,11 +366,7 @@ impl Keeper {
     async fn start(order: Order) -> Result<(Keeper, Made)> {
         let detached = order.detached;
         let mut process = Command::from(Role::Keep(order).command()?)
-            .stdin(if detached {
-                Stdio::null()
-            } else {
-                Stdio::piped()
-            })
+            .stdin(if detached { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -424,11 +391,7 @@ impl Keeper {
         }
         let status = tokio::time::timeout(KEEPER_WITHIN, self.process.wait()).await;
         let status = status.context("the keeper of the stack does not end")??;
-        ensure!(
-            status.success(),
-            "the keeper could not clear {}",
-            made.slot.directory().display()
-        );
+        ensure!(status.success(), "the keeper could not clear {}", made.slot.directory().display());
         Ok(())
     }
 }
@@ -500,12 +463,8 @@ impl Role {
     fn play(self) -> Result<ExitCode> {
         match self {
             Role::Keep(order) => {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()?;
-                runtime
-                    .block_on(keeper::run(order))
-                    .map(|()| ExitCode::SUCCESS)
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(keeper::run(order)).map(|()| ExitCode::SUCCESS)
             }
             Role::Enter(world) => world::enter(&world, Role::Init(world.clone()).command()?),
             Role::Init(world) => init::run(&world).map(|()| ExitCode::SUCCESS),
@@ -521,14 +480,10 @@ pub fn play_role() -> Option<ExitCode> {
         return None;
     }
     let role = serde_json::from_str::<Role>(&args.next().unwrap_or_default());
-    Some(
-        role.map_err(Into::into)
-            .and_then(Role::play)
-            .unwrap_or_else(|error| {
-                eprintln!("{error:#}");
-                ExitCode::FAILURE
-            }),
-    )
+    Some(role.map_err(Into::into).and_then(Role::play).unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        ExitCode::FAILURE
+    }))
 }
 
 fn logs_below(directory: &Path) -> Vec<PathBuf> {

@@ -65,20 +65,14 @@ async fn ip(namespace: Option<Pid>, lines: &str) -> Result<()> {
         }
     };
     command.args(["-batch", "-"]);
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.kill_on_drop(true).spawn().context("run ip(8)")?;
     let mut stdin = child.stdin.take().expect("stdin is piped");
     stdin.write_all(lines.as_bytes()).await?;
     drop(stdin);
     let output = child.wait_with_output().await?;
     if !output.status.success() {
-        bail!(
-            "ip {lines}: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("ip {lines}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
 }

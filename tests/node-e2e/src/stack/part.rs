@@ -88,18 +88,12 @@ impl Part<'_> {
     }
 
     pub(super) fn log_path(self) -> PathBuf {
-        self.stack
-            .log_directory()
-            .join(format!("{}.log", self.name.text()))
+        self.stack.log_directory().join(format!("{}.log", self.name.text()))
     }
 
     pub(super) async fn start_program(self, path: PathBuf, args: Vec<String>) -> Result<()> {
         let path_seen = super::world::is_visible(&path);
-        ensure!(
-            path_seen,
-            "{} is hidden inside the stack; put it elsewhere",
-            path.display()
-        );
+        ensure!(path_seen, "{} is hidden inside the stack; put it elsewhere", path.display());
         let program = Program {
             name: self.name.text().to_owned(),
             path,
@@ -136,27 +130,14 @@ impl Part<'_> {
 /// (its shim, ctr) come first, so that a host's own are never taken for them.
 pub(super) fn environment(stack: &Stack) -> Result<BTreeMap<String, String>> {
     let own = stack.spec.containerd.directory()?;
-    let path = format!(
-        "{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        own.display()
-    );
-    let mut environment = BTreeMap::from([
-        ("PATH".to_owned(), path),
-        ("HOME".to_owned(), "/root".to_owned()),
-    ]);
+    let path = format!("{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", own.display());
+    let mut environment = BTreeMap::from([("PATH".to_owned(), path), ("HOME".to_owned(), "/root".to_owned())]);
     // Installed components that the control plane is to take instead of its own, by the names
     // that users of envtest know, and the log filter of an agent.
     for name in std::env::vars().map(|(name, _)| name) {
         let passed_on = name.starts_with("TEST_ASSET_")
-            || [
-                "ETCD",
-                "KUBE_APISERVER",
-                "KUBE_CONTROLLER_MANAGER",
-                "KUBE_SCHEDULER",
-                "RUST_LOG",
-                "RUST_BACKTRACE",
-            ]
-            .contains(&name.as_str());
+            || ["ETCD", "KUBE_APISERVER", "KUBE_CONTROLLER_MANAGER", "KUBE_SCHEDULER", "RUST_LOG", "RUST_BACKTRACE"]
+                .contains(&name.as_str());
         if passed_on {
             environment.insert(name.clone(), std::env::var(&name)?);
         }

@@ -56,9 +56,7 @@ impl SlotNumber {
 }
 
 fn base() -> PathBuf {
-    std::env::var_os("FERROLET_STACKS")
-        .unwrap_or_else(|| "/var/tmp".into())
-        .into()
+    std::env::var_os("FERROLET_STACKS").unwrap_or_else(|| "/var/tmp".into()).into()
 }
 
 /// A held slot: nobody else takes or sweeps it.
@@ -82,22 +80,15 @@ impl Slot {
                 }
             }
         }
-        bail!(
-            "all {SLOTS} slots for stacks are taken; see {}/ferrolet-stack-*",
-            base().display()
-        )
+        bail!("all {SLOTS} slots for stacks are taken; see {}/ferrolet-stack-*", base().display())
     }
 
     /// Joins those who hold the slot already.
     pub fn hold(number: SlotNumber) -> Result<Slot> {
         let path = number.directory();
         let held = File::open(&path).with_context(|| format!("open {}", path.display()))?;
-        held.lock_shared()
-            .with_context(|| format!("lock {}", path.display()))?;
-        Ok(Slot {
-            number,
-            _held: held,
-        })
+        held.lock_shared().with_context(|| format!("lock {}", path.display()))?;
+        Ok(Slot { number, _held: held })
     }
 
     /// Removes the directory, the last thing of a stack to go.
@@ -143,9 +134,7 @@ async fn sweep_locked() -> Result<Vec<SlotNumber>> {
 
 /// All numbers whose directory exists.
 fn all() -> impl Iterator<Item = SlotNumber> {
-    (0..SLOTS)
-        .map(SlotNumber)
-        .filter(|number| number.directory().exists())
+    (0..SLOTS).map(SlotNumber).filter(|number| number.directory().exists())
 }
 
 fn is_dead(number: SlotNumber) -> Result<bool> {
@@ -154,17 +143,13 @@ fn is_dead(number: SlotNumber) -> Result<bool> {
     match directory.try_lock() {
         Ok(()) => Ok(true),
         Err(fs::TryLockError::WouldBlock) => Ok(false),
-        Err(fs::TryLockError::Error(error)) => {
-            Err(error).context(format!("lock {}", path.display()))
-        }
+        Err(fs::TryLockError::Error(error)) => Err(error).context(format!("lock {}", path.display())),
     }
 }
 
 fn lock_registry() -> Result<File> {
     let base = base();
     let directory = File::open(&base).with_context(|| format!("open {}", base.display()))?;
-    directory
-        .lock()
-        .with_context(|| format!("lock {}", base.display()))?;
+    directory.lock().with_context(|| format!("lock {}", base.display()))?;
     Ok(directory)
 }

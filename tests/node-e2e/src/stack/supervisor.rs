@@ -84,40 +84,24 @@ impl Supervisor {
     }
 
     pub async fn signal(self, name: &str, signal: Signal) -> Result<State> {
-        self.ask(Request::Signal {
-            name: name.to_owned(),
-            signal: signal as i32,
-        })
-        .await
+        self.ask(Request::Signal { name: name.to_owned(), signal: signal as i32 }).await
     }
 
     pub async fn signal_pid(self, pid: i32, signal: Signal) -> Result<State> {
-        self.ask(Request::SignalPid {
-            pid,
-            signal: signal as i32,
-        })
-        .await
+        self.ask(Request::SignalPid { pid, signal: signal as i32 }).await
     }
 
     pub async fn look(self, name: &str) -> Result<State> {
-        self.ask(Request::Look {
-            name: name.to_owned(),
-        })
-        .await
+        self.ask(Request::Look { name: name.to_owned() }).await
     }
 
     pub async fn wait(self, name: &str) -> Result<State> {
-        self.ask(Request::Wait {
-            name: name.to_owned(),
-        })
-        .await
+        self.ask(Request::Wait { name: name.to_owned() }).await
     }
 
     async fn ask(self, request: Request) -> Result<State> {
         let socket = socket(self.slot);
-        let mut connection = UnixStream::connect(&socket)
-            .await
-            .context("reach the stack's PID 1")?;
+        let mut connection = UnixStream::connect(&socket).await.context("reach the stack's PID 1")?;
         let mut line = serde_json::to_string(&request)?;
         line.push('\n');
         connection.write_all(line.as_bytes()).await?;

@@ -45,9 +45,7 @@ const PRIVATE: [&str; 2] = ["/var/lib", "/var/log"];
 
 /// Whether `path` of the host can be seen from inside.
 pub fn is_visible(path: &Path) -> bool {
-    let hidden = PRIVATE
-        .into_iter()
-        .chain(["/run", "/var/run", "/sys", "/proc"]);
+    let hidden = PRIVATE.into_iter().chain(["/run", "/var/run", "/sys", "/proc"]);
     !hidden.into_iter().any(|place| path.starts_with(place))
 }
 
@@ -69,11 +67,7 @@ pub fn enter(world: &World, mut init: Command) -> Result<ExitCode> {
     let mut init = init.spawn().context("start PID 1")?;
     println!("pid {}", init.id());
     let status = init.wait()?;
-    Ok(if status.success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Everything PID 1 does before it serves.
@@ -110,35 +104,17 @@ fn furnish_etc(world: &World) -> Result<()> {
     let (upper, work) = (scratch.join("upper"), scratch.join("work"));
     fs::create_dir_all(&upper)?;
     fs::create_dir_all(&work)?;
-    let options = format!(
-        "lowerdir=/etc,upperdir={},workdir={}",
-        upper.display(),
-        work.display()
-    );
+    let options = format!("lowerdir=/etc,upperdir={},workdir={}", upper.display(), work.display());
     mount_new("overlay", "/etc", Some(&options))?;
 
     for directory in ["/etc/cni", "/etc/kubernetes", "/etc/containerd"] {
-        absent_is_fine(fs::remove_dir_all(directory))
-            .with_context(|| format!("clear {directory}"))?;
+        absent_is_fine(fs::remove_dir_all(directory)).with_context(|| format!("clear {directory}"))?;
         fs::create_dir(directory)?;
     }
     // Often a link to where a resolver daemon of the host writes it.
     absent_is_fine(fs::remove_file("/etc/resolv.conf"))?;
-    fs::write(
-        "/etc/resolv.conf",
-        format!(
-            "nameserver {}\nsearch ferrolet.test\n",
-            world.slot.host_address()
-        ),
-    )?;
-    fs::write(
-        "/etc/hosts",
-        format!(
-            "127.0.0.1 localhost\n{} {}\n",
-            world.slot.node_address(),
-            world.node
-        ),
-    )?;
+    fs::write("/etc/resolv.conf", format!("nameserver {}\nsearch ferrolet.test\n", world.slot.host_address()))?;
+    fs::write("/etc/hosts", format!("127.0.0.1 localhost\n{} {}\n", world.slot.node_address(), world.node))?;
     Ok(())
 }
 
@@ -171,14 +147,8 @@ fn mount_new(kind: &str, target: &str, options: Option<&str>) -> Result<()> {
 }
 
 fn bind(from: &Path, to: &Path) -> Result<()> {
-    mount(
-        Some(from),
-        to,
-        None::<&PathBuf>,
-        MsFlags::MS_BIND | MsFlags::MS_REC,
-        None::<&PathBuf>,
-    )
-    .with_context(|| format!("bind {} to {}", from.display(), to.display()))
+    mount(Some(from), to, None::<&PathBuf>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&PathBuf>)
+        .with_context(|| format!("bind {} to {}", from.display(), to.display()))
 }
 
 /// Takes all that is mounted on `target` out of this namespace.
