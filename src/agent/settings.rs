@@ -114,8 +114,8 @@ fn cgroups(settings: &Settings, node: &NodeConfig, facts: &MachineFacts) -> anyh
     let enforced = kubelet.enforce_node_allocatable.contains(&config::Enforcement::Pods);
     let (cpu_reserved, memory_reserved) = if enforced { (reserved("cpu"), reserved("memory") / 1000) } else { (0, 0) };
     let limits = KubepodsLimits {
-        milli_cpu: (u64::from(facts.cpus) * 1000).saturating_sub(u64::try_from(cpu_reserved)?),
-        memory_bytes: facts.memory_bytes.saturating_sub(u64::try_from(memory_reserved)?),
+        milli_cpu: (u64::from(facts.cpus) * 1000).saturating_sub(cpu_reserved),
+        memory_bytes: facts.memory_bytes.saturating_sub(memory_reserved),
         pids: None,
         hugepages: hugepages.clone(),
     };

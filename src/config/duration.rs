@@ -149,6 +149,13 @@ fn decimal(nanos: u64, unit: u64) -> String {
     format!("{whole}.{below:0width$}").trim_end_matches('0').to_owned()
 }
 
+impl From<Duration> for GoDuration {
+    /// Durations beyond Go's 292 years become its longest.
+    fn from(duration: Duration) -> Self {
+        GoDuration::from_nanos(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX))
+    }
+}
+
 impl<'de> Deserialize<'de> for GoDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
@@ -222,12 +229,5 @@ mod tests {
             let duration = GoDuration { nanos };
             assert_eq!(parse(&duration.to_string()), Ok(duration));
         }
-    }
-}
-
-impl From<Duration> for GoDuration {
-    /// Durations beyond Go's 292 years become its longest.
-    fn from(duration: Duration) -> Self {
-        GoDuration::from_nanos(i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX))
     }
 }

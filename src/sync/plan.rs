@@ -121,6 +121,16 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// What is to be done with the containers or, once there are none, with the sandboxes;
+    /// reached when there is nothing left of either.
+    fn of_first(containers: impl Iterator<Item = Action>, sandboxes: impl Iterator<Item = Action>) -> Plan {
+        let mut actions: Vec<_> = containers.collect();
+        if actions.is_empty() {
+            actions.extend(sandboxes);
+        }
+        Plan { reached: actions.is_empty(), actions, ..Plan::default() }
+    }
+
     /// Look again then, even if nothing happens.
     pub fn look_again(&self) -> Option<Instant> {
         self.held.iter().map(|held| held.until).min()
@@ -182,25 +192,16 @@ pub fn sync(snapshot: &Snapshot) -> Plan {
 
 /// The plan for a pod that must end: stop everything, then the sandbox.
 pub fn stop_pod(runtime: &PodRuntime) -> Plan {
-    let mut plan = Plan::default();
-    plan.actions = runtime.may_run().map(|container| stop(container, StopWhy::PodStops)).collect();
-    if plan.actions.is_empty() {
-        plan.actions = ready_sandboxes(runtime).map(|sandbox| Action::StopSandbox { id: sandbox.id.clone() }).collect();
-    }
-    plan.reached = plan.actions.is_empty();
-    plan
+    let containers = runtime.may_run().map(|container| stop(container, StopWhy::PodStops));
+    let sandboxes = ready_sandboxes(runtime).map(|sandbox| Action::StopSandbox { id: sandbox.id.clone() });
+    Plan::of_first(containers, sandboxes)
 }
 
 /// The plan for a pod that has ended and is no longer wanted: leave nothing in the runtime.
 pub fn remove_pod(runtime: &PodRuntime) -> Plan {
-    let mut plan = Plan::default();
-    plan.actions = runtime.containers.iter().map(remove).collect();
-    if plan.actions.is_empty() {
-        plan.actions =
-            runtime.sandboxes.iter().map(|sandbox| Action::RemoveSandbox { id: sandbox.id.clone() }).collect();
-    }
-    plan.reached = plan.actions.is_empty();
-    plan
+    let containers = runtime.containers.iter().map(remove);
+    let sandboxes = runtime.sandboxes.iter().map(|sandbox| Action::RemoveSandbox { id: sandbox.id.clone() });
+    Plan::of_first(containers, sandboxes)
 }
 
 /// How far the containers of a pod are.

@@ -133,7 +133,7 @@ async fn run_many(pods: &Api<Pod>, node: &str, count: usize) -> Result<f64> {
         }
         anyhow::Ok(begun.elapsed().as_secs_f64())
     };
-    let both = async { tokio::try_join!(async { created.await }, all_ready) };
+    let both = async { tokio::try_join!(created, all_ready) };
     let (_, seconds) = tokio::time::timeout(WITHIN, both).await.context("not all pods are Ready")??;
     Ok(seconds)
 }
