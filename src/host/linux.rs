@@ -1,5 +1,6 @@
 //! The real machine: each call goes to the blocking pool on the lane of what it is about.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::{fs, io};
 
 use async_trait::async_trait;
 use nix::unistd::Gid;
+use tokio::time::timeout;
 
 use super::cgroup::Cgroups;
 use super::lanes::Lanes;
@@ -44,6 +46,8 @@ impl Roots {
     }
 }
 
+/// A name server that is away must not hold the node up for long.
+const LOOKUP_DEADLINE: Duration = Duration::from_secs(2);
 const POD_DIR_MODE: u32 = 0o750;
 const EMPTY_DIR_MODE: u32 = 0o777;
 
@@ -196,6 +200,13 @@ impl Host for LinuxHost {
         let path = machine.roots.root_dir.clone();
         let work = move || facts::read(&machine.roots, machine.cgroups.version());
         self.lanes.run(&path, "read the facts of the machine with root dir", &path, work).await
+    }
+
+    async fn resolve(&self, name: &str) -> Vec<IpAddr> {
+        match timeout(LOOKUP_DEADLINE, tokio::net::lookup_host((name, 0))).await {
+            Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
+            Ok(Err(_)) | Err(_) => Vec::new(),
+        }
     }
 
     async fn ensure_cgroup(&self, cgroup: &CgroupPath, settings: &CgroupSettings) -> Result<()> {

@@ -168,6 +168,8 @@ pub enum HostPathKind {
 #[async_trait]
 pub trait Host: Send + Sync + 'static {
     async fn facts(&self) -> Result<MachineFacts>;
+    /// The addresses a name resolves to by this machine's own resolver; empty if it does not.
+    async fn resolve(&self, name: &str) -> Vec<IpAddr>;
 
     // Cgroups. The driver's naming is the host's business; the path is cgroupfs form.
     /// Makes the cgroup with all parents and writes the settings.

@@ -35,7 +35,7 @@ use k8s_openapi::api::core::v1::Node;
 
 pub use capacity::{Amounts, ReservationError, check_reservations};
 pub use conditions::Pressures;
-pub use config::NodeConfig;
+pub use config::{NodeConfig, Reserved};
 pub use handle::{NodeHandle, NodeParts};
 pub use lease::run as run_lease;
 pub use survey::{MachineSurvey, Survey};

@@ -2,18 +2,13 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::ContainerImage;
-use tokio::time::timeout;
 
 use crate::cri::{self, CriError, Runtime, RuntimeVersion};
 use crate::host::{self, Host, MachineFacts};
 use crate::images::Images;
-
-/// A name server that is away must not hold the node up for long.
-const LOOKUP_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The outside as the node task needs it.
 #[async_trait]
@@ -48,10 +43,7 @@ impl Survey for MachineSurvey {
     }
 
     async fn resolve(&self, name: &str) -> Vec<IpAddr> {
-        match timeout(LOOKUP_DEADLINE, tokio::net::lookup_host((name, 0))).await {
-            Ok(Ok(found)) => found.map(|address| address.ip()).collect(),
-            Ok(Err(_)) | Err(_) => Vec::new(),
-        }
+        self.host.resolve(name).await
     }
 
     async fn set_pod_cidr(&self, cidr: &str) -> cri::Result<()> {
