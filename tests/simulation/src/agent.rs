@@ -1,0 +1,237 @@
+//! The whole agent in its simulated place, and how it is started and killed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use ferrolet::agent::{AgentConfig, Edges, StaticPods, assemble};
+use ferrolet::config::NodeIp;
+use ferrolet::cri::CgroupDriver;
+use ferrolet::host::{CgroupSettings, CgroupVersion};
+use ferrolet::images::ImagesConfig;
+use ferrolet::node::{NodeConfig, Reserved};
+use ferrolet::pleg::PlegConfig;
+use ferrolet::pod::dns::{ClusterDns, Resolver};
+use ferrolet::pod::{PodUid, Source};
+use ferrolet::sources::SourceEvent;
+use ferrolet::sync::launch::{CgroupConfig, LaunchConfig};
+use ferrolet::sync::{BackoffLimits, SyncConfig};
+use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::cluster::SimCluster;
+use crate::host::SimHost;
+use crate::runtime::SimRuntime;
+use crate::world::World;
+
+pub const NODE_NAME: &str = "sim";
+pub const ROOT_DIR: &str = "/var/lib/kubelet";
+pub const POD_LOGS_DIR: &str = "/var/log/pods";
+pub const CONTAINER_LOGS_DIR: &str = "/var/log/containers";
+/// More events than one life of an agent is sent.
+const STATIC_QUEUE_LENGTH: usize = 4096;
+
+/// The edges, and the agent that lives between them now, if any does.
+#[derive(Clone)]
+pub struct Machine {
+    pub world: World,
+    pub runtime: SimRuntime,
+    pub cluster: SimCluster,
+    pub host: SimHost,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    life: Option<Life>,
+    /// What the static-pod directory holds, by name.
+    static_pods: BTreeMap<String, Arc<Pod>>,
+    /// Pods something happened to: one that is never restarted may have ended of it.
+    disturbed: BTreeSet<String>,
+}
+
+struct Life {
+    task: JoinHandle<()>,
+    static_events: mpsc::Sender<SourceEvent>,
+    /// The directory was read once; until then it tells no changes.
+    has_listed: bool,
+}
+
+impl Machine {
+    pub fn new(world: World, has_events: bool) -> Self {
+        let runtime = SimRuntime::new(world.clone(), has_events);
+        let host = SimHost::new(world.clone(), runtime.clone(), PathBuf::from(ROOT_DIR));
+        let cluster = SimCluster::new(world.clone(), runtime.clone(), host.clone());
+        Machine { world, runtime, cluster, host, state: Arc::default() }
+    }
+
+    /// Starts an agent; its static-pod directory answers after a while.
+    pub fn start_agent(&self, directory_delay: Duration) {
+        let edges = Edges {
+            runtime: Arc::new(self.runtime.clone()),
+            cluster: Some(Arc::new(self.cluster.clone())),
+            host: Arc::new(self.host.clone()),
+            clock: self.world.clock.clone(),
+        };
+        let mut state = self.state();
+        if state.life.is_some() {
+            return;
+        }
+        self.world.log(|| "agent starts".into());
+        let (static_events, receiver) = mpsc::channel(STATIC_QUEUE_LENGTH);
+        let task = tokio::spawn(assemble(edges, config(), StaticPods::Events(receiver)));
+        state.life = Some(Life { task, static_events: static_events.clone(), has_listed: false });
+        drop(state);
+        let machine = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(directory_delay).await;
+            let mut state = machine.state();
+            let listed = listed(&state);
+            // The life may be over, or another one.
+            if let Some(life) = &mut state.life
+                && life.static_events.same_channel(&static_events)
+            {
+                life.has_listed = true;
+                let _ = static_events.try_send(listed);
+            }
+        });
+    }
+
+    /// As by SIGKILL: whatever the agent is waiting for, it waits no more.
+    pub async fn kill_agent(&self) {
+        let life = self.state().life.take();
+        if let Some(life) = life {
+            self.world.log(|| "agent is killed".into());
+            life.task.abort();
+            let _ = life.task.await;
+        }
+    }
+
+    pub fn is_agent_alive(&self) -> bool {
+        self.state().life.is_some()
+    }
+
+    pub fn static_pods(&self) -> BTreeMap<String, Arc<Pod>> {
+        self.state().static_pods.clone()
+    }
+
+    /// Puts a static pod into the directory, in place of one of its name.
+    pub fn write_static_pod(&self, name: &str, pod: Pod, as_list: bool) {
+        let pod = Arc::new(pod);
+        let mut state = self.state();
+        self.world.log(|| format!("static pod {name} is now {}", pod.metadata.uid.clone().unwrap_or_default()));
+        let before = state.static_pods.insert(name.to_owned(), pod.clone());
+        let mut events: Vec<_> = before.iter().map(|before| removed(before)).collect();
+        events.push(SourceEvent::Applied { source: Source::File, pod });
+        tell(&state, as_list, events);
+    }
+
+    pub fn remove_static_pod(&self, name: &str, as_list: bool) {
+        let mut state = self.state();
+        let Some(pod) = state.static_pods.remove(name) else { return };
+        self.world.log(|| format!("static pod {name} is removed"));
+        tell(&state, as_list, vec![removed(&pod)]);
+    }
+
+    /// Something is about to happen to the containers of this pod.
+    pub fn disturb(&self, uid: &str) {
+        self.state().disturbed.insert(uid.to_owned());
+    }
+
+    pub fn is_disturbed(&self, uid: &str) -> bool {
+        self.state().disturbed.contains(uid)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing that holds the machine can panic")
+    }
+}
+
+fn removed(pod: &Pod) -> SourceEvent {
+    SourceEvent::Removed { source: Source::File, uid: PodUid::new(pod.metadata.uid.as_deref().unwrap_or_default()) }
+}
+
+fn listed(state: &State) -> SourceEvent {
+    SourceEvent::Listed { source: Source::File, pods: state.static_pods.values().cloned().collect() }
+}
+
+/// The same change, as a list of everything or step by step.
+fn tell(state: &State, as_list: bool, steps: Vec<SourceEvent>) {
+    let Some(life) = state.life.as_ref().filter(|life| life.has_listed) else { return };
+    let events = if as_list { vec![listed(state)] } else { steps };
+    for event in events {
+        // An agent that panicked hears nothing.
+        let _ = life.static_events.try_send(event);
+    }
+}
+
+fn config() -> AgentConfig {
+    AgentConfig {
+        node: NodeConfig {
+            name: NODE_NAME.into(),
+            register: true,
+            node_ip: NodeIp::Unset,
+            external_cloud_provider: false,
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            provider_id: String::new(),
+            controller_attach_detach: true,
+            local_storage_isolation: true,
+            max_pods: 110,
+            pods_per_core: 0,
+            reserved: Reserved::default(),
+            status_update_frequency: Duration::from_secs(10),
+            status_report_frequency: Duration::from_secs(300),
+            lease_duration_seconds: 40,
+            port: 10250,
+            version: "v1.36.0+ferrolet".into(),
+            pod_cidr: String::new(),
+        },
+        sync: SyncConfig {
+            root_dir: ROOT_DIR.into(),
+            pod_logs_dir: POD_LOGS_DIR.into(),
+            container_logs_dir: CONTAINER_LOGS_DIR.into(),
+            runtime_name: String::new(),
+            backoff: BackoffLimits {
+                initial: Duration::from_secs(10),
+                max: Duration::from_secs(300),
+                reset_after: Duration::from_secs(600),
+            },
+            launch: LaunchConfig {
+                pod_logs_dir: POD_LOGS_DIR.into(),
+                seccomp_dir: "/var/lib/kubelet/seccomp".into(),
+                seccomp_default: false,
+                cluster_dns: ClusterDns { servers: vec![Ipv4Addr::new(10, 96, 0, 10).into()], domain: "cluster.local".into() },
+                cgroups: CgroupConfig {
+                    root: "/".into(),
+                    per_qos: true,
+                    driver: CgroupDriver::Cgroupfs,
+                    version: CgroupVersion::V2,
+                    cpu_cfs_quota: true,
+                    cpu_cfs_quota_period_us: 100_000,
+                    pod_pids_max: None,
+                    hugepage_sizes: Vec::new(),
+                    kubepods: CgroupSettings::default(),
+                },
+                memory_bytes: 8 << 30,
+                single_process_oom_kill: false,
+                swap_controller: false,
+                thermal_throttle_dirs: Vec::new(),
+            },
+            resolver: Resolver::default(),
+        },
+        images: ImagesConfig {
+            serialize_image_pulls: false,
+            max_parallel_image_pulls: None,
+            registry_pull_qps: 0,
+            registry_burst: 0,
+            node_status_max_images: -1,
+        },
+        event_rate: None,
+        pleg: PlegConfig::default(),
+        healthz: None,
+    }
+}

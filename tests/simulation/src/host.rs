@@ -1,0 +1,289 @@
+//! A simulated machine: the directories, volumes and cgroups of pods, and what may go wrong
+//! with them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use ferrolet::host::{
+    CgroupPath, CgroupSettings, CgroupVersion, DirMedium, Durability, Host, HostError, HostPathKind, MachineFacts,
+    PayloadFile, Result,
+};
+use ferrolet::pod::PodUid;
+use tokio::time::Instant;
+
+use crate::faults::Fate;
+use crate::invariants::Invariant;
+use crate::runtime::SimRuntime;
+use crate::world::World;
+
+/// How long the real machine waits for a stuck disk.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+#[derive(Clone)]
+pub struct SimHost {
+    world: World,
+    /// What runs here, to hold against what is taken away.
+    runtime: SimRuntime,
+    root_dir: PathBuf,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Directories and files; the content of files.
+    tree: BTreeMap<PathBuf, Option<Vec<u8>>>,
+    cgroups: BTreeMap<String, CgroupSettings>,
+}
+
+impl SimHost {
+    pub fn new(world: World, runtime: SimRuntime, root_dir: PathBuf) -> Self {
+        SimHost { world, runtime, root_dir, state: Arc::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing that holds the host can panic")
+    }
+
+    /// What the pod still holds: its directories and its cgroup.
+    pub fn leftovers(&self, uid: &str) -> Vec<String> {
+        let state = self.state();
+        let pod_dir = self.root_dir.join("pods").join(uid);
+        let files = state.tree.keys().filter(|path| path.starts_with(&pod_dir)).map(|path| path.display().to_string());
+        files.chain(state.cgroups.keys().filter(|path| pod_of_cgroup(path) == Some(uid)).cloned()).collect()
+    }
+
+    pub fn has_cgroup(&self, uid: &str) -> bool {
+        self.state().cgroups.keys().any(|path| pod_of_cgroup(path) == Some(uid))
+    }
+
+    /// The content of a file.
+    pub fn file(&self, path: &Path) -> Option<Vec<u8>> {
+        self.state().tree.get(path).cloned().flatten()
+    }
+
+    /// Paths below a directory, and what they hold: for links, where they point.
+    pub fn below(&self, dir: &Path) -> Vec<(String, String)> {
+        let state = self.state();
+        let inside = state.tree.iter().filter(|(path, _)| path.starts_with(dir) && *path != dir);
+        inside.map(|(path, content)| (path.display().to_string(), String::from_utf8_lossy(content.as_deref().unwrap_or_default()).into_owned())).collect()
+    }
+
+    /// Nothing may be taken from under a container that runs.
+    fn check_taking(&self, what: &str, uid: &str) {
+        let running = self.runtime.running_in(uid);
+        if !running.is_empty() {
+            self.world.violation(Invariant::NothingTakenFromARunningContainer, format!("{what} of {uid} goes while {running:?} run"));
+        }
+    }
+
+    pub fn pod_uids(&self) -> BTreeSet<String> {
+        let state = self.state();
+        let pods = self.root_dir.join("pods");
+        let dirs = state.tree.keys().filter_map(|path| path.strip_prefix(&pods).ok()?.components().next().map(|uid| uid.as_os_str().to_string_lossy().into_owned()));
+        let cgroups = state.cgroups.keys().filter_map(|path| pod_of_cgroup(path).map(str::to_owned));
+        dirs.chain(cgroups).filter(|uid| !uid.is_empty()).collect()
+    }
+
+    async fn call<T>(&self, what: &'static str, path: &Path, effect: impl FnOnce(&mut State) -> T + Send) -> Result<T> {
+        let failure = |kind| HostError::Io { what, path: path.to_owned(), source: std::io::Error::from(kind) };
+        match self.world.fate().await {
+            Fate::Good => Ok(effect(&mut self.state())),
+            Fate::Refused => Err(failure(std::io::ErrorKind::StorageFull)),
+            Fate::Lost => {
+                effect(&mut self.state());
+                Err(failure(std::io::ErrorKind::Interrupted))
+            }
+            Fate::Hangs { takes_effect } => {
+                let deadline = Instant::now() + DEADLINE;
+                if takes_effect {
+                    self.world.be_late(DEADLINE).await;
+                    effect(&mut self.state());
+                }
+                tokio::time::sleep_until(deadline).await;
+                Err(HostError::Timeout { what, path: path.to_owned(), after: DEADLINE })
+            }
+        }
+    }
+}
+
+fn pod_of_cgroup(path: &str) -> Option<&str> {
+    path.rsplit('/').next()?.strip_prefix("pod")
+}
+
+fn make_parents(state: &mut State, path: &Path) {
+    for ancestor in path.ancestors().skip(1).filter(|ancestor| ancestor.parent().is_some()) {
+        state.tree.entry(ancestor.to_owned()).or_insert(None);
+    }
+}
+
+fn put(state: &mut State, path: &Path, content: Option<Vec<u8>>) -> bool {
+    make_parents(state, path);
+    state.tree.insert(path.to_owned(), content.clone()) != Some(content)
+}
+
+#[async_trait]
+impl Host for SimHost {
+    async fn facts(&self) -> Result<MachineFacts> {
+        Ok(MachineFacts {
+            hostname: "sim".into(),
+            machine_id: "machine".into(),
+            boot_id: "boot".into(),
+            architecture: "amd64".into(),
+            cpus: 4,
+            memory_bytes: 8 << 30,
+            root_fs_bytes: 100 << 30,
+            max_pids: 32768,
+            addresses: vec!["192.0.2.1".parse().expect("a literal address")],
+            cgroup_version: CgroupVersion::V2,
+            ..MachineFacts::default()
+        })
+    }
+
+    async fn resolve(&self, _name: &str) -> Vec<IpAddr> {
+        Vec::new()
+    }
+
+    async fn ensure_cgroup(&self, cgroup: &CgroupPath, settings: &CgroupSettings) -> Result<()> {
+        self.call("make cgroup", Path::new(&cgroup.0), |state| {
+            state.cgroups.insert(cgroup.0.clone(), settings.clone());
+        })
+        .await
+    }
+
+    async fn destroy_cgroup(&self, cgroup: &CgroupPath) -> Result<()> {
+        self.call("remove cgroup", Path::new(&cgroup.0), |state| {
+            if let Some(uid) = pod_of_cgroup(&cgroup.0).filter(|_| state.cgroups.contains_key(&cgroup.0)) {
+                self.check_taking("the cgroup", uid);
+            }
+            let below = format!("{}/", cgroup.0);
+            state.cgroups.retain(|path, _| *path != cgroup.0 && !path.starts_with(&below));
+        })
+        .await
+    }
+
+    async fn list_pod_cgroups(&self, root: &CgroupPath) -> Result<Vec<(PodUid, CgroupPath)>> {
+        self.call("list cgroups", Path::new(&root.0), |state| {
+            let pods = state.cgroups.keys().filter_map(|path| {
+                Some((PodUid::new(pod_of_cgroup(path)?), CgroupPath(path.clone())))
+            });
+            pods.collect()
+        })
+        .await
+    }
+
+    async fn list_pod_dirs(&self) -> Result<Vec<PodUid>> {
+        let pods = self.root_dir.join("pods");
+        self.call("list", &pods, |state| {
+            let children = state.tree.keys().filter(|path| path.parent() == Some(&pods));
+            children.filter_map(|path| path.file_name()).map(|name| PodUid::new(name.to_string_lossy())).collect()
+        })
+        .await
+    }
+
+    async fn list_pod_volumes(&self, uid: &PodUid) -> Result<Vec<(String, String)>> {
+        let volumes = self.root_dir.join("pods").join(uid.as_str()).join("volumes");
+        self.call("list", &volumes, |state| {
+            let below = state.tree.keys().filter_map(|path| path.strip_prefix(&volumes).ok());
+            let pairs = below.filter_map(|path| {
+                let mut parts = path.components().map(|part| part.as_os_str().to_string_lossy().into_owned());
+                Some((parts.next()?, parts.next()?))
+            });
+            pairs.collect::<BTreeSet<_>>().into_iter().collect()
+        })
+        .await
+    }
+
+    async fn make_dir(&self, path: &Path, _mode: u32) -> Result<()> {
+        self.call("make directory", path, |state| {
+            put(state, path, None);
+        })
+        .await
+    }
+
+    async fn make_empty_dir(&self, path: &Path, _medium: &DirMedium) -> Result<bool> {
+        self.call("make directory", path, |state| put(state, path, None)).await
+    }
+
+    async fn write_payload(&self, path: &Path, _medium: &DirMedium, files: &[PayloadFile], _fs_group: Option<u32>) -> Result<bool> {
+        self.call("write volume", path, |state| {
+            let wanted: BTreeMap<PathBuf, Option<Vec<u8>>> = files.iter().map(|file| (path.join(&file.path), Some(file.data.clone()))).collect();
+            let has = state.tree.iter().filter(|(entry, content)| entry.starts_with(path) && content.is_some());
+            let has: BTreeMap<PathBuf, Option<Vec<u8>>> = has.map(|(entry, content)| (entry.clone(), content.clone())).collect();
+            state.tree.retain(|entry, _| !has.contains_key(entry));
+            put(state, path, None);
+            for (file, data) in &wanted {
+                put(state, file, data.clone());
+            }
+            has != wanted
+        })
+        .await
+    }
+
+    async fn apply_fs_group(&self, path: &Path, _gid: u32) -> Result<()> {
+        self.call("set group", path, |_| ()).await
+    }
+
+    async fn check_host_path(&self, path: &Path, _kind: HostPathKind) -> Result<()> {
+        self.call("check", path, |_| ()).await
+    }
+
+    async fn prepare_sub_path(&self, volume: &Path, sub_path: &str, target: &Path) -> Result<PathBuf> {
+        self.call("prepare sub-path", volume, |state| {
+            put(state, &volume.join(sub_path), None);
+            put(state, target, None);
+            target.to_owned()
+        })
+        .await
+    }
+
+    async fn remove_tree(&self, path: &Path) -> Result<()> {
+        self.call("remove", path, |state| {
+            if let Some(uid) = path.strip_prefix(self.root_dir.join("pods")).ok().and_then(Path::to_str) {
+                self.check_taking("the directory", uid);
+            }
+            state.tree.retain(|entry, _| !entry.starts_with(path));
+        })
+        .await
+    }
+
+    async fn write_file(&self, path: &Path, data: &[u8], _mode: u32, _durability: Durability) -> Result<()> {
+        self.call("write", path, |state| {
+            put(state, path, Some(data.to_vec()));
+        })
+        .await
+    }
+
+    async fn read_file(&self, path: &Path, _bytes_max: usize) -> Result<Option<Vec<u8>>> {
+        self.call("read", path, |state| state.tree.get(path).cloned().flatten()).await
+    }
+
+    async fn read_tail(&self, path: &Path, _bytes_max: usize, _lines_max: Option<usize>) -> Result<Option<Vec<u8>>> {
+        self.read_file(path, usize::MAX).await
+    }
+
+    async fn list_dir(&self, path: &Path) -> Result<Vec<String>> {
+        self.call("list", path, |state| {
+            let children = state.tree.keys().filter(|entry| entry.parent() == Some(path));
+            children.filter_map(|entry| entry.file_name()).map(|name| name.to_string_lossy().into_owned()).collect()
+        })
+        .await
+    }
+
+    async fn symlink(&self, target: &Path, link: &Path) -> Result<()> {
+        self.call("link", link, |state| {
+            put(state, link, Some(target.to_string_lossy().into_owned().into_bytes()));
+        })
+        .await
+    }
+
+    async fn remove_file(&self, path: &Path) -> Result<()> {
+        self.call("remove", path, |state| {
+            state.tree.remove(path);
+        })
+        .await
+    }
+}

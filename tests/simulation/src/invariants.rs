@@ -1,0 +1,76 @@
+//! What must hold, each in one sentence. Where it is watched is said beside it.
+
+use std::fmt;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Invariant {
+    // Watched by the simulated edges, at the moment it would be broken.
+    OneLiveInstance,
+    UntouchedIsNotStopped,
+    StoppedBeforeRemoved,
+    InitBeforeRegular,
+    NothingTakenFromARunningContainer,
+    TerminalStays,
+    TerminalIsAtRest,
+    StatusesStay,
+    RestartCountsGrow,
+    StartTimeStays,
+    OnlyTheDoomedAreDeleted,
+    GoneFromTheNodeFirst,
+    NoPanic,
+    NoSpinning,
+
+    // Watched by the judge, once faults have stopped.
+    DeletedPodsGo,
+    NothingIsLeft,
+    PodsAreAsTheySay,
+    StatusTellsTheTruth,
+    TerminalHoldsNothing,
+    VolumesAreCurrent,
+    OneMirrorEach,
+    NodeIsReady,
+    RestIsRest,
+}
+
+impl Invariant {
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Invariant::OneLiveInstance => "no container ever has two live instances",
+            Invariant::UntouchedIsNotStopped => "a pod nobody touched is never stopped",
+            Invariant::StoppedBeforeRemoved => "nothing is removed while a container runs in it",
+            Invariant::InitBeforeRegular => "a regular container starts only after every init container of its sandbox ended well",
+            Invariant::NothingTakenFromARunningContainer => "volumes and cgroup stay while a container of the pod runs",
+            Invariant::TerminalStays => "a terminal phase never goes back",
+            Invariant::TerminalIsAtRest => "a terminal phase is told only once nothing of the pod runs",
+            Invariant::StatusesStay => "a container that had a status keeps one",
+            Invariant::RestartCountsGrow => "a restart count never falls",
+            Invariant::StartTimeStays => "a pod's start time never changes",
+            Invariant::OnlyTheDoomedAreDeleted => "the agent deletes only pods that somebody wished away",
+            Invariant::GoneFromTheNodeFirst => "a pod leaves the API only once nothing of it is left on the node",
+            Invariant::NoPanic => "the agent never panics",
+            Invariant::NoSpinning => "the agent never spins",
+            Invariant::DeletedPodsGo => "a deleted pod leaves the API",
+            Invariant::NothingIsLeft => "of a pod that is gone nothing is left",
+            Invariant::PodsAreAsTheySay => "every container is as its spec, its program and its policy say",
+            Invariant::StatusTellsTheTruth => "the status in the API is what the node has",
+            Invariant::TerminalHoldsNothing => "a pod that has ended holds no volume, cgroup, or living sandbox",
+            Invariant::VolumesAreCurrent => "a volume shows the newest version of its ConfigMap",
+            Invariant::OneMirrorEach => "every living static pod has one mirror, and nothing else has",
+            Invariant::NodeIsReady => "the Node is there and Ready, and its Lease is renewed",
+            Invariant::RestIsRest => "where nothing happens, nothing is changed and nothing is written",
+        }
+    }
+}
+
+/// An invariant that was broken, and by what.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Violation {
+    pub invariant: Invariant,
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.invariant.sentence(), self.what)
+    }
+}

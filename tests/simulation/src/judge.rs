@@ -1,0 +1,220 @@
+//! The last word on a run: what must hold once faults have stopped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ferrolet::cri::ContainerId;
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodStatus};
+
+use crate::agent::{CONTAINER_LOGS_DIR, Machine, POD_LOGS_DIR, ROOT_DIR};
+use crate::cluster::{MAP_KEY, is_mirror, is_terminal, phase};
+use crate::invariants::{Invariant, Violation};
+use crate::pods::{self, Lot, PodLot, init_passes, lot, pod_lot};
+
+/// A lease older than this lets the control plane take the node for dead.
+const LEASE_AGE_MAX: SignedDuration = SignedDuration::from_secs(40);
+
+/// What is not yet, or not any more, as it should be.
+pub fn complaints(machine: &Machine) -> Vec<Violation> {
+    let mut judge = Judge { machine, found: Vec::new() };
+    let api = machine.cluster.pods();
+    let statics = machine.static_pods();
+    let mirrors: BTreeMap<&str, &Pod> = api.iter().filter(|pod| is_mirror(pod)).map(|pod| (pods::name(pod), pod)).collect();
+
+    let mut living = BTreeSet::new();
+    for pod in api.iter().filter(|pod| !is_mirror(pod)) {
+        living.insert(pods::uid(pod));
+        if pod.metadata.deletion_timestamp.is_some() {
+            judge.complain(Invariant::DeletedPodsGo, format!("{} is still there", pods::name(pod)));
+        } else {
+            judge.pod(pod, pod.status.as_ref());
+        }
+    }
+    for pod in statics.values() {
+        living.insert(pods::uid(pod));
+        judge.pod(pod, mirrors.get(pods::name(pod)).and_then(|mirror| mirror.status.as_ref()));
+    }
+    judge.leftovers(&living);
+    judge.mirrors(&statics, &mirrors);
+    judge.node();
+    judge.found
+}
+
+/// Pods that never come to rest by their own doing.
+pub fn restless(machine: &Machine) -> BTreeSet<String> {
+    let statics = machine.static_pods();
+    let all = machine.cluster.pods();
+    let all = all.iter().filter(|pod| !is_mirror(pod)).chain(statics.values().map(Arc::as_ref));
+    all.filter(|pod| pod_lot(pod) == PodLot::Restless).flat_map(|pod| [pods::uid(pod).to_owned(), pods::name(pod).to_owned()]).collect()
+}
+
+struct Judge<'a> {
+    machine: &'a Machine,
+    found: Vec<Violation>,
+}
+
+impl Judge<'_> {
+    fn complain(&mut self, invariant: Invariant, what: String) {
+        self.found.push(Violation { invariant, what });
+    }
+
+    fn pod(&mut self, pod: &Pod, status: Option<&PodStatus>) {
+        let name = pods::name(pod);
+        let Some(status) = status else {
+            return self.complain(Invariant::StatusTellsTheTruth, format!("{name} has no status"));
+        };
+        let phase = phase(status);
+        let lot = pod_lot(pod);
+        let may_have_ended = pods::policy(pod) == "Never" && self.machine.is_disturbed(pods::uid(pod));
+        match lot {
+            PodLot::Ends { well } => {
+                let wanted = if well { "Succeeded" } else { "Failed" };
+                if phase != wanted && !(may_have_ended && is_terminal(phase)) {
+                    self.complain(Invariant::StatusTellsTheTruth, format!("{name} should be {wanted} and is {phase}"));
+                }
+            }
+            PodLot::Runs | PodLot::Restless if is_terminal(phase) && may_have_ended => {}
+            PodLot::Runs if phase != "Running" => {
+                self.complain(Invariant::StatusTellsTheTruth, format!("{name} should be Running and is {phase}"));
+            }
+            PodLot::Restless if is_terminal(phase) => {
+                self.complain(Invariant::StatusTellsTheTruth, format!("{name} goes on and is told {phase}"));
+            }
+            PodLot::Runs | PodLot::Restless => {}
+        }
+        if is_terminal(phase) {
+            return self.ended(pod);
+        }
+        if init_passes(pod) == Some(true) {
+            for container in &pods::spec(pod).containers {
+                self.container(pod, status, container);
+            }
+        }
+        if lot == PodLot::Runs {
+            self.running(pod, status);
+        }
+    }
+
+    /// A pod that told its end.
+    fn ended(&mut self, pod: &Pod) {
+        let (uid, name) = (pods::uid(pod), pods::name(pod));
+        let running = self.machine.runtime.running_in(uid);
+        let sandboxes = self.machine.runtime.ready_sandboxes(uid);
+        let left = self.machine.host.leftovers(uid);
+        if !running.is_empty() || sandboxes > 0 || !left.is_empty() {
+            let what = format!("{name} holds containers {running:?}, {sandboxes} sandboxes, {left:?}");
+            self.complain(Invariant::TerminalHoldsNothing, what);
+        }
+    }
+
+    /// A pod in which all goes well.
+    fn running(&mut self, pod: &Pod, status: &PodStatus) {
+        let (uid, name) = (pods::uid(pod), pods::name(pod));
+        let all_run = pods::spec(pod).containers.iter().all(|container| lot(pod, container) == Lot::Runs);
+        let ready = status.conditions.iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        if ready != all_run {
+            self.complain(Invariant::StatusTellsTheTruth, format!("{name} is told ready: {ready}"));
+        }
+        let sandboxes = self.machine.runtime.ready_sandboxes(uid);
+        if sandboxes != 1 {
+            self.complain(Invariant::PodsAreAsTheySay, format!("{name} has {sandboxes} living sandboxes"));
+        }
+        if !self.machine.host.has_cgroup(uid) {
+            self.complain(Invariant::PodsAreAsTheySay, format!("{name} has no cgroup"));
+        }
+        let map = pods::spec(pod).volumes.iter().flatten().find_map(|volume| volume.config_map.as_ref());
+        if let Some(map) = map {
+            let file: PathBuf = [ROOT_DIR, "pods", uid, "volumes/kubernetes.io~configmap", pods::MAP_VOLUME, MAP_KEY].iter().collect();
+            let has = self.machine.host.file(&file).map(|data| String::from_utf8_lossy(&data).into_owned());
+            let wants = self.machine.cluster.config_map(&map.name).and_then(|map| map.data?.remove(MAP_KEY));
+            if has != wants {
+                self.complain(Invariant::VolumesAreCurrent, format!("{name} sees {has:?} and should see {wants:?}"));
+            }
+        }
+    }
+
+    fn container(&mut self, pod: &Pod, status: &PodStatus, container: &Container) {
+        let (uid, name) = (pods::uid(pod), pods::name(pod));
+        let running = self.machine.runtime.running(uid, &container.name);
+        let told = status.container_statuses.iter().flatten().find(|told| told.name == container.name);
+        let which = format!("{name}/{}", container.name);
+        let may_have_ended = pods::policy(pod) == "Never" && self.machine.is_disturbed(uid);
+        match (lot(pod, container), running.as_slice()) {
+            (Lot::Runs, [id]) => self.told_running(&which, id, told),
+            (Lot::Runs, []) if may_have_ended => {}
+            (Lot::Runs, running) => self.complain(Invariant::PodsAreAsTheySay, format!("{which} should run and has {running:?}")),
+            (Lot::Ends { well }, []) => {
+                let exit = self.machine.runtime.newest_exit(uid, &container.name);
+                if exit.map(|code| code == 0) != Some(well) && !may_have_ended {
+                    self.complain(Invariant::PodsAreAsTheySay, format!("{which} should have ended and has exit {exit:?}"));
+                }
+            }
+            (Lot::Ends { .. }, running) => self.complain(Invariant::PodsAreAsTheySay, format!("{which} should have ended and runs: {running:?}")),
+            (Lot::Loops, _) => {}
+        }
+    }
+
+    fn told_running(&mut self, which: &str, id: &ContainerId, told: Option<&ContainerStatus>) {
+        let is_told = told.is_some_and(|told| {
+            let runs = told.state.as_ref().is_some_and(|state| state.running.is_some());
+            runs && told.ready && told.container_id.as_deref().is_some_and(|told| told.ends_with(id.as_str()))
+        });
+        if !is_told {
+            let told = told.map(|told| (told.container_id.clone(), told.state.clone(), told.ready));
+            self.complain(Invariant::StatusTellsTheTruth, format!("{which} runs as {id} and is told {told:?}"));
+        }
+    }
+
+    fn leftovers(&mut self, living: &BTreeSet<&str>) {
+        let runtime = self.machine.runtime.pods().into_iter().map(|uid| (uid, "the runtime"));
+        let host = self.machine.host.pod_uids().into_iter().map(|uid| (uid, "the host"));
+        let strangers: Vec<_> = runtime.chain(host).filter(|(uid, _)| !living.contains(uid.as_str())).collect();
+        for (uid, place) in strangers {
+            self.complain(Invariant::NothingIsLeft, format!("{place} still has something of {uid}"));
+        }
+        for (path, _) in self.machine.host.below(Path::new(POD_LOGS_DIR)) {
+            if !living.iter().any(|uid| path.contains(uid)) {
+                self.complain(Invariant::NothingIsLeft, format!("log directory {path} of nobody"));
+            }
+        }
+        for (link, target) in self.machine.host.below(Path::new(CONTAINER_LOGS_DIR)) {
+            let id = link.trim_end_matches(".log").find("container-").map(|at| &link[at..link.len() - ".log".len()]);
+            if !id.is_some_and(|id| self.machine.runtime.has_container(id)) {
+                self.complain(Invariant::NothingIsLeft, format!("link {link} to {target}, whose container is gone"));
+            }
+        }
+    }
+
+    fn mirrors(&mut self, statics: &BTreeMap<String, Arc<Pod>>, mirrors: &BTreeMap<&str, &Pod>) {
+        for (name, pod) in statics {
+            match mirrors.get(name.as_str()) {
+                None => self.complain(Invariant::OneMirrorEach, format!("{name} has none")),
+                Some(mirror) if !ferrolet::sources::mirror::mirror_matches(mirror, pod) => {
+                    self.complain(Invariant::OneMirrorEach, format!("that of {name} is of another version, or going"));
+                }
+                Some(_) => {}
+            }
+        }
+        for name in mirrors.keys().filter(|name| !statics.contains_key(**name)) {
+            self.complain(Invariant::OneMirrorEach, format!("{name} has one and is no static pod"));
+        }
+    }
+
+    fn node(&mut self) {
+        let Some(node) = self.machine.cluster.node() else {
+            return self.complain(Invariant::NodeIsReady, "there is no Node".into());
+        };
+        let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+        let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
+        if ready.is_none_or(|ready| ready.status != "True") {
+            self.complain(Invariant::NodeIsReady, format!("its condition is {ready:?}"));
+        }
+        let renewed = self.machine.cluster.lease().and_then(|lease| lease.spec?.renew_time);
+        let now = self.machine.world.clock.wall();
+        if renewed.as_ref().is_none_or(|renewed| now.duration_since(renewed.0).abs() > LEASE_AGE_MAX) {
+            self.complain(Invariant::NodeIsReady, format!("its lease was renewed at {renewed:?}, now is {now}"));
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The pods of a run: how they are drawn, and what has to become of each.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{
+    ConfigMapVolumeSource, Container, EmptyDirVolumeSource, Pod, PodSpec, ResourceRequirements, Volume, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::runtime::{INIT_ANNOTATION, Program};
+
+pub const NAMESPACE: &str = "sim";
+pub const MAP_VOLUME: &str = "map";
+pub const CONFIG_MAPS: [&str; 3] = ["map-a", "map-b", "map-c"];
+const POLICIES: [&str; 3] = ["Always", "OnFailure", "Never"];
+
+/// A pod as a user might write it.
+pub fn draw(random: &mut fastrand::Rng, name: &str, uid: &str) -> Pod {
+    let policy = if random.u32(0..3) == 0 { POLICIES[random.usize(..POLICIES.len())] } else { "Always" };
+    let mut volumes = Vec::new();
+    if random.u32(0..4) == 0 {
+        volumes.push(Volume { name: "empty".into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() });
+    }
+    if random.u32(0..4) == 0 {
+        let map = CONFIG_MAPS[random.usize(..CONFIG_MAPS.len())];
+        let source = ConfigMapVolumeSource { name: map.into(), ..ConfigMapVolumeSource::default() };
+        volumes.push(Volume { name: MAP_VOLUME.into(), config_map: Some(source), ..Volume::default() });
+    }
+    let mounts: Vec<_> = volumes
+        .iter()
+        .map(|volume| VolumeMount { name: volume.name.clone(), mount_path: format!("/{}", volume.name), ..VolumeMount::default() })
+        .collect();
+    let container = |name: String, program: Program, random: &mut fastrand::Rng| Container {
+        name,
+        image: Some(format!("image-{}", random.u32(0..4))),
+        image_pull_policy: Some(if random.bool() { "Always" } else { "IfNotPresent" }.into()),
+        command: Some(program.to_command()),
+        volume_mounts: Some(mounts.clone()),
+        resources: (random.u32(0..3) == 0).then(requests),
+        termination_message_path: Some("/dev/termination-log".into()),
+        termination_message_policy: Some("File".into()),
+        ..Container::default()
+    };
+    let containers = (0..random.usize(1..=3)).map(|index| {
+        let program = draw_program(random);
+        container(format!("c{index}"), program, random)
+    });
+    let containers: Vec<_> = containers.collect();
+    let inits = if random.u32(0..4) == 0 { random.usize(1..=2) } else { 0 };
+    let inits: Vec<_> = (0..inits)
+        .map(|index| {
+            let code = i32::from(random.u32(0..8) == 0);
+            let after = Duration::from_millis(random.u64(0..5000));
+            container(format!("i{index}"), Program::Exits { code, after }, random)
+        })
+        .collect();
+    let init_names: Vec<_> = inits.iter().map(|container| container.name.clone()).collect();
+    Pod {
+        metadata: ObjectMeta {
+            name: Some(name.into()),
+            namespace: Some(NAMESPACE.into()),
+            uid: Some(uid.into()),
+            generation: Some(1),
+            annotations: (!inits.is_empty()).then(|| [(INIT_ANNOTATION.to_owned(), init_names.join(","))].into()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PodSpec {
+            containers,
+            init_containers: (!inits.is_empty()).then_some(inits),
+            restart_policy: Some(policy.into()),
+            termination_grace_period_seconds: Some(random.i64(1..40)),
+            volumes: (!volumes.is_empty()).then_some(volumes),
+            enable_service_links: Some(random.bool()),
+            ..PodSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn requests() -> ResourceRequirements {
+    ResourceRequirements { requests: Some([("cpu".to_owned(), Quantity("100m".into()))].into()), ..ResourceRequirements::default() }
+}
+
+fn draw_program(random: &mut fastrand::Rng) -> Program {
+    match random.u32(0..10) {
+        0 => Program::Stubborn,
+        1 => Program::Broken,
+        2 | 3 => Program::Exits { code: random.i32(0..3), after: Duration::from_millis(random.u64(0..3000)) },
+        4 => Program::Exits { code: random.i32(0..2), after: Duration::from_secs(random.u64(0..120)) },
+        _ => Program::Forever,
+    }
+}
+
+/// What has to become of a container that nobody disturbs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lot {
+    Runs,
+    /// Ends and is started again, for ever.
+    Loops,
+    Ends { well: bool },
+}
+
+/// What has to become of a pod that nobody disturbs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodLot {
+    /// An init container fails for ever, or some container is always about to start.
+    Restless,
+    Runs,
+    Ends { well: bool },
+}
+
+pub fn uid(pod: &Pod) -> &str {
+    pod.metadata.uid.as_deref().unwrap_or_default()
+}
+
+pub fn name(pod: &Pod) -> &str {
+    pod.metadata.name.as_deref().unwrap_or_default()
+}
+
+pub fn spec(pod: &Pod) -> &PodSpec {
+    pod.spec.as_ref().expect("every drawn pod has a spec")
+}
+
+pub fn policy(pod: &Pod) -> &str {
+    spec(pod).restart_policy.as_deref().unwrap_or("Always")
+}
+
+pub fn inits(pod: &Pod) -> &[Container] {
+    spec(pod).init_containers.as_deref().unwrap_or_default()
+}
+
+pub fn lot(pod: &Pod, container: &Container) -> Lot {
+    let code = match Program::from_command(container.command.as_deref().unwrap_or_default()) {
+        Program::Forever | Program::Stubborn => return Lot::Runs,
+        Program::Broken => 128,
+        Program::Exits { code, .. } => code,
+    };
+    match policy(pod) {
+        "Never" => Lot::Ends { well: code == 0 },
+        "OnFailure" if code == 0 => Lot::Ends { well: true },
+        _ => Lot::Loops,
+    }
+}
+
+/// Whether the init containers of the pod let it pass; `None` if they try for ever.
+pub fn init_passes(pod: &Pod) -> Option<bool> {
+    let codes = inits(pod).iter().map(|init| Program::from_command(init.command.as_deref().unwrap_or_default()));
+    let fails = codes.into_iter().any(|program| !matches!(program, Program::Exits { code: 0, .. }));
+    match (fails, policy(pod)) {
+        (false, _) => Some(true),
+        (true, "Never") => Some(false),
+        (true, _) => None,
+    }
+}
+
+pub fn pod_lot(pod: &Pod) -> PodLot {
+    match init_passes(pod) {
+        None => return PodLot::Restless,
+        Some(false) => return PodLot::Ends { well: false },
+        Some(true) => {}
+    }
+    let lots: Vec<_> = spec(pod).containers.iter().map(|container| lot(pod, container)).collect();
+    if lots.contains(&Lot::Loops) {
+        PodLot::Restless
+    } else if lots.contains(&Lot::Runs) {
+        PodLot::Runs
+    } else {
+        PodLot::Ends { well: lots.iter().all(|lot| *lot == Lot::Ends { well: true }) }
+    }
+}

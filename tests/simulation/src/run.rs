@@ -1,0 +1,140 @@
+//! One run: a storm, then calm, in which everything has to settle and then to be at rest.
+
+use std::cell::RefCell;
+use std::panic;
+use std::sync::Once;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::agent::Machine;
+use crate::faults::Faults;
+use crate::invariants::{Invariant, Violation};
+use crate::judge;
+use crate::users::Users;
+use crate::world::{LogMode, World};
+
+/// Crash back-off lasts up to 5 minutes and a call that hangs may take effect as late, each
+/// of them more than once before all is done.
+const SETTLES_WITHIN: Duration = Duration::from_secs(25 * 60);
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long it is watched at rest.
+const REST: Duration = Duration::from_secs(10 * 60);
+
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The length of the storm; drawn from the seed if absent.
+    pub storm: Option<Duration>,
+    pub log: LogMode,
+}
+
+pub struct Outcome {
+    pub violations: Vec<Violation>,
+    pub log: Vec<String>,
+}
+
+/// Runs one seed in a tokio runtime of its own, on the thread of the caller.
+pub fn run(seed: u64, options: Options) -> Outcome {
+    let _listening = listen_for_panics();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.expect("a runtime without I/O can always be built");
+    let (mut violations, log) = runtime.block_on(live(seed, options));
+    drop(runtime);
+    violations.extend(panics().into_iter().map(|what| Violation { invariant: Invariant::NoPanic, what }));
+    Outcome { violations, log }
+}
+
+async fn live(seed: u64, options: Options) -> (Vec<Violation>, Vec<String>) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let faults = Faults::from_seed(&mut random);
+    let has_events = random.u32(0..3) > 0;
+    let storm = options.storm.unwrap_or_else(|| Duration::from_secs(random.u64(60..900)));
+    let world = World::new(random.u64(..), faults.clone(), options.log);
+    world.log(|| format!("seed {seed}, {faults:?}, event stream: {has_events}, storm of {storm:?}"));
+    let machine = Machine::new(world.clone(), has_events);
+    let mut users = Users::new(machine.clone(), random.fork());
+
+    users.storm(storm).await;
+    if !world.is_violated() {
+        world.log(|| "calm".into());
+        world.set_faults(Faults::none());
+        if settle(&machine).await {
+            rest(&machine).await;
+        }
+    }
+    machine.kill_agent().await;
+    (world.violations(), world.take_log())
+}
+
+/// Waits until nothing is wrong and nothing more can come; false if that never is so.
+async fn settle(machine: &Machine) -> bool {
+    let deadline = Instant::now() + SETTLES_WITHIN;
+    loop {
+        sleep(LOOK_EVERY).await;
+        if machine.world.is_violated() {
+            return false;
+        }
+        let complaints = judge::complaints(machine);
+        if complaints.is_empty() && !machine.world.has_late_effects() {
+            machine.world.log(|| "settled".into());
+            return true;
+        }
+        if Instant::now() > deadline {
+            for Violation { invariant, what } in complaints {
+                machine.world.violation(invariant, what);
+            }
+            return false;
+        }
+    }
+}
+
+/// Once settled, all stays as it is, by itself.
+async fn rest(machine: &Machine) {
+    // A last look of the agent's own, such as an event that waits for its turn.
+    sleep(LOOK_EVERY).await;
+    machine.runtime.take_changes();
+    machine.cluster.take_writes();
+    sleep(REST).await;
+    let restless = judge::restless(machine);
+    let changes = machine.runtime.take_changes().into_iter().chain(machine.cluster.take_writes());
+    for (who, what) in changes.filter(|(who, _)| !restless.contains(who)) {
+        machine.world.violation(Invariant::RestIsRest, format!("{what} of {who}"));
+    }
+    for Violation { invariant, what } in judge::complaints(machine) {
+        machine.world.violation(invariant, what);
+    }
+}
+
+thread_local! {
+    /// Panics on this thread, while it simulates.
+    static PANICS: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+}
+
+struct Listening;
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        PANICS.set(None);
+    }
+}
+
+/// From here on panics of this thread are kept instead of printed: tokio hands most of them
+/// to nobody.
+fn listen_for_panics() -> Listening {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let print = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let is_kept = PANICS.with_borrow_mut(|panics| panics.as_mut().map(|panics| panics.push(info.to_string())).is_some());
+            if !is_kept {
+                print(info);
+            }
+        }));
+    });
+    PANICS.set(Some(Vec::new()));
+    Listening
+}
+
+fn panics() -> Vec<String> {
+    PANICS.take().unwrap_or_default()
+}

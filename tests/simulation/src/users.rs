@@ -1,0 +1,275 @@
+//! What happens to the world: users, the kernel, the network, and whoever kills agents.
+//!
+//! Each seed has its own mix: some kinds of events never happen in it, some all the time.
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use tokio::time::Instant;
+
+use crate::agent::Machine;
+use crate::cluster::is_mirror;
+use crate::pods::{self, CONFIG_MAPS, NAMESPACE};
+
+/// Pods of the API at any time, at most.
+const PODS_MAX: usize = 7;
+const STATIC_PODS_MAX: usize = 3;
+
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    CreatePod,
+    DeletePod,
+    EditImage,
+    BreakSomething,
+    RuntimeOutage,
+    ApiOutage,
+    Relist,
+    KillAgent,
+    StepClock,
+    DeleteNode,
+    WriteStaticPod,
+    RemoveStaticPod,
+    DeleteMirror,
+    WriteConfigMap,
+}
+
+const EVENTS: [Event; 14] = [
+    Event::CreatePod,
+    Event::DeletePod,
+    Event::EditImage,
+    Event::BreakSomething,
+    Event::RuntimeOutage,
+    Event::ApiOutage,
+    Event::Relist,
+    Event::KillAgent,
+    Event::StepClock,
+    Event::DeleteNode,
+    Event::WriteStaticPod,
+    Event::RemoveStaticPod,
+    Event::DeleteMirror,
+    Event::WriteConfigMap,
+];
+
+pub struct Users {
+    machine: Machine,
+    random: fastrand::Rng,
+    weights: [u32; EVENTS.len()],
+    /// The longest pause between two events.
+    pause_max: Duration,
+    made: u32,
+    edits: u32,
+}
+
+impl Users {
+    pub fn new(machine: Machine, mut random: fastrand::Rng) -> Self {
+        let mut weights = EVENTS.map(|_| if random.u32(0..3) == 0 { 0 } else { random.u32(1..10) });
+        weights[0] = weights[0].max(4);
+        let pause_max = Duration::from_millis(random.u64(200..40_000));
+        Users { machine, random, weights, pause_max, made: 0, edits: 0 }
+    }
+
+    /// The storm: events until its end, then the agent is there again and stays.
+    pub async fn storm(&mut self, length: Duration) {
+        let end = Instant::now() + length;
+        for map in CONFIG_MAPS {
+            if self.random.bool() {
+                self.write_config_map(map);
+            }
+        }
+        self.start_agent();
+        while Instant::now() < end && !self.machine.world.is_violated() {
+            let pause = self.duration(self.pause_max);
+            tokio::time::sleep(pause).await;
+            self.happen().await;
+        }
+        // What pods wait for comes in the end.
+        for map in CONFIG_MAPS {
+            self.write_config_map(map);
+        }
+        if !self.machine.is_agent_alive() {
+            self.start_agent();
+        }
+    }
+
+    async fn happen(&mut self) {
+        let mut roll = self.random.u32(0..self.weights.iter().sum());
+        let mut drawn = Event::CreatePod;
+        for (event, weight) in EVENTS.into_iter().zip(self.weights) {
+            if roll < weight {
+                drawn = event;
+                break;
+            }
+            roll -= weight;
+        }
+        match drawn {
+            Event::CreatePod => self.create_pod(),
+            Event::DeletePod => self.delete_pod(),
+            Event::EditImage => self.edit_image(),
+            Event::BreakSomething => {
+                if let Some(uid) = self.machine.runtime.break_something() {
+                    self.machine.disturb(&uid);
+                }
+            }
+            Event::RuntimeOutage => {
+                let (runtime, length) = (self.machine.runtime.clone(), self.duration(Duration::from_secs(120)));
+                tokio::spawn(async move { runtime.outage(length).await });
+            }
+            Event::ApiOutage => {
+                let (cluster, length) = (self.machine.cluster.clone(), self.duration(Duration::from_secs(180)));
+                tokio::spawn(async move { cluster.outage(length).await });
+            }
+            Event::Relist => self.machine.cluster.relist(),
+            Event::KillAgent => self.kill_agent().await,
+            Event::StepClock => {
+                let by = SignedDuration::from_secs(self.random.i64(-7200..7200));
+                self.machine.world.log(|| format!("wall clock steps by {by:?}"));
+                self.machine.world.clock.step_wall(by);
+            }
+            Event::DeleteNode => self.machine.cluster.user_deletes_node(),
+            Event::WriteStaticPod => self.write_static_pod(),
+            Event::RemoveStaticPod => self.remove_static_pod(),
+            Event::DeleteMirror => self.delete_mirror(),
+            Event::WriteConfigMap => {
+                let map = CONFIG_MAPS[self.random.usize(..CONFIG_MAPS.len())];
+                if self.random.u32(0..4) == 0 {
+                    self.machine.cluster.user_sets_config_map(map, None);
+                } else {
+                    self.write_config_map(map);
+                }
+            }
+        }
+    }
+
+    fn create_pod(&mut self) {
+        let existing = self.machine.cluster.pods();
+        if existing.iter().filter(|pod| !is_mirror(pod)).count() >= PODS_MAX {
+            return self.delete_pod();
+        }
+        let uid = self.next_uid();
+        // A name that was used before comes again, as that of a StatefulSet's pod does.
+        let name = format!("web-{}", self.random.u32(0..PODS_MAX as u32 + 3));
+        if existing.iter().any(|pod| pods::name(pod) == name) {
+            return;
+        }
+        let pod = pods::draw(&mut self.random, &name, &uid);
+        self.machine.cluster.user_creates(pod);
+    }
+
+    fn delete_pod(&mut self) {
+        let all: Vec<_> = self.machine.cluster.pods().into_iter().filter(|pod| !is_mirror(pod)).collect();
+        let Some(pod) = self.random.choice(&all) else { return };
+        self.machine.runtime.touch(pods::uid(pod));
+        let own = pods::spec(pod).termination_grace_period_seconds.unwrap_or(30);
+        let grace = match self.random.u32(0..6) {
+            0 => 0,
+            1 | 2 => self.random.i64(1..40),
+            _ => own,
+        };
+        self.machine.cluster.user_deletes(NAMESPACE, pods::name(pod), grace);
+    }
+
+    fn edit_image(&mut self) {
+        let all: Vec<_> = self.machine.cluster.pods().into_iter().filter(|pod| !is_mirror(pod)).collect();
+        let Some(pod) = self.random.choice(&all) else { return };
+        self.edits += 1;
+        let image = format!("edited-{}", self.edits);
+        let which = self.random.usize(..pods::spec(pod).containers.len());
+        self.machine.runtime.touch(pods::uid(pod));
+        self.machine.disturb(pods::uid(pod));
+        let name = pods::name(pod);
+        self.machine.world.log(|| format!("user gives {name}/c{which} the image {image}"));
+        self.machine.cluster.user_edits(NAMESPACE, name, |pod| {
+            pod.metadata.generation = pod.metadata.generation.map(|generation| generation + 1);
+            let spec = pod.spec.as_mut().expect("every drawn pod has a spec");
+            spec.containers[which].image = Some(image);
+        });
+    }
+
+    async fn kill_agent(&mut self) {
+        // At whichever await it happens to be after so long.
+        let after = self.duration(Duration::from_millis(500));
+        tokio::time::sleep(after).await;
+        self.machine.kill_agent().await;
+        let away = match self.random.u32(0..4) {
+            0 => self.duration(Duration::from_secs(120)),
+            1 => Duration::ZERO,
+            _ => self.duration(Duration::from_secs(10)),
+        };
+        let (machine, directory_delay) = (self.machine.clone(), self.directory_delay());
+        tokio::spawn(async move {
+            tokio::time::sleep(away).await;
+            machine.start_agent(directory_delay);
+        });
+    }
+
+    fn start_agent(&mut self) {
+        let directory_delay = self.directory_delay();
+        self.machine.start_agent(directory_delay);
+    }
+
+    fn directory_delay(&mut self) -> Duration {
+        if self.random.bool() { Duration::ZERO } else { self.duration(Duration::from_secs(20)) }
+    }
+
+    fn write_static_pod(&mut self) {
+        let name = format!("static-{}", self.random.usize(..STATIC_PODS_MAX));
+        if let Some(before) = self.machine.static_pods().get(&name) {
+            self.machine.runtime.touch(pods::uid(before));
+        }
+        let uid = self.next_uid();
+        let mut pod = pods::draw(&mut self.random, &name, &uid);
+        let annotations = pod.metadata.annotations.get_or_insert_default();
+        annotations.insert("kubernetes.io/config.hash".into(), uid.clone());
+        annotations.insert("kubernetes.io/config.source".into(), "file".into());
+        let spec = pod.spec.as_mut().expect("every drawn pod has a spec");
+        // Static pods must not mention objects of the API.
+        spec.volumes.iter_mut().flatten().for_each(|volume| {
+            if volume.config_map.take().is_some() {
+                volume.empty_dir = Some(Default::default());
+            }
+        });
+        let as_list = self.random.u32(0..3) > 0;
+        self.machine.write_static_pod(&name, pod, as_list);
+    }
+
+    fn remove_static_pod(&mut self) {
+        let all: Vec<_> = self.machine.static_pods().into_iter().collect();
+        let Some((name, pod)) = self.random.choice(&all) else { return };
+        self.machine.runtime.touch(pods::uid(pod));
+        let as_list = self.random.u32(0..3) > 0;
+        self.machine.remove_static_pod(name, as_list);
+        // Sometimes it was a slip: the very same manifest is put back.
+        if self.random.u32(0..3) == 0 {
+            let (machine, name, pod) = (self.machine.clone(), name.clone(), pod.clone());
+            let after = self.duration(Duration::from_secs(20));
+            self.machine.disturb(pods::uid(&pod));
+            tokio::spawn(async move {
+                tokio::time::sleep(after).await;
+                if !machine.static_pods().contains_key(&name) {
+                    machine.write_static_pod(&name, (*pod).clone(), as_list);
+                }
+            });
+        }
+    }
+
+    fn delete_mirror(&mut self) {
+        let all: Vec<_> = self.machine.cluster.pods().into_iter().filter(is_mirror).collect();
+        let Some(mirror) = self.random.choice(&all) else { return };
+        let grace = if self.random.bool() { 0 } else { 30 };
+        self.machine.cluster.user_deletes(NAMESPACE, pods::name(mirror), grace);
+    }
+
+    fn write_config_map(&mut self, name: &str) {
+        self.edits += 1;
+        self.machine.cluster.user_sets_config_map(name, Some(format!("version {}", self.edits)));
+    }
+
+    fn next_uid(&mut self) -> String {
+        self.made += 1;
+        format!("uid-{:04}", self.made)
+    }
+
+    fn duration(&mut self, max: Duration) -> Duration {
+        Duration::from_micros(self.random.u64(0..=u64::try_from(max.as_micros()).unwrap_or(u64::MAX)))
+    }
+}
