@@ -204,7 +204,10 @@ fn config() -> AgentConfig {
                 pod_logs_dir: POD_LOGS_DIR.into(),
                 seccomp_dir: "/var/lib/kubelet/seccomp".into(),
                 seccomp_default: false,
-                cluster_dns: ClusterDns { servers: vec![Ipv4Addr::new(10, 96, 0, 10).into()], domain: "cluster.local".into() },
+                cluster_dns: ClusterDns {
+                    servers: vec![Ipv4Addr::new(10, 96, 0, 10).into()],
+                    domain: "cluster.local".into(),
+                },
                 cgroups: CgroupConfig {
                     root: "/".into(),
                     per_qos: true,

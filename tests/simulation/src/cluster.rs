@@ -102,7 +102,8 @@ impl SimCluster {
         state.version += 1;
         match text {
             Some(text) => {
-                let mut map = ConfigMap { data: Some(BTreeMap::from([(MAP_KEY.to_owned(), text)])), ..ConfigMap::default() };
+                let mut map =
+                    ConfigMap { data: Some(BTreeMap::from([(MAP_KEY.to_owned(), text)])), ..ConfigMap::default() };
                 map.metadata.name = Some(name.to_owned());
                 map.metadata.uid = Some(format!("map-{name}"));
                 map.metadata.resource_version = Some(state.version.to_string());
@@ -274,7 +275,8 @@ impl SimCluster {
         if is_terminal(is) && !is_mirror(pod) {
             let running = self.node.0.running_in(pod.metadata.uid.as_deref().unwrap_or_default());
             if !running.is_empty() {
-                self.world.violation(Invariant::TerminalIsAtRest, format!("pod {name} is told {is} while {running:?} run"));
+                self.world
+                    .violation(Invariant::TerminalIsAtRest, format!("pod {name} is told {is} while {running:?} run"));
             }
         }
         if before.start_time.is_some() && before.start_time != after.start_time && !is_mirror(pod) {
@@ -282,9 +284,13 @@ impl SimCluster {
             self.world.violation(Invariant::StartTimeStays, format!("of pod {name} from {times}"));
         }
         for old in before.container_statuses.iter().flatten().chain(before.init_container_statuses.iter().flatten()) {
-            let mut all = after.container_statuses.iter().flatten().chain(after.init_container_statuses.iter().flatten());
+            let mut all =
+                after.container_statuses.iter().flatten().chain(after.init_container_statuses.iter().flatten());
             let Some(new) = all.find(|new| new.name == old.name) else {
-                self.world.violation(Invariant::StatusesStay, format!("pod {name} lost the status of container {}", old.name));
+                self.world.violation(
+                    Invariant::StatusesStay,
+                    format!("pod {name} lost the status of container {}", old.name),
+                );
                 continue;
             };
             if new.restart_count < old.restart_count {
@@ -363,7 +369,9 @@ fn strategic_merge(into: &mut Value, patch: &Value) {
             Value::Null => {
                 into.remove(field);
             }
-            Value::Object(_) => strategic_merge(into.entry(field).or_insert_with(|| Value::Object(Default::default())), value),
+            Value::Object(_) => {
+                strategic_merge(into.entry(field).or_insert_with(|| Value::Object(Default::default())), value)
+            }
             Value::Array(items) if field == "conditions" => {
                 let list = into.entry(field).or_insert_with(|| Value::Array(Vec::new()));
                 let Value::Array(list) = list else { continue };
@@ -388,7 +396,8 @@ fn strategic_merge(into: &mut Value, patch: &Value) {
 fn merged<T: serde::Serialize + serde::de::DeserializeOwned>(what: &str, object: &T, patch: &Value) -> Result<T> {
     let mut value = serde_json::to_value(object).expect("API objects are JSON");
     strategic_merge(&mut value, patch);
-    serde_json::from_value(value).map_err(|error| ApiError::Invalid { what: what.to_owned(), message: error.to_string() })
+    serde_json::from_value(value)
+        .map_err(|error| ApiError::Invalid { what: what.to_owned(), message: error.to_string() })
 }
 
 #[async_trait]
@@ -434,7 +443,13 @@ impl Cluster for SimCluster {
     async fn get_pod(&self, namespace: &str, name: &str) -> Result<Pod> {
         let (what, wanted) = (format!("get pod {namespace}/{name}"), key(namespace, name));
         let missing = what.clone();
-        self.call(what, Box::new(move |cluster| cluster.state().pods.get(&wanted).cloned().ok_or(ApiError::NotFound { what: missing }))).await
+        self.call(
+            what,
+            Box::new(move |cluster| {
+                cluster.state().pods.get(&wanted).cloned().ok_or(ApiError::NotFound { what: missing })
+            }),
+        )
+        .await
     }
 
     async fn patch_pod_status(&self, namespace: &str, name: &str, patch: &Value) -> Result<Pod> {
@@ -444,7 +459,9 @@ impl Cluster for SimCluster {
             what,
             Box::new(move |cluster| {
                 let mut state = cluster.state();
-                let Some(pod) = state.pods.get(&wanted).cloned() else { return Err(ApiError::NotFound { what: missing }) };
+                let Some(pod) = state.pods.get(&wanted).cloned() else {
+                    return Err(ApiError::NotFound { what: missing });
+                };
                 let uid = patch["metadata"]["uid"].as_str();
                 if uid.is_some_and(|uid| Some(uid) != pod.metadata.uid.as_deref()) {
                     return Err(ApiError::Conflict { what: missing, message: "another uid".into() });
@@ -464,7 +481,10 @@ impl Cluster for SimCluster {
 
     async fn create_pod(&self, pod: &Pod) -> Result<Pod> {
         let mut pod = pod.clone();
-        let wanted = key(pod.metadata.namespace.as_deref().unwrap_or_default(), pod.metadata.name.as_deref().unwrap_or_default());
+        let wanted = key(
+            pod.metadata.namespace.as_deref().unwrap_or_default(),
+            pod.metadata.name.as_deref().unwrap_or_default(),
+        );
         let what = format!("create pod {}/{}", wanted.0, wanted.1);
         let taken = what.clone();
         self.call(
@@ -491,7 +511,9 @@ impl Cluster for SimCluster {
             what,
             Box::new(move |cluster| {
                 let mut state = cluster.state();
-                let Some(pod) = state.pods.get(&key(&namespace, &name)) else { return Err(ApiError::NotFound { what: missing }) };
+                let Some(pod) = state.pods.get(&key(&namespace, &name)) else {
+                    return Err(ApiError::NotFound { what: missing });
+                };
                 if pod.metadata.uid.as_deref() != Some(&uid) {
                     return Err(ApiError::Conflict { what: missing, message: "another uid".into() });
                 }
@@ -505,7 +527,11 @@ impl Cluster for SimCluster {
     }
 
     async fn get_node(&self) -> Result<Node> {
-        self.call("get node".into(), Box::new(|cluster| cluster.state().node.clone().ok_or(ApiError::NotFound { what: "get node".into() }))).await
+        self.call(
+            "get node".into(),
+            Box::new(|cluster| cluster.state().node.clone().ok_or(ApiError::NotFound { what: "get node".into() })),
+        )
+        .await
     }
 
     async fn create_node(&self, node: &Node) -> Result<Node> {
@@ -537,7 +563,11 @@ impl Cluster for SimCluster {
     }
 
     async fn get_lease(&self) -> Result<Lease> {
-        self.call("get lease".into(), Box::new(|cluster| cluster.state().lease.clone().ok_or(ApiError::NotFound { what: "get lease".into() }))).await
+        self.call(
+            "get lease".into(),
+            Box::new(|cluster| cluster.state().lease.clone().ok_or(ApiError::NotFound { what: "get lease".into() })),
+        )
+        .await
     }
 
     async fn create_lease(&self, lease: &Lease) -> Result<Lease> {
@@ -581,14 +611,20 @@ impl Cluster for SimCluster {
         .await
     }
 
-    async fn request_token(&self, _namespace: &str, _service_account: &str, request: &TokenRequest) -> Result<TokenRequest> {
+    async fn request_token(
+        &self,
+        _namespace: &str,
+        _service_account: &str,
+        request: &TokenRequest,
+    ) -> Result<TokenRequest> {
         let mut request = request.clone();
         self.call(
             "request token".into(),
             Box::new(move |cluster| {
                 let lifetime = request.spec.as_ref().and_then(|spec| spec.expiration_seconds).unwrap_or(3600);
                 let expires = cluster.world.clock.wall() + SignedDuration::from_secs(lifetime);
-                request.status = Some(TokenRequestStatus { expiration_timestamp: Some(Time(expires)), token: Some("token".into()) });
+                request.status =
+                    Some(TokenRequestStatus { expiration_timestamp: Some(Time(expires)), token: Some("token".into()) });
                 Ok(request)
             }),
         )

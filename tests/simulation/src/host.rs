@@ -69,21 +69,33 @@ impl SimHost {
     pub fn below(&self, dir: &Path) -> Vec<(String, String)> {
         let state = self.state();
         let inside = state.tree.iter().filter(|(path, _)| path.starts_with(dir) && *path != dir);
-        inside.map(|(path, content)| (path.display().to_string(), String::from_utf8_lossy(content.as_deref().unwrap_or_default()).into_owned())).collect()
+        inside
+            .map(|(path, content)| {
+                (
+                    path.display().to_string(),
+                    String::from_utf8_lossy(content.as_deref().unwrap_or_default()).into_owned(),
+                )
+            })
+            .collect()
     }
 
     /// Nothing may be taken from under a container that runs.
     fn check_taking(&self, what: &str, uid: &str) {
         let running = self.runtime.running_in(uid);
         if !running.is_empty() {
-            self.world.violation(Invariant::NothingTakenFromARunningContainer, format!("{what} of {uid} goes while {running:?} run"));
+            self.world.violation(
+                Invariant::NothingTakenFromARunningContainer,
+                format!("{what} of {uid} goes while {running:?} run"),
+            );
         }
     }
 
     pub fn pod_uids(&self) -> BTreeSet<String> {
         let state = self.state();
         let pods = self.root_dir.join("pods");
-        let dirs = state.tree.keys().filter_map(|path| path.strip_prefix(&pods).ok()?.components().next().map(|uid| uid.as_os_str().to_string_lossy().into_owned()));
+        let dirs = state.tree.keys().filter_map(|path| {
+            path.strip_prefix(&pods).ok()?.components().next().map(|uid| uid.as_os_str().to_string_lossy().into_owned())
+        });
         let cgroups = state.cgroups.keys().filter_map(|path| pod_of_cgroup(path).map(str::to_owned));
         dirs.chain(cgroups).filter(|uid| !uid.is_empty()).collect()
     }
@@ -167,9 +179,10 @@ impl Host for SimHost {
 
     async fn list_pod_cgroups(&self, root: &CgroupPath) -> Result<Vec<(PodUid, CgroupPath)>> {
         self.call("list cgroups", Path::new(&root.0), |state| {
-            let pods = state.cgroups.keys().filter_map(|path| {
-                Some((PodUid::new(pod_of_cgroup(path)?), CgroupPath(path.clone())))
-            });
+            let pods = state
+                .cgroups
+                .keys()
+                .filter_map(|path| Some((PodUid::new(pod_of_cgroup(path)?), CgroupPath(path.clone()))));
             pods.collect()
         })
         .await
@@ -208,11 +221,19 @@ impl Host for SimHost {
         self.call("make directory", path, |state| put(state, path, None)).await
     }
 
-    async fn write_payload(&self, path: &Path, _medium: &DirMedium, files: &[PayloadFile], _fs_group: Option<u32>) -> Result<bool> {
+    async fn write_payload(
+        &self,
+        path: &Path,
+        _medium: &DirMedium,
+        files: &[PayloadFile],
+        _fs_group: Option<u32>,
+    ) -> Result<bool> {
         self.call("write volume", path, |state| {
-            let wanted: BTreeMap<PathBuf, Option<Vec<u8>>> = files.iter().map(|file| (path.join(&file.path), Some(file.data.clone()))).collect();
+            let wanted: BTreeMap<PathBuf, Option<Vec<u8>>> =
+                files.iter().map(|file| (path.join(&file.path), Some(file.data.clone()))).collect();
             let has = state.tree.iter().filter(|(entry, content)| entry.starts_with(path) && content.is_some());
-            let has: BTreeMap<PathBuf, Option<Vec<u8>>> = has.map(|(entry, content)| (entry.clone(), content.clone())).collect();
+            let has: BTreeMap<PathBuf, Option<Vec<u8>>> =
+                has.map(|(entry, content)| (entry.clone(), content.clone())).collect();
             state.tree.retain(|entry, _| !has.contains_key(entry));
             put(state, path, None);
             for (file, data) in &wanted {

@@ -38,7 +38,9 @@ impl Invariant {
             Invariant::OneLiveInstance => "no container ever has two live instances",
             Invariant::UntouchedIsNotStopped => "a pod nobody touched is never stopped",
             Invariant::StoppedBeforeRemoved => "nothing is removed while a container runs in it",
-            Invariant::InitBeforeRegular => "a regular container starts only after every init container of its sandbox ended well",
+            Invariant::InitBeforeRegular => {
+                "a regular container starts only after every init container of its sandbox ended well"
+            }
             Invariant::NothingTakenFromARunningContainer => "volumes and cgroup stay while a container of the pod runs",
             Invariant::TerminalStays => "a terminal phase never goes back",
             Invariant::TerminalIsAtRest => "a terminal phase is told only once nothing of the pod runs",

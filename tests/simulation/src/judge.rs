@@ -21,7 +21,8 @@ pub fn complaints(machine: &Machine) -> Vec<Violation> {
     let mut judge = Judge { machine, found: Vec::new() };
     let api = machine.cluster.pods();
     let statics = machine.static_pods();
-    let mirrors: BTreeMap<&str, &Pod> = api.iter().filter(|pod| is_mirror(pod)).map(|pod| (pods::name(pod), pod)).collect();
+    let mirrors: BTreeMap<&str, &Pod> =
+        api.iter().filter(|pod| is_mirror(pod)).map(|pod| (pods::name(pod), pod)).collect();
 
     let mut living = BTreeSet::new();
     for pod in api.iter().filter(|pod| !is_mirror(pod)) {
@@ -47,7 +48,9 @@ pub fn restless(machine: &Machine) -> BTreeSet<String> {
     let statics = machine.static_pods();
     let all = machine.cluster.pods();
     let all = all.iter().filter(|pod| !is_mirror(pod)).chain(statics.values().map(Arc::as_ref));
-    all.filter(|pod| pod_lot(pod) == PodLot::Restless).flat_map(|pod| [pods::uid(pod).to_owned(), pods::name(pod).to_owned()]).collect()
+    all.filter(|pod| pod_lot(pod) == PodLot::Restless)
+        .flat_map(|pod| [pods::uid(pod).to_owned(), pods::name(pod).to_owned()])
+        .collect()
 }
 
 struct Judge<'a> {
@@ -113,7 +116,11 @@ impl Judge<'_> {
     fn running(&mut self, pod: &Pod, status: &PodStatus) {
         let (uid, name) = (pods::uid(pod), pods::name(pod));
         let all_run = pods::spec(pod).containers.iter().all(|container| lot(pod, container) == Lot::Runs);
-        let ready = status.conditions.iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        let ready = status
+            .conditions
+            .iter()
+            .flatten()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True");
         if ready != all_run {
             self.complain(Invariant::StatusTellsTheTruth, format!("{name} is told ready: {ready}"));
         }
@@ -126,7 +133,8 @@ impl Judge<'_> {
         }
         let map = pods::spec(pod).volumes.iter().flatten().find_map(|volume| volume.config_map.as_ref());
         if let Some(map) = map {
-            let file: PathBuf = [ROOT_DIR, "pods", uid, "volumes/kubernetes.io~configmap", pods::MAP_VOLUME, MAP_KEY].iter().collect();
+            let file: PathBuf =
+                [ROOT_DIR, "pods", uid, "volumes/kubernetes.io~configmap", pods::MAP_VOLUME, MAP_KEY].iter().collect();
             let has = self.machine.host.file(&file).map(|data| String::from_utf8_lossy(&data).into_owned());
             let wants = self.machine.cluster.config_map(&map.name).and_then(|map| map.data?.remove(MAP_KEY));
             if has != wants {
@@ -144,14 +152,21 @@ impl Judge<'_> {
         match (lot(pod, container), running.as_slice()) {
             (Lot::Runs, [id]) => self.told_running(&which, id, told),
             (Lot::Runs, []) if may_have_ended => {}
-            (Lot::Runs, running) => self.complain(Invariant::PodsAreAsTheySay, format!("{which} should run and has {running:?}")),
+            (Lot::Runs, running) => {
+                self.complain(Invariant::PodsAreAsTheySay, format!("{which} should run and has {running:?}"))
+            }
             (Lot::Ends { well }, []) => {
                 let exit = self.machine.runtime.newest_exit(uid, &container.name);
                 if exit.map(|code| code == 0) != Some(well) && !may_have_ended {
-                    self.complain(Invariant::PodsAreAsTheySay, format!("{which} should have ended and has exit {exit:?}"));
+                    self.complain(
+                        Invariant::PodsAreAsTheySay,
+                        format!("{which} should have ended and has exit {exit:?}"),
+                    );
                 }
             }
-            (Lot::Ends { .. }, running) => self.complain(Invariant::PodsAreAsTheySay, format!("{which} should have ended and runs: {running:?}")),
+            (Lot::Ends { .. }, running) => {
+                self.complain(Invariant::PodsAreAsTheySay, format!("{which} should have ended and runs: {running:?}"))
+            }
             (Lot::Loops, _) => {}
         }
     }

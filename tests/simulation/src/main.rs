@@ -70,7 +70,12 @@ fn replay(seed: u64, storm: Option<Duration>) -> usize {
     }
     // Before the run pauses its clock: a few real milliseconds are all that lies between.
     let started = Instant::now();
-    tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false).with_timer(VirtualTime(started)).with_writer(std::io::stdout).init();
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_timer(VirtualTime(started))
+        .with_writer(std::io::stdout)
+        .init();
     let outcome = run(seed, Options { storm, log: LogMode::Told });
     let failed = usize::from(!outcome.violations.is_empty());
     report(seed, None, &outcome);
@@ -128,7 +133,9 @@ fn choose(arguments: &Arguments) -> Vec<(u64, Option<&'static str>)> {
         }
     };
     let mut chosen: Vec<(u64, Option<&'static str>)> = known.into_iter().collect();
-    chosen.extend(plain.into_iter().filter(|seed| !REGRESSIONS.iter().any(|(known, _)| known == seed)).map(|seed| (seed, None)));
+    chosen.extend(
+        plain.into_iter().filter(|seed| !REGRESSIONS.iter().any(|(known, _)| known == seed)).map(|seed| (seed, None)),
+    );
     chosen
 }
 

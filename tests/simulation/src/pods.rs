@@ -20,7 +20,11 @@ pub fn draw(random: &mut fastrand::Rng, name: &str, uid: &str) -> Pod {
     let policy = if random.u32(0..3) == 0 { POLICIES[random.usize(..POLICIES.len())] } else { "Always" };
     let mut volumes = Vec::new();
     if random.u32(0..4) == 0 {
-        volumes.push(Volume { name: "empty".into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() });
+        volumes.push(Volume {
+            name: "empty".into(),
+            empty_dir: Some(EmptyDirVolumeSource::default()),
+            ..Volume::default()
+        });
     }
     if random.u32(0..4) == 0 {
         let map = CONFIG_MAPS[random.usize(..CONFIG_MAPS.len())];
@@ -29,7 +33,11 @@ pub fn draw(random: &mut fastrand::Rng, name: &str, uid: &str) -> Pod {
     }
     let mounts: Vec<_> = volumes
         .iter()
-        .map(|volume| VolumeMount { name: volume.name.clone(), mount_path: format!("/{}", volume.name), ..VolumeMount::default() })
+        .map(|volume| VolumeMount {
+            name: volume.name.clone(),
+            mount_path: format!("/{}", volume.name),
+            ..VolumeMount::default()
+        })
         .collect();
     let container = |name: String, program: Program, random: &mut fastrand::Rng| Container {
         name,
@@ -79,7 +87,10 @@ pub fn draw(random: &mut fastrand::Rng, name: &str, uid: &str) -> Pod {
 }
 
 fn requests() -> ResourceRequirements {
-    ResourceRequirements { requests: Some([("cpu".to_owned(), Quantity("100m".into()))].into()), ..ResourceRequirements::default() }
+    ResourceRequirements {
+        requests: Some([("cpu".to_owned(), Quantity("100m".into()))].into()),
+        ..ResourceRequirements::default()
+    }
 }
 
 fn draw_program(random: &mut fastrand::Rng) -> Program {
@@ -98,7 +109,9 @@ pub enum Lot {
     Runs,
     /// Ends and is started again, for ever.
     Loops,
-    Ends { well: bool },
+    Ends {
+        well: bool,
+    },
 }
 
 /// What has to become of a pod that nobody disturbs.
@@ -107,7 +120,9 @@ pub enum PodLot {
     /// An init container fails for ever, or some container is always about to start.
     Restless,
     Runs,
-    Ends { well: bool },
+    Ends {
+        well: bool,
+    },
 }
 
 pub fn uid(pod: &Pod) -> &str {

@@ -14,8 +14,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ferrolet::cri::{
     Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerState, ContainerSummary, CriError, Exit,
-    FilesystemUsage, Image, ImageSpec, Result, Runtime, RuntimeCondition, RuntimeEvent, RuntimeEventKind, RuntimeStatus,
-    RuntimeVersion, Sandbox, SandboxConfig, SandboxId, SandboxState, Scope,
+    FilesystemUsage, Image, ImageSpec, Result, Runtime, RuntimeCondition, RuntimeEvent, RuntimeEventKind,
+    RuntimeStatus, RuntimeVersion, Sandbox, SandboxConfig, SandboxId, SandboxState, Scope,
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -124,7 +124,8 @@ impl SimRuntime {
     /// Ids of the running instances of one container.
     pub fn running(&self, pod_uid: &str, name: &str) -> Vec<ContainerId> {
         let state = self.state();
-        let of_it = state.containers.values().filter(|instance| instance.pod_uid == pod_uid && instance.container.name == name);
+        let of_it =
+            state.containers.values().filter(|instance| instance.pod_uid == pod_uid && instance.container.name == name);
         of_it.filter(|instance| instance.container.is_running()).map(|instance| instance.container.id.clone()).collect()
     }
 
@@ -132,18 +133,26 @@ impl SimRuntime {
     pub fn running_in(&self, pod_uid: &str) -> Vec<String> {
         let state = self.state();
         let of_it = state.containers.values().filter(|instance| instance.pod_uid == pod_uid);
-        of_it.filter(|instance| instance.container.is_running()).map(|instance| instance.container.name.clone()).collect()
+        of_it
+            .filter(|instance| instance.container.is_running())
+            .map(|instance| instance.container.name.clone())
+            .collect()
     }
 
     pub fn ready_sandboxes(&self, pod_uid: &str) -> usize {
         let state = self.state();
-        state.sandboxes.values().filter(|sandbox| sandbox.pod_uid == pod_uid && sandbox.state == SandboxState::Ready).count()
+        state
+            .sandboxes
+            .values()
+            .filter(|sandbox| sandbox.pod_uid == pod_uid && sandbox.state == SandboxState::Ready)
+            .count()
     }
 
     /// How the newest instance of a container ended, if it did.
     pub fn newest_exit(&self, pod_uid: &str, name: &str) -> Option<i32> {
         let state = self.state();
-        let of_it = state.containers.values().filter(|instance| instance.pod_uid == pod_uid && instance.container.name == name);
+        let of_it =
+            state.containers.values().filter(|instance| instance.pod_uid == pod_uid && instance.container.name == name);
         let newest = of_it.max_by_key(|instance| (instance.container.attempt, instance.container.id.clone()))?;
         newest.container.exit().map(|exit| exit.exit_code)
     }
@@ -179,9 +188,18 @@ impl SimRuntime {
     pub fn break_something(&self) -> Option<String> {
         let victim = {
             let state = self.state();
-            let ready: Vec<_> = state.sandboxes.values().filter(|sandbox| sandbox.state == SandboxState::Ready).map(|sandbox| sandbox.id.clone()).collect();
-            let running: Vec<_> =
-                state.containers.values().filter(|instance| instance.container.is_running()).map(|instance| instance.container.id.clone()).collect();
+            let ready: Vec<_> = state
+                .sandboxes
+                .values()
+                .filter(|sandbox| sandbox.state == SandboxState::Ready)
+                .map(|sandbox| sandbox.id.clone())
+                .collect();
+            let running: Vec<_> = state
+                .containers
+                .values()
+                .filter(|instance| instance.container.is_running())
+                .map(|instance| instance.container.id.clone())
+                .collect();
             self.world.random(|random| match random.u32(0..4) {
                 0 if !ready.is_empty() => Some(Err(ready[random.usize(..ready.len())].clone())),
                 _ if !running.is_empty() => Some(Ok(running[random.usize(..running.len())].clone())),
@@ -268,7 +286,9 @@ impl SimRuntime {
         match self.world.random(|random| random.u32(0..4)) {
             0 => self.world.log(|| format!("event lost: {pod_uid} {kind:?}")),
             1 => {
-                state.listeners.retain(|listener| listener.send(Ok(event.clone())).and_then(|()| listener.send(Ok(event.clone()))).is_ok());
+                state.listeners.retain(|listener| {
+                    listener.send(Ok(event.clone())).and_then(|()| listener.send(Ok(event.clone()))).is_ok()
+                });
             }
             2 => {
                 let listeners = state.listeners.clone();
@@ -282,7 +302,10 @@ impl SimRuntime {
             }
             _ => {
                 for listener in state.listeners.drain(..) {
-                    let _ = listener.send(Err(CriError::Unavailable { call: "GetContainerEvents", message: "simulated break".into() }));
+                    let _ = listener.send(Err(CriError::Unavailable {
+                        call: "GetContainerEvents",
+                        message: "simulated break".into(),
+                    }));
                 }
             }
         }
@@ -309,7 +332,10 @@ impl SimRuntime {
     fn make_sandbox(&self, config: &SandboxConfig) -> Result<SandboxId> {
         let mut state = self.state();
         state.changes.push((config.pod_uid.clone(), "RunPodSandbox"));
-        let taken = state.sandboxes.values().any(|sandbox| sandbox.pod_uid == config.pod_uid && sandbox.attempt == config.attempt);
+        let taken = state
+            .sandboxes
+            .values()
+            .any(|sandbox| sandbox.pod_uid == config.pod_uid && sandbox.attempt == config.attempt);
         if taken {
             let message = format!("name of pod {} attempt {} is reserved", config.pod_name, config.attempt);
             return Err(CriError::Failed { call: "RunPodSandbox", message });
@@ -375,7 +401,8 @@ impl SimRuntime {
             program: Program::from_command(&config.command),
         };
         state.containers.insert(id.clone(), instance);
-        self.world.log(|| format!("container {id} created: {}/{} attempt {}", home.pod_name, config.name, config.attempt));
+        self.world
+            .log(|| format!("container {id} created: {}/{} attempt {}", home.pod_name, config.name, config.attempt));
         self.emit(&mut state, &home.pod_uid, id.as_str(), RuntimeEventKind::Created);
         Ok(id)
     }
@@ -386,23 +413,33 @@ impl SimRuntime {
         let Some(instance) = state.containers.get(id) else {
             return Err(CriError::NotFound { call: "StartContainer", message: id.to_string() });
         };
-        let (uid, name, program) = (instance.pod_uid.clone(), instance.container.name.clone(), instance.program.clone());
-        let (is_created, home) = (instance.container.state == ContainerState::Created, instance.container.sandbox_id.clone());
+        let (uid, name, program) =
+            (instance.pod_uid.clone(), instance.container.name.clone(), instance.program.clone());
+        let (is_created, home) =
+            (instance.container.state == ContainerState::Created, instance.container.sandbox_id.clone());
         state.changes.push((uid.clone(), "StartContainer"));
         if !is_created {
-            return Err(CriError::Failed { call: "StartContainer", message: "container is not in created state".into() });
+            return Err(CriError::Failed {
+                call: "StartContainer",
+                message: "container is not in created state".into(),
+            });
         }
         let Some(sandbox) = state.sandboxes.get(&home).filter(|sandbox| sandbox.state == SandboxState::Ready) else {
             return Err(CriError::Failed { call: "StartContainer", message: "sandbox is not ready".into() });
         };
-        let awaited: Vec<&str> = sandbox.annotations.get(INIT_ANNOTATION).map(|names| names.split(',').collect()).unwrap_or_default();
+        let awaited: Vec<&str> =
+            sandbox.annotations.get(INIT_ANNOTATION).map(|names| names.split(',').collect()).unwrap_or_default();
         if !awaited.contains(&name.as_str()) {
             let ended_well = |init: &&str| {
-                let mut here = state.containers.values().filter(|other| other.container.sandbox_id == home && other.container.name == **init);
+                let mut here = state
+                    .containers
+                    .values()
+                    .filter(|other| other.container.sandbox_id == home && other.container.name == **init);
                 here.any(|other| other.container.exit().is_some_and(|exit| exit.exit_code == 0))
             };
             if let Some(init) = awaited.iter().find(|init| !ended_well(init)) {
-                self.world.violation(Invariant::InitBeforeRegular, format!("{uid}/{name} starts before {init} ended well"));
+                self.world
+                    .violation(Invariant::InitBeforeRegular, format!("{uid}/{name} starts before {init} ended well"));
             }
         }
         if program == Program::Broken {
@@ -418,7 +455,8 @@ impl SimRuntime {
             return Err(CriError::Failed { call: "StartContainer", message: "no such program".into() });
         }
         let alive = state.containers.values().filter(|other| other.pod_uid == uid && other.container.name == name);
-        let rivals: Vec<_> = alive.filter(|other| other.container.is_running()).map(|other| other.container.id.to_string()).collect();
+        let rivals: Vec<_> =
+            alive.filter(|other| other.container.is_running()).map(|other| other.container.id.to_string()).collect();
         if !rivals.is_empty() {
             self.world.violation(Invariant::OneLiveInstance, format!("{id} of {uid}/{name} starts beside {rivals:?}"));
         }
@@ -471,7 +509,10 @@ impl Runtime for SimRuntime {
 
     async fn status(&self) -> Result<RuntimeStatus> {
         let good = || RuntimeCondition { ok: true, ..RuntimeCondition::default() };
-        self.call("Status", move |_| Ok(RuntimeStatus { runtime_ready: good(), network_ready: good(), ..RuntimeStatus::default() })).await
+        self.call("Status", move |_| {
+            Ok(RuntimeStatus { runtime_ready: good(), network_ready: good(), ..RuntimeStatus::default() })
+        })
+        .await
     }
 
     async fn cgroup_driver(&self) -> Result<CgroupDriver> {
@@ -537,9 +578,14 @@ impl Runtime for SimRuntime {
             let mut state = runtime.state();
             let Some(sandbox) = state.sandboxes.remove(&id) else { return Ok(()) };
             state.changes.push((sandbox.pod_uid.clone(), "RemovePodSandbox"));
-            let alive = state.containers.values().any(|instance| instance.container.sandbox_id == id && instance.container.is_running());
+            let alive = state
+                .containers
+                .values()
+                .any(|instance| instance.container.sandbox_id == id && instance.container.is_running());
             if alive {
-                runtime.world.violation(Invariant::StoppedBeforeRemoved, format!("sandbox {id} of {}", sandbox.pod_uid));
+                runtime
+                    .world
+                    .violation(Invariant::StoppedBeforeRemoved, format!("sandbox {id} of {}", sandbox.pod_uid));
             }
             state.containers.retain(|_, instance| instance.container.sandbox_id != id);
             runtime.emit(&mut state, &sandbox.pod_uid, id.as_str(), RuntimeEventKind::Deleted);
@@ -580,7 +626,12 @@ impl Runtime for SimRuntime {
         .await
     }
 
-    async fn create_container(&self, sandbox: &SandboxId, config: &ContainerConfig, _: &SandboxConfig) -> Result<ContainerId> {
+    async fn create_container(
+        &self,
+        sandbox: &SandboxId,
+        config: &ContainerConfig,
+        _: &SandboxConfig,
+    ) -> Result<ContainerId> {
         let (sandbox, config) = (sandbox.clone(), config.clone());
         self.call("CreateContainer", move |runtime| runtime.make_container(&sandbox, &config)).await
     }
@@ -621,7 +672,9 @@ impl Runtime for SimRuntime {
             let Some(instance) = state.containers.remove(&id) else { return Ok(()) };
             state.changes.push((instance.pod_uid.clone(), "RemoveContainer"));
             if instance.container.is_running() {
-                runtime.world.violation(Invariant::StoppedBeforeRemoved, format!("container {id} of {}", instance.pod_uid));
+                runtime
+                    .world
+                    .violation(Invariant::StoppedBeforeRemoved, format!("container {id} of {}", instance.pod_uid));
             }
             runtime.world.log(|| format!("container {id} removed"));
             runtime.emit(&mut state, &instance.pod_uid, id.as_str(), RuntimeEventKind::Deleted);
@@ -646,7 +699,12 @@ impl Runtime for SimRuntime {
     async fn image_status(&self, image: &ImageSpec) -> Result<Option<Image>> {
         let name = image.image.clone();
         self.call("ImageStatus", move |_| {
-            Ok(Some(Image { id: format!("sha256:{name}"), repo_tags: vec![name], size_bytes: 1000, ..Image::default() }))
+            Ok(Some(Image {
+                id: format!("sha256:{name}"),
+                repo_tags: vec![name],
+                size_bytes: 1000,
+                ..Image::default()
+            }))
         })
         .await
     }

@@ -134,7 +134,8 @@ impl World {
 
     /// Waits as long as the effect of a hanging call is late, which the world remembers.
     pub async fn be_late(&self, max: Duration) {
-        let late = self.random(|random| Duration::from_millis(random.u64(0..=u64::try_from(max.as_millis()).unwrap_or(u64::MAX))));
+        let late = self
+            .random(|random| Duration::from_millis(random.u64(0..=u64::try_from(max.as_millis()).unwrap_or(u64::MAX))));
         self.inner().late += 1;
         let _guard = Late(self);
         tokio::time::sleep(late).await;
