@@ -151,6 +151,24 @@ pub fn symlink(target: &Path, link: &Path) -> io::Result<()> {
     fs::rename(&temporary, link)
 }
 
+/// Names of symlinks in `path` whose target is not there.
+pub fn dangling_links(path: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut dangling = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let is_gone = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+        if entry.file_type()?.is_symlink() && fs::metadata(entry.path()).is_err_and(is_gone) {
+            dangling.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(dangling)
+}
+
 pub fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

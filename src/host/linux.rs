@@ -323,6 +323,10 @@ impl Host for LinuxHost {
         self.at("make symlink", link, move |_, link| files::symlink(&target, link)).await
     }
 
+    async fn dangling_links(&self, path: &Path) -> Result<Vec<String>> {
+        self.at("look for dangling links in", path, |_, path| files::dangling_links(path)).await
+    }
+
     async fn remove_file(&self, path: &Path) -> Result<()> {
         self.at("remove", path, |_, path| files::remove_file(path)).await
     }

@@ -213,6 +213,8 @@ pub trait Host: Send + Sync + 'static {
     async fn read_tail(&self, path: &Path, bytes_max: usize, lines_max: Option<usize>) -> Result<Option<Vec<u8>>>;
     /// Names in a directory; empty if it is not there.
     async fn list_dir(&self, path: &Path) -> Result<Vec<String>>;
+    /// Names of symlinks in a directory that lead nowhere.
+    async fn dangling_links(&self, path: &Path) -> Result<Vec<String>>;
     async fn symlink(&self, target: &Path, link: &Path) -> Result<()>;
     async fn remove_file(&self, path: &Path) -> Result<()>;
 }

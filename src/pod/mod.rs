@@ -32,6 +32,11 @@ pub fn log_directory_name(pod: &PodRef) -> String {
     format!("{}_{}_{}", pod.namespace, pod.name, pod.uid)
 }
 
+/// The UID at the end of such a name. Neither names nor namespaces have underscores in them.
+pub fn uid_of_log_directory(name: &str) -> Option<&str> {
+    name.rsplit('_').next().filter(|uid| uid.len() < name.len() && !uid.is_empty())
+}
+
 /// The pod's spec. One that is missing, which the API server never lets through, reads as
 /// empty.
 pub fn spec(pod: &Pod) -> &PodSpec {

@@ -18,7 +18,7 @@ use tracing::{Instrument, error, info, info_span, warn};
 use super::worker::{self, Desired, Stop, StopCause};
 use super::{Context, mirror};
 use crate::events::EventType;
-use crate::pod::{PodRef, PodUid, Source};
+use crate::pod::{self, PodRef, PodUid, Source};
 use crate::sources::{SourceEvent, mirror as content};
 
 /// Orphans are found by events; this looks for those whose event was lost.
@@ -173,6 +173,9 @@ impl Dispatcher {
     fn applied(&mut self, source: Source, pod: Arc<Pod>) {
         let reference = PodRef::of(&pod);
         if source == Source::Api && mirror::is_mirror(&pod) {
+            if self.context.mirrors.is_retired(&pod) {
+                return;
+            }
             self.context.mirrors.observed(&reference.full_name(), Some(pod.clone()));
             self.mirrors.insert(reference.full_name(), pod);
             self.tie_mirror(&reference.full_name());
@@ -319,6 +322,10 @@ impl Dispatcher {
         }
         let Some(queue) = self.static_queues.get_mut(&full_name) else { return };
         queue.retain(|queued| queued != uid);
+        // Its mirror tells of a life that is over. Should the same manifest come back, its
+        // pod is another one, and gets another mirror.
+        self.context.mirrors.retire(&full_name);
+        self.mirrors.remove(&full_name);
         match queue.front().cloned() {
             Some(next) => self.start(&next),
             None => {
@@ -357,6 +364,7 @@ impl Dispatcher {
 
 /// Pods in the runtime, on disk or in a cgroup that are not among `known`.
 async fn orphans(context: &Context, known: &BTreeSet<PodUid>) -> Vec<Pod> {
+    remove_dangling_links(context).await;
     let mut found: BTreeSet<PodUid> = context.pleg.known().into_iter().collect();
     match context.volumes.known_on_disk().await {
         Ok(uids) => found.extend(uids),
@@ -368,6 +376,12 @@ async fn orphans(context: &Context, known: &BTreeSet<PodUid>) -> Vec<Pod> {
         Ok(uids) => found.extend(uids),
         Err(error) => {
             warn!(error = &error as &dyn std::error::Error, "cannot look for leftover pod cgroups, will retry")
+        }
+    }
+    match context.host.list_dir(&context.config.pod_logs_dir).await {
+        Ok(names) => found.extend(names.iter().filter_map(|name| pod::uid_of_log_directory(name)).map(PodUid::new)),
+        Err(error) => {
+            warn!(error = &error as &dyn std::error::Error, "cannot look for leftover pod logs, will retry")
         }
     }
     let mut pods = Vec::new();
@@ -387,6 +401,15 @@ async fn orphans(context: &Context, known: &BTreeSet<PodUid>) -> Vec<Pod> {
         });
     }
     pods
+}
+
+/// Links to logs that are gone: the agent was cut off between a container and its link.
+async fn remove_dangling_links(context: &Context) {
+    let dir = &context.config.container_logs_dir;
+    for link in context.host.dangling_links(dir).await.unwrap_or_default() {
+        // What stays now is found again by the next sweep.
+        let _ = context.host.remove_file(&dir.join(link)).await;
+    }
 }
 
 impl Entry {

@@ -215,14 +215,16 @@ impl Round<'_> {
         Duration::from_secs(seconds.max(0).unsigned_abs()).max(GRACE_MIN)
     }
 
+    /// A container's log goes with it, and before it: while the container is there, a removal
+    /// that was cut off is planned again.
     async fn remove_container(&self, name: &str, id: &ContainerId) -> Result<(), StartFailure> {
-        let gone = self.runtime.instances(name).find(|container| container.id == *id).cloned();
-        self.settle(self.context.runtime.remove_container(id).await)?;
-        // A container's log goes with it.
-        if let Some(gone) = gone {
-            start::remove_logs(self, &gone).await;
+        if let Some(container) = self.runtime.instances(name).find(|container| container.id == *id) {
+            start::remove_logs(self, container).await.map_err(|error| {
+                warn!(error = chain(&error), container = name, "log of a dead container not removed, will retry");
+                StartFailure::new("FailedKillPod", error.to_string())
+            })?;
         }
-        Ok(())
+        self.settle(self.context.runtime.remove_container(id).await)
     }
 
     /// What is already gone counts as done.
@@ -276,9 +278,12 @@ pub async fn clean(context: &Context, uid: &PodUid, _wish: &Desired) -> Result<(
 /// The last step of a pod that is wished away: its logs, and its API object.
 pub async fn take_leave(context: &Context, uid: &PodUid, wish: &Desired) -> Result<(), String> {
     let reference = PodRef::of(&wish.pod);
-    let logs = context.config.pod_logs_dir.join(pod::log_directory_name(&reference));
-    if wish.stop.is_some_and(|stop| stop.cause != StopCause::Orphaned) {
-        context.host.remove_tree(&logs).await.map_err(|error| chain(&error))?;
+    // By the UID alone: of an orphan the names may be lost.
+    let logs = &context.config.pod_logs_dir;
+    for dir in context.host.list_dir(logs).await.map_err(|error| chain(&error))? {
+        if pod::uid_of_log_directory(&dir) == Some(uid.as_str()) {
+            context.host.remove_tree(&logs.join(dir)).await.map_err(|error| chain(&error))?;
+        }
     }
     if wish.stop.is_some_and(|stop| stop.cause == StopCause::Deleted) {
         // Whoever watches the pod sees how it ended before it is gone.

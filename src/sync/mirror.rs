@@ -37,6 +37,8 @@ struct State {
     wanted: BTreeMap<String, Arc<Pod>>,
     observed: BTreeMap<String, Arc<Pod>>,
     spoken: BTreeSet<Source>,
+    /// UIDs of mirrors whose static pod has ended, until they are deleted.
+    retired: BTreeSet<String>,
 }
 
 /// One write that brings the API closer.
@@ -59,16 +61,23 @@ impl Mirrors {
         self.changed.notify_one();
     }
 
+    /// The static pod of this name has ended: its mirror is not taken for another one's.
+    pub fn retire(&self, full_name: &str) {
+        let mut state = self.state();
+        if let Some(uid) = state.observed.get(full_name).and_then(|mirror| mirror.metadata.uid.clone()) {
+            state.retired.insert(uid);
+            drop(state);
+            self.changed.notify_one();
+        }
+    }
+
+    pub fn is_retired(&self, mirror: &Pod) -> bool {
+        mirror.metadata.uid.as_ref().is_some_and(|uid| self.state().retired.contains(uid))
+    }
+
     pub fn source_synced(&self, source: Source) {
         self.state().spoken.insert(source);
         self.changed.notify_one();
-    }
-
-    /// The UID of the mirror that stands for this static pod: where its status goes.
-    pub fn uid_of(&self, static_pod: &Pod) -> Option<String> {
-        let state = self.state();
-        let mirror = state.observed.get(&crate::pod::PodRef::of(static_pod).full_name())?;
-        content::mirror_matches(mirror, static_pod).then(|| mirror.metadata.uid.clone()).flatten()
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -84,8 +93,9 @@ impl Mirrors {
         }
         let mut writes = Vec::new();
         for (name, mirror) in &state.observed {
-            let keep = state.wanted.get(name).is_some_and(|pod| content::mirror_matches(mirror, pod));
-            let judged = state.wanted.contains_key(name) || static_sources.is_subset(&state.spoken);
+            let retired = mirror.metadata.uid.as_ref().is_some_and(|uid| state.retired.contains(uid));
+            let keep = !retired && state.wanted.get(name).is_some_and(|pod| content::mirror_matches(mirror, pod));
+            let judged = retired || state.wanted.contains_key(name) || static_sources.is_subset(&state.spoken);
             if !keep && judged {
                 let metadata = &mirror.metadata;
                 writes.push(Write::Delete {
@@ -183,6 +193,7 @@ async fn carry_out(mirrors: &Mirrors, cluster: &dyn Cluster, owner: &Node, write
             info!(mirror = %format!("{namespace}/{name}"), "deleting a mirror pod whose static pod is gone or changed");
             match cluster.delete_pod(&namespace, &name, &uid, 0).await {
                 Ok(()) | Err(ApiError::NotFound { .. } | ApiError::Conflict { .. }) => {
+                    mirrors.state().retired.remove(&uid);
                     mirrors.observed(&format!("{name}_{namespace}"), None);
                     Ok(())
                 }

@@ -13,7 +13,7 @@ use super::launch::{self, ContainerInputs};
 use super::plan::{BACKOFF_ANNOTATION, Kind};
 use crate::cri::{Container, ContainerId, Mount};
 use crate::events::EventType;
-use crate::host::Durability;
+use crate::host::{Durability, HostError};
 use crate::images::{ImageError, ImageRequest, Reason};
 use crate::pod;
 use crate::pod::env::EnvSources;
@@ -315,18 +315,16 @@ fn link_name(round: &Round<'_>, name: &str, id: &ContainerId) -> String {
     base + ".log"
 }
 
-/// Removes a removed container's log with all its rotated parts, and its link.
-pub async fn remove_logs(round: &Round<'_>, gone: &Container) {
+/// Removes a container's log with all its rotated parts, and its link.
+pub async fn remove_logs(round: &Round<'_>, container: &Container) -> Result<(), HostError> {
     let context = round.context;
-    let _ =
-        context.host.remove_file(&context.config.container_logs_dir.join(link_name(round, &gone.name, &gone.id))).await;
-    let dir = round.log_dir().join(&gone.name);
-    let prefix = format!("{}.log", gone.attempt);
-    for file in context.host.list_dir(&dir).await.unwrap_or_default() {
-        if file.starts_with(&prefix)
-            && let Err(error) = context.host.remove_file(&dir.join(&file)).await
-        {
-            warn!(error = chain(&error), "log of a removed container stays");
+    let dir = round.log_dir().join(&container.name);
+    let prefix = format!("{}.log", container.attempt);
+    for file in context.host.list_dir(&dir).await? {
+        if file.starts_with(&prefix) {
+            context.host.remove_file(&dir.join(&file)).await?;
         }
     }
+    let link = link_name(round, &container.name, &container.id);
+    context.host.remove_file(&context.config.container_logs_dir.join(link)).await
 }

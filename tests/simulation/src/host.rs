@@ -301,6 +301,19 @@ impl Host for SimHost {
         .await
     }
 
+    async fn dangling_links(&self, path: &Path) -> Result<Vec<String>> {
+        self.call("look for dangling links", path, |state| {
+            let links = state.tree.iter().filter(|(entry, _)| entry.parent() == Some(path));
+            let dangling = links.filter(|(_, target)| {
+                let target =
+                    target.as_deref().map(|target| PathBuf::from(String::from_utf8_lossy(target).into_owned()));
+                target.is_some_and(|target| !state.tree.contains_key(&target))
+            });
+            dangling.filter_map(|(entry, _)| Some(entry.file_name()?.to_string_lossy().into_owned())).collect()
+        })
+        .await
+    }
+
     async fn remove_file(&self, path: &Path) -> Result<()> {
         self.call("remove", path, |state| {
             state.tree.remove(path);

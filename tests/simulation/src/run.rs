@@ -88,10 +88,14 @@ async fn settle(machine: &Machine) -> bool {
     }
 }
 
+/// Longer than any deadline of the agent or of its edges.
+const LAST_EFFECTS: Duration = Duration::from_secs(900);
+
 /// Once settled, all stays as it is, by itself.
 async fn rest(machine: &Machine) {
-    // A last look of the agent's own, such as an event that waits for its turn.
-    sleep(LOOK_EVERY).await;
+    // What was begun under the last fault still has to end: a call that got no answer lasts
+    // its whole deadline, a stop its whole grace, an event waits for its turn.
+    sleep(LAST_EFFECTS).await;
     machine.runtime.take_changes();
     machine.cluster.take_writes();
     sleep(REST).await;
