@@ -301,31 +301,37 @@ impl Dispatcher {
         }
         if std::mem::take(&mut entry.crashed) {
             self.start(&uid);
-        } else if entry.present && !entry.is_ending() {
-            // Put back while it was ending.
-            self.start(&uid);
         } else if !entry.present {
             self.drop_entry(&uid);
+        } else if !entry.is_ending() {
+            // Put back while it was ending: the same name and UID, and yet another life.
+            self.life_is_over(&uid);
+            self.start(&uid);
         }
     }
 
-    /// Forgets a pod whose worker is done and whose source no longer has it.
-    fn drop_entry(&mut self, uid: &PodUid) {
-        let Some(entry) = self.pods.remove(uid) else { return };
+    /// Nothing told of a pod's life so far is to be taken for its next one's.
+    fn life_is_over(&mut self, uid: &PodUid) {
         self.context.pleg.forget(uid);
         if let Some(status) = &self.context.status {
             status.forget(uid);
         }
+        let Some(entry) = self.pods.get(uid).filter(|entry| entry.source.is_static()) else { return };
         let full_name = PodRef::of(&entry.pod).full_name();
+        self.context.mirrors.retire(&full_name);
+        self.mirrors.remove(&full_name);
+    }
+
+    /// Forgets a pod whose worker is done and whose source no longer has it.
+    fn drop_entry(&mut self, uid: &PodUid) {
+        self.life_is_over(uid);
+        let Some(entry) = self.pods.remove(uid) else { return };
         if !entry.source.is_static() {
             return;
         }
+        let full_name = PodRef::of(&entry.pod).full_name();
         let Some(queue) = self.static_queues.get_mut(&full_name) else { return };
         queue.retain(|queued| queued != uid);
-        // Its mirror tells of a life that is over. Should the same manifest come back, its
-        // pod is another one, and gets another mirror.
-        self.context.mirrors.retire(&full_name);
-        self.mirrors.remove(&full_name);
         match queue.front().cloned() {
             Some(next) => self.start(&next),
             None => {
