@@ -1,7 +1,9 @@
 //! The cluster as the agent sees it: one trait over the API server.
 //!
-//! `client.rs` speaks to a real one with the kube crate's requests over connections of our
-//! own (`transport.rs`); the simulation has a cluster of its own. Only `status/` patches pods, only `node/` writes Node and Lease, only
+//! `client.rs` turns its calls into requests, `watch.rs` lists and follows, `requester.rs`
+//! sends and decodes, `transport.rs` keeps the connections that `connect.rs` opens. Of the
+//! kube crate they use requests, kubeconfigs and credentials. The simulation has a cluster
+//! of its own. Only `status/` patches pods, only `node/` writes Node and Lease, only
 //! `events/` writes events: the trait offers exactly their calls.
 //!
 //! Always true: a watch stream never ends and never gives up; it reconnects with back-off
