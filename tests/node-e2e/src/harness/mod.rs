@@ -8,12 +8,13 @@
 //! }
 //! ```
 //!
-//! `case` is the registry's entry, `runner` runs cases, `node` is what a case gets, `pods`
-//! makes pods, `expect` waits for what should become of them and `cgroup` looks below.
+//! `case` is the registry's entry, `runner` runs cases, `node` and `lab` are what a case gets,
+//! `pods` makes pods, `expect` waits for what should become of them and `cgroup` looks below.
 
 mod case;
 mod cgroup;
 mod expect;
+mod lab;
 mod node;
 mod pods;
 mod runner;
@@ -21,6 +22,7 @@ mod runner;
 pub use case::{Case, Story};
 pub use cgroup::PodCgroup;
 pub use expect::{Expect, WITHIN, is_ready};
-pub use node::{Lab, Node, client, runtime_of};
+pub use lab::Lab;
+pub use node::{Node, client, runtime_of};
 pub use pods::{PodBuilder, PodHandle, expect_lines, pod};
 pub use runner::{Choice, run};

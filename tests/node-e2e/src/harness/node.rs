@@ -1,11 +1,11 @@
-//! What a case gets: a node, or a lab to set up nodes in.
+//! What a case gets: a node, and a namespace on it.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use ferrolet::cri::{ContainerId, ContainerStateKind, ContainerSummary, GrpcRuntime, Runtime, Scope};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -20,8 +20,7 @@ use serde_json::json;
 use super::expect::WITHIN;
 use super::{PodBuilder, PodHandle};
 use crate::poll::{self, Look};
-use crate::provision::Containerd;
-use crate::stack::{self, Agent, Builder, Made, RUNTIME_SOCKET, STATIC_PODS, Stack, State};
+use crate::stack::{self, Made, RUNTIME_SOCKET, STATIC_PODS, Stack, State};
 
 /// A node and a namespace on it.
 #[derive(Clone)]
@@ -56,13 +55,18 @@ impl Node {
         Ok(node)
     }
 
-    async fn in_namespace(stack: Rc<Stack>, namespace: &str) -> Result<Node> {
+    /// In a namespace that is there already.
+    pub(super) async fn in_namespace(stack: Rc<Stack>, namespace: &str) -> Result<Node> {
         let client = match stack.admin_kubeconfig().filter(|path| path.exists()) {
             Some(path) => Some(client(&path).await?),
             None => None,
         };
         let (namespace, static_pods) = (namespace.to_owned(), RefCell::default());
         Ok(Node(Rc::new(Inner { stack, client, namespace, static_pods })))
+    }
+
+    pub(super) fn shared_stack(&self) -> Rc<Stack> {
+        self.0.stack.clone()
     }
 
     pub fn stack(&self) -> &Stack {
@@ -315,54 +319,4 @@ pub async fn client(kubeconfig: &Path) -> Result<Client> {
     let file = Kubeconfig::read_from(kubeconfig)?;
     let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
     Ok(Client::try_from(config)?)
-}
-
-/// Where a case makes stacks of its own.
-#[derive(Clone)]
-pub struct Lab(Rc<LabInner>);
-
-struct LabInner {
-    agent: Agent,
-    containerd: Containerd,
-    stacks: RefCell<Vec<Rc<Stack>>>,
-}
-
-impl Lab {
-    pub(super) fn new(agent: Agent, containerd: Containerd) -> Lab {
-        Lab(Rc::new(LabInner { agent, containerd, stacks: RefCell::default() }))
-    }
-
-    pub fn agent(&self) -> Agent {
-        self.0.agent
-    }
-
-    /// A node as `ask` has it. If it has all parts, it is Ready when this returns.
-    pub async fn node(&self, ask: impl FnOnce(Builder) -> Builder) -> Result<Node> {
-        let builder = Stack::builder().agent(self.0.agent).containerd(self.0.containerd);
-        let builder = ask(builder);
-        let complete = builder.is_complete();
-        let stack = Rc::new(builder.start().await?);
-        self.0.stacks.borrow_mut().push(stack.clone());
-        let node = Node::in_namespace(stack, "default").await?;
-        if complete {
-            let ready = node.expect_node_ready("True").await;
-            ready.map_err(|error| anyhow!("{error:#}\n{}", node.stack().log_tails()))?;
-        }
-        Ok(node)
-    }
-
-    pub(super) fn stacks(&self) -> Vec<Rc<Stack>> {
-        self.0.stacks.borrow().clone()
-    }
-
-    /// Ends all stacks. The case is over, so nobody else holds them.
-    pub(super) async fn clear(&self) -> Result<()> {
-        for stack in self.0.stacks.take() {
-            match Rc::try_unwrap(stack) {
-                Ok(stack) => stack.end().await?,
-                Err(_) => anyhow::bail!("a stack is still in use after its case"),
-            }
-        }
-        Ok(())
-    }
 }

@@ -75,7 +75,7 @@ pub async fn run(cases: &[Case], choice: &Choice) -> Result<Tally> {
             Story::Own(_) => own.push(*case),
         }
     }
-    let ended = [run_shared(&shared, choice).await?, run_own(&own, choice).await];
+    let ended = [run_shared(&shared, choice).await, run_own(&own, choice).await];
     for passed in ended.into_iter().flatten() {
         match passed {
             true => tally.passed += 1,
@@ -86,45 +86,65 @@ pub async fn run(cases: &[Case], choice: &Choice) -> Result<Tally> {
     Ok(tally)
 }
 
-async fn run_shared(cases: &[Case], choice: &Choice) -> Result<Vec<bool>> {
+/// Whether each of the cases passed. None does where their node does not come up.
+async fn run_shared(cases: &[Case], choice: &Choice) -> Vec<bool> {
     if cases.is_empty() {
-        return Ok(Vec::new());
+        return Vec::new();
     }
     let begin = Instant::now();
     let lab = Lab::new(choice.agent, choice.containerd);
-    let node = lab.node(|stack| stack.name("shared")).await.context("start the shared node")?;
-    println!("the shared node is Ready after {:.1} s", begin.elapsed().as_secs_f32());
-    drop(node);
-    let stack = lab.stacks().pop().context("the lab made one")?;
+    let ended = match lab.node(|stack| stack.name("shared")).await {
+        Ok(node) => {
+            let seconds = begin.elapsed().as_secs_f32();
+            println!("the shared node is Ready after {seconds:.1} s");
+            let stack = node.shared_stack();
+            drop(node);
+            run_on_stack(cases, choice, stack).await
+        }
+        Err(error) => {
+            tell_failure("the shared node", begin, &error);
+            keep_all_logs(lab.stacks(), &choice.logs.join("shared"));
+            vec![false; cases.len()]
+        }
+    };
+    if let Err(error) = lab.clear().await {
+        tell_failure("the shared node's end", begin, &error);
+        return vec![false; cases.len()];
+    }
+    ended
+}
 
-    let ended: Vec<bool> = stream::iter(cases)
-        .map(|case| run_case(case, choice, run_on_shared(case, stack.clone()), async || vec![stack.clone()]))
+async fn run_on_stack(cases: &[Case], choice: &Choice, stack: Rc<Stack>) -> Vec<bool> {
+    stream::iter(cases)
+        .map(|case| {
+            let story = run_on_shared(case, stack.clone());
+            run_case(case, choice, story, || vec![stack.clone()])
+        })
         .buffer_unordered(SHARED_AT_ONCE)
         .collect()
-        .await;
-    drop(stack);
-    lab.clear().await?;
-    Ok(ended)
+        .await
 }
 
 async fn run_on_shared(case: &Case, stack: Rc<Stack>) -> Result<()> {
     let Story::Shared(story) = case.story else { unreachable!("sorted out by `run`") };
     let node = Node::on(stack, &namespace(case)).await?;
     let result = story(node.clone()).await;
-    node.clean_up().await?;
-    result
+    // The story's own error is the one to tell.
+    result.and(node.clean_up().await)
 }
 
 async fn run_own(cases: &[Case], choice: &Choice) -> Vec<bool> {
     stream::iter(cases)
         .map(async |case| {
             let Story::Own(story) = case.story else { unreachable!("sorted out by `run`") };
+            let begin = Instant::now();
             let lab = Lab::new(choice.agent, choice.containerd);
-            let passed = run_case(case, choice, story(lab.clone()), async || lab.stacks()).await;
+            let passed = run_case(case, choice, story(lab.clone()), || lab.stacks()).await;
             match lab.clear().await {
                 Ok(()) => passed,
                 Err(error) => {
-                    println!("FAILED          {}: taking down its stack: {error:#}", case.short_name());
+                    let error = error.context("take down its nodes");
+                    tell_failure(case.short_name(), begin, &error);
                     false
                 }
             }
@@ -139,7 +159,7 @@ async fn run_case(
     case: &Case,
     choice: &Choice,
     story: impl Future<Output = Result<()>>,
-    stacks: impl AsyncFnOnce() -> Vec<Rc<Stack>>,
+    stacks: impl FnOnce() -> Vec<Rc<Stack>>,
 ) -> bool {
     let begin = Instant::now();
     let guarded = AssertUnwindSafe(story).catch_unwind();
@@ -148,22 +168,29 @@ async fn run_case(
         Ok(Err(panic)) => Err(anyhow!("panicked: {}", panic_text(&*panic))),
         Err(_) => Err(anyhow!("not at its end after {CASE_WITHIN:?}")),
     };
+    let name = case.short_name();
+    if let Err(error) = &result {
+        tell_failure(name, begin, error);
+        keep_all_logs(stacks(), &choice.logs.join(name.replace("::", ".")));
+    } else {
+        println!("ok     {:6.1} s  {name}", begin.elapsed().as_secs_f32());
+    }
+    result.is_ok()
+}
+
+fn tell_failure(what: &str, begin: Instant, error: &anyhow::Error) {
     let seconds = begin.elapsed().as_secs_f32();
-    match result {
-        Ok(()) => {
-            println!("ok     {seconds:6.1} s  {}", case.short_name());
-            true
-        }
-        Err(error) => {
-            println!("FAILED {seconds:6.1} s  {}\n{}", case.short_name(), indented(&format!("{error:#}")));
-            for stack in stacks().await {
-                let kept = choice.logs.join(case.short_name().replace("::", "."));
-                match keep_logs(&stack, &kept) {
-                    Ok(()) => println!("       logs: {}", kept.display()),
-                    Err(error) => println!("       logs not kept: {error:#}"),
-                }
-            }
-            false
+    println!("FAILED {seconds:6.1} s  {what}");
+    for line in format!("{error:#}").lines() {
+        println!("       {line}");
+    }
+}
+
+fn keep_all_logs(stacks: Vec<Rc<Stack>>, into: &Path) {
+    for stack in stacks {
+        match keep_logs(&stack, into) {
+            Ok(()) => println!("       logs: {}", into.display()),
+            Err(error) => println!("       logs not kept: {error:#}"),
         }
     }
 }
@@ -187,8 +214,4 @@ fn namespace(case: &Case) -> String {
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
-}
-
-fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("       {line}")).collect::<Vec<_>>().join("\n")
 }

@@ -22,12 +22,16 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::cgroups::{self, Layout};
+use super::role::Role;
 use super::slot::{Slot, SlotNumber};
 use super::world::World;
 use super::{control_plane, network};
 
 /// How long the kernel may take to end all processes of a world.
 const END_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a keeper may take to make a world or to take one down.
+pub const WITHIN: Duration = Duration::from_secs(60);
 
 /// What a keeper is asked for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -156,7 +160,7 @@ async fn make(order: &Order, slot: SlotNumber) -> Result<(Running, Made)> {
     let log = logs.join("world.log");
 
     let world = World { slot, node: order.node.clone(), cgroups };
-    let mut waiter = Command::from(super::Role::Enter(world).command()?)
+    let mut waiter = Command::from(Role::Enter(world).command()?)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(File::create(&log)?)
@@ -185,4 +189,52 @@ async fn make(order: &Order, slot: SlotNumber) -> Result<(Running, Made)> {
     let made = Made { name, node, slot, init, keeper: std::process::id() };
     fs::write(slot.directory().join("stack.json"), serde_json::to_string(&made)?)?;
     Ok((Running { waiter, lifeline }, made))
+}
+
+/// The owner's hold on a keeper.
+pub struct Hold {
+    process: Child,
+    /// Closing it ends a stack that is not detached.
+    lifeline: Option<ChildStdin>,
+}
+
+impl Hold {
+    pub async fn start(order: Order) -> Result<(Hold, Made)> {
+        let detached = order.detached;
+        let mut process = Command::from(Role::Keep(order).command()?)
+            .stdin(if detached { Stdio::null() } else { Stdio::piped() })
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("start the keeper of the stack")?;
+        let lifeline = process.stdin.take();
+        let stdout = process.stdout.take().expect("stdout is piped");
+        let mut lines = BufReader::new(stdout).lines();
+        let reply = tokio::time::timeout(WITHIN, lines.next_line())
+            .await
+            .context("the keeper of the stack does not answer")??
+            .context("the keeper of the stack ended without an answer")?;
+        match serde_json::from_str(&reply).context("read the keeper's answer")? {
+            Reply::Made(made) => Ok((Hold { process, lifeline }, made)),
+            Reply::Failed(reason) => bail!("make a world for the stack: {reason}"),
+        }
+    }
+
+    pub async fn end(mut self, made: &Made) -> Result<()> {
+        match self.lifeline.take() {
+            Some(lifeline) => drop(lifeline),
+            None => terminate(made)?,
+        }
+        let status = tokio::time::timeout(WITHIN, self.process.wait()).await;
+        let status = status.context("the keeper of the stack does not end")??;
+        ensure!(status.success(), "the keeper could not clear {}", made.slot.directory().display());
+        Ok(())
+    }
+}
+
+/// Asks a detached stack's keeper to end it.
+pub fn terminate(made: &Made) -> Result<()> {
+    use nix::sys::signal::{Signal, kill};
+    let keeper = nix::unistd::Pid::from_raw(made.keeper as i32);
+    kill(keeper, Signal::SIGTERM).context("signal the keeper of the stack")
 }
