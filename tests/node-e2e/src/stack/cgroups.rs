@@ -141,7 +141,13 @@ impl Hierarchy {
 /// Removes the stack's groups with all groups below them. Its processes have been killed by
 /// now, but the last of them may still be on its way out.
 pub async fn remove(slot: SlotNumber) -> Result<()> {
-    for hierarchy in Layout::of_host()?.hierarchies {
+    let hierarchies = Layout::of_host()?.hierarchies;
+    // A runtime that was killed while it had a container frozen leaves a process that not
+    // even SIGKILL ends.
+    for hierarchy in &hierarchies {
+        thaw(&hierarchy.group(slot));
+    }
+    for hierarchy in hierarchies {
         let group = hierarchy.group(slot);
         let goal = format!("remove cgroup {}", group.display());
         poll::until(goal, EMPTY_WITHIN, async || match remove_tree(&group) {
@@ -152,6 +158,19 @@ pub async fn remove(slot: SlotNumber) -> Result<()> {
         .await?;
     }
     Ok(())
+}
+
+fn thaw(group: &Path) {
+    let state = group.join("freezer.state");
+    if state.exists() {
+        // What cannot be thawed is told by the removal that fails on it.
+        let _ = fs::write(state, "THAWED");
+    }
+    for child in fs::read_dir(group).into_iter().flatten().flatten() {
+        if child.path().is_dir() {
+            thaw(&child.path());
+        }
+    }
 }
 
 fn remove_tree(group: &Path) -> std::io::Result<()> {
