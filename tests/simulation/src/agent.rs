@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::cluster::SimCluster;
-use crate::host::SimHost;
+use crate::host::{Ground, SimHost};
 use crate::runtime::SimRuntime;
 use crate::world::World;
 
@@ -62,8 +62,9 @@ struct Life {
 
 impl Machine {
     pub fn new(world: World, has_events: bool) -> Self {
-        let runtime = SimRuntime::new(world.clone(), has_events);
-        let host = SimHost::new(world.clone(), runtime.clone(), PathBuf::from(ROOT_DIR));
+        let ground = Ground::default();
+        let runtime = SimRuntime::new(world.clone(), ground.clone(), has_events);
+        let host = SimHost::new(world.clone(), ground, runtime.clone(), PathBuf::from(ROOT_DIR));
         let cluster = SimCluster::new(world.clone(), runtime.clone(), host.clone());
         Machine { world, runtime, cluster, host, state: Arc::default() }
     }

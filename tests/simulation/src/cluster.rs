@@ -184,6 +184,13 @@ impl SimCluster {
         self.relist();
     }
 
+    /// If it was to go on being away, it is back.
+    pub fn calm(&self) {
+        if self.state().down_until.take().is_some() {
+            self.relist();
+        }
+    }
+
     /// Every watch starts over, as after a reconnect that came too late.
     pub fn relist(&self) {
         let mut state = self.state();

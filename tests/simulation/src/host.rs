@@ -29,7 +29,22 @@ pub struct SimHost {
     /// What runs here, to hold against what is taken away.
     runtime: SimRuntime,
     root_dir: PathBuf,
-    state: Arc<Mutex<State>>,
+    ground: Ground,
+}
+
+/// What the agent and the runtime both stand on. Clones share it.
+#[derive(Clone, Default)]
+pub struct Ground(Arc<Mutex<State>>);
+
+impl Ground {
+    /// The runtime writes a log.
+    pub fn write_log(&self, path: &Path) {
+        put(&mut self.state(), path, Some(Vec::new()));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("nothing that holds the ground can panic")
+    }
 }
 
 #[derive(Default)]
@@ -40,12 +55,12 @@ struct State {
 }
 
 impl SimHost {
-    pub fn new(world: World, runtime: SimRuntime, root_dir: PathBuf) -> Self {
-        SimHost { world, runtime, root_dir, state: Arc::default() }
+    pub fn new(world: World, ground: Ground, runtime: SimRuntime, root_dir: PathBuf) -> Self {
+        SimHost { world, runtime, root_dir, ground }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nothing that holds the host can panic")
+        self.ground.state()
     }
 
     /// What the pod still holds: its directories and its cgroup.

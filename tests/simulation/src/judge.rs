@@ -143,6 +143,14 @@ impl Judge<'_> {
         }
     }
 
+    fn made_as_written(&mut self, which: &str, id: &ContainerId, container: &Container) {
+        let image = self.machine.runtime.image(id);
+        if image != container.image {
+            let what = format!("{which} runs {image:?} and should run {:?}", container.image);
+            self.complain(Invariant::PodsAreAsTheySay, what);
+        }
+    }
+
     fn container(&mut self, pod: &Pod, status: &PodStatus, container: &Container) {
         let (uid, name) = (pods::uid(pod), pods::name(pod));
         let running = self.machine.runtime.running(uid, &container.name);
@@ -150,7 +158,10 @@ impl Judge<'_> {
         let which = format!("{name}/{}", container.name);
         let may_have_ended = pods::policy(pod) == "Never" && self.machine.is_disturbed(uid);
         match (lot(pod, container), running.as_slice()) {
-            (Lot::Runs, [id]) => self.told_running(&which, id, told),
+            (Lot::Runs, [id]) => {
+                self.told_running(&which, id, told);
+                self.made_as_written(&which, id, container);
+            }
             (Lot::Runs, []) if may_have_ended => {}
             (Lot::Runs, running) => {
                 self.complain(Invariant::PodsAreAsTheySay, format!("{which} should run and has {running:?}"))

@@ -58,6 +58,8 @@ async fn live(seed: u64, options: Options) -> (Vec<Violation>, Vec<String>) {
     if !world.is_violated() {
         world.log(|| "calm".into());
         world.set_faults(Faults::none());
+        machine.runtime.calm();
+        machine.cluster.calm();
         if settle(&machine).await {
             rest(&machine).await;
         }
@@ -88,8 +90,8 @@ async fn settle(machine: &Machine) -> bool {
     }
 }
 
-/// Longer than any deadline of the agent or of its edges.
-const LAST_EFFECTS: Duration = Duration::from_secs(900);
+/// Longer than a runtime call without an answer and the longest grace together.
+const LAST_EFFECTS: Duration = Duration::from_secs(200);
 
 /// Once settled, all stays as it is, by itself.
 async fn rest(machine: &Machine) {

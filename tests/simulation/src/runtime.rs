@@ -8,6 +8,7 @@
 //! and nothing of a pod that nobody touched is ever stopped.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::faults::Fate;
+use crate::host::Ground;
 use crate::invariants::Invariant;
 use crate::world::World;
 
@@ -35,12 +37,14 @@ const LATE_MAX: Duration = Duration::from_secs(300);
 #[derive(Clone)]
 pub struct SimRuntime {
     world: World,
+    ground: Ground,
     state: Arc<Mutex<State>>,
 }
 
 #[derive(Default)]
 struct State {
     sandboxes: BTreeMap<SandboxId, Sandbox>,
+    log_directories: BTreeMap<SandboxId, PathBuf>,
     containers: BTreeMap<ContainerId, Instance>,
     listeners: Vec<mpsc::UnboundedSender<Result<RuntimeEvent>>>,
     /// Pods whose containers may be stopped: somebody deleted, changed or broke them.
@@ -101,9 +105,9 @@ impl Program {
 }
 
 impl SimRuntime {
-    pub fn new(world: World, has_events: bool) -> Self {
+    pub fn new(world: World, ground: Ground, has_events: bool) -> Self {
         let state = State { has_events, ..State::default() };
-        SimRuntime { world, state: Arc::new(Mutex::new(state)) }
+        SimRuntime { world, ground, state: Arc::new(Mutex::new(state)) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -137,6 +141,11 @@ impl SimRuntime {
             .filter(|instance| instance.container.is_running())
             .map(|instance| instance.container.name.clone())
             .collect()
+    }
+
+    /// The image an instance was made from, as its author wrote it.
+    pub fn image(&self, id: &ContainerId) -> Option<String> {
+        Some(self.state().containers.get(id)?.container.image.clone())
     }
 
     pub fn ready_sandboxes(&self, pod_uid: &str) -> usize {
@@ -181,6 +190,11 @@ impl SimRuntime {
             state.down_until = None;
             self.world.log(|| "runtime is back".into());
         }
+    }
+
+    /// Whatever was to go on being away is back.
+    pub fn calm(&self) {
+        self.state().down_until = None;
     }
 
     /// The kernel kills something: a container ends, or a sandbox with all that is in it.
@@ -359,6 +373,7 @@ impl SimRuntime {
             runtime_handler: String::new(),
         };
         state.sandboxes.insert(id.clone(), sandbox);
+        state.log_directories.insert(id.clone(), PathBuf::from(&config.log_directory));
         self.world.log(|| format!("sandbox {id} made for {} attempt {}", config.pod_name, config.attempt));
         self.emit(&mut state, &config.pod_uid, id.as_str(), RuntimeEventKind::Started);
         Ok(id)
@@ -375,6 +390,7 @@ impl SimRuntime {
             let message = format!("name {} attempt {} is reserved", config.name, config.attempt);
             return Err(CriError::Failed { call: "CreateContainer", message });
         }
+        let log_path = state.log_directories.get(sandbox).map(|dir| dir.join(&config.log_path)).unwrap_or_default();
         state.made += 1;
         let id = ContainerId::new(format!("container-{:04}", state.made));
         let container = Container {
@@ -388,7 +404,7 @@ impl SimRuntime {
             image_ref: config.image.image.clone(),
             labels: config.labels.clone(),
             annotations: config.annotations.clone(),
-            log_path: config.log_path.clone(),
+            log_path: log_path.to_string_lossy().into_owned(),
             user: None,
             resources: Some(config.resources.clone()),
             mounts: config.mounts.clone(),
@@ -462,6 +478,7 @@ impl SimRuntime {
         }
         let instance = state.containers.get_mut(id).expect("looked up above");
         instance.container.state = ContainerState::Running { started_at: now };
+        self.ground.write_log(Path::new(&instance.container.log_path));
         self.world.log(|| format!("container {id} runs: {}/{name}", uid));
         self.emit(&mut state, &uid, id.as_str(), RuntimeEventKind::Started);
         drop(state);
