@@ -4,10 +4,11 @@
 //! inputs. A plan never runs ahead of what has been seen: after its actions the worker reads
 //! the runtime again and asks for the next plan, until there is nothing left to do.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod};
 use tokio::time::Instant;
 
@@ -31,6 +32,8 @@ pub struct Snapshot<'a> {
     pub prepared: bool,
     pub network_ready: bool,
     pub backoff: &'a BackoffLimits,
+    /// When this worker first saw the exits of instances that have ended.
+    pub exits_seen: &'a BTreeMap<ContainerId, Instant>,
     pub now: Instant,
     pub wall: Timestamp,
 }
@@ -329,8 +332,7 @@ fn advance(
                 Some(newest) => back_off(newest, spec, snapshot.backoff),
                 None => Default::default(),
             };
-            let remaining =
-                newest.and_then(Container::exit).map_or(Duration::ZERO, |exit| remaining(exit, wait, snapshot.wall));
+            let remaining = newest.map_or(Duration::ZERO, |newest| remaining(snapshot, newest, wait));
             if remaining.is_zero() {
                 steps.push(start(next));
             } else {
@@ -357,12 +359,14 @@ fn back_off(newest: &Container, spec: &ContainerSpec, limits: &BackoffLimits) ->
     (wait, next)
 }
 
-/// What is left of a wait that began at the exit. A wall clock that jumped can neither
-/// stretch it beyond its length nor make it negative.
-fn remaining(exit: &Exit, wait: Duration, wall: Timestamp) -> Duration {
-    let Some(finished) = exit.finished_at else { return Duration::ZERO };
-    let passed = wall.duration_since(finished).max(SignedDuration::ZERO);
-    wait.saturating_sub(Duration::try_from(passed).unwrap_or_default())
+/// What is left of a wait that began at the exit. It is over as soon as one of two clocks
+/// says so: the wall clock knows of the time before this worker, and may jump back behind
+/// the exit; the monotonic one cannot, but counts from when the exit was first seen.
+fn remaining(snapshot: &Snapshot, ended: &Container, wait: Duration) -> Duration {
+    let Some(finished) = ended.exit().and_then(|exit| exit.finished_at) else { return Duration::ZERO };
+    let on_the_wall = Duration::try_from(snapshot.wall.duration_since(finished)).unwrap_or_default();
+    let watched = snapshot.exits_seen.get(&ended.id).map(|seen| snapshot.now.duration_since(*seen));
+    wait.saturating_sub(on_the_wall.max(watched.unwrap_or_default()))
 }
 
 /// Containers that run outside the sandbox that counts.

@@ -132,14 +132,22 @@ fn ready() -> Scene {
 }
 
 fn plan_of(pod: &Pod, scene: Scene, prepared: bool, network_ready: bool) -> Plan {
+    plan_seen_for(Duration::ZERO, pod, scene, prepared, network_ready)
+}
+
+/// The plan of a worker that saw all exits so long ago.
+fn plan_seen_for(seen: Duration, pod: &Pod, scene: Scene, prepared: bool, network_ready: bool) -> Plan {
     let runtime = scene.0.sorted();
+    let now = Instant::now() + seen;
+    let exits_seen = runtime.containers.iter().map(|container| (container.id.clone(), now - seen)).collect();
     plan::sync(&Snapshot {
         pod,
         runtime: &runtime,
         prepared,
         network_ready,
         backoff: &LIMITS,
-        now: Instant::now(),
+        exits_seen: &exits_seen,
+        now,
         wall: noon(),
     })
 }
@@ -273,6 +281,10 @@ fn a_wall_clock_that_jumped_back_cannot_stretch_a_back_off() {
     let plan = plan_of(&pod("Always", &["a"]), ready().ended("a", 0, 1, 1, 1, -86_400).carrying(10), true, true);
     let wait = plan.look_again().expect("the container is held") - Instant::now();
     assert!(wait <= Duration::from_secs(10), "waits {wait:?}");
+    let waited = Duration::from_secs(10);
+    let plan =
+        plan_seen_for(waited, &pod("Always", &["a"]), ready().ended("a", 0, 1, 1, 1, -86_400).carrying(10), true, true);
+    assert_eq!(plan.to_string(), "start a again, attempt 2\n");
 }
 
 #[test]

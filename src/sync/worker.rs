@@ -26,6 +26,7 @@ use super::execute::{Done, StartFailure};
 use super::plan::{self, Action, Plan, Snapshot};
 use super::report::Reporter;
 use super::{Context, execute};
+use crate::cri::ContainerId;
 use crate::events::EventType;
 use crate::pleg::{PodRuntime, RuntimeHealth};
 use crate::pod::{PodUid, Source};
@@ -102,6 +103,8 @@ struct Worker {
     stage: Stage,
     /// Directories, cgroup and volumes were made by this worker.
     prepared: bool,
+    /// When each exit was first seen, for back-offs that outlive a jump of the wall clock.
+    exits_seen: BTreeMap<ContainerId, Instant>,
     /// Why containers could not be started at the last try.
     start_failures: BTreeMap<String, StartFailure>,
     retries: BTreeMap<Step, Retry>,
@@ -118,6 +121,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
 
         stage: Stage::Syncing,
         prepared: false,
+        exits_seen: BTreeMap::new(),
         start_failures: BTreeMap::new(),
         retries: BTreeMap::new(),
         health: context.pleg.health(),
@@ -202,6 +206,7 @@ impl Worker {
             }
         };
         self.retries.remove(&Step::Read);
+        self.note_exits(&runtime);
         self.enter_stage(wish, &runtime);
         let plan = self.plan(wish, &runtime);
         if plan.reached && self.stage < Stage::Cleaning {
@@ -222,6 +227,13 @@ impl Worker {
             return Outcome::Idle { until: self.look_again(&plan) };
         }
         self.execute(wish, &runtime, &actions).await
+    }
+
+    fn note_exits(&mut self, runtime: &PodRuntime) {
+        let now = self.context.clock.now();
+        let ended = runtime.containers.iter().filter(|container| container.exit().is_some());
+        let seen = ended.map(|container| (container.id.clone(), *self.exits_seen.get(&container.id).unwrap_or(&now)));
+        self.exits_seen = seen.collect();
     }
 
     /// A pod may be found anywhere on its way: stopped while we were away, or long finished.
@@ -259,6 +271,7 @@ impl Worker {
                 prepared: self.prepared,
                 network_ready: self.health.borrow_and_update().network_ready(),
                 backoff: &self.context.config.backoff,
+                exits_seen: &self.exits_seen,
                 now: self.context.clock.now(),
                 wall: self.context.clock.wall(),
             }),

@@ -4,7 +4,7 @@
 //! at the write: every status is a legal successor of the one before, and a pod is told to
 //! have ended, or taken out of the API, only when the node is done with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -54,6 +54,9 @@ struct State {
     node_watchers: Vec<mpsc::UnboundedSender<Change<Node>>>,
     map_watchers: Vec<(String, mpsc::UnboundedSender<ObjectState<ConfigMap>>)>,
     down_until: Option<Instant>,
+    /// Names of static pods that were put back while the API was away, until their mirrors
+    /// are replaced: the agent may have had no way to tell that these are of another life.
+    put_back: BTreeSet<String>,
     /// Statuses and events that were written since the record was last taken: the object's
     /// name and the call.
     writes: Vec<(String, &'static str)>,
@@ -130,6 +133,14 @@ impl SimCluster {
         pod.status = Some(PodStatus { phase: Some("Pending".into()), ..PodStatus::default() });
         pod.metadata.creation_timestamp = Some(Time(self.world.clock.wall()));
         self.put(&mut state, pod);
+    }
+
+    /// A user puts back a static pod that was removed.
+    pub fn user_puts_back(&self, name: &str) {
+        let mut state = self.state();
+        if state.down_until.is_some() {
+            state.put_back.insert(name.to_owned());
+        }
     }
 
     /// A user deletes a pod gracefully: it gets its deletion timestamp and stays.
@@ -235,6 +246,7 @@ impl SimCluster {
     fn remove(&self, state: &mut State, namespace: &str, name: &str) {
         if let Some(pod) = state.pods.remove(&key(namespace, name)) {
             self.world.log(|| format!("pod {name} leaves the API"));
+            state.put_back.remove(name);
             self.tell(state, Change::Deleted(Box::new(pod)));
         }
     }
@@ -478,7 +490,9 @@ impl Cluster for SimCluster {
                 status.insert("status".into(), patch["status"].clone());
                 let next: Pod = merged(&missing, &pod, &Value::Object(status))?;
                 let after = next.status.clone().unwrap_or_default();
-                cluster.check_successor(&pod, &after);
+                if !state.put_back.contains(&wanted.1) {
+                    cluster.check_successor(&pod, &after);
+                }
                 cluster.world.log(|| format!("status of {}: {}", wanted.1, told(&after)));
                 Ok(cluster.put(&mut state, next))
             }),

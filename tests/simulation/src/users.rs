@@ -84,7 +84,9 @@ impl Users {
         }
         // What pods wait for comes in the end.
         for map in CONFIG_MAPS {
-            self.write_config_map(map);
+            if self.machine.cluster.config_map(map).is_none() {
+                self.write_config_map(map);
+            }
         }
         if !self.machine.is_agent_alive() {
             self.start_agent();
@@ -246,6 +248,7 @@ impl Users {
             tokio::spawn(async move {
                 tokio::time::sleep(after).await;
                 if !machine.static_pods().contains_key(&name) {
+                    machine.cluster.user_puts_back(&name);
                     machine.write_static_pod(&name, (*pod).clone(), as_list);
                 }
             });
