@@ -6,8 +6,8 @@
 //! which re-reads exactly that pod when it looks. A runtime that hangs on one pod
 //! therefore holds up one worker.
 //!
-//! In: CRI events, list calls, `mark_stale` from workers before each call that changes
-//! something. Out: `PodRuntime` snapshots, wake-ups, `RuntimeHealth` (watch).
+//! In: CRI events, list calls, `changing` from workers around calls that change something.
+//! Out: `PodRuntime` snapshots, wake-ups, `RuntimeHealth` (watch).
 //!
 //! Always true: events are hints; the truth is a read that began after the last hint.
 
@@ -52,6 +52,19 @@ struct Shared {
     entries: Mutex<BTreeMap<PodUid, Entry>>,
     listed: watch::Sender<bool>,
     health: watch::Sender<RuntimeHealth>,
+}
+
+/// See [`Pleg::changing`].
+#[must_use]
+pub struct Changing {
+    pleg: Pleg,
+    uid: PodUid,
+}
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        self.pleg.mark_stale(&self.uid);
+    }
 }
 
 /// One pod in the cache.
@@ -129,8 +142,13 @@ impl Pleg {
         self.entries().get(uid).map(|entry| entry.runtime.clone())
     }
 
-    /// The next `current` reads afresh. Called before each change, so that a call whose
-    /// outcome we never learn still leads to a re-read.
+    /// Held while calls change a pod: what is read before it is dropped, by whomever, is not
+    /// believed afterwards. Dropping it where a call was given up leads to a re-read too.
+    pub fn changing(&self, uid: &PodUid) -> Changing {
+        Changing { pleg: self.clone(), uid: uid.clone() }
+    }
+
+    /// The next `current` reads afresh.
     pub fn mark_stale(&self, uid: &PodUid) {
         self.entries().entry(uid.clone()).or_default().hints += 1;
     }

@@ -11,6 +11,10 @@ use crate::pod::static_pod::HASH_ANNOTATION;
 /// Marks a pod of the API as the mirror of a static pod; its value is the static pod's hash.
 pub const MIRROR_ANNOTATION: &str = "kubernetes.io/config.mirror";
 
+pub fn is_mirror(pod: &Pod) -> bool {
+    pod.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(MIRROR_ANNOTATION))
+}
+
 /// The mirror of a static pod, owned by the node it runs on so that it goes with it.
 pub fn mirror_of(pod: &Pod, node: &Node) -> Pod {
     let mut mirror = pod.clone();

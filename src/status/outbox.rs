@@ -25,6 +25,7 @@ use super::patch::status_patch;
 use crate::clock::Clock;
 use crate::kube::is_older;
 use crate::pod::PodUid;
+use crate::sources::mirror::is_mirror;
 
 /// Patches under way at once. Enough to keep 100 starting pods moving, few enough for an
 /// API server on the same small board.
@@ -43,7 +44,15 @@ pub(super) struct Request {
     pub name: String,
     /// The UID of the API object, which for a static pod is its mirror's.
     pub api_uid: String,
-    pub patch: Value,
+    pub write: Write,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub(super) enum Write {
+    Patch(Value),
+    /// The mirror tells of a life that has ended, which no patch takes back: the static pod
+    /// was put back while nobody looked. It needs another mirror.
+    DeleteMirror,
 }
 
 /// What became of a request.
@@ -290,17 +299,22 @@ impl Outbox {
     fn start(&mut self, uid: &PodUid) -> Option<Request> {
         let entry = self.entries.get_mut(uid)?;
         entry.place = Place::Clean;
-        let patch = entry.patch().filter(|patch| entry.residue.as_ref() != Some(patch))?;
         let (Some(desired), Some(pod)) = (&entry.desired, entry.api.pod()) else {
             return None;
         };
         let api_uid = pod.metadata.uid.clone().unwrap_or_default();
+        let write = if is_mirror(pod) && pod.status.as_ref().is_some_and(has_ended) && !has_ended(desired) {
+            Write::DeleteMirror
+        } else {
+            let patch = entry.patch().filter(|patch| entry.residue.as_ref() != Some(patch))?;
+            // The UID makes the API server refuse the patch for another pod of that name.
+            Write::Patch(json!({"metadata": {"uid": api_uid}, "status": patch}))
+        };
         let request = Request {
             uid: uid.clone(),
             namespace: pod.metadata.namespace.clone().unwrap_or_default(),
             name: pod.metadata.name.clone().unwrap_or_default(),
-            // The UID makes the API server refuse the patch for another pod of that name.
-            patch: json!({"metadata": {"uid": api_uid}, "status": patch}),
+            write,
             api_uid: api_uid.clone(),
         };
         entry.place = Place::InFlight { sent: Arc::clone(desired), api_uid };
@@ -463,8 +477,11 @@ impl Entry {
         let (Some(has), Some(wants)) = (has, self.desired.as_deref()) else {
             return Urgency::Ordinary;
         };
-        let ends = |status: &PodStatus| matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-        if ends(has) != ends(wants) || is_ready(has) != is_ready(wants) { Urgency::First } else { Urgency::Ordinary }
+        if has_ended(has) != has_ended(wants) || is_ready(has) != is_ready(wants) {
+            Urgency::First
+        } else {
+            Urgency::Ordinary
+        }
     }
 
     fn learn(&mut self, pod: Arc<Pod>) {
@@ -477,6 +494,10 @@ impl Entry {
 fn difference(pod: &Pod, desired: &PodStatus) -> Option<Value> {
     let none = PodStatus::default();
     status_patch(pod.status.as_ref().unwrap_or(&none), desired)
+}
+
+fn has_ended(status: &PodStatus) -> bool {
+    matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
 }
 
 fn is_ready(status: &PodStatus) -> bool {

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-use super::outbox::{Flush, IN_FLIGHT_MAX, Outbox, Outcome, Request, Step, retry_delay};
+use super::outbox::{Flush, IN_FLIGHT_MAX, Outbox, Outcome, Request, Step, Write, retry_delay};
 use crate::clock::Clock;
 use crate::kube::{ApiError, Cluster};
 use crate::pod::{PodRef, PodUid};
@@ -210,7 +210,11 @@ type Answer = (Request, Outcome, Option<ApiError>);
 
 /// Sends one patch and finds out what its failure means.
 async fn send(cluster: Arc<dyn Cluster>, request: Request) -> Answer {
-    let call = cluster.patch_pod_status(&request.namespace, &request.name, &request.patch);
+    let patch = match &request.write {
+        Write::Patch(patch) => patch,
+        Write::DeleteMirror => return delete_mirror(&*cluster, request).await,
+    };
+    let call = cluster.patch_pod_status(&request.namespace, &request.name, patch);
     let result = timeout(CALL_DEADLINE, call).await.unwrap_or_else(|_| Err(no_answer("patch pod status")));
     let (outcome, error) = match result {
         Ok(answer) => (Outcome::Accepted(Arc::new(answer)), None),
@@ -218,6 +222,17 @@ async fn send(cluster: Arc<dyn Cluster>, request: Request) -> Answer {
         Err(error @ (ApiError::Conflict { .. } | ApiError::Invalid { .. })) => {
             (look_again(&*cluster, &request, &error).await, Some(error))
         }
+        Err(error) => (Outcome::Failed, Some(error)),
+    };
+    (request, outcome, error)
+}
+
+/// The watch shows that it is gone, and then another one is made.
+async fn delete_mirror(cluster: &dyn Cluster, request: Request) -> Answer {
+    let call = cluster.delete_pod(&request.namespace, &request.name, &request.api_uid, 0);
+    let (outcome, error) = match timeout(CALL_DEADLINE, call).await.unwrap_or_else(|_| Err(no_answer("delete mirror")))
+    {
+        Ok(()) | Err(ApiError::NotFound { .. } | ApiError::Conflict { .. }) => (Outcome::Gone, None),
         Err(error) => (Outcome::Failed, Some(error)),
     };
     (request, outcome, error)

@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tracing::{Instrument, error, info, info_span, warn};
 
+use super::Context;
 use super::worker::{self, Desired, Stop, StopCause};
-use super::{Context, mirror};
 use crate::events::EventType;
 use crate::pod::{self, PodRef, PodUid, Source};
 use crate::sources::{SourceEvent, mirror as content};
@@ -140,7 +140,7 @@ impl Dispatcher {
                 if source == Source::Api {
                     let listed: BTreeSet<_> = pods
                         .iter()
-                        .filter(|pod| mirror::is_mirror(pod))
+                        .filter(|pod| content::is_mirror(pod))
                         .map(|pod| PodRef::of(pod).full_name())
                         .collect();
                     let gone: Vec<_> = self.mirrors.keys().filter(|name| !listed.contains(*name)).cloned().collect();
@@ -172,7 +172,7 @@ impl Dispatcher {
 
     fn applied(&mut self, source: Source, pod: Arc<Pod>) {
         let reference = PodRef::of(&pod);
-        if source == Source::Api && mirror::is_mirror(&pod) {
+        if source == Source::Api && content::is_mirror(&pod) {
             if self.context.mirrors.is_retired(&pod) {
                 return;
             }
@@ -187,6 +187,13 @@ impl Dispatcher {
             status.observed(&reference.uid, &pod);
         }
         let uid = reference.uid.clone();
+        if source.is_static() {
+            // An orphan that is being ended may come back with its file, and was in no queue.
+            let queue = self.static_queues.entry(reference.full_name()).or_default();
+            if !queue.contains(&uid) {
+                queue.push_back(uid.clone());
+            }
+        }
         if let Some(entry) = self.pods.get_mut(&uid) {
             // Only what we wrote ourselves may have changed; the worker needs no wake-up then.
             let changed = !same_but_for_status(&entry.pod, &pod);
@@ -197,9 +204,6 @@ impl Dispatcher {
                 self.tell(&uid);
             }
         } else {
-            if source.is_static() {
-                self.static_queues.entry(reference.full_name()).or_default().push_back(uid.clone());
-            }
             self.pods.insert(uid.clone(), Entry { pod, source, present: true, worker: None, crashed: false });
         }
         self.start(&uid);

@@ -67,8 +67,8 @@ pub async fn execute(
     runtime: &PodRuntime,
     actions: &[Action],
 ) -> Vec<Done> {
-    // A call that we give up on, or that we die in, may still have an effect.
-    context.pleg.mark_stale(uid);
+    // A call that we give up on may still have an effect.
+    let _changing = context.pleg.changing(uid);
     let round = Round { context, uid, wish, runtime };
 
     if let [Action::Prepare, Action::CreateSandbox { attempt, replaces }] = actions {

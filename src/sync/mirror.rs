@@ -16,14 +16,10 @@ use crate::clock::Clock;
 use crate::kube::{ApiError, Cluster};
 use crate::node::NodeView;
 use crate::pod::Source;
-use crate::sources::mirror as content;
+use crate::sources::mirror::{self as content, is_mirror};
 
 const RETRY_FIRST: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(10);
-
-pub fn is_mirror(pod: &Pod) -> bool {
-    pod.metadata.annotations.as_ref().is_some_and(|annotations| annotations.contains_key(content::MIRROR_ANNOTATION))
-}
 
 /// What is wanted and what was seen; clones share it.
 #[derive(Clone, Default)]

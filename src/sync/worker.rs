@@ -134,7 +134,6 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
             // Cancel-safe: the watch keeps the newest wish. The pass is dropped wherever it
             // waits; calls it had sent may still take effect, which the next read shows.
             () = stop_wished(&mut wishes, wish.stop) => {
-                context.pleg.mark_stale(&uid);
                 worker.retries.clear();
                 continue;
             }

@@ -2,13 +2,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::at;
 use crate::clock::Clock;
 use crate::pod::PodUid;
 use crate::status::Flush;
-use crate::status::outbox::{Outbox, Outcome, Request, Step};
+use crate::status::outbox::{Outbox, Outcome, Request, Step, Write};
+
+impl Request {
+    fn patch(&self) -> &Value {
+        match &self.write {
+            Write::Patch(patch) => patch,
+            Write::DeleteMirror => panic!("a deletion where a patch was expected"),
+        }
+    }
+}
 
 /// An outbox, the moment it is asked at, and the API it believes in.
 struct Bed {
@@ -128,7 +138,7 @@ fn a_status_waits_for_the_object_it_belongs_to() {
     bed.outbox.observed(&uid("a"), api_pod("a-node", "mirror", 5, phase("Pending")), bed.now);
     let request = bed.turn().expect("a request to the mirror");
     assert_eq!((request.name.as_str(), request.api_uid.as_str()), ("a-node", "mirror"));
-    assert_eq!(request.patch["metadata"]["uid"], "mirror");
+    assert_eq!(request.patch()["metadata"]["uid"], "mirror");
 }
 
 #[test]
@@ -142,7 +152,7 @@ fn the_newest_status_wins_and_one_request_is_under_way() {
     assert_eq!(bed.turns(), [""; 0]);
     bed.accept("a", phase("Running"));
     let request = bed.turn().expect("the newest status");
-    assert_eq!(request.patch["status"]["phase"], "Failed");
+    assert_eq!(request.patch()["status"]["phase"], "Failed");
 }
 
 #[test]
@@ -205,7 +215,7 @@ fn a_status_set_during_a_rest_waits_for_its_end() {
     bed.set("a", phase("Failed"));
     assert_eq!(bed.turns(), [""; 0]);
     bed.wait(1.0);
-    assert_eq!(bed.turn().expect("a request").patch["status"]["phase"], "Failed");
+    assert_eq!(bed.turn().expect("a request").patch()["status"]["phase"], "Failed");
 }
 
 #[test]
@@ -347,7 +357,7 @@ fn a_changed_object_is_patched_again_from_what_it_is_now() {
     let now = PodStatus { reason: Some("Odd".into()), ..phase("Pending") };
     bed.outbox.done(&uid("a"), Outcome::Outdated(api_pod("a", uid("a").as_str(), 99, now)), bed.now);
     bed.wait(1.0);
-    let patch = bed.turn().expect("a second try").patch;
+    let patch = bed.turn().expect("a second try").patch().clone();
     assert_eq!(patch["status"], serde_json::json!({"phase": "Running", "reason": null}));
 }
 
@@ -392,4 +402,19 @@ fn an_answer_for_a_forgotten_pod_is_harmless() {
     bed.accept("a", phase("Running"));
     assert_eq!(bed.outbox.flush(&uid("a")), Flush::Accepted);
     assert!(bed.outbox.is_drained());
+}
+
+#[test]
+fn a_mirror_that_tells_of_an_ended_life_is_replaced() {
+    let mut bed = Bed::new();
+    let mut mirror = Pod::clone(&api_pod("static", "mirror", 1, phase("Failed")));
+    mirror.metadata.annotations = Some([("kubernetes.io/config.mirror".into(), "hash".into())].into());
+    bed.outbox.observed(&uid("static"), Arc::new(mirror), bed.now);
+    bed.set("static", phase("Running"));
+    let request = bed.turn().expect("a request");
+    assert_eq!((request.write, request.api_uid.as_str()), (Write::DeleteMirror, "mirror"));
+    bed.outbox.done(&uid("static"), Outcome::Gone, bed.now);
+    assert_eq!(bed.turn(), None);
+    bed.outbox.observed(&uid("static"), api_pod("static", "mirror-2", 2, phase("Pending")), bed.now);
+    assert_eq!(bed.turn().expect("a request").patch()["status"]["phase"], "Running");
 }

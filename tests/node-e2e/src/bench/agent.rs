@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use ferrolet::cri::{Runtime, Scope};
 use futures::future::try_join_all;
 use futures::{StreamExt, pin_mut};
@@ -171,7 +171,7 @@ async fn restart_gap(stack: &Stack, pods: &Api<Pod>, node: &str) -> Result<f64> 
             let finished = first.exit().and_then(|exit| exit.finished_at);
             let started = match &second.state {
                 ferrolet::cri::ContainerState::Running { started_at } => Some(*started_at),
-                other => bail!("the second instance is {other:?}"),
+                other => return Ok(Look::NotYet(format!("the second instance is {other:?}"))),
             };
             let (Some(finished), Some(started)) = (finished, started) else {
                 return Ok(Look::NotYet("no times yet".into()));
