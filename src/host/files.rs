@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -167,6 +167,41 @@ pub fn dangling_links(path: &Path) -> io::Result<Vec<String>> {
         }
     }
     Ok(dangling)
+}
+
+/// Gives a file a name that nobody has. A crash half-way leaves it with both.
+pub fn rename_new(from: &Path, to: &Path) -> io::Result<bool> {
+    match fs::hard_link(from, to) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        linked => linked.and_then(|()| remove_file(from)).map(|()| true),
+    }
+}
+
+/// Puts `<path>.gz` in the place of a file, by way of `<path>.tmp`.
+pub fn gzip(path: &Path) -> io::Result<()> {
+    let with = |ending: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(ending);
+        PathBuf::from(name)
+    };
+    let (temporary, compressed) = (with(".tmp"), with(".gz"));
+    let mut from = File::open(path)?;
+    let mode = from.metadata()?.mode();
+    remove_file(&temporary)?;
+    let to = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+    let mut encoder = flate2::write::GzEncoder::new(BufWriter::new(to), flate2::Compression::fast());
+    io::copy(&mut from, &mut encoder)?;
+    encoder.finish()?.into_inner()?;
+    fs::rename(&temporary, &compressed)?;
+    remove_file(path)
+}
+
+pub fn file_size(path: &Path) -> io::Result<Option<u64>> {
+    match fs::metadata(path) {
+        Ok(stat) => Ok(Some(stat.len())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 pub fn remove_file(path: &Path) -> io::Result<()> {

@@ -13,9 +13,10 @@ use tokio::time::timeout;
 use super::cgroup::Cgroups;
 use super::lanes::Lanes;
 use super::tree::GroupAccess;
+use super::writes::Writes;
 use super::{
     CgroupPath, CgroupSettings, DirMedium, Durability, Host, HostError, HostPathKind, MachineFacts, PayloadFile,
-    Result, atomic_writer, beneath, facts, files, host_path, mounts, sub_path, tree,
+    Result, Written, atomic_writer, beneath, facts, files, host_path, mounts, sub_path, tree,
 };
 use crate::clock::Clock;
 use crate::pod::PodUid;
@@ -64,6 +65,7 @@ pub struct LinuxHost {
     machine: Arc<Machine>,
     lanes: Lanes,
     clock: Clock,
+    writes: Writes,
 }
 
 /// What the work on the blocking pool needs of us.
@@ -79,7 +81,7 @@ impl LinuxHost {
     pub fn new(roots: Roots, deadline: Duration, clock: Clock) -> Self {
         let cgroups = Cgroups::new(roots.cgroup.clone());
         let machine = Arc::new(Machine { roots, cgroups, real_root_dir: OnceLock::new() });
-        LinuxHost { machine, lanes: Lanes::new(deadline), clock }
+        LinuxHost { machine, lanes: Lanes::new(deadline), clock, writes: Writes::default() }
     }
 
     /// Runs `work` on the lane of `path`, and says what it was about if it fails.
@@ -329,5 +331,28 @@ impl Host for LinuxHost {
 
     async fn remove_file(&self, path: &Path) -> Result<()> {
         self.at("remove", path, |_, path| files::remove_file(path)).await
+    }
+
+    async fn file_size(&self, path: &Path) -> Result<Option<u64>> {
+        self.at("look at", path, |_, path| files::file_size(path)).await
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        let to = to.to_owned();
+        self.at("rename", from, move |_, from| fs::rename(from, to)).await
+    }
+
+    async fn rename_new(&self, from: &Path, to: &Path) -> Result<bool> {
+        let to = to.to_owned();
+        self.at("rename", from, move |_, from| files::rename_new(from, &to)).await
+    }
+
+    async fn gzip(&self, path: &Path) -> Result<()> {
+        self.at("compress", path, |_, path| files::gzip(path)).await
+    }
+
+    async fn watch_writes(&self, path: &Path) -> Result<Written> {
+        let writes = self.writes.clone();
+        self.at("watch", path, move |_, path| writes.watch(path)).await
     }
 }

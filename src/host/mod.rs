@@ -5,7 +5,8 @@
 //! `lanes.rs` bounds how many threads one such place can take. The simulation has a machine
 //! in memory behind the same trait.
 //!
-//! No task of its own; everything happens within a call.
+//! Everything happens within a call, but for one task, which reads from inotify what the
+//! `watch_writes` of all callers wait for.
 //!
 //! Always true: paths come in as parameters, every operation is idempotent, files are
 //! replaced atomically, and no path that a pod can influence is walked by name: those go
@@ -27,6 +28,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod writes;
 
 pub use cgroup::systemd_name;
 pub use linux::{LinuxHost, Roots};
@@ -37,6 +39,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 
 use crate::pod::PodUid;
 
@@ -217,4 +220,17 @@ pub trait Host: Send + Sync + 'static {
     async fn dangling_links(&self, path: &Path) -> Result<Vec<String>>;
     async fn symlink(&self, target: &Path, link: &Path) -> Result<()>;
     async fn remove_file(&self, path: &Path) -> Result<()>;
+    /// `None` if it is not there.
+    async fn file_size(&self, path: &Path) -> Result<Option<u64>>;
+    async fn rename(&self, from: &Path, to: &Path) -> Result<()>;
+    /// Renames unless there is something of the new name; false if there was.
+    async fn rename_new(&self, from: &Path, to: &Path) -> Result<bool>;
+    /// Replaces a file by `<path>.gz`. Cut off, it leaves the file and perhaps `<path>.tmp`,
+    /// or both the file and `<path>.gz`, whole.
+    async fn gzip(&self, path: &Path) -> Result<()>;
+    /// The future ends once somebody has written to the file since this call returned.
+    async fn watch_writes(&self, path: &Path) -> Result<Written>;
 }
+
+/// See [`Host::watch_writes`]. Dropping it ends the watch.
+pub type Written = BoxFuture<'static, ()>;
