@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use futures::FutureExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -28,6 +29,7 @@ use crate::host::{CgroupVersion, Host, LinuxHost, MachineFacts, Roots};
 use crate::images::{Images, ImagesConfig};
 use crate::kube::limit::Rate;
 use crate::kube::{Cluster, KubeCluster};
+use crate::logs::{Logs, LogsConfig};
 use crate::node::{MachineSurvey, NodeConfig, NodeHandle, NodeParts};
 use crate::objects::Objects;
 use crate::objects::tokens::Tokens;
@@ -68,6 +70,7 @@ pub struct AgentConfig {
     /// The cgroup driver and the runtime's name in it are replaced by what the runtime says.
     pub sync: SyncConfig,
     pub images: ImagesConfig,
+    pub logs: LogsConfig,
     pub event_rate: Option<Rate>,
     pub pleg: PlegConfig,
     pub healthz: Option<SocketAddr>,
@@ -228,7 +231,15 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: StaticPods
     // Nothing can be started before the runtime has said who it is.
     let mut sync = config.sync;
     settle_with_runtime(&*runtime, &mut sync, &progress).await;
+    let reopen = {
+        let runtime = runtime.clone();
+        Arc::new(move |id| {
+            let runtime = runtime.clone();
+            async move { runtime.reopen_container_log(&id).await }.boxed()
+        })
+    };
     let context = Context {
+        logs: Logs::new(host.clone(), clock.clone(), reopen, config.logs),
         cgroups: Cgroups::new(host.clone(), sync.launch.cgroups.clone()),
         config: sync,
         clock,

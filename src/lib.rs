@@ -11,6 +11,7 @@ pub mod pod;
 // Capabilities.
 pub mod events;
 pub mod images;
+pub mod logs;
 pub mod objects;
 pub mod pleg;
 pub mod sources;

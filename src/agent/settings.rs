@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use jiff::tz::TimeZone;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::{debug, warn};
 
@@ -14,6 +15,7 @@ use crate::cri::CgroupDriver;
 use crate::host::{CgroupVersion, Host, MachineFacts};
 use crate::images::ImagesConfig;
 use crate::kube::limit::Rate;
+use crate::logs::LogsConfig;
 use crate::node::NodeConfig;
 use crate::pleg::PlegConfig;
 use crate::pod::dns::{ClusterDns, Resolver, loopback_resolver, parse_resolv_conf};
@@ -72,6 +74,13 @@ pub async fn agent_config(
                 .node_status_max_images
                 .and_then(|max| i32::try_from(max).ok())
                 .unwrap_or(-1),
+        },
+        logs: LogsConfig {
+            max_bytes: kubelet.container_log_max_bytes,
+            max_files: usize::try_from(kubelet.container_log_max_files)?,
+            workers: usize::try_from(kubelet.container_log_max_workers)?,
+            monitor_interval: kubelet.container_log_monitor_interval,
+            time_zone: TimeZone::system(),
         },
         event_rate: rate(kubelet.event_record_qps, kubelet.event_burst),
         pleg: PlegConfig::default(),

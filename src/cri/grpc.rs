@@ -261,6 +261,12 @@ impl Runtime for GrpcRuntime {
         Ok(())
     }
 
+    async fn reopen_container_log(&self, id: &ContainerId) -> Result<()> {
+        let request = wire::ReopenContainerLogRequest { container_id: id.as_str().to_owned() };
+        self.within_timeout("ReopenContainerLog", self.runtime().reopen_container_log(request)).await?;
+        Ok(())
+    }
+
     /// The first event ends the wait for a refusal, so that waiting costs no event any time.
     async fn events(&self) -> Result<BoxStream<'static, Result<RuntimeEvent>>> {
         let mut runtime = self.runtime();

@@ -517,6 +517,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// SIGTERM, then SIGKILL once `grace` has passed. The call lasts as long as that takes.
     async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<()>;
     async fn remove_container(&self, id: &ContainerId) -> Result<()>;
+    /// From now on the log is written to a new file of the old name, unless there is one.
+    async fn reopen_container_log(&self, id: &ContainerId) -> Result<()>;
 
     /// `Unimplemented` where the runtime has no event stream. A stream ends after its first
     /// error; one that was slow to be refused has the refusal as its first item.

@@ -172,6 +172,9 @@ impl Runtime for FakeRuntime {
     async fn remove_container(&self, _: &ContainerId) -> Result<()> {
         unused()
     }
+    async fn reopen_container_log(&self, _: &ContainerId) -> Result<()> {
+        unused()
+    }
     async fn events(&self) -> Result<BoxStream<'static, Result<RuntimeEvent>>> {
         unused()
     }

@@ -219,6 +219,7 @@ impl Round<'_> {
     /// that was cut off is planned again.
     async fn remove_container(&self, name: &str, id: &ContainerId) -> Result<(), StartFailure> {
         if let Some(container) = self.runtime.instances(name).find(|container| container.id == *id) {
+            self.context.logs.release(self.uid, id).await;
             start::remove_logs(self, container).await.map_err(|error| {
                 warn!(error = chain(&error), container = name, "log of a dead container not removed, will retry");
                 StartFailure::new("FailedKillPod", error.to_string())

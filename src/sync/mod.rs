@@ -39,6 +39,7 @@ use crate::cri::Runtime;
 use crate::events::Recorder;
 use crate::host::Host;
 use crate::images::Images;
+use crate::logs::Logs;
 use crate::node::NodeView;
 use crate::objects::Objects;
 use crate::pleg::Pleg;
@@ -56,6 +57,7 @@ pub struct Context {
     pub wakes: Wakes,
     pub volumes: Volumes,
     pub images: Images,
+    pub logs: Logs,
     pub objects: Objects,
     pub recorder: Recorder,
     /// Absent in standalone mode: there is no one to tell.

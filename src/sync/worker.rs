@@ -205,6 +205,7 @@ impl Worker {
             }
         };
         self.retries.remove(&Step::Read);
+        self.context.logs.observe(&self.uid, &runtime);
         self.note_exits(&runtime);
         self.enter_stage(wish, &runtime);
         let plan = self.plan(wish, &runtime);

@@ -11,6 +11,7 @@ use ferrolet::config::NodeIp;
 use ferrolet::cri::CgroupDriver;
 use ferrolet::host::{CgroupSettings, CgroupVersion};
 use ferrolet::images::ImagesConfig;
+use ferrolet::logs::LogsConfig;
 use ferrolet::node::{NodeConfig, Reserved};
 use ferrolet::pleg::PlegConfig;
 use ferrolet::pod::dns::{ClusterDns, Resolver};
@@ -18,6 +19,7 @@ use ferrolet::pod::{PodUid, Source};
 use ferrolet::sources::SourceEvent;
 use ferrolet::sync::launch::{CgroupConfig, LaunchConfig};
 use ferrolet::sync::{BackoffLimits, SyncConfig};
+use jiff::tz::TimeZone;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -31,6 +33,8 @@ pub const NODE_NAME: &str = "sim";
 pub const ROOT_DIR: &str = "/var/lib/kubelet";
 pub const POD_LOGS_DIR: &str = "/var/log/pods";
 pub const CONTAINER_LOGS_DIR: &str = "/var/log/containers";
+pub const LOG_BYTES_MAX: u64 = 1000;
+pub const LOG_FILES_MAX: usize = 3;
 /// More events than one life of an agent is sent.
 const STATIC_QUEUE_LENGTH: usize = 4096;
 
@@ -233,6 +237,13 @@ fn config() -> AgentConfig {
             registry_pull_qps: 0,
             registry_burst: 0,
             node_status_max_images: -1,
+        },
+        logs: LogsConfig {
+            max_bytes: Some(LOG_BYTES_MAX),
+            max_files: LOG_FILES_MAX,
+            workers: 1,
+            monitor_interval: Duration::from_secs(10),
+            time_zone: TimeZone::UTC,
         },
         event_rate: None,
         pleg: PlegConfig::default(),

@@ -10,9 +10,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ferrolet::host::{
     CgroupPath, CgroupSettings, CgroupVersion, DirMedium, Durability, Host, HostError, HostPathKind, MachineFacts,
-    PayloadFile, Result,
+    PayloadFile, Result, Written,
 };
 use ferrolet::pod::PodUid;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::faults::Fate;
@@ -37,9 +38,26 @@ pub struct SimHost {
 pub struct Ground(Arc<Mutex<State>>);
 
 impl Ground {
-    /// The runtime writes a log.
-    pub fn write_log(&self, path: &Path) {
-        put(&mut self.state(), path, Some(Vec::new()));
+    /// The runtime opens a container's log, which makes it if it is not there.
+    pub fn open_log(&self, container: &str, path: &Path) {
+        let mut state = self.state();
+        if !state.tree.contains_key(path) {
+            put(&mut state, path, Some(Vec::new()));
+        }
+        state.open_logs.insert(container.to_owned(), path.to_owned());
+    }
+
+    /// A container says a line; false if the file it is written to has no name any more.
+    pub fn say(&self, container: &str, line: &str) -> bool {
+        let mut state = self.state();
+        let State { tree, open_logs, written, .. } = &mut *state;
+        let content = open_logs.get(container).and_then(|path| tree.get_mut(path)).and_then(Option::as_mut);
+        if let Some(content) = content {
+            content.extend_from_slice(line.as_bytes());
+            written.notify_waiters();
+            return true;
+        }
+        false
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -52,6 +70,19 @@ struct State {
     /// Directories and files; the content of files.
     tree: BTreeMap<PathBuf, Option<Vec<u8>>>,
     cgroups: BTreeMap<String, CgroupSettings>,
+    /// Where the file is by now that the runtime writes a container's log to.
+    open_logs: BTreeMap<String, PathBuf>,
+    /// Somebody wrote to some log.
+    written: Arc<Notify>,
+}
+
+impl State {
+    fn rename(&mut self, from: &Path, to: &Path) -> bool {
+        let Some(content) = self.tree.remove(from) else { return false };
+        self.tree.insert(to.to_owned(), content);
+        self.open_logs.values_mut().filter(|path| *path == from).for_each(|path| *path = to.to_owned());
+        true
+    }
 }
 
 impl SimHost {
@@ -334,5 +365,34 @@ impl Host for SimHost {
             state.tree.remove(path);
         })
         .await
+    }
+
+    async fn file_size(&self, path: &Path) -> Result<Option<u64>> {
+        self.call("look at", path, |state| Some(state.tree.get(path)?.as_ref()?.len() as u64)).await
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        let source = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        let missing = || HostError::Io { what: "rename", path: from.to_owned(), source: source() };
+        self.call("rename", from, |state| state.rename(from, to)).await?.then_some(()).ok_or_else(missing)
+    }
+
+    async fn rename_new(&self, from: &Path, to: &Path) -> Result<bool> {
+        self.call("rename", from, |state| !state.tree.contains_key(to) && state.rename(from, to)).await
+    }
+
+    async fn gzip(&self, path: &Path) -> Result<()> {
+        self.call("compress", path, |state| {
+            if let Some(content) = state.tree.remove(path) {
+                state.tree.insert(PathBuf::from(format!("{}.gz", path.display())), content);
+            }
+        })
+        .await
+    }
+
+    /// Hears of writes to any file: looking once too often is harmless.
+    async fn watch_writes(&self, path: &Path) -> Result<Written> {
+        let written = self.call("watch", path, |state| state.written.clone().notified_owned()).await?;
+        Ok(Box::pin(written))
     }
 }

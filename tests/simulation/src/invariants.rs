@@ -10,6 +10,7 @@ pub enum Invariant {
     StoppedBeforeRemoved,
     InitBeforeRegular,
     NothingTakenFromARunningContainer,
+    NoLineIsLost,
     TerminalStays,
     TerminalIsAtRest,
     StatusesStay,
@@ -27,6 +28,7 @@ pub enum Invariant {
     StatusTellsTheTruth,
     TerminalHoldsNothing,
     VolumesAreCurrent,
+    LogsAreBounded,
     OneMirrorEach,
     NodeIsReady,
     RestIsRest,
@@ -42,6 +44,10 @@ impl Invariant {
                 "a regular container starts only after every init container of its sandbox ended well"
             }
             Invariant::NothingTakenFromARunningContainer => "volumes and cgroup stay while a container of the pod runs",
+            Invariant::NoLineIsLost => "what a running container says goes to a file that has a name",
+            Invariant::LogsAreBounded => {
+                "a running container has a log of its own name, within the limit, and no more rotated ones than allowed"
+            }
             Invariant::TerminalStays => "a terminal phase never goes back",
             Invariant::TerminalIsAtRest => "a terminal phase is told only once nothing of the pod runs",
             Invariant::StatusesStay => "a container that had a status keeps one",

@@ -8,7 +8,7 @@ use ferrolet::cri::ContainerId;
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodStatus};
 
-use crate::agent::{CONTAINER_LOGS_DIR, Machine, POD_LOGS_DIR, ROOT_DIR};
+use crate::agent::{CONTAINER_LOGS_DIR, LOG_BYTES_MAX, LOG_FILES_MAX, Machine, POD_LOGS_DIR, ROOT_DIR};
 use crate::cluster::{MAP_KEY, is_mirror, is_terminal, phase};
 use crate::invariants::{Invariant, Violation};
 use crate::pods::{self, Lot, PodLot, init_passes, lot, pod_lot};
@@ -38,6 +38,7 @@ pub fn complaints(machine: &Machine) -> Vec<Violation> {
         judge.pod(pod, mirrors.get(pods::name(pod)).and_then(|mirror| mirror.status.as_ref()));
     }
     judge.leftovers(&living);
+    judge.logs();
     judge.mirrors(&statics, &mirrors);
     judge.node();
     judge.found
@@ -210,6 +211,28 @@ impl Judge<'_> {
             let id = link.trim_end_matches(".log").find("container-").map(|at| &link[at..link.len() - ".log".len()]);
             if !id.is_some_and(|id| self.machine.runtime.has_container(id)) {
                 self.complain(Invariant::NothingIsLeft, format!("link {link} to {target}, whose container is gone"));
+            }
+        }
+    }
+
+    fn logs(&mut self) {
+        let logs = self.machine.runtime.logs();
+        for (path, _) in logs.iter().filter(|(_, runs)| *runs) {
+            let file = path.display();
+            match self.machine.host.file(path).map(|log| log.len()) {
+                None => self.complain(Invariant::LogsAreBounded, format!("{file} is missing")),
+                // It may have grown by a few lines before somebody looked.
+                Some(size) if size as u64 > LOG_BYTES_MAX * 3 / 2 => {
+                    self.complain(Invariant::LogsAreBounded, format!("{file} has {size} bytes"));
+                }
+                Some(_) => {}
+            }
+            let dir = path.parent().expect("logs are in directories");
+            let of_it = |other: &&(String, String)| other.0.starts_with(&file.to_string());
+            let files: Vec<_> = self.machine.host.below(dir).into_iter().filter(|other| of_it(&other)).collect();
+            if files.len() > LOG_FILES_MAX {
+                let names: Vec<_> = files.into_iter().map(|(name, _)| name).collect();
+                self.complain(Invariant::LogsAreBounded, format!("there are {names:?}"));
             }
         }
     }

@@ -94,11 +94,12 @@ fn requests() -> ResourceRequirements {
 }
 
 fn draw_program(random: &mut fastrand::Rng) -> Program {
-    match random.u32(0..10) {
+    match random.u32(0..11) {
         0 => Program::Stubborn,
         1 => Program::Broken,
         2 | 3 => Program::Exits { code: random.i32(0..3), after: Duration::from_millis(random.u64(0..3000)) },
         4 => Program::Exits { code: random.i32(0..2), after: Duration::from_secs(random.u64(0..120)) },
+        5 => Program::Chatty { every: Duration::from_millis(random.u64(500..5000)) },
         _ => Program::Forever,
     }
 }
@@ -147,7 +148,7 @@ pub fn inits(pod: &Pod) -> &[Container] {
 
 pub fn lot(pod: &Pod, container: &Container) -> Lot {
     let code = match Program::from_command(container.command.as_deref().unwrap_or_default()) {
-        Program::Forever | Program::Stubborn => return Lot::Runs,
+        Program::Forever | Program::Stubborn | Program::Chatty { .. } => return Lot::Runs,
         Program::Broken => 128,
         Program::Exits { code, .. } => code,
     };

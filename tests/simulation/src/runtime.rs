@@ -68,11 +68,17 @@ struct Instance {
 /// inherit: so the runtime can tell whether their order is kept.
 pub const INIT_ANNOTATION: &str = "simulation/init";
 
+/// A tenth of the size at which logs are rotated.
+const CHATTER: &str =
+    "a line of a hundred bytes, which is what the container has to say, over and over again, all its life..\n";
+
 /// What a container does, as its command says.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Program {
     /// Runs until told to end.
     Forever,
+    /// As that, and says a line now and then.
+    Chatty { every: Duration },
     /// Runs until killed: SIGTERM means nothing to it.
     Stubborn,
     /// Ends by itself.
@@ -86,6 +92,7 @@ impl Program {
         match self {
             Program::Forever => vec!["forever".into()],
             Program::Stubborn => vec!["stubborn".into()],
+            Program::Chatty { every } => vec!["say".into(), every.as_millis().to_string()],
             Program::Exits { code, after } => vec!["exit".into(), code.to_string(), after.as_millis().to_string()],
             Program::Broken => vec!["broken".into()],
         }
@@ -95,6 +102,9 @@ impl Program {
         match command.first().map(String::as_str) {
             Some("stubborn") => Program::Stubborn,
             Some("broken") => Program::Broken,
+            Some("say") => {
+                Program::Chatty { every: Duration::from_millis(command[1].parse().expect("written by to_command")) }
+            }
             Some("exit") => Program::Exits {
                 code: command[1].parse().expect("written by to_command"),
                 after: Duration::from_millis(command[2].parse().expect("written by to_command")),
@@ -168,6 +178,13 @@ impl SimRuntime {
             state.containers.values().filter(|instance| instance.pod_uid == pod_uid && instance.container.name == name);
         let newest = of_it.max_by_key(|instance| (instance.container.attempt, instance.container.id.clone()))?;
         newest.container.exit().map(|exit| exit.exit_code)
+    }
+
+    /// Paths of the logs of all containers, and whether the container runs.
+    pub fn logs(&self) -> Vec<(PathBuf, bool)> {
+        let state = self.state();
+        let all = state.containers.values().filter(|instance| instance.container.state != ContainerState::Created);
+        all.map(|instance| (PathBuf::from(&instance.container.log_path), instance.container.is_running())).collect()
     }
 
     pub fn has_container(&self, id: &str) -> bool {
@@ -482,7 +499,7 @@ impl SimRuntime {
         }
         let instance = state.containers.get_mut(id).expect("looked up above");
         instance.container.state = ContainerState::Running { started_at: now };
-        self.ground.write_log(Path::new(&instance.container.log_path));
+        self.ground.open_log(id.as_str(), Path::new(&instance.container.log_path));
         self.world.log(|| format!("container {id} runs: {}/{name}", uid));
         self.emit(&mut state, &uid, id.as_str(), RuntimeEventKind::Started);
         drop(state);
@@ -491,6 +508,17 @@ impl SimRuntime {
             tokio::spawn(async move {
                 tokio::time::sleep(after).await;
                 runtime.end(&id, code);
+            });
+        }
+        if let Program::Chatty { every } = program {
+            let (runtime, id) = (self.clone(), id.clone());
+            tokio::spawn(async move {
+                while runtime.is_running(&id) {
+                    if !runtime.ground.say(id.as_str(), CHATTER) {
+                        runtime.world.violation(Invariant::NoLineIsLost, format!("of {id}"));
+                    }
+                    tokio::time::sleep(every).await;
+                }
             });
         }
         Ok(())
@@ -702,6 +730,22 @@ impl Runtime for SimRuntime {
             }
             runtime.world.log(|| format!("container {id} removed"));
             runtime.emit(&mut state, &instance.pod_uid, id.as_str(), RuntimeEventKind::Deleted);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Nothing that a pod at rest would have to do without, and so no change.
+    async fn reopen_container_log(&self, id: &ContainerId) -> Result<()> {
+        let id = id.clone();
+        self.call("ReopenContainerLog", move |runtime| {
+            let state = runtime.state();
+            let refused = |message: &str| CriError::Failed { call: "ReopenContainerLog", message: message.into() };
+            let instance = state.containers.get(&id).ok_or_else(|| refused("no such container"))?;
+            if !instance.container.is_running() {
+                return Err(refused("container is not running"));
+            }
+            runtime.ground.open_log(id.as_str(), Path::new(&instance.container.log_path));
             Ok(())
         })
         .await

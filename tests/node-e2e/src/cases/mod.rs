@@ -5,6 +5,7 @@ mod api_faults;
 mod environment;
 mod images;
 mod lifecycle;
+mod logs;
 mod network;
 mod node;
 mod resources;
@@ -22,6 +23,7 @@ pub fn all() -> Vec<Case> {
         node::CASES,
         lifecycle::CASES,
         images::CASES,
+        logs::CASES,
         environment::CASES,
         volumes::CASES,
         network::CASES,

@@ -1,0 +1,242 @@
+//! The task that looks after one log.
+//!
+//! ```text
+//!   arm the watch ─▶ look ─▶ (rotate) ─▶ wait for a write, or the slow poll ─▶ pause ─▶ …
+//!   container ended ─▶ take back a rename that was not finished ─▶ end
+//! ```
+//!
+//! The watch is armed before the look, so that a write between the two is not missed.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::rotation::{self, Plan};
+use super::{LogsConfig, Reopen};
+use crate::clock::Clock;
+use crate::cri::{ContainerId, CriError};
+use crate::host::{Host, HostError};
+
+/// The least time between two looks at one log, which bounds what a container that logs as
+/// fast as it can costs us, and how far its log gets beyond the limit.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// The most, once somebody wrote: a trickle may turn into a flood.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// Looks per expected time to the limit: the pace may grow in between.
+const LOOKS_TO_LIMIT: f64 = 4.0;
+/// Between attempts at a rotation that fails.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+
+/// What all tasks share.
+pub struct Env {
+    pub host: Arc<dyn Host>,
+    pub clock: Clock,
+    pub reopen: Reopen,
+    pub config: LogsConfig,
+    /// Compressing is the part that costs; everything else waits for nobody.
+    pub compressing: Semaphore,
+}
+
+pub struct Log {
+    pub id: ContainerId,
+    pub path: PathBuf,
+    pub max_bytes: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RotateError {
+    #[error("cannot rotate log")]
+    Host(#[from] HostError),
+    #[error("runtime does not open a new log")]
+    Reopen(#[source] CriError),
+    #[error("container ended while its log was rotated")]
+    Ended,
+}
+
+/// Follows one log until its container has ended.
+pub async fn run(env: Arc<Env>, log: Log, mut ended: watch::Receiver<bool>) {
+    let follower = Follower { env: &env, log: &log };
+    let mut pace = Pace::default();
+    let mut failures = 0;
+    while !*ended.borrow() {
+        let grown = env.host.watch_writes(&log.path).await;
+        let wait = match follower.look(&mut ended).await {
+            Ok(size) => {
+                failures = 0;
+                pace.note(size, env.clock.now());
+                pace.pause(log.max_bytes)
+            }
+            Err(_) if *ended.borrow() => break,
+            Err(error) => {
+                warn!(container = %log.id, error = &error as &dyn std::error::Error, "log not rotated, will retry");
+                failures += 1;
+                RETRY_FIRST.saturating_mul(1 << (failures - 1).min(8)).min(env.config.monitor_interval)
+            }
+        };
+        let quiet = async {
+            // Nothing need be done before the pause is over, and nothing while nobody writes.
+            tokio::time::sleep(wait).await;
+            match grown {
+                _ if failures > 0 => {}
+                Ok(grown) => grown.await,
+                // Without a watch, the log is looked at as often as its pace asks for.
+                Err(_) if pace.is_moving() => {}
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            // Cancel-safe: the watch keeps its value.
+            _ = ended.wait_for(|ended| *ended) => {}
+            // Cancel-safe: a timer and a watch that is armed anew.
+            () = quiet => {}
+            // Cancel-safe: a timer.
+            () = tokio::time::sleep(env.config.monitor_interval) => {}
+        }
+    }
+    if let Err(error) = follower.settle().await {
+        warn!(container = %log.id, error = &error as &dyn std::error::Error, "log of an ended container not put back");
+    }
+}
+
+struct Follower<'a> {
+    env: &'a Env,
+    log: &'a Log,
+}
+
+impl Follower<'_> {
+    /// Looks at the log and rotates it if it is time; its size afterwards.
+    async fn look(&self, ended: &mut watch::Receiver<bool>) -> Result<u64, RotateError> {
+        match self.env.host.file_size(&self.log.path).await? {
+            // An earlier life renamed it and did not come to tell the runtime; or a person
+            // removed it, and the container writes to a file without a name.
+            None => {
+                self.reopen(ended).await?;
+                info!(container = %self.log.id, "log was missing, the runtime opened a new one");
+                Ok(0)
+            }
+            Some(size) if size < self.log.max_bytes => Ok(size),
+            Some(size) => {
+                self.rotate(ended).await?;
+                debug!(container = %self.log.id, size, "log rotated");
+                Ok(0)
+            }
+        }
+    }
+
+    async fn rotate(&self, ended: &mut watch::Receiver<bool>) -> Result<(), RotateError> {
+        let (host, config) = (&self.env.host, &self.env.config);
+        let names = host.list_dir(self.dir()).await?;
+        let now = self.env.clock.wall();
+        let Plan { remove, rename_to, compress } =
+            rotation::plan(self.name(), &names, config.max_files, now, &config.time_zone);
+        for name in remove {
+            host.remove_file(&self.dir().join(name)).await?;
+        }
+        let renamed = self.dir().join(rename_to);
+        host.rename(&self.log.path, &renamed).await?;
+        if let Err(error) = self.reopen(ended).await {
+            // If the runtime did open a new one, that stays, and the rotation was done.
+            if host.rename_new(&renamed, &self.log.path).await? {
+                return Err(error);
+            }
+        }
+        for name in compress {
+            let _permit = self.env.compressing.acquire().await.expect("the semaphore is never closed");
+            if *ended.borrow() {
+                return Ok(());
+            }
+            host.gzip(&self.dir().join(name)).await?;
+        }
+        Ok(())
+    }
+
+    /// A runtime that hangs must not keep the log of an ended container.
+    async fn reopen(&self, ended: &mut watch::Receiver<bool>) -> Result<(), RotateError> {
+        tokio::select! {
+            biased;
+            // Cancel-safe: the call may take effect yet, which does no harm at any time.
+            answer = (self.env.reopen)(self.log.id.clone()) => answer.map_err(RotateError::Reopen),
+            // Cancel-safe: the watch keeps its value.
+            _ = ended.wait_for(|ended| *ended) => Err(RotateError::Ended),
+        }
+    }
+
+    /// Nobody writes any more. If the log is missing, its last part is where a rename put it
+    /// that was not finished; readers look for it under its own name.
+    async fn settle(&self) -> Result<(), HostError> {
+        let host = &self.env.host;
+        if host.file_size(&self.log.path).await?.is_some() {
+            return Ok(());
+        }
+        let names = host.list_dir(self.dir()).await?;
+        if let Some(name) = rotation::unfinished(self.name(), &names) {
+            host.rename_new(&self.dir().join(name), &self.log.path).await?;
+        }
+        Ok(())
+    }
+
+    fn dir(&self) -> &Path {
+        self.log.path.parent().unwrap_or(Path::new("/"))
+    }
+
+    fn name(&self) -> &str {
+        self.log.path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    }
+}
+
+/// How fast a log grows, by the last two looks.
+#[derive(Default)]
+struct Pace {
+    last: Option<(u64, Instant)>,
+    bytes_per_second: f64,
+}
+
+impl Pace {
+    fn note(&mut self, size: u64, now: Instant) {
+        if let Some((before, at)) = self.last
+            && size >= before
+        {
+            let elapsed = now.duration_since(at).as_secs_f64().max(0.001);
+            self.bytes_per_second = (size - before) as f64 / elapsed;
+        }
+        // After a rotation the pace is still what it was.
+        self.last = Some((size, now));
+    }
+
+    fn is_moving(&self) -> bool {
+        self.bytes_per_second > 0.0
+    }
+
+    /// How long no look is needed, at this pace.
+    fn pause(&self, max_bytes: u64) -> Duration {
+        let (size, _) = self.last.expect("noted before it is asked");
+        let left = max_bytes.saturating_sub(size) as f64;
+        let seconds = left / self.bytes_per_second.max(1.0) / LOOKS_TO_LIMIT;
+        Duration::try_from_secs_f64(seconds).unwrap_or(PAUSE_MAX).clamp(PAUSE_MIN, PAUSE_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_closer_to_the_limit_the_sooner_the_next_look() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut pace = Pace::default();
+        pace.note(0, at(0));
+        assert_eq!(pace.pause(10_000), PAUSE_MAX);
+        pace.note(4_000, at(1));
+        assert_eq!(pace.pause(10_000), Duration::from_millis(375), "6,000 bytes are 1.5 s away, of which a quarter");
+        pace.note(9_900, at(2));
+        assert_eq!(pace.pause(10_000), PAUSE_MIN);
+        pace.note(0, at(3));
+        assert!(pace.is_moving(), "a rotation does not slow it");
+    }
+}
