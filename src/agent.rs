@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{Instrument, info, info_span, warn};
 
+use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::cri::{CgroupDriver, CriError, GrpcRuntime, Runtime};
@@ -240,6 +241,8 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: StaticPods
     };
     let context = Context {
         logs: Logs::new(host.clone(), clock.clone(), reopen, config.logs),
+        admission: Admission::new(),
+        cluster,
         cgroups: Cgroups::new(host.clone(), sync.launch.cgroups.clone()),
         config: sync,
         clock,

@@ -9,6 +9,7 @@ pub mod kube;
 pub mod pod;
 
 // Capabilities.
+pub mod admission;
 pub mod events;
 pub mod images;
 pub mod logs;

@@ -10,6 +10,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::{debug, warn};
 
 use super::AgentConfig;
+use crate::admission::AdmissionConfig;
 use crate::config::{self, Settings};
 use crate::cri::CgroupDriver;
 use crate::host::{CgroupVersion, Host, MachineFacts};
@@ -54,6 +55,12 @@ pub async fn agent_config(
         swap_controller: facts.swap_bytes > 0,
         thermal_throttle_dirs: Vec::new(),
     };
+    let admission = AdmissionConfig {
+        node_name: node.name.clone(),
+        allowed_unsafe_sysctls: kubelet.allowed_unsafe_sysctls.clone(),
+        kernel_version: facts.kernel_version.clone(),
+        app_armor: facts.app_armor,
+    };
     Ok(AgentConfig {
         node,
         sync: SyncConfig {
@@ -63,6 +70,7 @@ pub async fn agent_config(
             runtime_name: String::new(),
             backoff,
             launch,
+            admission,
             resolver,
         },
         images: ImagesConfig {

@@ -37,6 +37,7 @@ pub fn read(roots: &Roots, cgroup_version: CgroupVersion) -> Result<MachineFacts
         max_pids: max_pids(&kernel),
         addresses: addresses(roots)?,
         cgroup_version,
+        app_armor: line(&roots.sys.join("module/apparmor/parameters/enabled")).starts_with('Y'),
     })
 }
 
@@ -343,6 +344,7 @@ mod tests {
                 max_pids: 1000,
                 addresses: vec![],
                 cgroup_version: CgroupVersion::V1,
+                app_armor: true,
             }
         );
 

@@ -88,6 +88,8 @@ pub struct MachineFacts {
     /// Addresses on up interfaces, loopback and link-local left out, default route's first.
     pub addresses: Vec<IpAddr>,
     pub cgroup_version: CgroupVersion,
+    /// The kernel confines by AppArmor profiles.
+    pub app_armor: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -148,7 +148,7 @@ pub fn compute(input: &StatusInput<'_>) -> Computed {
     let decided = decide(input, &statuses, &told);
     let published = publish(input, &decided, &told);
     let pod_ips = if refused { Vec::new() } else { pod_ips(input, &earlier) };
-    let host_ips = host_ips(input, &earlier);
+    let host_ips = if refused { Vec::new() } else { host_ips(input, &earlier) };
     let status = PodStatus {
         phase: Some(published.phase.as_str().to_owned()),
         reason: published.reason,

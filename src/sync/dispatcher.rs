@@ -16,10 +16,11 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tracing::{Instrument, error, info, info_span, warn};
 
 use super::Context;
-use super::worker::{self, Desired, Stop, StopCause};
+use super::worker::{self, Desired, Doom, Stop, StopCause};
 use crate::events::EventType;
 use crate::pod::{self, PodRef, PodUid, Source};
 use crate::sources::{SourceEvent, mirror as content};
+use crate::status::{Cause, Verdict};
 
 /// Orphans are found by events; this looks for those whose event was lost.
 const SWEEP_PERIOD: Duration = Duration::from_secs(300);
@@ -50,6 +51,8 @@ struct Entry {
     /// Its source still has it.
     present: bool,
     worker: Option<watch::Sender<Desired>>,
+    /// Decided over its head: it ends here, and stays in its source.
+    doom: Option<Doom>,
     /// The worker panicked and will be started again, whatever the source says by then.
     crashed: bool,
 }
@@ -74,6 +77,7 @@ impl Dispatcher {
     pub async fn run(mut self, mut events: mpsc::Receiver<SourceEvent>) {
         let strangers = self.context.wakes.strangers.clone();
         let mut listed = self.context.pleg.listed();
+        let mut victims = self.context.admission.victims();
         let mut sweep = tokio::time::interval(SWEEP_PERIOD);
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -99,6 +103,11 @@ impl Dispatcher {
                 () = strangers.notified() => look_for_orphans = true,
                 // Cancel-safe: the change stays marked unseen.
                 Ok(()) = listed.changed() => look_for_orphans = true,
+                // Cancel-safe: the change stays marked unseen.
+                Ok(()) = victims.changed() => {
+                    let victims = victims.borrow_and_update().clone();
+                    self.preempt(&victims);
+                }
                 // Cancel-safe: a timer.
                 _ = sweep.tick() => look_for_orphans = true,
             }
@@ -111,7 +120,9 @@ impl Dispatcher {
     /// Takes in one event; true if the picture of all sources has just become complete.
     fn source_event(&mut self, event: SourceEvent) -> bool {
         match event {
-            SourceEvent::Listed { source, pods } => {
+            SourceEvent::Listed { source, mut pods } => {
+                // The node takes older pods before younger ones.
+                pods.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
                 let mut names = BTreeSet::new();
                 let mut uids = BTreeSet::new();
                 for pod in &pods {
@@ -204,7 +215,7 @@ impl Dispatcher {
                 self.tell(&uid);
             }
         } else {
-            self.pods.insert(uid.clone(), Entry { pod, source, present: true, worker: None, crashed: false });
+            self.pods.insert(uid.clone(), Entry::new(pod, source, true));
         }
         self.start(&uid);
     }
@@ -216,6 +227,20 @@ impl Dispatcher {
             self.tell(uid);
         } else if !entry.crashed {
             self.drop_entry(uid);
+        }
+    }
+
+    /// Ends pods so that a critical one can start.
+    fn preempt(&mut self, victims: &BTreeSet<PodUid>) {
+        const MESSAGE: &str = "Preempted in order to admit critical pod";
+        for uid in victims {
+            let Some(entry) = self.pods.get_mut(uid).filter(|entry| entry.doom.is_none()) else { continue };
+            let verdict =
+                Verdict { cause: Cause::Disruption, reason: "Preempting".to_owned(), message: MESSAGE.to_owned() };
+            entry.doom = Some(Doom { verdict, grace_seconds: None });
+            warn!(pod = %PodRef::of(&entry.pod), "pod has to end for a critical one");
+            self.context.recorder.pod(&entry.pod, None, EventType::Warning, "Preempting", MESSAGE);
+            self.tell(uid);
         }
     }
 
@@ -259,6 +284,9 @@ impl Dispatcher {
             if entry.present {
                 self.context.mirrors.wanted(&reference.full_name(), Some(entry.pod.clone()));
             }
+        }
+        if entry.present {
+            self.context.admission.enlist(&entry.pod, entry.source);
         }
         let (sender, receiver) = watch::channel(desired(entry));
         entry.worker = Some(sender);
@@ -317,6 +345,10 @@ impl Dispatcher {
     /// Nothing told of a pod's life so far is to be taken for its next one's.
     fn life_is_over(&mut self, uid: &PodUid) {
         self.context.pleg.forget(uid);
+        self.context.admission.forget(uid);
+        if let Some(entry) = self.pods.get_mut(uid) {
+            entry.doom = None;
+        }
         if let Some(status) = &self.context.status {
             status.forget(uid);
         }
@@ -364,10 +396,7 @@ impl Dispatcher {
             return;
         }
         info!(pod = %reference, %uid, "no source knows this pod, ending it");
-        self.pods.insert(
-            uid.clone(),
-            Entry { pod: Arc::new(pod), source: Source::Api, present: false, worker: None, crashed: false },
-        );
+        self.pods.insert(uid.clone(), Entry::new(Arc::new(pod), Source::Api, false));
         self.start(&uid);
     }
 }
@@ -423,6 +452,10 @@ async fn remove_dangling_links(context: &Context) {
 }
 
 impl Entry {
+    fn new(pod: Arc<Pod>, source: Source, present: bool) -> Self {
+        Entry { pod, source, present, worker: None, doom: None, crashed: false }
+    }
+
     /// The API object is being deleted; once its worker is done there is nothing to start.
     fn is_ending(&self) -> bool {
         self.pod.metadata.deletion_timestamp.is_some()
@@ -431,7 +464,8 @@ impl Entry {
 
 fn desired(entry: &Entry) -> Desired {
     let spec = entry.pod.spec.as_ref();
-    let own_grace = spec.and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
+    let own_grace =
+        spec.and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(worker::GRACE_SECONDS_DEFAULT);
     let stop = if !entry.present {
         match spec {
             None => Some(Stop { cause: StopCause::Orphaned, grace_seconds: ORPHAN_GRACE_SECONDS }),
@@ -443,7 +477,7 @@ fn desired(entry: &Entry) -> Desired {
     } else {
         None
     };
-    Desired { pod: entry.pod.clone(), source: entry.source, stop }
+    Desired { pod: entry.pod.clone(), source: entry.source, stop, doom: entry.doom.clone() }
 }
 
 /// Our own status writes come back through the watch; they are no reason to look again.

@@ -211,7 +211,7 @@ impl Round<'_> {
             let container = self.runtime.instances(name).find(|container| container.id == *id)?;
             container.annotations.get(cri::annotations::POD_TERMINATION_GRACE_PERIOD)?.parse().ok()
         });
-        let seconds = self.wish.stop.map(|stop| stop.grace_seconds).or(own).unwrap_or(0);
+        let seconds = self.wish.grace_seconds().or(own).unwrap_or(0);
         Duration::from_secs(seconds.max(0).unsigned_abs()).max(GRACE_MIN)
     }
 

@@ -11,6 +11,7 @@
 //! Always true: one worker per pod UID, and no worker waits for another; a worker's place is
 //! kept until everything its pod owned is gone.
 
+mod admit;
 pub mod cgroups;
 mod dispatcher;
 mod execute;
@@ -34,11 +35,13 @@ pub use dispatcher::Dispatcher;
 pub use plan::BackoffLimits;
 pub use wakes::Wakes;
 
+use crate::admission::{Admission, AdmissionConfig};
 use crate::clock::Clock;
 use crate::cri::Runtime;
 use crate::events::Recorder;
 use crate::host::Host;
 use crate::images::Images;
+use crate::kube::Cluster;
 use crate::logs::Logs;
 use crate::node::NodeView;
 use crate::objects::Objects;
@@ -62,6 +65,9 @@ pub struct Context {
     pub recorder: Recorder,
     /// Absent in standalone mode: there is no one to tell.
     pub status: Option<StatusWriter>,
+    pub admission: Admission,
+    /// For the Node as the API has it this moment; absent in standalone mode.
+    pub cluster: Option<Arc<dyn Cluster>>,
     pub cgroups: cgroups::Cgroups,
     pub mirrors: mirror::Mirrors,
     pub node: watch::Receiver<Option<Arc<NodeView>>>,
@@ -79,6 +85,7 @@ pub struct SyncConfig {
     pub runtime_name: String,
     pub backoff: BackoffLimits,
     pub launch: launch::LaunchConfig,
+    pub admission: AdmissionConfig,
     /// What the node itself asks for names.
     pub resolver: Resolver,
 }

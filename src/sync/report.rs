@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::PodStatus;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
 use super::Context;
 use super::execute::StartFailure;
@@ -13,7 +13,7 @@ use crate::config::GoDuration;
 use crate::events::EventType;
 use crate::pleg::PodRuntime;
 use crate::pod::{self, PodRef};
-use crate::status::{self, StatusInput, WaitingReason};
+use crate::status::{self, StatusInput, Verdict, WaitingReason};
 
 pub struct Reporter {
     handled_since: Timestamp,
@@ -21,6 +21,14 @@ pub struct Reporter {
     /// The attempt whose back-off was reported, by container: one event for each wait.
     reported: BTreeMap<String, u32>,
     waits_for_network: bool,
+}
+
+/// How far a worker is with its pod.
+pub struct Progress<'a> {
+    pub stage: Stage,
+    /// Why containers could not be started at the last try.
+    pub failures: &'a BTreeMap<String, StartFailure>,
+    pub verdict: Option<&'a Verdict>,
 }
 
 impl Reporter {
@@ -33,15 +41,21 @@ impl Reporter {
         }
     }
 
+    /// When the pod began to be handled, in this life of the agent or in an earlier one.
+    pub fn start_time(&self, pod: &Pod) -> Timestamp {
+        let told = self.last.as_ref().or(pod.status.as_ref()).and_then(|status| status.start_time.as_ref());
+        told.map_or(self.handled_since, |time| time.0)
+    }
+
     pub fn publish(
         &mut self,
         context: &Context,
         wish: &Desired,
         runtime: &PodRuntime,
         plan: &Plan,
-        stage: Stage,
-        failures: &BTreeMap<String, StartFailure>,
+        progress: &Progress<'_>,
     ) {
+        let Progress { stage, failures, verdict } = *progress;
         let mut start_errors: BTreeMap<String, WaitingReason> = failures
             .iter()
             .map(|(name, failure)| {
@@ -70,7 +84,7 @@ impl Reporter {
                 Stage::Stopping => status::Stage::Terminating,
                 Stage::Cleaning | Stage::Ended => status::Stage::Terminated,
             },
-            verdict: None,
+            verdict,
             previous: self.last.as_ref(),
             start_errors: &start_errors,
             probes: &BTreeMap::new(),

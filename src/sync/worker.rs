@@ -24,12 +24,13 @@ use tracing::{debug, info, warn};
 
 use super::execute::{Done, StartFailure};
 use super::plan::{self, Action, Plan, Snapshot};
-use super::report::Reporter;
-use super::{Context, execute};
+use super::report::{Progress, Reporter};
+use super::{Context, admit, execute};
 use crate::cri::ContainerId;
 use crate::events::EventType;
 use crate::pleg::{PodRuntime, RuntimeHealth};
-use crate::pod::{PodUid, Source};
+use crate::pod::{self, PodUid, Source};
+use crate::status::{self, Verdict};
 
 /// The newest wish for a pod.
 #[derive(Clone, Debug)]
@@ -38,6 +39,25 @@ pub struct Desired {
     pub source: Source,
     /// Never taken back once set; the grace only shrinks.
     pub stop: Option<Stop>,
+    /// Never taken back once set.
+    pub doom: Option<Doom>,
+}
+
+/// A decision that the pod ends, while its source still has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doom {
+    pub verdict: Verdict,
+    /// In place of the pod's own grace.
+    pub grace_seconds: Option<i64>,
+}
+
+impl Desired {
+    /// How long the pod may take to end; `None` if it may go on.
+    pub fn grace_seconds(&self) -> Option<i64> {
+        let own = pod::spec(&self.pod).termination_grace_period_seconds.unwrap_or(GRACE_SECONDS_DEFAULT);
+        let doomed = self.doom.as_ref().map(|doom| doom.grace_seconds.unwrap_or(own).max(1));
+        self.stop.map(|stop| stop.grace_seconds).into_iter().chain(doomed).min()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +85,8 @@ pub enum Stage {
     Ended,
 }
 
+/// What the API server fills in where a pod says nothing.
+pub const GRACE_SECONDS_DEFAULT: i64 = 30;
 /// Delays between passes that failed.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(10);
@@ -110,6 +132,11 @@ struct Worker {
     retries: BTreeMap<Step, Retry>,
     health: watch::Receiver<RuntimeHealth>,
     reporter: Reporter,
+    began: Instant,
+    /// The node has taken the pod.
+    admitted: bool,
+    /// Why the pod ends, whatever its containers do.
+    verdict: Option<Verdict>,
 }
 
 /// Works on one pod until it is gone; returns its UID.
@@ -126,6 +153,9 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
         retries: BTreeMap::new(),
         health: context.pleg.health(),
         reporter: Reporter::new(&context),
+        began: context.clock.now(),
+        admitted: false,
+        verdict: None,
     };
     loop {
         let wish = wishes.borrow_and_update().clone();
@@ -133,7 +163,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
             biased;
             // Cancel-safe: the watch keeps the newest wish. The pass is dropped wherever it
             // waits; calls it had sent may still take effect, which the next read shows.
-            () = stop_wished(&mut wishes, wish.stop) => {
+            () = stop_wished(&mut wishes, wish.grace_seconds()) => {
                 worker.retries.clear();
                 continue;
             }
@@ -170,10 +200,10 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
 }
 
 /// Waits until the pod is to stop, or to stop sooner than the pass under way believes.
-async fn stop_wished(wishes: &mut watch::Receiver<Desired>, known: Option<Stop>) {
-    let sooner = |wish: &Desired| match (wish.stop, known) {
+async fn stop_wished(wishes: &mut watch::Receiver<Desired>, known: Option<i64>) {
+    let sooner = |wish: &Desired| match (wish.grace_seconds(), known) {
         (Some(_), None) => true,
-        (Some(now), Some(before)) => now.grace_seconds < before.grace_seconds,
+        (Some(now), Some(before)) => now < before,
         (None, _) => false,
     };
     if wishes.wait_for(sooner).await.is_err() {
@@ -207,6 +237,7 @@ impl Worker {
         self.retries.remove(&Step::Read);
         self.context.logs.observe(&self.uid, &runtime);
         self.note_exits(&runtime);
+        self.judge(wish, &runtime).await;
         self.enter_stage(wish, &runtime);
         let plan = self.plan(wish, &runtime);
         if plan.reached && self.stage < Stage::Cleaning {
@@ -224,7 +255,7 @@ impl Worker {
         let actions: Vec<_> =
             plan.actions.iter().filter(|action| self.waits_for(&step(action)).is_none()).cloned().collect();
         if actions.is_empty() {
-            return Outcome::Idle { until: self.look_again(&plan) };
+            return Outcome::Idle { until: self.look_again(wish, &plan) };
         }
         self.execute(wish, &runtime, &actions).await
     }
@@ -246,8 +277,46 @@ impl Worker {
             self.stage = Stage::Stopping;
         } else if is_terminal(&wish.pod) && !wish.source.is_static() {
             debug!(containers = runtime.containers.len(), "pod has ended before");
+            self.verdict = admit::earlier_refusal(&wish.pod);
+            self.stage = Stage::Stopping;
+        } else if let Some(verdict) = &self.verdict {
+            info!(reason = verdict.reason, message = verdict.message, "the pod ends here");
             self.stage = Stage::Stopping;
         }
+    }
+
+    /// Looks for a reason why the pod may not run, or not any longer.
+    async fn judge(&mut self, wish: &Desired, runtime: &PodRuntime) {
+        let is_open = self.stage == Stage::Syncing && wish.stop.is_none() && self.verdict.is_none();
+        if !is_open || (is_terminal(&wish.pod) && !wish.source.is_static()) {
+            return;
+        }
+        if let Some(doom) = &wish.doom {
+            self.verdict = Some(doom.verdict.clone());
+            return;
+        }
+        if !self.admitted {
+            self.verdict = admit::admit(&self.context, &self.uid, wish, runtime).await;
+            self.admitted = self.verdict.is_none();
+        }
+        if self.verdict.is_none() && self.active_left(wish).is_some_and(|left| left.is_zero()) {
+            let verdict = Verdict::deadline_exceeded();
+            let message = verdict.message.clone();
+            self.context.recorder.pod(&wish.pod, None, EventType::Normal, &verdict.reason, message);
+            self.verdict = Some(verdict);
+        }
+    }
+
+    /// How long the pod may still be active. It is over as soon as one of two clocks says so:
+    /// the wall clock knows of the time before this worker, and may jump; the monotonic one
+    /// cannot, but counts from when this worker began.
+    fn active_left(&self, wish: &Desired) -> Option<Duration> {
+        let start = self.reporter.start_time(&wish.pod);
+        let deadline = status::deadline(&wish.pod, start)?;
+        let allowed = Duration::try_from(deadline.duration_since(start)).unwrap_or_default();
+        let on_the_wall = deadline.duration_since(self.context.clock.wall());
+        let watched = self.context.clock.now().duration_since(self.began);
+        Some(allowed.saturating_sub(watched).min(Duration::try_from(on_the_wall).unwrap_or_default()))
     }
 
     /// The aim of this stage is reached.
@@ -258,7 +327,10 @@ impl Worker {
                 info!("all containers have ended for good");
                 Stage::Stopping
             }
-            Stage::Stopping => Stage::Cleaning,
+            Stage::Stopping => {
+                self.context.admission.release(&self.uid);
+                Stage::Cleaning
+            }
             Stage::Cleaning | Stage::Ended => Stage::Ended,
         };
     }
@@ -320,11 +392,14 @@ impl Worker {
         self.retries.get(step).map(|retry| retry.not_before).filter(|not_before| *not_before > now)
     }
 
-    fn look_again(&self, plan: &Plan) -> Option<Instant> {
+    fn look_again(&self, wish: &Desired, plan: &Plan) -> Option<Instant> {
         let now = self.context.clock.now();
         let retries = self.retries.values().map(|retry| retry.not_before).filter(|not_before| *not_before > now);
         let refresh = self.context.volumes.next_refresh(&self.uid).filter(|_| self.stage == Stage::Syncing);
-        retries.chain(plan.look_again()).chain(refresh).min()
+        // A moment more, so as not to come too soon.
+        let deadline = self.active_left(wish).filter(|_| self.stage == Stage::Syncing);
+        let deadline = deadline.map(|left| now + left + Duration::from_millis(1));
+        retries.chain(plan.look_again()).chain(refresh).chain(deadline).min()
     }
 
     /// ConfigMaps, Secrets and tokens that changed reach the pod's files here.
@@ -376,7 +451,8 @@ impl Worker {
         if orphaned || self.stage == Stage::Ended {
             return;
         }
-        self.reporter.publish(&self.context, wish, runtime, plan, self.stage, &self.start_failures);
+        let progress = Progress { stage: self.stage, failures: &self.start_failures, verdict: self.verdict.as_ref() };
+        self.reporter.publish(&self.context, wish, runtime, plan, &progress);
     }
 }
 

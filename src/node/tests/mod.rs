@@ -42,6 +42,7 @@ fn machine() -> MachineFacts {
         max_pids: 32768,
         addresses: vec![ip("192.0.2.7"), ip("fd00::7")],
         cgroup_version: CgroupVersion::V1,
+        app_armor: false,
     }
 }
 

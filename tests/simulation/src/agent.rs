@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use ferrolet::admission::AdmissionConfig;
 use ferrolet::agent::{AgentConfig, Edges, StaticPods, assemble};
 use ferrolet::config::NodeIp;
 use ferrolet::cri::CgroupDriver;
@@ -229,6 +230,7 @@ fn config() -> AgentConfig {
                 swap_controller: false,
                 thermal_throttle_dirs: Vec::new(),
             },
+            admission: AdmissionConfig { node_name: NODE_NAME.into(), ..AdmissionConfig::default() },
             resolver: Resolver::default(),
         },
         images: ImagesConfig {

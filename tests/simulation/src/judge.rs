@@ -89,6 +89,16 @@ impl Judge<'_> {
             PodLot::Runs | PodLot::Restless => {}
         }
         if is_terminal(phase) {
+            let has_told = status.container_statuses.is_some()
+                || !status.message.clone().unwrap_or_default().starts_with("Pod was rejected: ");
+            if pods::is_refused(pod) && has_told {
+                self.complain(Invariant::StatusTellsTheTruth, format!("{name} was refused and is told otherwise"));
+            }
+            let is_late = pods::spec(pod).active_deadline_seconds.is_some() && !pods::is_refused(pod);
+            if is_late && !may_have_ended && status.reason.as_deref() != Some("DeadlineExceeded") {
+                let what = format!("{name} was active for too long and is told {:?}", status.reason);
+                self.complain(Invariant::StatusTellsTheTruth, what);
+            }
             return self.ended(pod);
         }
         if init_passes(pod) == Some(true) {

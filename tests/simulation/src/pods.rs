@@ -45,7 +45,7 @@ pub fn draw(random: &mut fastrand::Rng, name: &str, uid: &str) -> Pod {
         image_pull_policy: Some(if random.bool() { "Always" } else { "IfNotPresent" }.into()),
         command: Some(program.to_command()),
         volume_mounts: Some(mounts.clone()),
-        resources: (random.u32(0..3) == 0).then(requests),
+        resources: (random.u32(0..3) == 0).then(|| requests("10m")),
         termination_message_path: Some("/dev/termination-log".into()),
         termination_message_policy: Some("File".into()),
         ..Container::default()
@@ -63,8 +63,13 @@ pub fn draw(random: &mut fastrand::Rng, name: &str, uid: &str) -> Pod {
             container(format!("i{index}"), Program::Exits { code, after }, random)
         })
         .collect();
+    let mut containers = containers;
+    if random.u32(0..20) == 0 {
+        // More than any machine has.
+        containers[0].resources = Some(requests("1000"));
+    }
     let init_names: Vec<_> = inits.iter().map(|container| container.name.clone()).collect();
-    Pod {
+    let mut pod = Pod {
         metadata: ObjectMeta {
             name: Some(name.into()),
             namespace: Some(NAMESPACE.into()),
@@ -83,12 +88,18 @@ pub fn draw(random: &mut fastrand::Rng, name: &str, uid: &str) -> Pod {
             ..PodSpec::default()
         }),
         status: None,
+    };
+    // One that ends by itself may do so at the same moment, and who can tell then how it ended.
+    if random.u32(0..8) == 0 && !matches!(pod_lot(&pod), PodLot::Ends { .. }) {
+        let seconds = random.i64(1..200);
+        pod.spec.as_mut().expect("drawn with a spec").active_deadline_seconds = Some(seconds);
     }
+    pod
 }
 
-fn requests() -> ResourceRequirements {
+fn requests(cpu: &str) -> ResourceRequirements {
     ResourceRequirements {
-        requests: Some([("cpu".to_owned(), Quantity("100m".into()))].into()),
+        requests: Some([("cpu".to_owned(), Quantity(cpu.into()))].into()),
         ..ResourceRequirements::default()
     }
 }
@@ -159,6 +170,12 @@ pub fn lot(pod: &Pod, container: &Container) -> Lot {
     }
 }
 
+/// Whether the pod asks for more than the node has.
+pub fn is_refused(pod: &Pod) -> bool {
+    let cpu = |container: &Container| container.resources.as_ref()?.requests.as_ref()?.get("cpu").cloned();
+    spec(pod).containers.iter().filter_map(cpu).any(|cpu| cpu.0 == "1000")
+}
+
 /// Whether the init containers of the pod let it pass; `None` if they try for ever.
 pub fn init_passes(pod: &Pod) -> Option<bool> {
     let codes = inits(pod).iter().map(|init| Program::from_command(init.command.as_deref().unwrap_or_default()));
@@ -171,6 +188,9 @@ pub fn init_passes(pod: &Pod) -> Option<bool> {
 }
 
 pub fn pod_lot(pod: &Pod) -> PodLot {
+    if is_refused(pod) || spec(pod).active_deadline_seconds.is_some() {
+        return PodLot::Ends { well: false };
+    }
     match init_passes(pod) {
         None => return PodLot::Restless,
         Some(false) => return PodLot::Ends { well: false },

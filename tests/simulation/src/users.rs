@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::Pod;
 use tokio::time::Instant;
 
 use crate::agent::Machine;
@@ -154,6 +155,7 @@ impl Users {
             return;
         }
         let pod = pods::draw(&mut self.random, &name, &uid);
+        self.touch_by_deadline(&pod);
         self.machine.cluster.user_creates(pod);
     }
 
@@ -220,6 +222,7 @@ impl Users {
         }
         let uid = self.next_uid();
         let mut pod = pods::draw(&mut self.random, &name, &uid);
+        self.touch_by_deadline(&pod);
         let annotations = pod.metadata.annotations.get_or_insert_default();
         annotations.insert("kubernetes.io/config.hash".into(), uid.clone());
         annotations.insert("kubernetes.io/config.source".into(), "file".into());
@@ -232,6 +235,13 @@ impl Users {
         });
         let as_list = self.random.u32(0..3) > 0;
         self.machine.write_static_pod(&name, pod, as_list);
+    }
+
+    /// Whoever gives a pod a deadline wants it stopped one day.
+    fn touch_by_deadline(&self, pod: &Pod) {
+        if pods::spec(pod).active_deadline_seconds.is_some() {
+            self.machine.runtime.touch(pods::uid(pod));
+        }
     }
 
     fn remove_static_pod(&mut self) {

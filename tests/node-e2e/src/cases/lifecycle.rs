@@ -28,6 +28,8 @@ pub const CASES: &[Case] = &[
     shared!(deletion_lets_a_container_end_by_itself).in_subset(),
     shared!(deletion_kills_after_the_grace_period),
     shared!(deletion_leaves_nothing_on_the_node).in_subset(),
+    shared!(a_pod_that_is_active_for_too_long_fails).in_subset(),
+    shared!(a_deadline_bounds_restarts_too),
 ];
 
 async fn a_pod_becomes_ready(node: Node) -> Result<()> {
@@ -230,4 +232,30 @@ async fn deletion_leaves_nothing_on_the_node(node: Node) -> Result<()> {
     node.expect_no_containers_of(&tidy).await?;
     node.expect_absent(&directory).await?;
     node.expect_absent(&tidy.log_directory()).await
+}
+
+async fn a_pod_that_is_active_for_too_long_fails(node: Node) -> Result<()> {
+    let long = pod("long").spec(json!({ "activeDeadlineSeconds": 3 }));
+    let begin = Instant::now();
+    let long = node.run(long).await?;
+    long.expect().running().await?;
+    let pod = long.expect().phase("Failed").await?;
+    ensure!(begin.elapsed() >= Duration::from_secs(2), "failed after {:?}", begin.elapsed());
+    let status = pod.status.context("a status")?;
+    ensure!(status.reason.as_deref() == Some("DeadlineExceeded"), "reason {:?}", status.reason);
+    let message = "Pod was active on the node longer than the specified deadline";
+    ensure!(status.message.as_deref() == Some(message), "message {:?}", status.message);
+    let container = &status.container_statuses.context("container statuses")?[0];
+    let state = container.state.clone().unwrap_or_default();
+    ensure!(state.terminated.is_some(), "state {state:?}");
+    ensure!(long.expect_event("DeadlineExceeded").await? == message);
+    Ok(())
+}
+
+async fn a_deadline_bounds_restarts_too(node: Node) -> Result<()> {
+    let crashing = pod("crashing").script("exit 1").spec(json!({ "activeDeadlineSeconds": 5 }));
+    let crashing = node.run(crashing).await?;
+    let status = crashing.expect().phase("Failed").await?.status.context("a status")?;
+    ensure!(status.reason.as_deref() == Some("DeadlineExceeded"), "reason {:?}", status.reason);
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! The stories, by theme. To add one: write an `async fn(Node) -> Result<()>` in the file of
 //! its theme and name it in that file's `CASES`.
 
+mod admission;
 mod api_faults;
 mod environment;
 mod images;
@@ -28,6 +29,7 @@ pub fn all() -> Vec<Case> {
         volumes::CASES,
         network::CASES,
         security::CASES,
+        admission::CASES,
         resources::CASES,
         static_pods::CASES,
         standalone::CASES,

@@ -1,0 +1,232 @@
+//! Who was taken, who was refused, and who still waits to be judged.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::watch;
+
+use super::judge::{Judgement, Taken, judge};
+use super::{NodeFacts, Refusal, is_critical};
+use crate::pod::{PodRef, PodUid, Source};
+
+/// What a worker is told about its pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Admitted,
+    Refused(Refusal),
+    /// It is taken, but others have to end first.
+    AwaitsVictims,
+    /// The node as it is known does not match; ask again with the Node read anew.
+    NeedsFreshNode,
+}
+
+/// The ledger; clones share it.
+#[derive(Clone)]
+pub struct Admission {
+    pods: Arc<Mutex<Pods>>,
+    /// Pods that shall end for others, for whoever carries that out.
+    victims: watch::Sender<BTreeSet<PodUid>>,
+    /// Something that was held is free.
+    freed: watch::Sender<()>,
+}
+
+#[derive(Default)]
+struct Pods {
+    by_uid: BTreeMap<PodUid, Entry>,
+    /// How many were ever heard of.
+    count: u64,
+}
+
+struct Entry {
+    pod: Arc<Pod>,
+    source: Source,
+    turn: Turn,
+    standing: Standing,
+}
+
+/// Older pods come first; static ones, which have no such time, before all others. What is
+/// as old comes in the order in which it was heard of.
+type Turn = (Option<Timestamp>, u64);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Standing {
+    /// Not judged yet. Taken all the same if an earlier life of the agent took it.
+    Waiting {
+        was_taken: bool,
+    },
+    Admitted,
+    /// Taken once these have ended.
+    Preempting(BTreeSet<PodUid>),
+    /// Has to end for another one; holds what it has until then.
+    Victim,
+    Refused(Refusal),
+    /// Nothing of it runs any more.
+    Released,
+}
+
+impl Admission {
+    pub fn new() -> Self {
+        Admission { pods: Arc::default(), victims: watch::Sender::default(), freed: watch::Sender::default() }
+    }
+
+    /// Takes note of a pod that wants to run here.
+    pub fn enlist(&self, pod: &Arc<Pod>, source: Source) {
+        let mut pods = self.pods();
+        let created = pod.metadata.creation_timestamp.as_ref().map(|time| time.0).filter(|_| !source.is_static());
+        let status = pod.status.as_ref().filter(|_| !source.is_static());
+        let has_ended = matches!(status.and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"));
+        let was_taken = status.is_some_and(|status| status.start_time.is_some());
+        let standing = if has_ended { Standing::Released } else { Standing::Waiting { was_taken } };
+        pods.count += 1;
+        let turn = (created, pods.count);
+        let uid = PodRef::of(pod).uid;
+        pods.by_uid.entry(uid).or_insert_with(|| Entry { pod: pod.clone(), source, turn, standing });
+    }
+
+    /// The pod was taken in an earlier life of the agent.
+    pub fn take_over(&self, uid: &PodUid) {
+        if let Some(entry) = self.pods().by_uid.get_mut(uid).filter(|entry| entry.is_waiting()) {
+            entry.standing = Standing::Admitted;
+        }
+    }
+
+    /// Nothing of the pod runs any more; what it held is free, and its judgement stays.
+    pub fn release(&self, uid: &PodUid) {
+        if let Some(entry) = self.pods().by_uid.get_mut(uid)
+            && !matches!(entry.standing, Standing::Refused(_))
+        {
+            entry.standing = Standing::Released;
+        }
+        self.free(uid);
+    }
+
+    /// The pod is gone, or begins another life under the same UID.
+    pub fn forget(&self, uid: &PodUid) {
+        self.pods().by_uid.remove(uid);
+        self.free(uid);
+    }
+
+    fn free(&self, uid: &PodUid) {
+        for entry in self.pods().by_uid.values_mut() {
+            if let Standing::Preempting(victims) = &mut entry.standing {
+                victims.remove(uid);
+            }
+        }
+        self.victims.send_if_modified(|victims| victims.remove(uid));
+        self.freed.send_replace(());
+    }
+
+    /// Pods that have to end for others, as long as they have not.
+    pub fn victims(&self) -> watch::Receiver<BTreeSet<PodUid>> {
+        self.victims.subscribe()
+    }
+
+    /// Changes whenever a pod that awaits others may ask again.
+    pub fn freed(&self) -> watch::Receiver<()> {
+        self.freed.subscribe()
+    }
+
+    /// What becomes of this pod. Those whose turn is earlier are judged before it.
+    /// `holds_something` says of a UID whether the runtime has anything of it; `is_fresh`
+    /// that the Node was read for this very question.
+    pub fn ask(
+        &self,
+        uid: &PodUid,
+        facts: &NodeFacts<'_>,
+        holds_something: impl Fn(&PodUid) -> bool,
+        is_fresh: bool,
+    ) -> Answer {
+        let mut pods = self.pods();
+        let pods = &mut pods.by_uid;
+        for (uid, entry) in pods.iter_mut() {
+            if let Standing::Waiting { was_taken } = entry.standing
+                && (was_taken || holds_something(uid))
+            {
+                entry.standing = Standing::Admitted;
+            }
+        }
+        // A pod nobody enlisted is an orphan, which starts nothing.
+        let Some(asking) = pods.get(uid) else { return Answer::Admitted };
+        let turn = asking.turn;
+        let mut queue: Vec<(Turn, PodUid)> = pods
+            .iter()
+            .filter(|(_, entry)| entry.is_waiting() && entry.turn <= turn)
+            .map(|(uid, entry)| (entry.turn, uid.clone()))
+            .collect();
+        queue.sort();
+        for (_, next) in queue {
+            let judgement = judge_next(pods, facts, &next);
+            let may_be_outdated = judgement.may_be_of_an_old_node() && !(is_fresh && next == *uid);
+            let Some(entry) = pods.get_mut(&next).filter(|_| !may_be_outdated) else { continue };
+            entry.standing = match judgement {
+                Judgement::Admitted => Standing::Admitted,
+                Judgement::Refused(refusal) => Standing::Refused(refusal),
+                Judgement::Preempts(victims) => Standing::Preempting(victims.into_iter().collect()),
+            };
+            if let Standing::Preempting(victims) = entry.standing.clone() {
+                for victim in victims.iter() {
+                    if let Some(entry) = pods.get_mut(victim) {
+                        entry.standing = Standing::Victim;
+                    }
+                }
+                self.victims.send_modify(|all| all.extend(victims));
+            }
+        }
+        match &pods[uid].standing {
+            Standing::Waiting { .. } => Answer::NeedsFreshNode,
+            Standing::Preempting(victims) if !victims.is_empty() => Answer::AwaitsVictims,
+            Standing::Refused(refusal) => Answer::Refused(refusal.clone()),
+            Standing::Preempting(_) | Standing::Admitted | Standing::Victim | Standing::Released => Answer::Admitted,
+        }
+    }
+
+    fn pods(&self) -> MutexGuard<'_, Pods> {
+        self.pods.lock().expect("nothing that holds the ledger can panic")
+    }
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        Admission::new()
+    }
+}
+
+impl Entry {
+    fn is_waiting(&self) -> bool {
+        matches!(self.standing, Standing::Waiting { .. })
+    }
+}
+
+/// Judges a pod beside those that are taken. For a critical one the room of victims of others
+/// counts as free, but it waits for them.
+fn judge_next(pods: &BTreeMap<PodUid, Entry>, facts: &NodeFacts<'_>, uid: &PodUid) -> Judgement {
+    let Entry { pod, source, .. } = &pods[uid];
+    let taken = |with_victims: bool| -> Vec<Taken<'_>> {
+        let holders = pods.iter().filter(|(_, entry)| match entry.standing {
+            Standing::Admitted | Standing::Preempting(_) => true,
+            Standing::Victim => with_victims,
+            Standing::Waiting { .. } | Standing::Refused(_) | Standing::Released => false,
+        });
+        holders.map(|(uid, entry)| Taken { uid, pod: &entry.pod, source: entry.source }).collect()
+    };
+    if !is_critical(pod, *source) {
+        return judge(facts, &taken(true), pod, *source);
+    }
+    let victims = || pods.iter().filter(|(_, entry)| entry.standing == Standing::Victim).map(|(uid, _)| uid.clone());
+    let leaving: Vec<PodUid> = victims().collect();
+    match judge(facts, &taken(false), pod, *source) {
+        // There is room because of pods that are ending and have not ended yet.
+        Judgement::Admitted
+            if !leaving.is_empty() && judge(facts, &taken(true), pod, *source) != Judgement::Admitted =>
+        {
+            Judgement::Preempts(leaving)
+        }
+        Judgement::Preempts(mut more) => {
+            more.extend(leaving);
+            Judgement::Preempts(more)
+        }
+        other => other,
+    }
+}

@@ -1,0 +1,88 @@
+//! Asking whether the node takes a pod, and what the answer means for it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::Context;
+use super::worker::Desired;
+use crate::admission::{Answer, NodeFacts};
+use crate::events::EventType;
+use crate::pleg::PodRuntime;
+use crate::pod::PodUid;
+use crate::status::{Cause, Verdict};
+
+/// For the Node from the API; without it, what is known of it has to do.
+const NODE_DEADLINE: Duration = Duration::from_secs(10);
+const REJECTED: &str = "Pod was rejected: ";
+
+/// The verdict on a pod that is not taken. Waits until the node is known, and until those
+/// have ended that have to end for this pod.
+pub(super) async fn admit(context: &Context, uid: &PodUid, wish: &Desired, runtime: &PodRuntime) -> Option<Verdict> {
+    let started = wish.pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
+    if !runtime.is_empty() || (started && !wish.source.is_static()) {
+        // Taken in an earlier life: whatever has changed since, it is not judged again.
+        context.admission.take_over(uid);
+        return None;
+    }
+    let mut node = context.node.clone();
+    let mut listed = context.pleg.listed();
+    if node.wait_for(Option::is_some).await.is_err() || listed.wait_for(|listed| *listed).await.is_err() {
+        // Whoever knows is gone: the agent stops.
+        return std::future::pending().await;
+    }
+    let mut freed = context.admission.freed();
+    let mut fresh = None;
+    let refusal = loop {
+        match ask(context, uid, fresh.as_ref()) {
+            Answer::Admitted => return None,
+            Answer::Refused(refusal) => break refusal,
+            Answer::NeedsFreshNode => fresh = Some(read_node(context).await),
+            Answer::AwaitsVictims => {
+                if freed.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+            }
+        }
+    };
+    context.recorder.pod(&wish.pod, None, EventType::Warning, &refusal.reason, refusal.message.clone());
+    Some(Verdict::refused(&refusal.reason, &refusal.message))
+}
+
+fn ask(context: &Context, uid: &PodUid, fresh: Option<&Option<Node>>) -> Answer {
+    let view = context.node.borrow().clone();
+    let Some(view) = view else { return Answer::NeedsFreshNode };
+    let supplemental_groups_policy =
+        context.pleg.health().borrow().status.as_ref().map(|(_, status)| status.supplemental_groups_policy);
+    let facts = NodeFacts {
+        config: &context.config.admission,
+        node: fresh.and_then(Option::as_ref).unwrap_or(&view.node),
+        allocatable: &view.allocatable,
+        supplemental_groups_policy,
+    };
+    let known: BTreeSet<PodUid> = context.pleg.known().into_iter().collect();
+    context.admission.ask(uid, &facts, |uid| known.contains(uid), fresh.is_some())
+}
+
+/// `None` where nobody tells; what is known of the node then counts.
+async fn read_node(context: &Context) -> Option<Node> {
+    let cluster = context.cluster.as_ref()?;
+    match timeout(NODE_DEADLINE, cluster.get_node()).await {
+        Ok(Ok(node)) => Some(node),
+        Ok(Err(error)) => {
+            debug!(%error, "cannot read the Node anew");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// A pod that was refused in an earlier life, as its status tells it.
+pub(super) fn earlier_refusal(pod: &Pod) -> Option<Verdict> {
+    let status = pod.status.as_ref()?;
+    let message = status.message.clone().filter(|message| message.starts_with(REJECTED))?;
+    Some(Verdict { cause: Cause::Refusal, reason: status.reason.clone()?, message })
+}
