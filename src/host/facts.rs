@@ -311,6 +311,7 @@ mod tests {
         write("sys/devices/system/cpu/online", "0-3\n");
         write("sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages", "1\n");
         write("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "0\n");
+        write("sys/module/apparmor/parameters/enabled", "Y\n");
         write("lib/dbus/machine-id", "0123\n");
         write("etc/os-release", "PRETTY_NAME=Board\n");
 
