@@ -128,6 +128,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         None => StaticPods::None,
     };
     let config = settings::agent_config(&settings, node, &facts, host.as_ref()).await?;
+    for logs in [&config.sync.pod_logs_dir, &config.sync.container_logs_dir] {
+        host.make_dir(logs, 0o755).await.context("cannot make a directory for logs")?;
+    }
     let house = assemble(Edges { runtime: Arc::new(runtime), cluster, host, clock }, config, static_pods);
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use super::errors::classify;
 use super::limit::Throttle;
 use super::transport::{Lane, Transport};
+use super::watch::slim;
 use super::{ApiError, ApiObject};
 
 /// The transport bounds the wait for the head of an answer; its body may take this much
@@ -61,9 +62,9 @@ impl Requester {
     }
 
     /// Sends and decodes the answer. `what` is the act and its object, for the error.
-    pub(super) async fn fetch<T: DeserializeOwned>(&self, what: &str, request: Built) -> Result<T, ApiError> {
+    pub(super) async fn fetch<K: ApiObject>(&self, what: &str, request: Built) -> Result<K, ApiError> {
         let answer = self.try_fetch(request).await;
-        answer.map_err(|error| classify(what, &error))
+        answer.map(slim).map_err(|error| classify(what, &error))
     }
 
     /// Sends, for an answer that tells no more than its arrival.

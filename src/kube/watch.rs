@@ -281,7 +281,7 @@ fn version_of(object: &impl ApiObject) -> String {
 
 /// Drops the field-ownership record, often the larger half of an object, which nobody here
 /// reads.
-fn slim<K: ApiObject>(mut object: K) -> K {
+pub(super) fn slim<K: ApiObject>(mut object: K) -> K {
     object.meta_mut().managed_fields = None;
     object
 }

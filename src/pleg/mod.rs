@@ -122,7 +122,12 @@ impl Pleg {
     pub async fn current(&self, uid: &PodUid) -> cri::Result<Arc<PodRuntime>> {
         let (hints, cached) = {
             let mut entries = self.entries();
+            // Everything was listed and nothing was ever seen or done of this pod: a new one.
+            let is_new = *self.shared.listed.borrow() && !entries.contains_key(uid);
             let entry = entries.entry(uid.clone()).or_default();
+            if is_new {
+                entry.read_at_hint = Some(entry.hints);
+            }
             if entry.read_at_hint == Some(entry.hints) {
                 return Ok(entry.runtime.clone());
             }

@@ -33,6 +33,7 @@ pub struct Measured {
     pub rest_containerd_percent: f64,
     pub rss_empty: f64,
     pub rss_full: f64,
+    pub anonymous_full: f64,
     pub restart: f64,
     pub static_start: f64,
 }
@@ -48,7 +49,7 @@ pub async fn measure(stack: Stack, rest_seconds: u64) -> Result<Measured> {
     tokio::time::sleep(Duration::from_secs(5)).await;
     let pid = stack.agent().pid().await?;
     let agent = Process::inside(&stack, pid)?;
-    found.rss_empty = agent.rss_mb()?;
+    found.rss_empty = agent.memory_mb("VmRSS")?;
 
     for number in 0..SINGLE_PODS {
         let name = format!("single-{number}");
@@ -66,7 +67,8 @@ pub async fn measure(stack: Stack, rest_seconds: u64) -> Result<Measured> {
     let missing: Vec<_> = (BURST_PODS..RESTING_PODS).map(|number| format!("burst-{number}")).collect();
     try_join_all(missing.iter().map(|name| run_one(&pods, &node, name))).await?;
     tokio::time::sleep(Duration::from_secs(15)).await;
-    found.rss_full = agent.rss_mb()?;
+    found.rss_full = agent.memory_mb("VmRSS")?;
+    found.anonymous_full = agent.memory_mb("RssAnon")?;
     let containerd = Process::inside(&stack, stack.containerd().pid().await?)?;
     let (cpu, containerd_cpu) = (agent.cpu_seconds()?, containerd.cpu_seconds()?);
     tokio::time::sleep(Duration::from_secs(rest_seconds)).await;
@@ -227,9 +229,9 @@ impl Process {
         Ok(ticks / TICKS_PER_SECOND)
     }
 
-    fn rss_mb(&self) -> Result<f64> {
+    fn memory_mb(&self, which: &str) -> Result<f64> {
         let status = fs::read_to_string(format!("{}/status", self.proc_dir))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("VmRSS in status")?;
+        let line = status.lines().find(|line| line.starts_with(which)).with_context(|| format!("{which} in status"))?;
         let kib: f64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
         Ok(kib * 1024.0 / 1e6)
     }

@@ -32,7 +32,8 @@ pub fn table(figures: &Figures) -> String {
     }));
     rows.push(row("agent RSS, no pods", "MB", None, |agent| agent.rss_empty));
     rows.push(row(&format!("agent RSS, {RESTING_PODS} pods"), "MB", None, |agent| agent.rss_full));
-    rows.push(row("container exit → started again", "s", None, |agent| agent.restart));
+    rows.push(row("  of it anonymous, not pages of the program", "MB", None, |agent| agent.anonymous_full));
+    rows.push(row("container exit → started again", "s", Some(bare.container), |agent| agent.restart));
     rows.push(row("agent start → static pod's sandbox", "s", None, |agent| agent.static_start));
 
     let mut text = String::from("| what | bare CRI | Ferrolet | kubelet |\n| --- | --- | --- | --- |\n");

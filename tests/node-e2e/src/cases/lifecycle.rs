@@ -47,8 +47,12 @@ async fn a_pod_becomes_ready(node: Node) -> Result<()> {
     ensure!(container.image == BUSYBOX, "image {}", container.image);
     ensure!(container.image_id.contains("sha256:"), "image id {}", container.image_id);
     let id = container.container_id.as_deref().unwrap_or_default();
-    ensure!(id.starts_with("containerd://"), "container id {id}");
+    let bare_id = id.strip_prefix("containerd://").with_context(|| format!("container id {id}"))?;
     ensure!(container.started == Some(true));
+    // Collectors of logs look here.
+    let link = format!("/var/log/containers/web_{}_main-{bare_id}.log", node.namespace());
+    let log = std::fs::read_link(node.stack().on_node(&link)).context("a link to the log")?;
+    ensure!(log.ends_with("main/0.log"), "the link leads to {}", log.display());
 
     for reason in ["Scheduled", "Pulled", "Created", "Started"] {
         web.expect_event(reason).await?;
