@@ -1,4 +1,4 @@
-//! Tells when somebody writes to a file, for many files with one inotify.
+//! Tells when somebody writes to a file or takes its name away, for many files with one inotify.
 //!
 //! Each watch is for one event: a container that writes a thousand lines wakes nobody a
 //! thousand times. Who wants to hear of the next write watches again.
@@ -72,7 +72,9 @@ impl Writes {
         let reader = self.0.get_or_init(|| Reader::open().ok());
         let reader = reader.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         let mut watches = reader.watches.clone();
-        let descriptor = watches.add(path, WatchMask::MODIFY | WatchMask::ONESHOT)?;
+        // An unlinked file that is still open is told of by the change of its link count.
+        let mask = WatchMask::MODIFY | WatchMask::ATTRIB | WatchMask::ONESHOT;
+        let descriptor = watches.add(path, mask)?;
         let (sender, receiver) = oneshot::channel();
         let mut waiting = lock(&reader.waiting);
         if waiting.early.remove(&descriptor) {
@@ -109,7 +111,7 @@ impl Reader {
                         for (_, (_, sender)) in waiting.senders.drain() {
                             let _ = sender.send(());
                         }
-                    } else if event.mask.contains(EventMask::MODIFY) {
+                    } else if event.mask.intersects(EventMask::MODIFY | EventMask::ATTRIB) {
                         match waiting.senders.remove(&event.wd) {
                             Some((_, sender)) => {
                                 let _ = sender.send(());
@@ -161,6 +163,17 @@ mod tests {
         let again = writes.watch(&one).expect("inotify works here");
         fs::write(&one, "more").expect("written");
         timeout(SOON, again).await.expect("a new watch hears the next write");
+    }
+
+    #[tokio::test]
+    async fn a_file_that_loses_its_name_is_told_of() {
+        let scratch = Scratch::new();
+        let path = scratch.file("file", "");
+        let _open = fs::File::open(&path).expect("it is there");
+        let writes = Writes::default();
+        let lost = writes.watch(&path).expect("inotify works here");
+        fs::remove_file(&path).expect("removed");
+        timeout(SOON, lost).await.expect("it was removed");
     }
 
     #[tokio::test]
