@@ -1,6 +1,6 @@
 //! The composition root: builds every part, in order, and starts the tasks.
 //!
-//! [`run`] makes the four real edges from the settings; [`assemble`] puts the house together
+//! [`run`] makes the five real edges from the settings; [`assemble`] puts the house together
 //! on whatever edges it is given, which is how the simulation runs the whole agent.
 //!
 //! Parts are handed what they need here and do not reach for one another. Stopping the agent
@@ -26,23 +26,26 @@ use crate::clock::Clock;
 use crate::config::Settings;
 use crate::cri::{CgroupDriver, CriError, GrpcRuntime, Runtime};
 use crate::events::{self, Recorder};
+use crate::handlers::Caller;
 use crate::host::{CgroupVersion, Host, LinuxHost, MachineFacts, Roots};
 use crate::images::{Images, ImagesConfig};
 use crate::kube::limit::Rate;
 use crate::kube::{Cluster, KubeCluster};
 use crate::logs::{Logs, LogsConfig};
+use crate::net::{MachineNet, Net};
 use crate::node::{MachineSurvey, NodeConfig, NodeHandle, NodeParts};
 use crate::objects::Objects;
 use crate::objects::tokens::Tokens;
 use crate::pleg::{self, Pleg, PlegConfig};
 use crate::pod::Source;
+use crate::probes::{self, Probes};
 use crate::server::{self, Health, Progress};
 use crate::sources::static_dir::{self, StaticDir};
 use crate::sources::{self, SourceEvent};
 use crate::status::StatusWriter;
 use crate::sync::cgroups::Cgroups;
 use crate::sync::mirror::{self, Mirrors};
-use crate::sync::{Context, Dispatcher, SyncConfig, Wakes};
+use crate::sync::{Context, Dispatcher, Hooks, SyncConfig, Wakes};
 use crate::volumes::Volumes;
 
 /// Source events that may wait for the dispatcher, which never waits for anyone.
@@ -61,6 +64,7 @@ pub struct Edges {
     /// Absent in standalone mode.
     pub cluster: Option<Arc<dyn Cluster>>,
     pub host: Arc<dyn Host>,
+    pub net: Arc<dyn Net>,
     pub clock: Clock,
 }
 
@@ -131,7 +135,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     for logs in [&config.sync.pod_logs_dir, &config.sync.container_logs_dir] {
         host.make_dir(logs, 0o755).await.context("cannot make a directory for logs")?;
     }
-    let house = assemble(Edges { runtime: Arc::new(runtime), cluster, host, clock }, config, static_pods);
+    let house = assemble(
+        Edges { runtime: Arc::new(runtime), cluster, host, net: Arc::new(MachineNet::new()), clock },
+        config,
+        static_pods,
+    );
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
     tokio::select! {
@@ -161,7 +169,7 @@ fn check_machine(settings: &Settings, facts: &MachineFacts) -> anyhow::Result<()
 
 /// Puts the house together and runs it. It ends only by being dropped.
 pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: StaticPods) {
-    let Edges { runtime, cluster, host, clock } = edges;
+    let Edges { runtime, cluster, host, net, clock } = edges;
     let mut tasks = Tasks(JoinSet::new());
 
     // Who tells the world, and who is woken: everything else may use these.
@@ -242,6 +250,13 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: StaticPods
             async move { runtime.reopen_container_log(&id).await }.boxed()
         })
     };
+    let caller = Caller::new(Arc::new(runtime.clone()), net);
+    let version = &config.node.version;
+    let hooks = Hooks { caller: caller.clone(), user_agent: probes::user_agent("kube-lifecycle", version) };
+    let probes = {
+        let wakes = wakes.clone();
+        Probes::new(caller, clock.clone(), recorder.clone(), version, move |uid| wakes.wake(uid))
+    };
     let context = Context {
         logs: Logs::new(host.clone(), clock.clone(), reopen, config.logs),
         admission: Admission::new(),
@@ -257,6 +272,8 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: StaticPods
         images,
         objects,
         recorder,
+        probes,
+        hooks,
         status,
         mirrors,
         node: node.view(),

@@ -6,15 +6,18 @@ pub mod config;
 pub mod cri;
 pub mod host;
 pub mod kube;
+pub mod net;
 pub mod pod;
 
 // Capabilities.
 pub mod admission;
 pub mod events;
+pub mod handlers;
 pub mod images;
 pub mod logs;
 pub mod objects;
 pub mod pleg;
+pub mod probes;
 pub mod sources;
 pub mod status;
 pub mod volumes;

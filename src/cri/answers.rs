@@ -10,7 +10,7 @@ use super::labels;
 use super::wire;
 use super::{
     CgroupDriver, Container, ContainerId, ContainerState, ContainerStateKind, ContainerSummary, ContainerUser,
-    CriError, Exit, FilesystemUsage, Image, LinuxResources, Mount, MountPropagation, NamespaceMode, Result,
+    CriError, Executed, Exit, FilesystemUsage, Image, LinuxResources, Mount, MountPropagation, NamespaceMode, Result,
     RuntimeCondition, RuntimeEvent, RuntimeEventKind, RuntimeHandler, RuntimeStatus, RuntimeVersion, Sandbox,
     SandboxId, SandboxState,
 };
@@ -255,6 +255,12 @@ pub(super) fn event(event: wire::ContainerEventResponse) -> RuntimeEvent {
         .or_else(|| event.containers_statuses.into_iter().find_map(|mut status| status.labels.remove(labels::POD_UID)))
         .unwrap_or_default();
     RuntimeEvent { pod_uid, container_id: event.container_id, kind }
+}
+
+pub(super) fn executed(answer: wire::ExecSyncResponse) -> Executed {
+    let mut output = answer.stdout;
+    output.extend_from_slice(&answer.stderr);
+    Executed::Exited { code: answer.exit_code, output }
 }
 
 pub(super) fn image(image: wire::Image) -> Image {

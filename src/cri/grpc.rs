@@ -16,9 +16,9 @@ use tonic::{Code, Response, Status, Streaming};
 use super::wire::image_service_client::ImageServiceClient;
 use super::wire::runtime_service_client::RuntimeServiceClient;
 use super::{
-    Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerSummary, CriError, FilesystemUsage, Image,
-    ImageSpec, Result, Runtime, RuntimeEvent, RuntimeStatus, RuntimeVersion, Sandbox, SandboxConfig, SandboxId, Scope,
-    answers, requests, wire,
+    Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerSummary, CriError, Executed, FilesystemUsage,
+    Image, ImageSpec, Result, Runtime, RuntimeEvent, RuntimeStatus, RuntimeVersion, Sandbox, SandboxConfig, SandboxId,
+    Scope, answers, requests, wire,
 };
 
 /// Flow-control windows of one stream and of the whole connection. Nothing of this size is
@@ -265,6 +265,31 @@ impl Runtime for GrpcRuntime {
         let request = wire::ReopenContainerLogRequest { container_id: id.as_str().to_owned() };
         self.within_timeout("ReopenContainerLog", self.runtime().reopen_container_log(request)).await?;
         Ok(())
+    }
+
+    async fn exec(&self, id: &ContainerId, command: &[String], timeout: Option<Duration>) -> Result<Executed> {
+        const CALL: &str = "ExecSync";
+        let request = wire::ExecSyncRequest {
+            container_id: id.as_str().to_owned(),
+            cmd: command.to_vec(),
+            timeout: timeout.map_or(0, |timeout| i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX)),
+        };
+        let mut runtime = self.runtime();
+        let answer = runtime.exec_sync(request);
+        let (answer, deadline) = match timeout {
+            Some(timeout) => {
+                let deadline = timeout.saturating_add(self.request_timeout);
+                let late = CriError::Timeout { call: CALL, after: deadline };
+                (tokio::time::timeout(deadline, answer).await.map_err(|_| late)?, deadline)
+            }
+            None => (answer.await, Duration::ZERO),
+        };
+        match answer {
+            Ok(answer) => Ok(answers::executed(answer.into_inner())),
+            // The runtime's own word: it has stopped the command.
+            Err(status) if status.code() == Code::DeadlineExceeded && timeout.is_some() => Ok(Executed::TimedOut),
+            Err(status) => Err(error(CALL, deadline, status)),
+        }
     }
 
     /// The first event ends the wait for a refusal, so that waiting costs no event any time.

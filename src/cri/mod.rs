@@ -465,6 +465,15 @@ pub struct FilesystemUsage {
     pub inodes_used: u64,
 }
 
+/// How a command in a container went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Executed {
+    /// Standard output, then standard error.
+    Exited { code: i32, output: Vec<u8> },
+    /// The runtime killed it when its time was over.
+    TimedOut,
+}
+
 /// A hint that something happened to a pod. The truth is read afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuntimeEvent {
@@ -519,6 +528,9 @@ pub trait Runtime: Send + Sync + 'static {
     async fn remove_container(&self, id: &ContainerId) -> Result<()>;
     /// From now on the log is written to a new file of the old name, unless there is one.
     async fn reopen_container_log(&self, id: &ContainerId) -> Result<()>;
+    /// Runs a command in a running container and waits for its end. Without `timeout` it may
+    /// last for ever; the caller ends it by dropping the call.
+    async fn exec(&self, id: &ContainerId, command: &[String], timeout: Option<Duration>) -> Result<Executed>;
 
     /// `Unimplemented` where the runtime has no event stream. A stream ends after its first
     /// error; one that was slow to be refused has the refusal as its first item.

@@ -12,8 +12,8 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::cri::{
-    Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerSummary, FilesystemUsage, Image, Result,
-    RuntimeEvent, RuntimeStatus, RuntimeVersion, Sandbox, SandboxId, Scope,
+    Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerSummary, Executed, FilesystemUsage, Image,
+    Result, RuntimeEvent, RuntimeStatus, RuntimeVersion, Sandbox, SandboxId, Scope,
 };
 use crate::events::Recorded;
 
@@ -173,6 +173,9 @@ impl Runtime for FakeRuntime {
         unused()
     }
     async fn reopen_container_log(&self, _: &ContainerId) -> Result<()> {
+        unused()
+    }
+    async fn exec(&self, _: &ContainerId, _: &[String], _: Option<Duration>) -> Result<Executed> {
         unused()
     }
     async fn events(&self) -> Result<BoxStream<'static, Result<RuntimeEvent>>> {

@@ -12,17 +12,18 @@ use k8s_openapi::api::core::v1::Container as ContainerSpec;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::hooks::BegunHooks;
 use super::launch::{self, SandboxInputs};
 use super::plan::{Action, Kind, StopWhy};
 use super::worker::{Desired, Step, StopCause};
-use super::{Context, start};
+use super::{Context, hooks, start};
 use crate::cri::{self, ContainerId, CriError, SandboxConfig};
 use crate::events::EventType;
 use crate::host::HostError;
 use crate::pleg::PodRuntime;
 use crate::pod::{self, PodRef, PodUid};
 
-/// The least grace a container gets, whatever was asked for.
+/// The least time a container gets after SIGTERM, whatever was asked for.
 const GRACE_MIN: Duration = Duration::from_secs(2);
 
 /// One step and how it went.
@@ -58,18 +59,12 @@ pub struct Round<'a> {
     pub uid: &'a PodUid,
     pub wish: &'a Desired,
     pub runtime: &'a PodRuntime,
+    pub begun_hooks: &'a BegunHooks,
 }
 
-pub async fn execute(
-    context: &Context,
-    uid: &PodUid,
-    wish: &Desired,
-    runtime: &PodRuntime,
-    actions: &[Action],
-) -> Vec<Done> {
+pub async fn execute(round: &Round<'_>, actions: &[Action]) -> Vec<Done> {
     // A call that we give up on may still have an effect.
-    let _changing = context.pleg.changing(uid);
-    let round = Round { context, uid, wish, runtime };
+    let _changing = round.context.pleg.changing(round.uid);
 
     if let [Action::Prepare, Action::CreateSandbox { attempt, replaces }] = actions {
         // Neither needs the other, and each takes its time.
@@ -196,23 +191,56 @@ impl Round<'_> {
                 format!("Stopping container {name}")
             }
             StopWhy::DefinitionChanged => format!("Container {name} definition changed, will be restarted"),
+            // With the last container the pod ends, and upstream says that instead.
+            StopWhy::ProbeFailed { will_restart: false, .. } if self.is_last_regular(name) => {
+                format!("Stopping container {name}")
+            }
+            StopWhy::ProbeFailed { probe, will_restart } => {
+                let kind = probe.to_string().to_lowercase();
+                let then = if will_restart { ", will be restarted" } else { "" };
+                format!("Container {name} failed {kind} probe{then}")
+            }
         };
-        self.container_event(name, EventType::Normal, "Killing", message);
-        let grace = self.grace(name, id);
+        let grace = self.grace(name, id, why);
         info!(container = name, %id, ?why, grace_seconds = grace.as_secs(), "stopping container");
-        self.settle(self.context.runtime.stop_container(id, grace).await)
+        self.kill(name, id, message, grace).await
+    }
+
+    /// Stops a container whose postStart hook failed. What cannot be stopped now is found
+    /// running, and is then as good as any other.
+    pub async fn kill_for_hook(&self, name: &str, id: &ContainerId) {
+        let grace = self.grace(name, id, StopWhy::PodStops);
+        let _ = self.kill(name, id, "FailedPostStartHook".to_owned(), grace).await;
+    }
+
+    async fn kill(&self, name: &str, id: &ContainerId, message: String, grace: Duration) -> Result<(), StartFailure> {
+        self.container_event(name, EventType::Normal, "Killing", message);
+        let rest = hooks::pre_stop(self, name, id, grace).await.max(GRACE_MIN);
+        self.settle(self.context.runtime.stop_container(id, rest).await)
+    }
+
+    /// No other regular container of the pod may run.
+    fn is_last_regular(&self, name: &str) -> bool {
+        let others = pod::containers::regular_containers(&self.wish.pod).iter().filter(|spec| spec.name != name);
+        others.into_iter().all(|spec| self.runtime.may_run().all(|container| container.name != spec.name))
     }
 
     /// How long the container may take to end.
-    fn grace(&self, name: &str, id: &ContainerId) -> Duration {
+    fn grace(&self, name: &str, id: &ContainerId, why: StopWhy) -> Duration {
         let spec_grace = self.wish.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
         // The spec of an orphan is lost, but its containers carry its grace.
         let own = spec_grace.or_else(|| {
             let container = self.runtime.instances(name).find(|container| container.id == *id)?;
             container.annotations.get(cri::annotations::POD_TERMINATION_GRACE_PERIOD)?.parse().ok()
         });
-        let seconds = self.wish.grace_seconds().or(own).unwrap_or(0);
-        Duration::from_secs(seconds.max(0).unsigned_abs()).max(GRACE_MIN)
+        // A probe may have a grace of its own, for a container that will not react to SIGTERM.
+        let of_probe = match why {
+            StopWhy::ProbeFailed { probe, .. } => pod::containers::find(&self.wish.pod, name)
+                .and_then(|(_, spec)| probe.of(&spec)?.termination_grace_period_seconds),
+            _ => None,
+        };
+        let seconds = self.wish.grace_seconds().or(of_probe).or(own).unwrap_or(0);
+        Duration::from_secs(seconds.max(0).unsigned_abs())
     }
 
     /// A container's log goes with it, and before it: while the container is there, a removal

@@ -15,6 +15,7 @@ mod admit;
 pub mod cgroups;
 mod dispatcher;
 mod execute;
+mod hooks;
 pub mod launch;
 pub mod mirror;
 pub mod plan;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 pub use dispatcher::Dispatcher;
+pub use hooks::Hooks;
 pub use plan::BackoffLimits;
 pub use wakes::Wakes;
 
@@ -47,6 +49,7 @@ use crate::node::NodeView;
 use crate::objects::Objects;
 use crate::pleg::Pleg;
 use crate::pod::dns::Resolver;
+use crate::probes::Probes;
 use crate::status::StatusWriter;
 use crate::volumes::Volumes;
 
@@ -63,6 +66,8 @@ pub struct Context {
     pub logs: Logs,
     pub objects: Objects,
     pub recorder: Recorder,
+    pub probes: Probes,
+    pub hooks: Hooks,
     /// Absent in standalone mode: there is no one to tell.
     pub status: Option<StatusWriter>,
     pub admission: Admission,

@@ -18,6 +18,7 @@ use crate::cri::{
 };
 use crate::pleg::PodRuntime;
 use crate::pod;
+use crate::probes::{ProbeKind, Standings};
 
 /// The wait that follows a crash, as the container instance itself carries it: seconds in
 /// this annotation, written when the instance is created. So a restart of the agent, or a
@@ -34,6 +35,8 @@ pub struct Snapshot<'a> {
     pub backoff: &'a BackoffLimits,
     /// When this worker first saw the exits of instances that have ended.
     pub exits_seen: &'a BTreeMap<ContainerId, Instant>,
+    /// What probes say of the instances.
+    pub standings: &'a Standings,
     pub now: Instant,
     pub wall: Timestamp,
 }
@@ -101,6 +104,11 @@ pub enum StopWhy {
     DefinitionChanged,
     SandboxReplaced,
     StateUnknown,
+    /// A liveness or startup probe gave it up.
+    ProbeFailed {
+        probe: ProbeKind,
+        will_restart: bool,
+    },
 }
 
 /// A container that stays down until a time, and what its status says meanwhile.
@@ -238,8 +246,23 @@ fn is_regular_done(snapshot: &Snapshot) -> bool {
 }
 
 fn is_done(snapshot: &Snapshot, name: &str) -> bool {
-    let exit = snapshot.runtime.newest(name).and_then(Container::exit);
-    exit.is_some_and(|exit| !restart_policy(snapshot.pod).restarts(exit))
+    let newest = snapshot.runtime.newest(name);
+    let Some((newest, exit)) = newest.and_then(|newest| Some((newest, newest.exit()?))) else { return false };
+    match restart_policy(snapshot.pod) {
+        // Killed for a probe: that it then ended well is not why it ended.
+        RestartPolicy::OnFailure if failed_probe(snapshot, newest).is_some() => false,
+        policy => !policy.restarts(exit),
+    }
+}
+
+/// The probe for which an instance has to go, or had to.
+fn failed_probe(snapshot: &Snapshot, instance: &Container) -> Option<ProbeKind> {
+    snapshot.standings.get(&instance.id).and_then(|standing| standing.failed)
+}
+
+/// It runs what it should, and no probe has given it up.
+fn is_well(snapshot: &Snapshot, instance: &Container, spec: &ContainerSpec) -> bool {
+    !is_changed(instance, spec) && failed_probe(snapshot, instance).is_none()
 }
 
 fn progress_in(snapshot: &Snapshot, sandbox: &Sandbox) -> Progress {
@@ -267,7 +290,7 @@ fn progress_in(snapshot: &Snapshot, sandbox: &Sandbox) -> Progress {
             (Kind::Init, Some((ContainerState::Exited(_), _))) if policy == RestartPolicy::Never => {
                 return Progress::Finished;
             }
-            (_, Some((ContainerState::Running { .. }, newest))) if !is_changed(newest, spec) => {
+            (_, Some((ContainerState::Running { .. }, newest))) if is_well(snapshot, newest, spec) => {
                 if kind == Kind::Sidecar {
                     continue;
                 }
@@ -286,7 +309,7 @@ fn progress_in(snapshot: &Snapshot, sandbox: &Sandbox) -> Progress {
     for spec in regular(snapshot.pod) {
         let newest = here(&spec.name);
         match newest.map(|newest| (&newest.state, newest)) {
-            Some((ContainerState::Running { .. }, newest)) if !is_changed(newest, spec) => {}
+            Some((ContainerState::Running { .. }, newest)) if is_well(snapshot, newest, spec) => {}
             _ if is_done(snapshot, &spec.name) => {}
             _ => advance(snapshot, spec, Kind::Regular, newest, &mut steps, &mut held),
         }
@@ -309,9 +332,15 @@ fn advance(
     let attempt = newest.map(|newest| newest.attempt + 1);
     let start = |backoff_after| Action::StartContainer { name: name.clone(), kind, attempt, backoff_after };
     match newest_here.map(|newest| (&newest.state, newest)) {
-        Some((ContainerState::Running { .. }, newest)) => {
+        Some((ContainerState::Running { .. }, newest)) if is_changed(newest, spec) => {
             steps.push(stop(newest, StopWhy::DefinitionChanged));
             steps.push(start(Duration::ZERO));
+        }
+        // What follows is for the restart policy and the back-off, as after any other end.
+        Some((ContainerState::Running { .. }, newest)) => {
+            let Some(probe) = failed_probe(snapshot, newest) else { return };
+            let will_restart = kind == Kind::Sidecar || restart_policy(snapshot.pod) != RestartPolicy::Never;
+            steps.push(stop(newest, StopWhy::ProbeFailed { probe, will_restart }));
         }
         Some((ContainerState::Unknown, newest)) => {
             steps.push(stop(newest, StopWhy::StateUnknown));
@@ -508,6 +537,8 @@ impl fmt::Display for Action {
                     StopWhy::DefinitionChanged => "its definition changed",
                     StopWhy::SandboxReplaced => "its sandbox is replaced",
                     StopWhy::StateUnknown => "its state is unknown",
+                    StopWhy::ProbeFailed { probe: ProbeKind::Startup, .. } => "its startup probe failed",
+                    StopWhy::ProbeFailed { .. } => "its liveness probe failed",
                 }
             ),
             Action::RemoveContainer { name, .. } => write!(f, "remove a dead {name}"),

@@ -1,6 +1,7 @@
 //! What a worker tells the world about its pod: the status, and the events of waiting.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -13,7 +14,8 @@ use crate::config::GoDuration;
 use crate::events::EventType;
 use crate::pleg::PodRuntime;
 use crate::pod::{self, PodRef};
-use crate::status::{self, StatusInput, Verdict, WaitingReason};
+use crate::probes::Standings;
+use crate::status::{self, Probed, StatusInput, Verdict, WaitingReason};
 
 pub struct Reporter {
     handled_since: Timestamp,
@@ -29,6 +31,20 @@ pub struct Progress<'a> {
     /// Why containers could not be started at the last try.
     pub failures: &'a BTreeMap<String, StartFailure>,
     pub verdict: Option<&'a Verdict>,
+    pub standings: &'a Standings,
+}
+
+/// Where the pod's servers listen.
+pub fn pod_ip(context: &Context, wish: &Desired, runtime: &PodRuntime) -> Option<IpAddr> {
+    let node = context.node.borrow();
+    let primary = node.as_ref().and_then(|node| node.host_ips.first().copied());
+    if pod::spec(&wish.pod).host_network == Some(true) {
+        let told = wish.pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()?.parse().ok());
+        return told.or(primary);
+    }
+    let of_primary_family = |ip: &&IpAddr| primary.is_none_or(|primary| primary.is_ipv4() == ip.is_ipv4());
+    let ips = runtime.ips();
+    ips.iter().find(of_primary_family).or(ips.first()).copied()
 }
 
 impl Reporter {
@@ -39,6 +55,11 @@ impl Reporter {
             reported: BTreeMap::new(),
             waits_for_network: false,
         }
+    }
+
+    /// The status told last; of a pod that is new to this worker, what the API has.
+    pub fn told<'a>(&'a self, wish: &'a Desired) -> Option<&'a PodStatus> {
+        self.last.as_ref().or(wish.pod.status.as_ref())
     }
 
     /// When the pod began to be handled, in this life of the agent or in an earlier one.
@@ -55,7 +76,7 @@ impl Reporter {
         plan: &Plan,
         progress: &Progress<'_>,
     ) {
-        let Progress { stage, failures, verdict } = *progress;
+        let Progress { stage, failures, verdict, standings } = *progress;
         let mut start_errors: BTreeMap<String, WaitingReason> = failures
             .iter()
             .map(|(name, failure)| {
@@ -73,6 +94,10 @@ impl Reporter {
         }
         self.report_waits(context, wish, plan, runtime, &reference);
 
+        let probed = standings
+            .iter()
+            .map(|(id, standing)| (id.clone(), Probed { started: standing.started, ready: standing.ready }));
+        let probed = probed.collect();
         let node = context.node.borrow().clone();
         let computed = status::compute(&StatusInput {
             pod: &wish.pod,
@@ -87,7 +112,7 @@ impl Reporter {
             verdict,
             previous: self.last.as_ref(),
             start_errors: &start_errors,
-            probes: &BTreeMap::new(),
+            probes: &probed,
             host_ips: node.as_ref().map_or(&[], |node| node.host_ips.as_slice()),
             handled_since: self.handled_since,
             now: context.clock.wall(),

@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Container as ContainerSpec, Secret};
 use tracing::{debug, info, warn};
 
 use super::execute::{Round, StartFailure, chain};
+use super::hooks;
 use super::launch::{self, ContainerInputs};
 use super::plan::{BACKOFF_ANNOTATION, Kind};
 use crate::cri::{Container, ContainerId, Mount};
@@ -112,17 +113,23 @@ async fn try_start(
         }
     };
     round.container_event(name, EventType::Normal, "Created", "Container created");
-    launch_created(round, name, &id, attempt).await
+    launch_created(round, name, kind, &id, attempt).await
 }
 
 /// Starts an instance that an earlier pass, or an earlier life of the agent, created.
-pub async fn resume(round: &Round<'_>, name: &str, _kind: Kind, id: &ContainerId) -> Result<(), StartFailure> {
+pub async fn resume(round: &Round<'_>, name: &str, kind: Kind, id: &ContainerId) -> Result<(), StartFailure> {
     let attempt =
         round.runtime.instances(name).find(|container| container.id == *id).map_or(0, |container| container.attempt);
-    launch_created(round, name, id, attempt).await
+    launch_created(round, name, kind, id, attempt).await
 }
 
-async fn launch_created(round: &Round<'_>, name: &str, id: &ContainerId, attempt: u32) -> Result<(), StartFailure> {
+async fn launch_created(
+    round: &Round<'_>,
+    name: &str,
+    kind: Kind,
+    id: &ContainerId,
+    attempt: u32,
+) -> Result<(), StartFailure> {
     if let Err(error) = round.context.runtime.start_container(id).await {
         warn!(container = name, %error, "container not started");
         round.container_event(name, EventType::Warning, "Failed", format!("Error: {error}"));
@@ -131,6 +138,11 @@ async fn launch_created(round: &Round<'_>, name: &str, id: &ContainerId, attempt
     info!(container = name, %id, attempt, "container started");
     round.container_event(name, EventType::Normal, "Started", "Container started");
     link_log(round, name, id, attempt).await;
+    let Some(spec) = round.spec(name, kind) else { return Ok(()) };
+    if let Err(message) = hooks::post_start(round, spec, id).await {
+        round.kill_for_hook(name, id).await;
+        return Err(StartFailure::new("PostStartHookError", message));
+    }
     Ok(())
 }
 

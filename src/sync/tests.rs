@@ -13,6 +13,7 @@ use crate::cri::{
 };
 use crate::pleg::PodRuntime;
 use crate::pod;
+use crate::probes::{ProbeKind, Standing, Standings};
 
 const LIMITS: BackoffLimits = BackoffLimits {
     initial: Duration::from_secs(10),
@@ -49,7 +50,7 @@ fn with_init(mut pod: Pod, init: &[(&str, bool)]) -> Pod {
 
 /// A runtime described step by step.
 #[derive(Default)]
-struct Scene(PodRuntime);
+struct Scene(PodRuntime, Standings);
 
 impl Scene {
     fn sandbox(mut self, attempt: u32, state: SandboxState) -> Self {
@@ -119,6 +120,13 @@ impl Scene {
         self
     }
 
+    /// A probe has given the newest described container up.
+    fn given_up(mut self, probe: ProbeKind) -> Self {
+        let newest = self.0.containers.last().expect("a container was described");
+        self.1.insert(newest.id.clone(), Standing { failed: Some(probe), ..Standing::default() });
+        self
+    }
+
     /// The newest described container was made from another image.
     fn outdated(mut self) -> Self {
         let newest = self.0.containers.last_mut().expect("a container was described");
@@ -137,7 +145,7 @@ fn plan_of(pod: &Pod, scene: Scene, prepared: bool, network_ready: bool) -> Plan
 
 /// The plan of a worker that saw all exits so long ago.
 fn plan_seen_for(seen: Duration, pod: &Pod, scene: Scene, prepared: bool, network_ready: bool) -> Plan {
-    let runtime = scene.0.sorted();
+    let (runtime, standings) = (scene.0.sorted(), scene.1);
     let now = Instant::now() + seen;
     let exits_seen = runtime.containers.iter().map(|container| (container.id.clone(), now - seen)).collect();
     plan::sync(&Snapshot {
@@ -147,6 +155,7 @@ fn plan_seen_for(seen: Duration, pod: &Pod, scene: Scene, prepared: bool, networ
         network_ready,
         backoff: &LIMITS,
         exits_seen: &exits_seen,
+        standings: &standings,
         now,
         wall: noon(),
     })
@@ -384,4 +393,25 @@ fn an_unwanted_pod_loses_its_containers_before_its_sandbox() {
     let runtime = Scene::default().sandbox(0, SandboxState::NotReady).0.sorted();
     assert_eq!(plan::remove_pod(&runtime).to_string(), "remove sandbox\n");
     assert_eq!(plan::remove_pod(&PodRuntime::default()).to_string(), "done\n");
+}
+
+#[test]
+fn a_container_that_a_probe_gave_up_is_stopped() {
+    let scene = || ready().running("a", 0, 0);
+    check(pod("Always", &["a"]), scene(), &[]);
+    let stopped = ["stop a because its liveness probe failed"];
+    check(pod("Always", &["a"]), scene().given_up(ProbeKind::Liveness), &stopped);
+    check(pod("Never", &["a"]), scene().given_up(ProbeKind::Liveness), &stopped);
+    let stopped = ["stop a because its startup probe failed"];
+    check(pod("OnFailure", &["a"]), scene().given_up(ProbeKind::Startup), &stopped);
+}
+
+#[test]
+fn what_was_killed_for_a_probe_restarts_unless_the_policy_is_never() {
+    let scene = || ready().exited("a", 0, 0, 0).given_up(ProbeKind::Liveness);
+    check(pod("Always", &["a"]), scene(), &["start a again, attempt 1"]);
+    // It ended well of its SIGTERM, and still was not done.
+    check(pod("OnFailure", &["a"]), scene(), &["start a again, attempt 1"]);
+    check(pod("OnFailure", &["a"]), ready().exited("a", 0, 0, 0), &["done"]);
+    check(pod("Never", &["a"]), scene(), &["done"]);
 }

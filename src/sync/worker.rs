@@ -14,6 +14,7 @@
 //! whatever pass is under way, and the next pass reads the runtime anew.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,14 +23,16 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::execute::{Done, StartFailure};
+use super::execute::{Done, Round, StartFailure};
+use super::hooks::BegunHooks;
 use super::plan::{self, Action, Plan, Snapshot};
 use super::report::{Progress, Reporter};
-use super::{Context, admit, execute};
+use super::{Context, admit, execute, report};
 use crate::cri::ContainerId;
 use crate::events::EventType;
 use crate::pleg::{PodRuntime, RuntimeHealth};
 use crate::pod::{self, PodUid, Source};
+use crate::probes::{self, Look, PodProbes, Standings};
 use crate::status::{self, Verdict};
 
 /// The newest wish for a pod.
@@ -131,6 +134,8 @@ struct Worker {
     start_failures: BTreeMap<String, StartFailure>,
     retries: BTreeMap<Step, Retry>,
     health: watch::Receiver<RuntimeHealth>,
+    probes: PodProbes,
+    begun_hooks: Arc<BegunHooks>,
     reporter: Reporter,
     began: Instant,
     /// The node has taken the pod.
@@ -152,6 +157,8 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
         start_failures: BTreeMap::new(),
         retries: BTreeMap::new(),
         health: context.pleg.health(),
+        probes: context.probes.of_pod(&uid),
+        begun_hooks: Arc::default(),
         reporter: Reporter::new(&context),
         began: context.clock.now(),
         admitted: false,
@@ -239,7 +246,8 @@ impl Worker {
         self.note_exits(&runtime);
         self.judge(wish, &runtime).await;
         self.enter_stage(wish, &runtime);
-        let plan = self.plan(wish, &runtime);
+        let standings = self.look_at_probes(wish, &runtime);
+        let plan = self.plan(wish, &runtime, &standings);
         if plan.reached && self.stage < Stage::Cleaning {
             self.advance();
             return Outcome::Again;
@@ -257,7 +265,21 @@ impl Worker {
         if actions.is_empty() {
             return Outcome::Idle { until: self.look_again(wish, &plan) };
         }
-        self.execute(wish, &runtime, &actions).await
+        self.execute(wish, &runtime, &plan, &actions).await
+    }
+
+    fn look_at_probes(&mut self, wish: &Desired, runtime: &PodRuntime) -> Standings {
+        self.probes.look(&Look {
+            pod: &wish.pod,
+            runtime,
+            ip: report::pod_ip(&self.context, wish, runtime),
+            told: self.reporter.told(wish),
+            stage: match self.stage {
+                Stage::Syncing => probes::Stage::Syncing,
+                Stage::Stopping => probes::Stage::Stopping,
+                Stage::Cleaning | Stage::Ended => probes::Stage::Over,
+            },
+        })
     }
 
     fn note_exits(&mut self, runtime: &PodRuntime) {
@@ -335,7 +357,7 @@ impl Worker {
         };
     }
 
-    fn plan(&mut self, wish: &Desired, runtime: &PodRuntime) -> Plan {
+    fn plan(&mut self, wish: &Desired, runtime: &PodRuntime, standings: &Standings) -> Plan {
         match self.stage {
             Stage::Syncing => plan::sync(&Snapshot {
                 pod: &wish.pod,
@@ -344,6 +366,7 @@ impl Worker {
                 network_ready: self.health.borrow_and_update().network_ready(),
                 backoff: &self.context.config.backoff,
                 exits_seen: &self.exits_seen,
+                standings,
                 now: self.context.clock.now(),
                 wall: self.context.clock.wall(),
             }),
@@ -353,8 +376,20 @@ impl Worker {
         }
     }
 
-    async fn execute(&mut self, wish: &Desired, runtime: &Arc<PodRuntime>, actions: &[Action]) -> Outcome {
-        let report = execute::execute(&self.context, &self.uid, wish, runtime, actions).await;
+    async fn execute(&mut self, wish: &Desired, runtime: &Arc<PodRuntime>, plan: &Plan, actions: &[Action]) -> Outcome {
+        let (context, uid, hooks) = (self.context.clone(), self.uid.clone(), self.begun_hooks.clone());
+        let round = Round { context: &context, uid: &uid, wish, runtime, begun_hooks: &hooks };
+        let mut executing = pin!(execute::execute(&round, actions));
+        let report = loop {
+            tokio::select! {
+                biased;
+                // Cancel-safe: polled on in the next turn.
+                report = &mut executing => break report,
+                // Cancel-safe: an unused permit stays. A pull may take minutes and a stop its
+                // grace; meanwhile clients want to know which containers are ready.
+                () = self.probes.changed() => self.publish(wish, runtime, plan),
+            }
+        };
         for Done { step, result } in report {
             match result {
                 Ok(()) => {
@@ -451,7 +486,13 @@ impl Worker {
         if orphaned || self.stage == Stage::Ended {
             return;
         }
-        let progress = Progress { stage: self.stage, failures: &self.start_failures, verdict: self.verdict.as_ref() };
+        let standings = self.probes.standings();
+        let progress = Progress {
+            stage: self.stage,
+            failures: &self.start_failures,
+            verdict: self.verdict.as_ref(),
+            standings: &standings,
+        };
         self.reporter.publish(&self.context, wish, runtime, plan, &progress);
     }
 }

@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 
 use crate::cluster::SimCluster;
 use crate::host::{Ground, SimHost};
+use crate::net::SimNet;
 use crate::runtime::SimRuntime;
 use crate::world::World;
 
@@ -80,6 +81,7 @@ impl Machine {
             runtime: Arc::new(self.runtime.clone()),
             cluster: Some(Arc::new(self.cluster.clone())),
             host: Arc::new(self.host.clone()),
+            net: Arc::new(SimNet::new(self.world.clone(), self.runtime.clone())),
             clock: self.world.clock.clone(),
         };
         let mut state = self.state();
@@ -148,7 +150,7 @@ impl Machine {
     }
 
     pub fn is_disturbed(&self, uid: &str) -> bool {
-        self.state().disturbed.contains(uid)
+        self.state().disturbed.contains(uid) || self.runtime.was_hit(uid)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

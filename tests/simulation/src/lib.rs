@@ -1,7 +1,7 @@
 //! The whole agent against simulated edges, on virtual time, from one seed.
 //!
-//! `world.rs` holds chance, weather and log; `runtime.rs`, `cluster.rs` and `host.rs` are the
-//! edges; `agent.rs` starts and kills the agent between them; `users.rs` has things happen;
+//! `world.rs` holds chance, weather and log; `runtime.rs`, `cluster.rs`, `host.rs` and
+//! `net.rs` are the edges; `agent.rs` starts and kills the agent between them; `users.rs` has things happen;
 //! `judge.rs` says what must hold in the end, and `invariants.rs` has a sentence for all that
 //! is watched. `run.rs` makes a run of it.
 //!
@@ -14,6 +14,7 @@ pub mod faults;
 pub mod host;
 pub mod invariants;
 pub mod judge;
+pub mod net;
 pub mod pods;
 pub mod regressions;
 pub mod run;

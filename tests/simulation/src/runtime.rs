@@ -8,14 +8,15 @@
 //! and nothing of a pod that nobody touched is ever stopped.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use ferrolet::cri::{
-    Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerState, ContainerSummary, CriError, Exit,
-    FilesystemUsage, Image, ImageSpec, Result, Runtime, RuntimeCondition, RuntimeEvent, RuntimeEventKind,
+    Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerState, ContainerSummary, CriError, Executed,
+    Exit, FilesystemUsage, Image, ImageSpec, Result, Runtime, RuntimeCondition, RuntimeEvent, RuntimeEventKind,
     RuntimeStatus, RuntimeVersion, Sandbox, SandboxConfig, SandboxId, SandboxState, Scope,
 };
 use futures::StreamExt;
@@ -52,6 +53,11 @@ struct State {
     has_events: bool,
     down_until: Option<Instant>,
     made: u64,
+    /// Bad answers in a row, by instance and exam.
+    bad_answers: BTreeMap<(ContainerId, Exam), u32>,
+    /// Instances that a probe may give up by now, and the pods they are of.
+    given_up: BTreeSet<ContainerId>,
+    hit_pods: BTreeSet<String>,
     /// Changes that were asked for since the record was last taken: pod UID and call.
     changes: Vec<(String, &'static str)>,
 }
@@ -62,6 +68,7 @@ struct Instance {
     pod_name: String,
     pod_namespace: String,
     program: Program,
+    started: Option<Instant>,
 }
 
 /// Pods carry the names of their init containers in this annotation, which their sandboxes
@@ -111,6 +118,67 @@ impl Program {
             },
             _ => Program::Forever,
         }
+    }
+}
+
+/// The port of container `c0`; the others follow.
+pub const FIRST_PORT: u16 = 8000;
+
+/// How a container does in the eyes of one of its probes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Health {
+    Always,
+    /// From this long after its start.
+    After(Duration),
+    /// Until this long after its start.
+    Until(Duration),
+    Never,
+}
+
+impl Health {
+    fn is_well_after(&self, lasted: Duration) -> bool {
+        match self {
+            Health::Always => true,
+            Health::After(begin) => lasted >= *begin,
+            Health::Until(end) => lasted < *end,
+            Health::Never => false,
+        }
+    }
+}
+
+/// What a probe asks: it carries its own answer, in a word that fits into a path, a command
+/// and a service name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Exam {
+    pub health: Health,
+    /// So many bad answers in a row decide.
+    pub threshold: u32,
+    /// The container is killed then.
+    pub kills: bool,
+}
+
+impl Exam {
+    pub fn to_word(&self) -> String {
+        let (health, time) = match self.health {
+            Health::Always => ("always", Duration::ZERO),
+            Health::After(time) => ("after", time),
+            Health::Until(time) => ("until", time),
+            Health::Never => ("never", Duration::ZERO),
+        };
+        format!("{health}.{}.{}.{}", time.as_millis(), self.threshold, self.kills)
+    }
+
+    pub fn parse(word: &str) -> Option<Self> {
+        let parts: Vec<&str> = word.split('.').collect();
+        let [health, time, threshold, kills] = parts.as_slice() else { return None };
+        let time = Duration::from_millis(time.parse().ok()?);
+        let health = match *health {
+            "always" => Health::Always,
+            "after" => Health::After(time),
+            "until" => Health::Until(time),
+            _ => Health::Never,
+        };
+        Some(Exam { health, threshold: threshold.parse().ok()?, kills: *kills == "true" })
     }
 }
 
@@ -185,6 +253,53 @@ impl SimRuntime {
         let state = self.state();
         let all = state.containers.values().filter(|instance| instance.container.state != ContainerState::Created);
         all.map(|instance| (PathBuf::from(&instance.container.log_path), instance.container.is_running())).collect()
+    }
+
+    /// Whether so many answers to a probe went wrong that a container of the pod may have
+    /// been killed for it.
+    pub fn was_hit(&self, pod_uid: &str) -> bool {
+        self.state().hit_pods.contains(pod_uid)
+    }
+
+    /// What a server of the pod with this address says on this port; `None` if none listens.
+    pub fn answer(&self, ip: IpAddr, port: u16, exam: &str) -> Option<bool> {
+        let id = self.listener(ip, port)?;
+        Some(self.examine(&id, exam, false))
+    }
+
+    /// It would have answered, but nothing of it arrives.
+    pub fn answer_is_lost(&self, ip: IpAddr, port: u16, exam: &str) {
+        if let Some(id) = self.listener(ip, port) {
+            self.examine(&id, exam, true);
+        }
+    }
+
+    /// Servers listen on the port that is their container's number.
+    fn listener(&self, ip: IpAddr, port: u16) -> Option<ContainerId> {
+        let state = self.state();
+        let home = state.sandboxes.values().find(|sandbox| sandbox.ips.contains(&ip))?;
+        let name = format!("c{}", port.checked_sub(FIRST_PORT)?);
+        let mut listening = state.containers.values().filter(|instance| {
+            let container = &instance.container;
+            container.sandbox_id == home.id && container.name == name && container.is_running()
+        });
+        listening.next().map(|instance| instance.container.id.clone())
+    }
+
+    fn examine(&self, id: &ContainerId, exam: &str, is_lost: bool) -> bool {
+        let Some(exam) = Exam::parse(exam) else { return !is_lost };
+        let mut state = self.state();
+        let State { containers, bad_answers, given_up, hit_pods, .. } = &mut *state;
+        let Some(instance) = containers.get(id) else { return false };
+        let lasted = instance.started.map_or(Duration::ZERO, |started| started.elapsed());
+        let is_good = !is_lost && exam.health.is_well_after(lasted);
+        let bad = bad_answers.entry((id.clone(), exam.clone())).or_default();
+        *bad = if is_good { 0 } else { *bad + 1 };
+        if *bad >= exam.threshold && exam.kills {
+            given_up.insert(id.clone());
+            hit_pods.insert(instance.pod_uid.clone());
+        }
+        is_good
     }
 
     pub fn has_container(&self, id: &str) -> bool {
@@ -436,6 +551,7 @@ impl SimRuntime {
             pod_name: home.pod_name.clone(),
             pod_namespace: home.pod_namespace.clone(),
             program: Program::from_command(&config.command),
+            started: None,
         };
         state.containers.insert(id.clone(), instance);
         self.world
@@ -500,6 +616,7 @@ impl SimRuntime {
         let instance = state.containers.get_mut(id).expect("looked up above");
         instance.container.state = ContainerState::Running { started_at: now };
         self.ground.open_log(id.as_str(), Path::new(&instance.container.log_path));
+        instance.started = Some(Instant::now());
         self.world.log(|| format!("container {id} runs: {}/{name}", uid));
         self.emit(&mut state, &uid, id.as_str(), RuntimeEventKind::Started);
         drop(state);
@@ -527,7 +644,7 @@ impl SimRuntime {
     /// Whether the program listens to SIGTERM, or `None` if there is nothing to stop.
     fn begin_stop(&self, id: &ContainerId) -> Result<Option<Program>> {
         let mut state = self.state();
-        let State { containers, changes, touched, .. } = &mut *state;
+        let State { containers, changes, touched, given_up, .. } = &mut *state;
         let Some(instance) = containers.get(id) else {
             return Err(CriError::NotFound { call: "StopContainer", message: id.to_string() });
         };
@@ -535,7 +652,7 @@ impl SimRuntime {
         if !instance.container.is_running() {
             return Ok(None);
         }
-        if !touched.contains(&instance.pod_uid) {
+        if !touched.contains(&instance.pod_uid) && !given_up.contains(id) {
             let what = format!("container {id} of {}/{}", instance.pod_uid, instance.container.name);
             self.world.violation(Invariant::UntouchedIsNotStopped, what);
         }
@@ -749,6 +866,32 @@ impl Runtime for SimRuntime {
             Ok(())
         })
         .await
+    }
+
+    async fn exec(&self, id: &ContainerId, command: &[String], timeout: Option<Duration>) -> Result<Executed> {
+        const CALL: &str = "ExecSync";
+        let fate = self.world.fate().await;
+        if self.state().down_until.is_some() {
+            return Err(CriError::Unavailable { call: CALL, message: "connection refused".into() });
+        }
+        let exam = command.last().map(String::as_str).unwrap_or_default();
+        match fate {
+            Fate::Good if !self.is_running(id) => {
+                Err(CriError::NotFound { call: CALL, message: format!("{id} does not run") })
+            }
+            Fate::Good => {
+                let code = i32::from(!self.examine(id, exam, false));
+                Ok(Executed::Exited { code, output: Vec::new() })
+            }
+            Fate::Refused => Err(CriError::Failed { call: CALL, message: "simulated refusal".into() }),
+            Fate::Lost => Err(CriError::Unavailable { call: CALL, message: "simulated loss of the answer".into() }),
+            Fate::Hangs { .. } => {
+                self.examine(id, exam, true);
+                let after = timeout.map_or(Duration::MAX, |timeout| timeout + CALL_DEADLINE);
+                tokio::time::sleep(after).await;
+                Err(CriError::Timeout { call: CALL, after })
+            }
+        }
     }
 
     async fn events(&self) -> Result<BoxStream<'static, Result<RuntimeEvent>>> {

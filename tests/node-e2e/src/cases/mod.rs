@@ -4,11 +4,13 @@
 mod admission;
 mod api_faults;
 mod environment;
+mod hooks;
 mod images;
 mod lifecycle;
 mod logs;
 mod network;
 mod node;
+mod probes;
 mod resources;
 mod restart;
 mod runtime_faults;
@@ -22,7 +24,9 @@ use crate::harness::Case;
 pub fn all() -> Vec<Case> {
     [
         node::CASES,
+        probes::CASES,
         lifecycle::CASES,
+        hooks::CASES,
         images::CASES,
         logs::CASES,
         environment::CASES,

@@ -1,0 +1,210 @@
+//! The real network against servers on loopback.
+
+use rcgen::generate_simple_self_signed;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+
+/// Answers one request with this text and returns what was asked.
+async fn serve_once(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &[u8]) -> String {
+    let mut asked = Vec::new();
+    while !asked.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        if stream.read(&mut byte).await.unwrap_or(0) == 0 {
+            break;
+        }
+        asked.push(byte[0]);
+    }
+    let _ = stream.write_all(answer).await;
+    let _ = stream.shutdown().await;
+    String::from_utf8_lossy(&asked).into_owned()
+}
+
+async fn listen() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("it is bound").port();
+    (listener, port)
+}
+
+fn get(scheme: Scheme, port: u16, headers: &[(&str, &str)]) -> HttpGet {
+    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    HttpGet { scheme, host: "127.0.0.1".into(), port, path: "/live?x=%20".into(), headers }
+}
+
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+
+#[tokio::test]
+async fn a_get_says_what_it_was_told_to_say_and_no_more() {
+    let (listener, port) = listen().await;
+    let server = tokio::spawn(async move { serve_once(listener.accept().await.expect("a caller").0, OK).await });
+    let request = get(Scheme::Http, port, &[("User-Agent", "kube-probe/1.36"), ("X-Twice", "1"), ("X-Twice", "2")]);
+    let answer = MachineNet::new().http_get(&request).await.expect("an answer");
+    assert_eq!(answer, HttpAnswer { status: 200, location: None, body: b"hi".to_vec() });
+    let asked = server.await.expect("the server is well");
+    let expected = format!(
+        "GET /live?x=%20 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nUser-Agent: kube-probe/1.36\r\n\
+         X-Twice: 1\r\nX-Twice: 2\r\n\r\n"
+    );
+    assert_eq!(asked, expected);
+}
+
+#[tokio::test]
+async fn a_host_header_replaces_the_usual_one() {
+    let (listener, port) = listen().await;
+    let server = tokio::spawn(async move { serve_once(listener.accept().await.expect("a caller").0, OK).await });
+    MachineNet::new().http_get(&get(Scheme::Http, port, &[("host", "shop.example")])).await.expect("an answer");
+    let asked = server.await.expect("the server is well");
+    assert_eq!(asked.matches("ost:").count(), 1, "{asked}");
+    assert!(asked.contains("Host: shop.example\r\n"), "{asked}");
+}
+
+#[tokio::test]
+async fn a_redirect_is_told_and_not_followed() {
+    let (listener, port) = listen().await;
+    let answer = b"HTTP/1.1 302 Found\r\nLocation: /next\r\nContent-Length: 0\r\n\r\n";
+    tokio::spawn(async move { serve_once(listener.accept().await.expect("a caller").0, answer).await });
+    let answer = MachineNet::new().http_get(&get(Scheme::Http, port, &[])).await.expect("an answer");
+    assert_eq!((answer.status, answer.location.as_deref()), (302, Some("/next")));
+}
+
+#[tokio::test]
+async fn of_a_long_answer_only_the_beginning_is_read() {
+    let (listener, port) = listen().await;
+    let mut answer = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
+    answer.resize(3 << 20, b'x');
+    tokio::spawn(async move { serve_once(listener.accept().await.expect("a caller").0, &answer).await });
+    let answer = MachineNet::new().http_get(&get(Scheme::Http, port, &[])).await.expect("an answer");
+    assert_eq!(answer.body.len(), BODY_BYTES_MAX);
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_up_or_talks_rubbish_is_an_error() {
+    for answer in [&b""[..], b"220 mail.example ESMTP\r\n"] {
+        let (listener, port) = listen().await;
+        tokio::spawn(async move { serve_once(listener.accept().await.expect("a caller").0, answer).await });
+        let error = MachineNet::new().http_get(&get(Scheme::Http, port, &[])).await.expect_err("no HTTP");
+        assert!(matches!(error, NetError::Exchange(_)), "{error:?}");
+    }
+}
+
+fn acceptor(protocols: &[&[u8]]) -> TlsAcceptor {
+    let certified = generate_simple_self_signed(vec!["someone.else".into()]).expect("a certificate");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der()).expect("a key");
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("default versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key)
+        .expect("a valid pair");
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+#[tokio::test]
+async fn any_certificate_is_good_enough() {
+    let (listener, port) = listen().await;
+    tokio::spawn(async move {
+        let stream = listener.accept().await.expect("a caller").0;
+        serve_once(acceptor(&[]).accept(stream).await.expect("a handshake"), OK).await
+    });
+    let answer = MachineNet::new().http_get(&get(Scheme::Https, port, &[])).await.expect("an answer");
+    assert_eq!((answer.status, answer.body.as_slice()), (200, &b"hi"[..]));
+}
+
+#[tokio::test]
+async fn a_server_that_offers_http2_is_spoken_to_in_it() {
+    let (listener, port) = listen().await;
+    let server = tokio::spawn(async move {
+        let stream = listener.accept().await.expect("a caller").0;
+        let stream = acceptor(&[b"h2", b"http/1.1"]).accept(stream).await.expect("a handshake");
+        let service = hyper::service::service_fn(async |request: ::http::Request<hyper::body::Incoming>| {
+            let said = format!("{:?} {}", request.version(), request.uri());
+            Ok::<_, std::convert::Infallible>(::http::Response::new(said))
+        });
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let stream = hyper_util::rt::TokioIo::new(stream);
+        let _ = hyper::server::conn::http2::Builder::new(executor).serve_connection(stream, service).await;
+    });
+    let answer = MachineNet::new().http_get(&get(Scheme::Https, port, &[])).await.expect("an answer");
+    let body = String::from_utf8(answer.body).expect("text");
+    assert_eq!(body, format!("HTTP/2.0 https://127.0.0.1:{port}/live?x=%20"));
+    server.abort();
+}
+
+#[tokio::test]
+async fn plain_http_is_told_from_broken_tls() {
+    let (listener, port) = listen().await;
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a caller");
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+    });
+    let error = MachineNet::new().http_get(&get(Scheme::Https, port, &[])).await.expect_err("no TLS");
+    assert_eq!(error, NetError::NotTls);
+}
+
+#[tokio::test]
+async fn a_port_without_a_listener_refuses() {
+    let (listener, port) = listen().await;
+    MachineNet::new().tcp_connect("127.0.0.1", port).await.expect("somebody listens");
+    drop(listener);
+    let error = MachineNet::new().tcp_connect("127.0.0.1", port).await.expect_err("nobody listens");
+    assert_eq!(error.to_string(), format!("dial tcp 127.0.0.1:{port}: connect: connection refused"));
+}
+
+/// A gRPC server of one answer: the message's bytes, or a status.
+async fn health_server(answer: std::result::Result<Vec<u8>, &'static str>) -> u16 {
+    use http_body_util::{BodyExt, Full};
+    use hyper::body::Bytes;
+    let (listener, port) = listen().await;
+    tokio::spawn(async move {
+        let stream = listener.accept().await.expect("a caller").0;
+        let service = hyper::service::service_fn(move |request: ::http::Request<hyper::body::Incoming>| {
+            let answer = answer.clone();
+            async move {
+                assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                assert_eq!(request.headers()["user-agent"], "kube-probe/1.36");
+                let asked = request.into_body().collect().await.expect("a request").to_bytes();
+                // One field of length-delimited bytes: the service's name.
+                assert_eq!(&asked[5..], b"\x0a\x04shop");
+                let reply = ::http::Response::builder().header("content-type", "application/grpc");
+                let (status, body) = match answer {
+                    Ok(message) => {
+                        let length = u32::try_from(message.len()).expect("a short message").to_be_bytes();
+                        ("0", [&[0], &length[..], &message].concat())
+                    }
+                    Err(status) => (status, Vec::new()),
+                };
+                let trailers = async move {
+                    let mut trailers = ::http::HeaderMap::new();
+                    trailers.insert("grpc-status", ::http::HeaderValue::from_static(status));
+                    Some(Ok(trailers))
+                };
+                let body = Full::new(Bytes::from(body)).with_trailers(trailers);
+                Ok::<_, std::convert::Infallible>(reply.body(body.boxed()).expect("a valid response"))
+            }
+        });
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let stream = hyper_util::rt::TokioIo::new(stream);
+        let _ = hyper::server::conn::http2::Builder::new(executor).serve_connection(stream, service).await;
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_health_check_tells_what_the_server_says() {
+    let check = async |answer| {
+        let port = health_server(answer).await;
+        MachineNet::new().grpc_check("127.0.0.1", port, "shop", "kube-probe/1.36").await
+    };
+    assert_eq!(check(Ok(vec![0x08, 1])).await, Ok(ServingStatus::Serving));
+    assert_eq!(check(Ok(vec![0x08, 2])).await, Ok(ServingStatus::NotServing));
+    assert_eq!(check(Ok(Vec::new())).await, Ok(ServingStatus::Unknown));
+    assert!(matches!(check(Err("12")).await, Err(NetError::Grpc(GrpcFailure::Unimplemented(_)))));
+    assert!(matches!(check(Err("5")).await, Err(NetError::Grpc(GrpcFailure::Other(_)))));
+}

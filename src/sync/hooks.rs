@@ -1,0 +1,205 @@
+//! Lifecycle hooks: postStart before anything else starts, preStop before a container is
+//! told to end.
+//!
+//! A preStop hook is a task that belongs to the worker and not to the pass that began it: a
+//! wish to stop sooner interrupts the pass, and the next one goes on waiting for the same
+//! hook, under the new grace. So a hook runs once in a worker's life, however often the stop
+//! has to be tried.
+//!
+//! Always true: a failed hook never keeps a container from being stopped.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use k8s_openapi::api::core::v1::{Container as ContainerSpec, ContainerPort, LifecycleHandler, Pod};
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::execute::Round;
+use super::report::pod_ip;
+use crate::cri::{ContainerId, Executed, annotations};
+use crate::events::{EventType, Recorder};
+use crate::handlers::{self, Answer, Call, CallError, Caller, Place};
+use crate::net::{BODY_BYTES_MAX, HttpGet, NetError, Scheme};
+use crate::pod;
+
+/// What every hook needs, made once.
+#[derive(Clone)]
+pub struct Hooks {
+    pub caller: Caller,
+    /// `kube-lifecycle/1.36`.
+    pub user_agent: String,
+}
+
+/// The preStop hooks a worker has begun, by instance. Dropping it ends them.
+#[derive(Default)]
+pub struct BegunHooks(Mutex<BTreeMap<ContainerId, Begun>>);
+
+struct Begun {
+    task: JoinHandle<()>,
+    end: Shared<BoxFuture<'static, ()>>,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A hook with everything looked up that it needs.
+struct Hook {
+    hooks: Hooks,
+    handler: LifecycleHandler,
+    container: ContainerSpec,
+    id: ContainerId,
+    ip: Option<IpAddr>,
+    recorder: Recorder,
+    pod: Arc<Pod>,
+}
+
+/// Runs the postStart hook of a container that has just been started. The text says what
+/// went wrong.
+pub async fn post_start(round: &Round<'_>, spec: &ContainerSpec, id: &ContainerId) -> Result<(), String> {
+    let Some(handler) = spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.clone()) else {
+        return Ok(());
+    };
+    let result = hook(round, handler, spec.clone(), id).run().await;
+    if let Err(error) = &result {
+        warn!(container = spec.name, error, "postStart hook failed, the container is stopped");
+        round.container_event(&spec.name, EventType::Warning, "FailedPostStartHook", "PostStartHook failed");
+    }
+    result
+}
+
+/// Runs the preStop hook of a container, if it has one, or waits for one that runs. Gives
+/// back what is left of the grace.
+pub async fn pre_stop(round: &Round<'_>, name: &str, id: &ContainerId, grace: Duration) -> Duration {
+    let begin = round.context.clock.now();
+    let Some(end) = begin_pre_stop(round, name, id) else { return grace };
+    if tokio::time::timeout(grace, end).await.is_err() {
+        warn!(container = name, grace_seconds = grace.as_secs(), "preStop hook lasts over the grace period");
+    }
+    grace.saturating_sub(begin.elapsed())
+}
+
+fn begin_pre_stop(round: &Round<'_>, name: &str, id: &ContainerId) -> Option<Shared<BoxFuture<'static, ()>>> {
+    let mut all = round.begun_hooks.0.lock().expect("nothing that holds the hooks can panic");
+    all.retain(|known, _| known == id || round.runtime.containers.iter().any(|container| container.id == *known));
+    if let Some(begun) = all.get(id) {
+        return Some(begun.end.clone());
+    }
+    // What has ended by itself, or never began, has nothing to prepare.
+    let instance = round.runtime.instances(name).find(|container| container.id == *id);
+    if instance.is_some_and(|instance| !instance.is_running()) {
+        return None;
+    }
+    let (handler, container) = match pod::containers::find(&round.wish.pod, name) {
+        Some((_, spec)) => (spec.lifecycle.as_ref()?.pre_stop.clone()?, spec.into_owned()),
+        // The spec is lost; the container itself carries what matters now.
+        None => {
+            let of = |key| instance?.annotations.get(key).map(String::as_str);
+            let handler = serde_json::from_str(of(annotations::PRE_STOP_HANDLER)?).ok()?;
+            let ports: Option<Vec<ContainerPort>> =
+                of(annotations::PORTS).and_then(|ports| serde_json::from_str(ports).ok());
+            (handler, ContainerSpec { name: name.to_owned(), ports, ..ContainerSpec::default() })
+        }
+    };
+    info!(container = name, %id, "running the preStop hook");
+    let hook = hook(round, handler, container, id);
+    let (ended, end) = tokio::sync::oneshot::channel::<()>();
+    let task = tokio::spawn(async move {
+        if let Err(error) = hook.run().await {
+            warn!(container = hook.container.name, error, "preStop hook failed, the stop goes on");
+            let path = pod::field_path(&hook.pod, &hook.container.name);
+            let told = "PreStopHook failed";
+            hook.recorder.pod(&hook.pod, path.as_deref(), EventType::Warning, "FailedPreStopHook", told);
+        }
+        let _ = ended.send(());
+    });
+    // A hook that panicked has ended too.
+    let end = end.map(drop).boxed().shared();
+    all.insert(id.clone(), Begun { task, end: end.clone() });
+    Some(end)
+}
+
+fn hook(round: &Round<'_>, handler: LifecycleHandler, container: ContainerSpec, id: &ContainerId) -> Hook {
+    Hook {
+        hooks: round.context.hooks.clone(),
+        handler,
+        container,
+        id: id.clone(),
+        ip: pod_ip(round.context, round.wish, round.runtime),
+        recorder: round.context.recorder.clone(),
+        pod: round.wish.pod.clone(),
+    }
+}
+
+impl Hook {
+    async fn run(&self) -> Result<(), String> {
+        let place = Place { ports: self.container.ports.as_deref().unwrap_or_default(), ip: self.ip };
+        if let Some(exec) = &self.handler.exec {
+            self.exec(&handlers::exec_command(exec, &self.container)).await
+        } else if let Some(get) = &self.handler.http_get {
+            let request = handlers::http_get(get, place, &self.hooks.user_agent).map_err(|error| error.to_string())?;
+            self.get(request).await
+        } else if let Some(action) = &self.handler.sleep {
+            sleep(Duration::from_secs(action.seconds.try_into().unwrap_or(0))).await;
+            Ok(())
+        } else {
+            // The API takes tcpSocket, for old objects' sake, and nobody has ever run one.
+            Err("invalid handler: neither exec, httpGet nor sleep".to_owned())
+        }
+    }
+
+    async fn exec(&self, call: &Call) -> Result<(), String> {
+        let Call::Exec { command } = call else { return Ok(()) };
+        let command = command.join(" ");
+        match self.call(call).await {
+            Ok(Answer::Executed(Executed::Exited { code, output })) if code != 0 => {
+                let output = String::from_utf8_lossy(&output[..output.len().min(BODY_BYTES_MAX)]).into_owned();
+                Err(format!("command '{command}' exited with {code}: {output}"))
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("command '{command}' could not be run: {error}")),
+        }
+    }
+
+    /// Any answer will do, whatever its code, as upstream has it.
+    async fn get(&self, request: HttpGet) -> Result<(), String> {
+        let error = match self.call(&Call::Http(request.clone())).await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        if request.scheme == Scheme::Https && matches!(error, CallError::Net(NetError::NotTls)) {
+            return self.get_plainly(request).await;
+        }
+        Err(format!("Get {:?}: {error}", request.to_string()))
+    }
+
+    /// HTTPS was asked for and the server speaks HTTP. Hooks used to ask in plain text
+    /// whatever the scheme, and pods rely on it.
+    async fn get_plainly(&self, mut request: HttpGet) -> Result<(), String> {
+        let host = request.authority();
+        request.scheme = Scheme::Http;
+        // What was meant for an encrypted connection stays off this one.
+        request.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("authorization"));
+        match self.call(&Call::Http(request.clone())).await {
+            Ok(_) => {
+                let message =
+                    format!("request to HTTPS lifecycle hook {host} got HTTP response, retry with HTTP succeeded");
+                self.recorder.pod(&self.pod, None, EventType::Warning, "LifecycleHTTPFallback", message);
+                Ok(())
+            }
+            Err(error) => Err(format!("Get {:?}: {error}", request.to_string())),
+        }
+    }
+
+    async fn call(&self, call: &Call) -> Result<Answer, CallError> {
+        self.hooks.caller.call(call, &self.id, None, &self.hooks.user_agent).await
+    }
+}

@@ -1,0 +1,72 @@
+//! A simulated network between the agent and its pods.
+//!
+//! It refuses connections, breaks them under a request, and lets requests wait for ever; what
+//! gets through is answered by whichever container of the pod listens there.
+
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+use ferrolet::net::{GrpcFailure, HttpAnswer, HttpGet, Net, NetError, Result, ServingStatus};
+
+use crate::faults::Fate;
+use crate::runtime::SimRuntime;
+use crate::world::World;
+
+#[derive(Clone)]
+pub struct SimNet {
+    world: World,
+    runtime: SimRuntime,
+}
+
+impl SimNet {
+    pub fn new(world: World, runtime: SimRuntime) -> Self {
+        SimNet { world, runtime }
+    }
+
+    /// Whether whoever listens there is well, as far as the network lets it say so.
+    async fn ask(&self, host: &str, port: u16, what: &str) -> Result<bool> {
+        let refused =
+            || NetError::Connect { address: format!("{host}:{port}"), message: "connect: connection refused".into() };
+        let fate = self.world.fate().await;
+        let ip: IpAddr = host.parse().map_err(|_| refused())?;
+        match fate {
+            Fate::Good => self.runtime.answer(ip, port, what).ok_or_else(refused),
+            Fate::Refused => {
+                self.runtime.answer_is_lost(ip, port, what);
+                Err(refused())
+            }
+            Fate::Lost => {
+                self.runtime.answer_is_lost(ip, port, what);
+                Err(NetError::Exchange("connection reset by peer".into()))
+            }
+            Fate::Hangs { .. } => {
+                self.runtime.answer_is_lost(ip, port, what);
+                std::future::pending().await
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Net for SimNet {
+    async fn http_get(&self, request: &HttpGet) -> Result<HttpAnswer> {
+        let is_well = self.ask(&request.host, request.port, request.path.trim_start_matches('/')).await?;
+        Ok(HttpAnswer { status: if is_well { 200 } else { 503 }, ..HttpAnswer::default() })
+    }
+
+    async fn tcp_connect(&self, host: &str, port: u16) -> Result<()> {
+        match self.ask(host, port, "").await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn grpc_check(&self, host: &str, port: u16, service: &str, _: &str) -> Result<ServingStatus> {
+        match self.ask(host, port, service).await {
+            Ok(true) => Ok(ServingStatus::Serving),
+            Ok(false) => Ok(ServingStatus::NotServing),
+            Err(NetError::Exchange(text)) => Err(NetError::Grpc(GrpcFailure::Other(text))),
+            Err(error) => Err(error),
+        }
+    }
+}
