@@ -27,7 +27,7 @@ use crate::config::Settings;
 use crate::cri::{CgroupDriver, CriError, GrpcRuntime, Runtime};
 use crate::events::{self, Recorder};
 use crate::handlers::Caller;
-use crate::host::{CgroupVersion, Host, LinuxHost, MachineFacts, Roots};
+use crate::host::{CgroupVersion, DirLock, Host, LinuxHost, MachineFacts, Roots};
 use crate::images::{Images, ImagesConfig};
 use crate::kube::limit::Rate;
 use crate::kube::{Cluster, KubeCluster};
@@ -98,6 +98,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     check_machine(&settings, &facts)?;
     settings::adjust_process(&settings);
     host.make_dir(&root_dir, 0o750).await.context("cannot make the root directory")?;
+    // Two agents would start every container twice.
+    let _alone = DirLock::take(&root_dir)
+        .with_context(|| format!("another agent uses {}, or it cannot be locked", root_dir.display()))?;
 
     let node = NodeConfig::of(&settings, &facts.hostname);
     let kubelet = &settings.kubelet;

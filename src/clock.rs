@@ -64,7 +64,14 @@ impl Clock {
 
     /// A duration in `base ..= base * (1 + factor)`, so that equal timers drift apart.
     pub fn jitter(&self, base: Duration, factor: f64) -> Duration {
-        base + base.mul_f64(factor * self.with_random(|random| random.f64()))
+        base + self.part_of(base.mul_f64(factor))
+    }
+
+    /// A part of `whole` by chance, in whole milliseconds: that is what timers can tell apart,
+    /// and a seed must not depend on how a fraction of one is rounded.
+    pub fn part_of(&self, whole: Duration) -> Duration {
+        let milliseconds = whole.as_secs_f64() * 1000.0 * self.with_random(|random| random.f64());
+        Duration::from_millis(milliseconds as u64)
     }
 
     pub fn with_random<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {

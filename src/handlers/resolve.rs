@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::Call;
 use crate::net::{HttpGet, Scheme};
-use crate::pod::expansion::expand;
+use crate::pod::expansion::{Budget, TooLong, expand};
 
 /// Where a handler's call goes unless it says otherwise.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +36,10 @@ pub fn exec_command(action: &ExecAction, container: &Container) -> Call {
         // One that comes from elsewhere is known to be there, but not what it holds.
         Some(found.value.as_deref().unwrap_or_default())
     };
-    Call::Exec { command: action.command.iter().flatten().map(|word| expand(word, lookup)).collect() }
+    let mut budget = Budget::default();
+    // A word that would grow without bounds stays as it is written; its call fails by itself.
+    let mut filled_in = |word: &String| expand(word, &mut budget, lookup).unwrap_or_else(|TooLong| word.clone());
+    Call::Exec { command: action.command.iter().flatten().map(&mut filled_in).collect() }
 }
 
 /// A GET with the headers asked for, and the two that every client has. An empty value

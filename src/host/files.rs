@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -67,13 +68,16 @@ fn is_unchanged(path: &Path, data: &[u8], mode: u32) -> io::Result<bool> {
     Ok(stat.is_file() && stat.mode() & 0o7777 == mode && stat.len() == data.len() as u64 && fs::read(path)? == data)
 }
 
+/// So much of a file's name is in that of its temporary one; the whole may have 255 bytes.
+const TEMPORARY_TAIL_BYTES: usize = 240;
+
 /// One name for each file: what a crash leaves is taken away by the next write.
 fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not a file name"))?;
-    let mut temporary = OsString::from(".");
-    temporary.push(name);
-    temporary.push(".new");
-    Ok(path.with_file_name(temporary))
+    // Of a name as long as names can be, the beginning would not leave room for more.
+    let tail = &name.as_bytes()[name.len().saturating_sub(TEMPORARY_TAIL_BYTES)..];
+    let temporary = [b".", tail, b".new"].concat();
+    Ok(path.with_file_name(OsString::from_vec(temporary)))
 }
 
 /// The whole file, or `None` if it is not there. A larger one is not read to its end.

@@ -16,6 +16,7 @@ mod atomic_writer;
 mod beneath;
 mod cgroup;
 pub mod cgroup_math;
+mod dir_lock;
 mod facts;
 mod files;
 mod host_path;
@@ -31,6 +32,7 @@ mod tree;
 mod writes;
 
 pub use cgroup::systemd_name;
+pub use dir_lock::DirLock;
 pub use linux::{LinuxHost, Roots};
 
 use std::fmt;

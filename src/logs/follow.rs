@@ -224,7 +224,7 @@ impl Pace {
         let (size, _) = self.last.expect("noted before it is asked");
         let left = max_bytes.saturating_sub(size) as f64;
         let seconds = left / self.bytes_per_second.max(1.0) / LOOKS_TO_LIMIT;
-        Duration::try_from_secs_f64(seconds).unwrap_or(PAUSE_MAX).clamp(PAUSE_MIN, PAUSE_MAX)
+        Duration::from_millis((seconds * 1000.0) as u64).clamp(PAUSE_MIN, PAUSE_MAX)
     }
 }
 

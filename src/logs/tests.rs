@@ -106,6 +106,15 @@ impl Scene {
 
     /// All files, oldest first, and what is in them.
     fn files(&self) -> Vec<(String, String)> {
+        loop {
+            if let Some(files) = self.try_files() {
+                return files;
+            }
+        }
+    }
+
+    /// `None` if one of them was renamed or compressed while we looked.
+    fn try_files(&self) -> Option<Vec<(String, String)>> {
         let mut names: Vec<String> = fs::read_dir(self.dir.path())
             .expect("the directory can be read")
             .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
@@ -116,14 +125,14 @@ impl Scene {
         names
             .into_iter()
             .map(|name| {
-                let bytes = fs::read(self.dir.path().join(&name)).expect("a file that was listed");
+                let bytes = fs::read(self.dir.path().join(&name)).ok()?;
                 let mut text = String::new();
                 match name.ends_with(".gz") {
                     true => flate2::read::GzDecoder::new(&bytes[..]).read_to_string(&mut text).map(drop),
                     false => (&bytes[..]).read_to_string(&mut text).map(drop),
                 }
-                .expect("whole text");
-                (name, text)
+                .ok()?;
+                Some((name, text))
             })
             .collect()
     }

@@ -143,7 +143,14 @@ impl<K: Single> Store<K> {
         for name in before.difference(&names) {
             if let Some(entry) = entries.by_name.get_mut(name) {
                 entry.users.remove(uid);
-                if entry.users.is_empty() {
+                if !entry.users.is_empty() {
+                    continue;
+                }
+                if entry.watching.is_finished() {
+                    // An immutable object: under its name there may be another one by now,
+                    // which nobody would hear of.
+                    entries.by_name.remove(name);
+                } else {
                     entry.unused_since = Some(Instant::now());
                     self.sweep_later(&mut entries);
                 }

@@ -155,7 +155,7 @@ impl Tokens {
     /// The lifetime is counted from when it was asked for, which is before it was granted.
     fn keep(&self, uid: PodUid, purpose: Purpose, granted: Granted, asked_at: Instant) -> Token {
         let Granted { token, lifetime } = granted;
-        let early = SPREAD.mul_f64(self.clock.with_random(|random| random.f64()));
+        let early = self.clock.part_of(SPREAD);
         let renew_after = lifetime.mul_f64(RENEW_AFTER_PART).min(RENEW_AFTER).saturating_sub(early);
         let held = Held { token: token.clone(), renew_at: asked_at + renew_after, ends_at: asked_at + lifetime };
         self.held().entry(uid).or_default().insert(purpose, held);

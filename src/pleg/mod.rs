@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use health::RuntimeHealth;
 pub use state::PodRuntime;
@@ -51,6 +51,9 @@ struct Shared {
     wake: Wake,
     entries: Mutex<BTreeMap<PodUid, Entry>>,
     listed: watch::Sender<bool>,
+    /// Opens with the first list. Unlike a watch it lets workers through in the order they
+    /// came, so that a seed tells the same story twice.
+    gate: Semaphore,
     health: watch::Sender<RuntimeHealth>,
 }
 
@@ -93,6 +96,7 @@ impl Pleg {
                 wake,
                 entries: Mutex::default(),
                 listed: watch::Sender::new(false),
+                gate: Semaphore::new(0),
                 health: watch::Sender::new(RuntimeHealth::default()),
             }),
         }
@@ -106,6 +110,11 @@ impl Pleg {
     /// Turns true once everything the runtime holds has been listed.
     pub fn listed(&self) -> watch::Receiver<bool> {
         self.shared.listed.subscribe()
+    }
+
+    /// Returns once everything has been listed; for the many who wait for nothing else.
+    pub async fn everything_listed(&self) {
+        let _permit = self.shared.gate.acquire().await.expect("the gate is never closed");
     }
 
     /// Pods the runtime holds anything of, as far as events and lists have told.
@@ -161,6 +170,11 @@ impl Pleg {
     /// Drops a pod that is gone from the runtime and from every source.
     pub fn forget(&self, uid: &PodUid) {
         self.entries().remove(uid);
+    }
+
+    fn wake_all(&self) {
+        let uids: Vec<_> = self.entries().keys().cloned().collect();
+        uids.iter().for_each(|uid| (self.shared.wake)(uid));
     }
 
     fn hint(&self, uid: &PodUid) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tracing::{debug, info, warn};
 
 use super::{Listed, Pleg};
@@ -135,7 +135,7 @@ async fn ask_status(pleg: &Pleg, clock: &Clock) -> bool {
     let answer = pleg.shared.runtime.status().await;
     let now = clock.now();
     let mut healthy = false;
-    pleg.shared.health.send_if_modified(|health| {
+    let is_news = pleg.shared.health.send_if_modified(|health| {
         let before = health.clone();
         match answer {
             Ok(status) => {
@@ -157,6 +157,11 @@ async fn ask_status(pleg: &Pleg, clock: &Clock) -> bool {
         before.error.is_some() != health.error.is_some()
             || before.status.as_ref().map(|(_, status)| status) != health.status.as_ref().map(|(_, status)| status)
     });
+    if is_news {
+        // Pods may wait for the network. One by one, for a watch wakes its listeners in an
+        // order of its own making, and a seed would not tell the same story twice.
+        pleg.wake_all();
+    }
     healthy
 }
 
@@ -202,6 +207,8 @@ async fn relist(pleg: &Pleg, clock: &Clock, listening: bool) -> cri::Result<()> 
         health.list_overdue = if listening { LIST_OVERDUE_WITH_EVENTS } else { LIST_OVERDUE_WITHOUT_EVENTS };
         first
     });
-    pleg.shared.listed.send_if_modified(|listed| !std::mem::replace(listed, true));
+    if pleg.shared.listed.send_if_modified(|listed| !std::mem::replace(listed, true)) {
+        pleg.shared.gate.add_permits(Semaphore::MAX_PERMITS);
+    }
     Ok(())
 }

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::PodRef;
-use super::expansion::expand;
+use super::expansion::{Budget, TooLong, expand};
 use super::fields::{self, FieldContext, FieldError};
 use super::resources::Amounts;
 use super::services::{Service, ServicePort, Services};
@@ -50,6 +50,8 @@ pub enum EnvError {
     FileKeyRef { name: String },
     #[error(transparent)]
     Field(#[from] FieldError),
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
 }
 
 /// The environment of `container`, in the order it is handed to the runtime.
@@ -65,11 +67,12 @@ pub fn environment(
             variables.set(name, value);
         }
     }
+    let mut budget = Budget::default();
     for variable in container.env.iter().flatten() {
         let literal = variable.value.as_deref().unwrap_or_default();
         let value = match &variable.value_from {
             Some(source) if literal.is_empty() => value_of(pod, container, &variable.name, source, sources)?,
-            _ => Some(expand(literal, |name| variables.get(name))),
+            _ => Some(expand(literal, &mut budget, |name| variables.get(name))?),
         };
         // An optional reference that leads nowhere leaves the variable as it was.
         if let Some(value) = value {
@@ -80,10 +83,11 @@ pub fn environment(
 }
 
 /// Command and arguments of a container with its variables filled in.
-pub fn expand_command(words: Option<&[String]>, env: &[(String, String)]) -> Vec<String> {
+pub fn expand_command(words: Option<&[String]>, env: &[(String, String)]) -> Result<Vec<String>, TooLong> {
     let by_name: BTreeMap<&str, &str> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let lookup = |name: &str| by_name.get(name).copied();
-    words.unwrap_or_default().iter().map(|word| expand(word, lookup)).collect()
+    let mut budget = Budget::default();
+    words.unwrap_or_default().iter().map(|word| expand(word, &mut budget, lookup)).collect()
 }
 
 /// Variables set so far.
@@ -411,7 +415,7 @@ MY_DB_SERVICE_PORT=1";
     fn commands_are_expanded_with_the_final_environment() {
         let env = [("A".to_owned(), "1".to_owned()), ("B".to_owned(), "two words".to_owned())];
         let words = ["run", "--a=$(A)", "$(B)", "$(C)", "$$(A)"].map(str::to_owned);
-        assert_eq!(expand_command(Some(&words), &env), ["run", "--a=1", "two words", "$(C)", "$(A)"]);
-        assert_eq!(expand_command(None, &env), [""; 0]);
+        assert_eq!(expand_command(Some(&words), &env).expect("short"), ["run", "--a=1", "two words", "$(C)", "$(A)"]);
+        assert_eq!(expand_command(None, &env).expect("short"), [""; 0]);
     }
 }

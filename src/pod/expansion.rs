@@ -1,8 +1,38 @@
 //! `$(VAR)` in environment values, commands and arguments.
 
+/// What all expansions of one container may come to. A program cannot be started with more
+/// than some megabytes of arguments and variables anyway, and variables that name each other
+/// grow exponentially: ten lines of a spec would ask for more memory than the node has.
+pub const EXPANDED_BYTES_MAX: usize = 4 << 20;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("variables and references expand to more than {EXPANDED_BYTES_MAX} bytes")]
+pub struct TooLong;
+
+/// Bytes that may still come out of expansions.
+pub struct Budget(usize);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Budget(EXPANDED_BYTES_MAX)
+    }
+}
+
+impl Budget {
+    fn take(&mut self, bytes: usize) -> Result<(), TooLong> {
+        self.0 = self.0.checked_sub(bytes).ok_or(TooLong)?;
+        Ok(())
+    }
+}
+
 /// Replaces each `$(NAME)` by what `lookup` knows of it. An unknown name stays as written,
 /// `$$` is a plain `$`, and a `$` that begins neither stays too.
-pub fn expand<'v>(text: &str, lookup: impl Fn(&str) -> Option<&'v str>) -> String {
+pub fn expand<'v>(
+    text: &str,
+    budget: &mut Budget,
+    lookup: impl Fn(&str) -> Option<&'v str>,
+) -> Result<String, TooLong> {
+    budget.take(text.len())?;
     let mut expanded = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(dollar) = rest.find('$') {
@@ -15,7 +45,10 @@ pub fn expand<'v>(text: &str, lookup: impl Fn(&str) -> Option<&'v str>) -> Strin
             }
             (None, Some((name, after_reference))) => {
                 match lookup(name) {
-                    Some(value) => expanded.push_str(value),
+                    Some(value) => {
+                        budget.take(value.len())?;
+                        expanded.push_str(value);
+                    }
                     None => expanded.extend(["$(", name, ")"]),
                 }
                 after_reference
@@ -27,7 +60,7 @@ pub fn expand<'v>(text: &str, lookup: impl Fn(&str) -> Option<&'v str>) -> Strin
         };
     }
     expanded.push_str(rest);
-    expanded
+    Ok(expanded)
 }
 
 #[cfg(test)]
@@ -43,7 +76,9 @@ mod tests {
             "" => None,
             _ => None,
         };
-        let check = |text: &str, expected: &str| assert_eq!(expand(text, lookup), expected, "{text}");
+        let check = |text: &str, expected: &str| {
+            assert_eq!(expand(text, &mut Budget::default(), lookup), Ok(expected.to_owned()), "{text}");
+        };
         check("", "");
         check("plain", "plain");
         check("$(A)", "a");
@@ -62,5 +97,14 @@ mod tests {
         check("$(A$(A)", "$(A$(A)");
         check("ü$(A)ü$", "üaü$");
         check("foo$$(", "foo$(");
+    }
+
+    #[test]
+    fn what_grows_without_bounds_is_refused() {
+        let megabyte = "x".repeat(1 << 20);
+        let lookup = |_: &str| Some(megabyte.as_str());
+        let mut budget = Budget::default();
+        assert_eq!(expand("$(A)$(A)", &mut budget, lookup).map(|text| text.len()), Ok(2 << 20));
+        assert_eq!(expand("$(A)$(A)", &mut budget, lookup), Err(TooLong));
     }
 }

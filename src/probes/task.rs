@@ -44,11 +44,7 @@ impl Task {
         // By the wall clock, which may have jumped: never more than the delay that was asked for.
         let delay = settings.initial_delay.saturating_sub(Duration::try_from(since_start).unwrap_or_default());
         // Five hundred probes that are found at once shall not fire at once ever after.
-        let spread = if adopted {
-            settings.period.mul_f64(shared.clock.with_random(|random| random.f64()))
-        } else {
-            Duration::ZERO
-        };
+        let spread = if adopted { shared.clock.part_of(settings.period) } else { Duration::ZERO };
         let first_due = now + delay.max(spread);
         let was_ready = board.state().standings.get(&target.id).is_some_and(|standing| standing.ready == Some(true));
         Task { shared, board, uid, target, counter: Counter::default(), first_due, was_ready }

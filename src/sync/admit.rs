@@ -29,8 +29,8 @@ pub(super) async fn admit(context: &Context, uid: &PodUid, wish: &Desired, runti
         return None;
     }
     let mut node = context.node.clone();
-    let mut listed = context.pleg.listed();
-    if node.wait_for(Option::is_some).await.is_err() || listed.wait_for(|listed| *listed).await.is_err() {
+    context.pleg.everything_listed().await;
+    if node.wait_for(Option::is_some).await.is_err() {
         // Whoever knows is gone: the agent stops.
         return std::future::pending().await;
     }

@@ -171,6 +171,7 @@ impl Dispatcher {
                 false
             }
             SourceEvent::Removed { uid, .. } => {
+                self.context.mirrors.gone(&uid);
                 let mirror = self.mirrors.iter().find(|(_, pod)| pod.metadata.uid.as_deref() == Some(uid.as_str()));
                 match mirror.map(|(name, _)| name.clone()) {
                     Some(name) => self.mirror_gone(&name),

@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
 use crate::kube::{ApiError, Cluster};
 use crate::node::NodeView;
-use crate::pod::Source;
+use crate::pod::{PodRef, PodUid, Source};
 use crate::sources::mirror::{self as content, is_mirror};
 
 const RETRY_FIRST: Duration = Duration::from_millis(250);
@@ -44,6 +45,15 @@ enum Write {
     Delete { namespace: String, name: String, uid: String },
 }
 
+impl Write {
+    fn full_name(&self) -> String {
+        match self {
+            Write::Create(pod) => PodRef::of(pod).full_name(),
+            Write::Delete { namespace, name, .. } => format!("{name}_{namespace}"),
+        }
+    }
+}
+
 impl Mirrors {
     /// The static pod of this name that should have a mirror, if any.
     pub fn wanted(&self, full_name: &str, pod: Option<Arc<Pod>>) {
@@ -62,6 +72,18 @@ impl Mirrors {
         let mut state = self.state();
         if let Some(uid) = state.observed.get(full_name).and_then(|mirror| mirror.metadata.uid.clone()) {
             state.retired.insert(uid);
+            drop(state);
+            self.changed.notify_one();
+        }
+    }
+
+    /// The API has no object with this UID any more.
+    pub fn gone(&self, uid: &PodUid) {
+        let mut state = self.state();
+        state.retired.remove(uid.as_str());
+        let before = state.observed.len();
+        state.observed.retain(|_, mirror| mirror.metadata.uid.as_deref() != Some(uid.as_str()));
+        if state.observed.len() != before {
             drop(state);
             self.changed.notify_one();
         }
@@ -91,8 +113,11 @@ impl Mirrors {
         for (name, mirror) in &state.observed {
             let retired = mirror.metadata.uid.as_ref().is_some_and(|uid| state.retired.contains(uid));
             let keep = !retired && state.wanted.get(name).is_some_and(|pod| content::mirror_matches(mirror, pod));
+            // It was asked to go at once, and somebody's finalizer holds it: the watch will tell.
+            let leaves = mirror.metadata.deletion_timestamp.is_some()
+                && mirror.metadata.deletion_grace_period_seconds == Some(0);
             let judged = retired || state.wanted.contains_key(name) || static_sources.is_subset(&state.spoken);
-            if !keep && judged {
+            if !keep && judged && !leaves {
                 let metadata = &mirror.metadata;
                 writes.push(Write::Delete {
                     namespace: metadata.namespace.clone().unwrap_or_default(),
@@ -114,6 +139,13 @@ fn set(map: &mut BTreeMap<String, Arc<Pod>>, name: &str, pod: Option<Arc<Pod>>) 
     };
 }
 
+/// A write that failed, until it succeeds or is not due any more.
+struct Failed {
+    not_before: Instant,
+    delay: Duration,
+    error: String,
+}
+
 /// Runs until dropped.
 pub async fn run(
     mirrors: Mirrors,
@@ -122,43 +154,60 @@ pub async fn run(
     static_sources: BTreeSet<Source>,
     clock: Clock,
 ) {
-    // A mirror belongs to its Node object; without one there is nothing to own it.
-    let mut last_error = String::new();
-    let mut delay = RETRY_FIRST;
+    // A mirror that cannot be written waits for itself alone.
+    let mut failed: BTreeMap<String, Failed> = BTreeMap::new();
     loop {
+        // A mirror belongs to its Node object; without one there is nothing to own it.
         let registered = |view: &Option<Arc<NodeView>>| view.as_ref().is_some_and(|view| view.is_registered);
         let owner = match node.wait_for(registered).await {
             Ok(view) => view.as_ref().map(|view| view.node.clone()),
             Err(_) => return,
         };
         let Some(owner) = owner else { continue };
-        let mut failed = false;
+        let mut still_failed = BTreeMap::new();
         for write in mirrors.due(&static_sources) {
+            let name = write.full_name();
+            let before = failed.remove(&name);
+            if let Some(before) = before.as_ref().filter(|before| before.not_before > clock.now()) {
+                let Failed { not_before, delay, error } = before;
+                let waiting = Failed { not_before: *not_before, delay: *delay, error: error.clone() };
+                still_failed.insert(name, waiting);
+                continue;
+            }
             if let Err(error) = carry_out(&mirrors, &*cluster, &owner, write).await {
-                failed = true;
-                // Said once, and again only when it changes: the API may be away for days.
                 let text = error.to_string();
-                if text != last_error {
+                // Said once, and again only when it changes: the API may be away for days.
+                if before.as_ref().is_none_or(|before| before.error != text) {
                     warn!(%error, "mirror pod not written, will retry");
-                    last_error = text;
                 }
+                let delay = before.map_or(RETRY_FIRST, |before| (before.delay * 2).min(RETRY_MAX));
+                let not_before = clock.now() + clock.jitter(delay, 0.3);
+                still_failed.insert(name, Failed { not_before, delay, error: text });
             }
         }
-        if !failed {
-            last_error.clear();
-            delay = RETRY_FIRST;
-            mirrors.changed.notified().await;
-            continue;
+        failed = still_failed;
+        let retry = failed.values().map(|failed| failed.not_before).min();
+        tokio::select! {
+            biased;
+            // Cancel-safe: an unused permit stays with the Notify.
+            () = mirrors.changed.notified() => {}
+            // Cancel-safe: a timer.
+            () = sleep_until(retry) => {}
         }
-        tokio::time::sleep(clock.jitter(delay, 0.3)).await;
-        delay = (delay * 2).min(RETRY_MAX);
+    }
+}
+
+async fn sleep_until(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
     }
 }
 
 async fn carry_out(mirrors: &Mirrors, cluster: &dyn Cluster, owner: &Node, write: Write) -> Result<(), ApiError> {
     match write {
         Write::Create(pod) => {
-            let full_name = crate::pod::PodRef::of(&pod).full_name();
+            let full_name = PodRef::of(&pod).full_name();
             match cluster.create_pod(&content::mirror_of(&pod, owner)).await {
                 Ok(mirror) => {
                     debug!(mirror = full_name, "mirror pod created");

@@ -44,12 +44,6 @@ impl Wakes {
         }
     }
 
-    pub fn wake_all(&self) {
-        for bell in self.bells().values() {
-            bell.notify.notify_one();
-        }
-    }
-
     pub(super) fn hang_up(&self, uid: &PodUid) -> Arc<Bell> {
         self.bells().entry(uid.clone()).or_default().clone()
     }

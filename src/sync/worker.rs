@@ -30,7 +30,7 @@ use super::report::{Progress, Reporter};
 use super::{Context, admit, execute, report};
 use crate::cri::ContainerId;
 use crate::events::EventType;
-use crate::pleg::{PodRuntime, RuntimeHealth};
+use crate::pleg::PodRuntime;
 use crate::pod::{self, PodUid, Source};
 use crate::probes::{self, Look, PodProbes, Standings};
 use crate::status::{self, Verdict};
@@ -133,7 +133,6 @@ struct Worker {
     /// Why containers could not be started at the last try.
     start_failures: BTreeMap<String, StartFailure>,
     retries: BTreeMap<Step, Retry>,
-    health: watch::Receiver<RuntimeHealth>,
     probes: PodProbes,
     begun_hooks: Arc<BegunHooks>,
     reporter: Reporter,
@@ -156,7 +155,6 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
         exits_seen: BTreeMap::new(),
         start_failures: BTreeMap::new(),
         retries: BTreeMap::new(),
-        health: context.pleg.health(),
         probes: context.probes.of_pod(&uid),
         begun_hooks: Arc::default(),
         reporter: Reporter::new(&context),
@@ -196,8 +194,6 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
                     worker.retries.clear();
                 }
             }
-            // Cancel-safe: the change stays unseen until the next plan reads it.
-            Ok(()) = worker.health.changed() => {}
             // Cancel-safe: a timer.
             () = sleep_until(until) => {}
         }
@@ -363,7 +359,7 @@ impl Worker {
                 pod: &wish.pod,
                 runtime,
                 prepared: self.prepared,
-                network_ready: self.health.borrow_and_update().network_ready(),
+                network_ready: self.context.pleg.health().borrow().network_ready(),
                 backoff: &self.context.config.backoff,
                 exits_seen: &self.exits_seen,
                 standings,

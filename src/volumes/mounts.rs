@@ -8,12 +8,14 @@ use k8s_openapi::api::core::v1::VolumeMount;
 
 use super::plan::VolumePlan;
 use crate::cri::{Mount, MountPropagation};
-use crate::pod::expansion::expand;
+use crate::pod::expansion::{Budget, TooLong, expand};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MountError {
     #[error("cannot find volume {volume:?} to mount into container {container:?}")]
     NoVolume { volume: String, container: String },
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
     #[error("missing value for {0:?}")]
     NoValue(String),
     #[error("error SubPath `{0}` must not be an absolute path")]
@@ -105,7 +107,7 @@ fn sub_path(mount: &VolumeMount, env: &BTreeMap<String, String>) -> Result<Optio
 /// share a directory of that very name.
 fn expand_all(expression: &str, env: &BTreeMap<String, String>) -> Result<String, MountError> {
     let missing = RefCell::new(None);
-    let expanded = expand(expression, |name| {
+    let expanded = expand(expression, &mut Budget::default(), |name| {
         let value = env.get(name).map(String::as_str);
         if value.is_none() {
             missing.borrow_mut().get_or_insert_with(|| name.to_owned());
@@ -114,7 +116,7 @@ fn expand_all(expression: &str, env: &BTreeMap<String, String>) -> Result<String
     });
     match missing.into_inner() {
         Some(name) => Err(MountError::NoValue(name)),
-        None => Ok(expanded),
+        None => Ok(expanded?),
     }
 }
 

@@ -98,7 +98,11 @@ impl Cgroups {
         Ok(match self.version() {
             CgroupVersion::V2 => vec![self.root.join(below)],
             CgroupVersion::V1 => {
-                v1::Hierarchies::find(&self.root)?.all().map(|hierarchy| hierarchy.join(&below)).collect()
+                let hierarchies = v1::Hierarchies::find(&self.root)?;
+                // The runtime makes a pod's level in a hybrid machine's unified tree too, and
+                // takes only its own level away.
+                let unified = hierarchies.unified();
+                hierarchies.all().chain(unified.as_ref()).map(|hierarchy| hierarchy.join(&below)).collect()
             }
         })
     }

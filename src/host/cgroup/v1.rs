@@ -39,6 +39,12 @@ impl Hierarchies {
         self.by_controller.values().collect::<BTreeSet<_>>().into_iter()
     }
 
+    /// The version 2 tree of a hybrid machine, which controls nothing.
+    pub fn unified(&self) -> Option<PathBuf> {
+        let tree = self.root.join(UNIFIED);
+        tree.join("cgroup.procs").exists().then_some(tree)
+    }
+
     fn get(&self, controller: &str) -> Result<&Path> {
         self.find_controller(controller).ok_or_else(|| missing_controller(controller, &self.root))
     }

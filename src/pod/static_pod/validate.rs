@@ -50,6 +50,9 @@ impl Findings {
     }
 }
 
+/// Room for a UUID, and for whatever a person might write instead.
+const UID_BYTES_MAX: usize = 63;
+
 fn metadata(found: &mut Findings, pod: &Pod, node_name: &str) {
     let metadata = &pod.metadata;
     match metadata.name.as_deref() {
@@ -60,6 +63,12 @@ fn metadata(found: &mut Findings, pod: &Pod, node_name: &str) {
                 found.add("metadata.name", behind);
             }
         }
+    }
+    // It names directories and cgroups.
+    let uid = metadata.uid.as_deref().unwrap_or_default();
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_');
+    if uid.len() > UID_BYTES_MAX || !uid.chars().all(plain) {
+        found.add("metadata.uid", format!("{uid:?} is not up to {UID_BYTES_MAX} letters, digits, '-' and '_'"));
     }
     found.check("metadata.namespace", names::dns_label(metadata.namespace.as_deref().unwrap_or_default()));
     for (key, value) in metadata.labels.iter().flatten() {

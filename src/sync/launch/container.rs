@@ -54,8 +54,8 @@ pub fn container_config(
             user_specified_image: container.image.clone().unwrap_or_default(),
             ..ImageSpec::default()
         },
-        command: expand_command(container.command.as_deref(), &env),
-        args: expand_command(container.args.as_deref(), &env),
+        command: expand_command(container.command.as_deref(), &env)?,
+        args: expand_command(container.args.as_deref(), &env)?,
         working_dir: container.working_dir.clone().unwrap_or_default(),
         env,
         mounts,

@@ -23,6 +23,7 @@ pub use container::{ContainerInputs, container_config};
 pub use sandbox::{SandboxInputs, sandbox_config};
 
 use crate::pod::dns::ClusterDns;
+use crate::pod::expansion::TooLong;
 use crate::pod::hosts::HostnameError;
 
 /// What the configuration and the machine say about every launch; fixed at start.
@@ -51,6 +52,8 @@ pub struct LaunchConfig {
 pub enum LaunchError {
     #[error(transparent)]
     Hostname(#[from] HostnameError),
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
     #[error("unsupported supplementalGroupsPolicy: {0}")]
     SupplementalGroupsPolicy(String),
     #[error("localhostProfile must be set if seccompProfile type is Localhost")]
