@@ -19,7 +19,7 @@ RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 # Seeds of the simulation.
 SEEDS ?= 1000
 # The first of them; empty for half a fixed and half a fresh set.
-FROM ?=
+FROM ?= 0
 # Cases of node-e2e: those whose name contains one of these words; all without.
 CASES ?=
 

@@ -69,8 +69,17 @@ pub async fn run(env: Arc<Env>, log: Log, mut ended: watch::Receiver<bool>) {
     let mut failures = 0;
     while !*ended.borrow() {
         let grown = env.host.watch_writes(&log.path).await;
+        let mut watched = grown.is_ok();
         let wait = match follower.look(&mut ended).await {
-            Ok(size) => {
+            Ok(look) => {
+                let size = match look {
+                    Look::Same(size) => size,
+                    // The watch is on the file that was moved away.
+                    Look::Renewed => {
+                        watched = false;
+                        0
+                    }
+                };
                 failures = 0;
                 pace.note(size, env.clock.now());
                 pace.pause(log.max_bytes)
@@ -82,8 +91,7 @@ pub async fn run(env: Arc<Env>, log: Log, mut ended: watch::Receiver<bool>) {
                 RETRY_FIRST.saturating_mul(1 << (failures - 1).min(8)).min(env.config.monitor_interval)
             }
         };
-        let precaution =
-            env.config.monitor_interval * if grown.is_ok() && failures == 0 { WATCHED_INTERVALS } else { 1 };
+        let precaution = env.config.monitor_interval * if watched && failures == 0 { WATCHED_INTERVALS } else { 1 };
         let quiet = async {
             // Nothing need be done before the pause is over, and nothing while nobody writes.
             tokio::time::sleep(wait).await;
@@ -110,27 +118,35 @@ pub async fn run(env: Arc<Env>, log: Log, mut ended: watch::Receiver<bool>) {
     }
 }
 
+/// What a look found.
+enum Look {
+    /// The file of before, of this size.
+    Same(u64),
+    /// Another file has taken its name.
+    Renewed,
+}
+
 struct Follower<'a> {
     env: &'a Env,
     log: &'a Log,
 }
 
 impl Follower<'_> {
-    /// Looks at the log and rotates it if it is time; its size afterwards.
-    async fn look(&self, ended: &mut watch::Receiver<bool>) -> Result<u64, RotateError> {
+    /// Looks at the log and rotates it if it is time.
+    async fn look(&self, ended: &mut watch::Receiver<bool>) -> Result<Look, RotateError> {
         match self.env.host.file_size(&self.log.path).await? {
             // An earlier life renamed it and did not come to tell the runtime; or a person
             // removed it, and the container writes to a file without a name.
             None => {
                 self.reopen(ended).await?;
                 info!(container = %self.log.id, "log was missing, the runtime opened a new one");
-                Ok(0)
+                Ok(Look::Renewed)
             }
-            Some(size) if size < self.log.max_bytes => Ok(size),
+            Some(size) if size < self.log.max_bytes => Ok(Look::Same(size)),
             Some(size) => {
                 self.rotate(ended).await?;
                 debug!(container = %self.log.id, size, "log rotated");
-                Ok(0)
+                Ok(Look::Renewed)
             }
         }
     }

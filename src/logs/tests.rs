@@ -1,5 +1,6 @@
 //! Rotation on a real file system, with a runtime that is only a file handle.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -196,7 +197,11 @@ async fn no_more_files_are_kept_than_allowed() {
         assert_eq!(before, Some(0));
         scene.say(1000);
         scene.until("rotated", |files| files.last().is_some_and(|(_, log)| log.is_empty())).await;
-        assert!(scene.files().len() <= FILES);
+        // A part that is being compressed is there twice for a moment.
+        let files = scene.files();
+        let parts: BTreeSet<_> =
+            files.iter().map(|(name, _)| name.trim_end_matches(".tmp").trim_end_matches(".gz")).collect();
+        assert!(parts.len() <= FILES, "{parts:?}");
     }
     let oldest = scene.files().remove(0).1;
     assert!(oldest.starts_with(&format!("{:09}", 4000)), "the newest parts are the ones that stay");

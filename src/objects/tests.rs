@@ -183,6 +183,17 @@ async fn an_immutable_object_is_read_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_immutable_object_is_read_anew_for_the_next_pod() {
+    let bed = Bed::new();
+    bed.objects.register(&pod("a", &["settings"]));
+    bed.show(settings_with("1", "blue", true)).await;
+    bed.objects.unregister(&PodUid::new("a"));
+    bed.objects.register(&pod("b", &["settings"]));
+    bed.show(settings_with("2", "green", true)).await;
+    assert_eq!(bed.setting().await, Ok(Some("green".into())), "it was deleted and made again meanwhile");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_watch_lingers_for_the_next_pod_and_then_ends() {
     let bed = Bed::new();
     bed.objects.register(&pod("a", &["settings"]));

@@ -198,7 +198,9 @@ fn decide(input: &StatusInput<'_>, statuses: &Statuses, told: &[Outcome]) -> Out
     }
     let terminated = input.stage == Stage::Terminated;
     let own = phase(input.pod, statuses, terminated && !input.source.is_static());
-    if let Some(verdict) = input.verdict.filter(|_| own != Phase::Succeeded) {
+    // Whoever would have gone on did not succeed, however well it ended the last time.
+    let has_succeeded = || phase(input.pod, statuses, false) == Phase::Succeeded;
+    if let Some(verdict) = input.verdict.filter(|_| !has_succeeded()) {
         let (reason, message) = (Some(verdict.reason.clone()), Some(verdict.message.clone()));
         return Outcome { phase: Phase::Failed, reason, message };
     }

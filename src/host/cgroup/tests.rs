@@ -125,6 +125,22 @@ fn a_level_is_made_in_all_hierarchies_even_unused_ones() {
 }
 
 #[test]
+fn what_the_runtime_left_in_the_unified_tree_is_found_and_removed() {
+    let scratch = machine_v1(&["cpu", "memory"], &[]);
+    scratch.dir("unified");
+    scratch.file("unified/cgroup.procs", "");
+    scratch.dir("unified/kubepods/burstable/podleft");
+    let cgroups = Cgroups::new(scratch.root().to_owned());
+    let found = cgroups.list_pods(&path("/kubepods")).unwrap();
+    assert_eq!(found, [(PodUid::new("left"), path("/kubepods/burstable/podleft"))]);
+    let killed = || scratch.path("unified/kubepods/burstable/podleft/cgroup.kill").exists();
+    assert!(!killed());
+    // A plain directory is no cgroup: it cannot be removed with the file that this leaves.
+    let _ = cgroups.destroy_round(&path("/kubepods/burstable/podleft"));
+    assert!(killed(), "its processes were told to end");
+}
+
+#[test]
 fn a_missing_controller_is_named() {
     let wants = |settings: CgroupSettings, scratch: &Scratch| {
         let cgroups = Cgroups::new(scratch.root().to_owned());

@@ -282,6 +282,16 @@ fn check_problem(spec: &str, container: &str, expected: &str) {
 }
 
 #[test]
+fn a_uid_is_a_plain_name() {
+    for uid in ["a/b", "../../etc", &"u".repeat(64)] {
+        check_error(
+            &SMALLEST.replace("  name: web\nspec", &format!("  name: web\n  uid: {uid}\nspec")),
+            &format!("invalid pod: metadata.uid: {uid:?} is not up to 63 letters, digits, '-' and '_'"),
+        );
+    }
+}
+
+#[test]
 fn pods_that_cannot_run_are_refused() {
     check_error(
         &SMALLEST.replace("  name: web\nspec", &format!("  name: {}\nspec", "a".repeat(250))),
