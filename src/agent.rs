@@ -122,6 +122,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         node = node.name,
         version = settings.flags.version,
         standalone = cluster.is_none(),
+        runtime = kubelet.container_runtime_endpoint,
         cgroups = ?facts.cgroup_version,
         "starting"
     );
