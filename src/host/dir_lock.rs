@@ -8,13 +8,15 @@ use nix::fcntl::{Flock, FlockArg};
 
 /// A lock on a directory itself, held until dropped; the kernel drops it with the process.
 #[must_use]
-pub struct DirLock(#[expect(dead_code, reason = "held for its lock")] Flock<File>);
+pub struct DirLock {
+    _lock: Flock<File>,
+}
 
 impl DirLock {
     /// Takes the lock, or fails at once when another process holds it.
     pub fn take(directory: &Path) -> io::Result<Self> {
         let locked = Flock::lock(File::open(directory)?, FlockArg::LockExclusiveNonblock);
-        locked.map(DirLock).map_err(|(_, errno)| errno.into())
+        locked.map(|lock| DirLock { _lock: lock }).map_err(|(_, errno)| errno.into())
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use futures::{FutureExt, StreamExt};
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
 use tokio::sync::oneshot;
-use tokio::task::AbortHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Written;
 
@@ -28,7 +28,7 @@ pub(super) struct Writes(Arc<OnceLock<Option<Reader>>>);
 struct Reader {
     watches: Watches,
     waiting: Arc<Mutex<Waiting>>,
-    task: AbortHandle,
+    _task: AbortOnDropHandle<()>,
 }
 
 /// Who waits for which watch, and the number that tells one wait from the next on the same
@@ -39,12 +39,6 @@ struct Waiting {
     /// Events that were read before their watch was noted here.
     early: HashSet<WatchDescriptor>,
     made: u64,
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 /// Takes a watch down with the wait for it.
@@ -127,7 +121,7 @@ impl Reader {
                 }
             })
         };
-        Ok(Reader { watches, waiting, task: task.abort_handle() })
+        Ok(Reader { watches, waiting, _task: AbortOnDropHandle::new(task) })
     }
 }
 

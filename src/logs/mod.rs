@@ -29,7 +29,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use jiff::tz::TimeZone;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use crate::clock::Clock;
@@ -66,13 +66,7 @@ pub struct Logs {
 struct Follower {
     /// Turns true when the container does not run any more.
     ended: watch::Sender<bool>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    task: AbortOnDropHandle<()>,
 }
 
 impl Logs {
@@ -112,17 +106,17 @@ impl Logs {
     /// Returns once nothing here touches the log of this container any more, which has ended.
     pub async fn release(&self, uid: &PodUid, id: &ContainerId) {
         let follower = self.pods().get_mut(uid).and_then(|followers| followers.remove(id));
-        if let Some(mut follower) = follower {
+        if let Some(follower) = follower {
             follower.ended.send_replace(true);
             // A task that panicked has let go as well.
-            let _ = (&mut follower.task).await;
+            let _ = follower.task.await;
         }
     }
 
     fn follower(&self, log: Log, has_ended: bool) -> Follower {
         let (ended, end) = watch::channel(has_ended);
         let task = follow::run(self.env.clone(), log, end);
-        Follower { ended, task: tokio::spawn(task.in_current_span()) }
+        Follower { ended, task: AbortOnDropHandle::new(tokio::spawn(task.in_current_span())) }
     }
 
     fn pods(&self) -> MutexGuard<'_, BTreeMap<PodUid, BTreeMap<ContainerId, Follower>>> {

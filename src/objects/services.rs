@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1;
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Wake;
 use crate::kube::{Change, Cluster};
@@ -16,7 +16,7 @@ use crate::pod::services::Services;
 /// The watch of all services, and who waits for its first answer.
 pub(super) struct ServiceWatch {
     state: Arc<Mutex<State>>,
-    task: JoinHandle<()>,
+    _task: AbortOnDropHandle<()>,
 }
 
 enum State {
@@ -31,7 +31,7 @@ impl ServiceWatch {
     pub(super) fn start(cluster: &dyn Cluster, wake: Wake) -> Self {
         let state = Arc::new(Mutex::new(State::Unread { pods: BTreeSet::new() }));
         let task = tokio::spawn(follow(cluster.watch_services(), Arc::clone(&state), wake));
-        ServiceWatch { state, task }
+        ServiceWatch { state, _task: AbortOnDropHandle::new(task) }
     }
 
     pub(super) fn add_pod(&self, uid: &PodUid) {
@@ -51,12 +51,6 @@ impl ServiceWatch {
             State::Unread { .. } => None,
             State::Read(services) => Some(services.clone()),
         }
-    }
-}
-
-impl Drop for ServiceWatch {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

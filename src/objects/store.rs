@@ -16,8 +16,8 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{ObjectError, Wake};
 use crate::kube::{Cluster, ObjectState};
@@ -93,7 +93,7 @@ struct Entry<K> {
     latest: watch::Sender<Latest<K>>,
     /// Someone was told to come back later, so that the first answer has to wake the users.
     owed: bool,
-    watching: AbortHandle,
+    watching: AbortOnDropHandle<()>,
 }
 
 /// What is known of an object.
@@ -107,12 +107,6 @@ enum Latest<K> {
 impl<K> Latest<K> {
     fn is_known(&self) -> bool {
         matches!(self, Latest::Absent | Latest::Present(_))
-    }
-}
-
-impl<K> Drop for Entry<K> {
-    fn drop(&mut self) {
-        self.watching.abort();
     }
 }
 
@@ -199,7 +193,7 @@ impl<K: Single> Store<K> {
 
     fn open(&self, name: &Name) -> Entry<K> {
         let states = K::watch(self.0.cluster.as_ref(), &name.0, &name.1);
-        let watching = tokio::spawn(follow(Arc::downgrade(&self.0), name.clone(), states)).abort_handle();
+        let watching = AbortOnDropHandle::new(tokio::spawn(follow(Arc::downgrade(&self.0), name.clone(), states)));
         let latest = watch::Sender::new(Latest::Unread { since: Instant::now() });
         Entry { users: BTreeSet::new(), unused_since: None, latest, owed: false, watching }
     }

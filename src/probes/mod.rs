@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use crate::clock::Clock;
@@ -149,7 +149,7 @@ pub struct PodProbes {
     shared: Arc<Shared>,
     uid: PodUid,
     board: Arc<Board>,
-    tasks: BTreeMap<Key, Running>,
+    tasks: BTreeMap<Key, AbortOnDropHandle<()>>,
     has_looked: bool,
 }
 
@@ -174,15 +174,6 @@ impl Board {
     }
 }
 
-/// A task that ends with its handle.
-struct Running(JoinHandle<()>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 impl PodProbes {
     /// Starts and ends probes as the pod is now, and says how its instances stand.
     pub fn look(&mut self, look: &Look<'_>) -> Standings {
@@ -195,7 +186,7 @@ impl PodProbes {
         drop(state);
 
         // A probe that panicked starts afresh; one that has decided is not wanted any more.
-        self.tasks.retain(|key, task| wanted.contains_key(key) && !task.0.is_finished());
+        self.tasks.retain(|key, task| wanted.contains_key(key) && !task.is_finished());
         // Found running at the first look: they are older than this life of the agent, and
         // all of them are found at once.
         let adopted = !self.has_looked;
@@ -203,7 +194,7 @@ impl PodProbes {
             if !self.tasks.contains_key(&key) {
                 let task = Task::new(self.shared.clone(), self.board.clone(), self.uid.clone(), target, adopted);
                 let task = tokio::spawn(task.run().instrument(tracing::Span::current()));
-                self.tasks.insert(key, Running(task));
+                self.tasks.insert(key, AbortOnDropHandle::new(task));
             }
         }
         self.has_looked = true;

@@ -16,8 +16,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, ContainerPort, LifecycleHandler, Pod};
-use tokio::task::JoinHandle;
 use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::execute::Round;
@@ -41,14 +41,8 @@ pub struct Hooks {
 pub struct BegunHooks(Mutex<BTreeMap<ContainerId, Begun>>);
 
 struct Begun {
-    task: JoinHandle<()>,
+    _task: AbortOnDropHandle<()>,
     end: Shared<BoxFuture<'static, ()>>,
-}
-
-impl Drop for Begun {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
 }
 
 /// A hook with everything looked up that it needs.
@@ -123,7 +117,7 @@ fn begin_pre_stop(round: &Round<'_>, name: &str, id: &ContainerId) -> Option<Sha
     });
     // A hook that panicked has ended too.
     let end = end.map(drop).boxed().shared();
-    all.insert(id.clone(), Begun { task, end: end.clone() });
+    all.insert(id.clone(), Begun { _task: AbortOnDropHandle::new(task), end: end.clone() });
     Some(end)
 }
 

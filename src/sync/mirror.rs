@@ -167,13 +167,13 @@ pub async fn run(
         let mut still_failed = BTreeMap::new();
         for write in mirrors.due(&static_sources) {
             let name = write.full_name();
-            let before = failed.remove(&name);
-            if let Some(before) = before.as_ref().filter(|before| before.not_before > clock.now()) {
-                let Failed { not_before, delay, error } = before;
-                let waiting = Failed { not_before: *not_before, delay: *delay, error: error.clone() };
-                still_failed.insert(name, waiting);
-                continue;
-            }
+            let before = match failed.remove(&name) {
+                Some(waiting) if waiting.not_before > clock.now() => {
+                    still_failed.insert(name, waiting);
+                    continue;
+                }
+                before => before,
+            };
             if let Err(error) = carry_out(&mirrors, &*cluster, &owner, write).await {
                 let text = error.to_string();
                 // Said once, and again only when it changes: the API may be away for days.

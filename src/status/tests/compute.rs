@@ -349,6 +349,19 @@ fn a_terminal_phase_waits_until_nothing_can_run() {
 }
 
 #[test]
+fn whoever_would_have_gone_on_did_not_succeed() {
+    let ended_by_deadline = |spec: &str| {
+        let mut case = Case::new(spec, &["web/0 running"]).then(&["web/0 exited 0"]).stage(Stage::Terminated);
+        case.verdict = Some(Verdict::deadline_exceeded());
+        // What an agent that was started again knows.
+        case.previous = None;
+        case.compute().phase
+    };
+    assert_eq!(ended_by_deadline(ONE), Phase::Failed);
+    assert_eq!(ended_by_deadline("{restartPolicy: OnFailure, containers: [{name: web, image: a}]}"), Phase::Succeeded);
+}
+
+#[test]
 fn a_terminal_phase_is_never_left() {
     let done = Case::new(NEVER, &["web/0 exited 0", "log/0 exited 0"]);
     check_phase(&done.then(&["web/1 running", "log/0 exited 0"]), Phase::Succeeded);
