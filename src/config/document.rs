@@ -10,6 +10,7 @@ use serde_saphyr::DuplicateKeyPolicy;
 use serde_saphyr::granit_parser::{Event, Parser};
 
 use super::path::FieldPath;
+use crate::host::open_regular;
 
 pub const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 pub const KIND: &str = "KubeletConfiguration";
@@ -51,7 +52,7 @@ impl Document {
     pub fn read(file: &Path) -> Result<Document, DocumentError> {
         let failed = |source| DocumentError::Read { file: file.to_owned(), source };
         let mut bytes = Vec::new();
-        let opened = fs::File::open(file).map_err(failed)?;
+        let opened = open_regular(file).map_err(failed)?;
         opened.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
         if bytes.len() as u64 > BYTES_MAX {
             return Err(DocumentError::TooLarge { file: file.to_owned() });

@@ -82,7 +82,7 @@ fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
 
 /// The whole file, or `None` if it is not there. A larger one is not read to its end.
 pub fn read_file(path: &Path, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
-    let Some(file) = open_regular(path)? else {
+    let Some(file) = if_there(open_regular(path))? else {
         return Ok(None);
     };
     let mut data = Vec::new();
@@ -95,7 +95,7 @@ pub fn read_file(path: &Path, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
 
 /// The end of a file: at most so many bytes, and of those at most so many lines.
 pub fn read_tail(path: &Path, bytes_max: usize, lines_max: Option<usize>) -> io::Result<Option<Vec<u8>>> {
-    let Some(mut file) = open_regular(path)? else {
+    let Some(mut file) = if_there(open_regular(path))? else {
         return Ok(None);
     };
     let length = file.metadata()?.len();
@@ -118,14 +118,20 @@ fn start_of_last_lines(data: &[u8], lines: usize) -> usize {
     ends.map(|(at, _)| at + 1).nth(lines - 1).unwrap_or(0)
 }
 
-/// A fifo or a device in its place must not hold the thread that opens it.
-fn open_regular(path: &Path) -> io::Result<Option<File>> {
-    let opened = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY).open(path);
-    match opened {
-        Ok(file) if file.metadata()?.is_file() => Ok(Some(file)),
-        Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+/// Opens a file to read it. A fifo or a device in its place must not hold the thread that
+/// opens it, nor a file of /proc that waits for news the thread that reads it.
+pub fn open_regular(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOCTTY).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+    }
+}
+
+fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+        result => result.map(Some),
     }
 }
 

@@ -224,7 +224,11 @@ impl Host for LinuxHost {
             tokio::time::sleep(pause).await;
         }
         let left = self.on_cgroup("list processes of cgroup", cgroup, Cgroups::processes).await?;
-        Err(HostError::Refused(format!("cgroup {} cannot be removed, processes do not die: {left:?}", cgroup.0)))
+        let why = match left.is_empty() {
+            true => "the kernel keeps it busy".to_owned(),
+            false => format!("processes do not die: {left:?}"),
+        };
+        Err(HostError::Refused(format!("cgroup {} cannot be removed, {why}", cgroup.0)))
     }
 
     async fn list_pod_cgroups(&self, root: &CgroupPath) -> Result<Vec<(PodUid, CgroupPath)>> {

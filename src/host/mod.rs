@@ -33,6 +33,7 @@ mod writes;
 
 pub use cgroup::systemd_name;
 pub use dir_lock::DirLock;
+pub use files::open_regular;
 pub use linux::{LinuxHost, Roots};
 
 use std::fmt;

@@ -209,6 +209,9 @@ fn a_file_that_cannot_be_read_is_named() {
     assert!(files.refused(&[]).starts_with("cannot read main.yaml: invalid utf-8"));
     fs::write(files.0.join("main.yaml"), vec![b' '; (4 << 20) + 1]).expect("temp dir");
     assert_eq!(files.refused(&[]), "main.yaml is larger than 4194304 bytes");
+    fs::remove_file(files.0.join("main.yaml")).expect("temp dir");
+    nix::unistd::mkfifo(&files.0.join("main.yaml"), nix::sys::stat::Mode::S_IRWXU).expect("temp dir");
+    assert_eq!(files.refused(&[]), "cannot read main.yaml: not a regular file");
 }
 
 #[test]

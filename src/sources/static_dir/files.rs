@@ -1,7 +1,7 @@
 //! The files of the static-pod directory, and the pods they describe.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, ErrorKind, Read};
 use std::panic::catch_unwind;
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
+use crate::host::open_regular;
 use crate::pod::static_pod::{Manifest, Origin, SEEN_ANNOTATION, decode};
 use crate::pod::{PodRef, Source};
 
@@ -202,7 +203,6 @@ fn manifests_in(dir: &Path) -> io::Result<BTreeSet<PathBuf>> {
 /// The content of a manifest; `None` for a directory, or if it is gone meanwhile.
 fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
     let unreadable = |error: io::Error| format!("failed to read it: {error}");
-    // Looked at before it is opened: a pipe would wait for its other end.
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => {
@@ -213,11 +213,8 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
     if metadata.is_dir() {
         return Ok(None);
     }
-    if !metadata.is_file() {
-        return Err("it is not a regular file".into());
-    }
     let mut content = Vec::new();
-    let file = File::open(path).map_err(unreadable)?;
+    let file = open_regular(path).map_err(unreadable)?;
     file.take(MANIFEST_BYTES_MAX + 1).read_to_end(&mut content).map_err(unreadable)?;
     if content.len() as u64 > MANIFEST_BYTES_MAX {
         return Err(format!("it is larger than {} MiB", MANIFEST_BYTES_MAX >> 20));

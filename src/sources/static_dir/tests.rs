@@ -156,7 +156,7 @@ fn a_scan_finds_the_files_that_are_meant() {
             "dangling: failed to read it: No such file or directory (os error 2)",
             "large: it is larger than 10 MiB",
             "link: 1 bytes",
-            "pipe: it is not a regular file",
+            "pipe: failed to read it: not a regular file",
         ]
     );
     assert_eq!(scanned(&path("b.yaml")), ["b.yaml: 2 bytes"]);
