@@ -247,3 +247,81 @@ async fn carry_out(mirrors: &Mirrors, cluster: &dyn Cluster, owner: &Node, write
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kube::fake::FakeCluster;
+    use crate::pod::resources::Amounts;
+    use crate::pod::testing::{pod_yaml, yaml};
+
+    fn static_pod(name: &str) -> Arc<Pod> {
+        Arc::new(pod_yaml(&format!(
+            "{{metadata: {{name: {name}, annotations: {{kubernetes.io/config.hash: new}}}},
+              spec: {{containers: [{{name: c, image: i}}]}}}}"
+        )))
+    }
+
+    fn mirror(name: &str, hash: &str, more: &str) -> Arc<Pod> {
+        Arc::new(pod_yaml(&format!(
+            "{{metadata: {{name: {name}, uid: uid-{name}, {more}
+               annotations: {{kubernetes.io/config.hash: {hash}, kubernetes.io/config.mirror: {hash}}}}}}}"
+        )))
+    }
+
+    /// What is due where the static pod `web` is wanted and this mirror is there.
+    fn due(mirror: Option<Arc<Pod>>) -> Vec<Write> {
+        let mirrors = Mirrors::default();
+        mirrors.source_synced(Source::Api);
+        mirrors.source_synced(Source::File);
+        mirrors.wanted("web_shop", Some(static_pod("web")));
+        mirrors.observed("web_shop", mirror);
+        mirrors.due(&BTreeSet::from([Source::File]))
+    }
+
+    #[test]
+    fn a_mirror_is_made_kept_or_taken_away() {
+        assert_eq!(due(None), [Write::Create(static_pod("web"))]);
+        assert_eq!(due(Some(mirror("web", "new", ""))), []);
+        let delete = Write::Delete { namespace: "shop".into(), name: "web".into(), uid: "uid-web".into() };
+        assert_eq!(due(Some(mirror("web", "old", ""))), [delete]);
+    }
+
+    #[test]
+    fn a_mirror_that_leaves_is_left_alone() {
+        let leaving = |grace: u32| {
+            let more = format!("deletionTimestamp: 2026-01-01T12:00:00Z, deletionGracePeriodSeconds: {grace},");
+            due(Some(mirror("web", "new", &more)))
+        };
+        assert_eq!(leaving(0), [], "a finalizer holds it, which no second deletion changes");
+        assert!(matches!(leaving(30)[..], [Write::Delete { .. }]), "nothing is left to wait for");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_mirror_that_is_refused_delays_no_other() {
+        let (mirrors, cluster) = (Mirrors::default(), FakeCluster::default());
+        let node: Node = yaml("{metadata: {name: n1, uid: u1}}");
+        let view = NodeView {
+            host_ips: vec![],
+            allocatable: Amounts::default(),
+            node: Arc::new(node),
+            is_registered: true,
+            pod_cidrs: vec![],
+        };
+        let (_view, node) = watch::channel(Some(Arc::new(view)));
+        let refused = || ApiError::Conflict { what: "create mirror".into(), message: "a webhook says no".into() };
+        (0..3).for_each(|_| cluster.fail_next("create shop/bad", refused()));
+        mirrors.source_synced(Source::Api);
+        mirrors.wanted("bad_shop", Some(static_pod("bad")));
+        let files = BTreeSet::from([Source::File]);
+        let task = run(mirrors.clone(), Arc::new(cluster.clone()), node, files, Clock::system());
+        let _task = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(task));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+
+        mirrors.wanted("good_shop", Some(static_pod("good")));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(cluster.call_names(), ["create shop/bad", "create shop/good"], "each at its own time");
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert!(cluster.pod("shop", "bad").is_some(), "asked again until it was taken");
+    }
+}

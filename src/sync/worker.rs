@@ -133,6 +133,8 @@ struct Worker {
     /// Why containers could not be started at the last try.
     start_failures: BTreeMap<String, StartFailure>,
     retries: BTreeMap<Step, Retry>,
+    /// What the last round did, as far as it was told.
+    done: Vec<Action>,
     probes: PodProbes,
     begun_hooks: Arc<BegunHooks>,
     reporter: Reporter,
@@ -155,6 +157,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
         exits_seen: BTreeMap::new(),
         start_failures: BTreeMap::new(),
         retries: BTreeMap::new(),
+        done: Vec::new(),
         probes: context.probes.of_pod(&uid),
         begun_hooks: Arc::default(),
         reporter: Reporter::new(&context),
@@ -256,6 +259,7 @@ impl Worker {
             Stage::Ended if plan.reached => return self.take_leave(wish).await,
             Stage::Stopping | Stage::Ended => {}
         }
+        self.hold_what_had_no_effect(&plan);
         let actions: Vec<_> =
             plan.actions.iter().filter(|action| self.waits_for(&step(action)).is_none()).cloned().collect();
         if actions.is_empty() {
@@ -386,9 +390,10 @@ impl Worker {
                 () = self.probes.changed() => self.publish(wish, runtime, plan),
             }
         };
-        for Done { step, result } in report {
+        for (Done { step, result }, action) in report.into_iter().zip(actions) {
             match result {
                 Ok(()) => {
+                    self.done.push(action.clone());
                     self.prepared |= step == Step::Prepare;
                     if let Step::Container(name) = &step {
                         self.start_failures.remove(name);
@@ -406,6 +411,17 @@ impl Worker {
         }
         // Whatever happened, the next pass reads it; what failed waits its time.
         Outcome::Again
+    }
+
+    /// An action that is due again, right after it was done, did nothing, whatever was said:
+    /// a runtime whose shim was killed answers so for a while. It waits like one that failed.
+    fn hold_what_had_no_effect(&mut self, plan: &Plan) {
+        for action in std::mem::take(&mut self.done) {
+            if plan.actions.contains(&action) {
+                debug!(?action, "had no effect, will retry");
+                self.failed(step(&action), None);
+            }
+        }
     }
 
     /// Notes a failure and says when there is something to do next.
