@@ -3,6 +3,7 @@
 //! Every action is idempotent, or its outcome is read back by the next pass. A failed action
 //! ends the round for what depends on it, never for another container.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,13 +15,14 @@ use tracing::{debug, info, warn};
 
 use super::hooks::BegunHooks;
 use super::launch::{self, SandboxInputs};
-use super::plan::{Action, Kind, StopWhy};
+use super::plan::{Action, StopWhy};
 use super::worker::{Desired, Step, StopCause};
 use super::{Context, hooks, start};
 use crate::cri::{self, ContainerId, CriError, SandboxConfig};
 use crate::events::EventType;
 use crate::host::HostError;
 use crate::pleg::PodRuntime;
+use crate::pod::containers::Role;
 use crate::pod::{self, PodRef, PodUid};
 
 /// The least time a container gets after SIGTERM, whatever was asked for.
@@ -60,6 +62,7 @@ pub struct Round<'a> {
     pub wish: &'a Desired,
     pub runtime: &'a PodRuntime,
     pub begun_hooks: &'a BegunHooks,
+    pub stopping_since: Option<Instant>,
 }
 
 pub async fn execute(round: &Round<'_>, actions: &[Action]) -> Vec<Done> {
@@ -240,7 +243,11 @@ impl Round<'_> {
             _ => None,
         };
         let seconds = self.wish.grace_seconds().or(of_probe).or(own).unwrap_or(0);
-        Duration::from_secs(seconds.max(0).unsigned_abs())
+        let whole = Duration::from_secs(seconds.max(0).unsigned_abs());
+        // A sidecar has waited for the others, and the pod's grace went on meanwhile.
+        let is_sidecar = matches!(pod::containers::find(&self.wish.pod, name), Some((Role::Sidecar, _)));
+        let waited = self.stopping_since.filter(|_| is_sidecar).map(|since| self.context.clock.now() - since);
+        whole.saturating_sub(waited.unwrap_or_default())
     }
 
     /// A container's log goes with it, and before it: while the container is there, a removal
@@ -277,14 +284,9 @@ impl Round<'_> {
         self.context.config.root_dir.join("pods").join(self.uid.as_str())
     }
 
-    pub fn spec(&self, name: &str, kind: Kind) -> Option<&ContainerSpec> {
-        let spec = self.wish.pod.spec.as_ref()?;
-        match kind {
-            Kind::Init | Kind::Sidecar => {
-                spec.init_containers.iter().flatten().find(|container| container.name == name)
-            }
-            Kind::Regular => spec.containers.iter().find(|container| container.name == name),
-        }
+    /// The spec of a container. An ephemeral one is read as an ordinary one.
+    pub fn spec(&self, name: &str) -> Option<Cow<'_, ContainerSpec>> {
+        pod::containers::find(&self.wish.pod, name).map(|(_, spec)| spec)
     }
 
     pub fn pod_event(&self, kind: EventType, reason: &str, message: impl Into<String>) {

@@ -14,11 +14,12 @@ use tokio::time::Instant;
 
 use crate::config::GoDuration;
 use crate::cri::{
-    Container, ContainerId, ContainerState, Exit, NamespaceMode, Sandbox, SandboxId, SandboxState, annotations,
+    Container, ContainerId, ContainerState, NamespaceMode, Sandbox, SandboxId, SandboxState, annotations,
 };
 use crate::pleg::PodRuntime;
-use crate::pod;
+use crate::pod::{self, containers::ephemeral_containers};
 use crate::probes::{ProbeKind, Standings};
+use crate::status::restartable;
 
 /// The wait that follows a crash, as the container instance itself carries it: seconds in
 /// this annotation, written when the instance is created. So a restart of the agent, or a
@@ -58,6 +59,8 @@ pub enum Kind {
     /// An init container with restartPolicy Always: started in order, kept running.
     Sidecar,
     Regular,
+    /// Added to a running pod for debugging; started once, whatever becomes of it.
+    Ephemeral,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,7 +181,8 @@ pub fn sync(snapshot: &Snapshot) -> Plan {
     }
 
     // What ran in a sandbox that is no good any more ends before a new one begins.
-    let running: Vec<_> = runtime.may_run().map(|container| stop(container, StopWhy::SandboxReplaced)).collect();
+    let running: Vec<_> =
+        next_to_stop(pod, runtime).map(|container| stop(container, StopWhy::SandboxReplaced)).collect();
     if !running.is_empty() {
         plan.actions = running;
         return plan;
@@ -202,10 +206,24 @@ pub fn sync(snapshot: &Snapshot) -> Plan {
 }
 
 /// The plan for a pod that must end: stop everything, then the sandbox.
-pub fn stop_pod(runtime: &PodRuntime) -> Plan {
-    let containers = runtime.may_run().map(|container| stop(container, StopWhy::PodStops));
+pub fn stop_pod(pod: &Pod, runtime: &PodRuntime) -> Plan {
+    let containers = next_to_stop(pod, runtime).map(|container| stop(container, StopWhy::PodStops));
     let sandboxes = ready_sandboxes(runtime).map(|sandbox| Action::StopSandbox { id: sandbox.id.clone() });
     Plan::of_first(containers, sandboxes)
+}
+
+/// The containers to stop now, all together: first those that are no sidecars, then the
+/// sidecars one after another, the last one first, so that each outlives what it serves.
+fn next_to_stop<'a>(pod: &Pod, runtime: &'a PodRuntime) -> impl Iterator<Item = &'a Container> {
+    let sidecars: Vec<&str> =
+        init(pod).filter(|spec| init_kind(spec) == Kind::Sidecar).map(|spec| spec.name.as_str()).collect();
+    let rank = |container: &Container| sidecars.iter().position(|name| *name == container.name);
+    let ranked: Vec<_> = runtime.may_run().map(|container| (rank(container), container)).collect();
+    let next = match ranked.iter().any(|(rank, _)| rank.is_none()) {
+        true => None,
+        false => ranked.iter().map(|(rank, _)| *rank).max().flatten(),
+    };
+    ranked.into_iter().filter(move |(rank, _)| *rank == next).map(|(_, container)| container)
 }
 
 /// The plan for a pod that has ended and is no longer wanted: leave nothing in the runtime.
@@ -229,9 +247,8 @@ enum Progress {
 fn progress_without_sandbox(snapshot: &Snapshot) -> Progress {
     let pod = snapshot.pod;
     let runtime = snapshot.runtime;
-    let policy = restart_policy(pod);
     let ran_before = !runtime.containers.is_empty() && !runtime.sandboxes.is_empty();
-    if policy == RestartPolicy::Never && ran_before {
+    if ran_before && regular(pod).all(|spec| never_restarts(pod, spec)) {
         return Progress::Finished;
     }
     if is_regular_done(snapshot) {
@@ -242,16 +259,16 @@ fn progress_without_sandbox(snapshot: &Snapshot) -> Progress {
 
 /// Every regular container has ended for good, in whichever sandbox that was.
 fn is_regular_done(snapshot: &Snapshot) -> bool {
-    regular(snapshot.pod).next().is_some() && regular(snapshot.pod).all(|spec| is_done(snapshot, &spec.name))
+    regular(snapshot.pod).next().is_some() && regular(snapshot.pod).all(|spec| is_done(snapshot, spec))
 }
 
-fn is_done(snapshot: &Snapshot, name: &str) -> bool {
-    let newest = snapshot.runtime.newest(name);
+fn is_done(snapshot: &Snapshot, spec: &ContainerSpec) -> bool {
+    let newest = snapshot.runtime.newest(&spec.name);
     let Some((newest, exit)) = newest.and_then(|newest| Some((newest, newest.exit()?))) else { return false };
-    match restart_policy(snapshot.pod) {
-        // Killed for a probe: that it then ended well is not why it ended.
-        RestartPolicy::OnFailure if failed_probe(snapshot, newest).is_some() => false,
-        policy => !policy.restarts(exit),
+    match failed_probe(snapshot, newest) {
+        // Killed for a probe: how it then ended is not why it ended, and no rule speaks of it.
+        Some(_) => policy(snapshot.pod, spec) == "Never",
+        None => !restartable(snapshot.pod, spec, exit.exit_code),
     }
 }
 
@@ -265,6 +282,18 @@ fn is_well(snapshot: &Snapshot, instance: &Container, spec: &ContainerSpec) -> b
     !is_changed(instance, spec) && failed_probe(snapshot, instance).is_none()
 }
 
+/// The container's own restart policy, else the pod's.
+fn policy<'a>(pod: &'a Pod, spec: &'a ContainerSpec) -> &'a str {
+    let policy = spec.restart_policy.as_deref().or(pod::spec(pod).restart_policy.as_deref());
+    policy.unwrap_or("Always")
+}
+
+/// Whatever its exit code, there is nothing that would start it again.
+fn never_restarts(pod: &Pod, spec: &ContainerSpec) -> bool {
+    let ruled = spec.restart_policy.is_some() && spec.restart_policy_rules.as_ref().is_some_and(|all| !all.is_empty());
+    policy(pod, spec) == "Never" && !ruled
+}
+
 fn progress_in(snapshot: &Snapshot, sandbox: &Sandbox) -> Progress {
     let runtime = snapshot.runtime;
     let here = |name: &str| {
@@ -273,10 +302,24 @@ fn progress_in(snapshot: &Snapshot, sandbox: &Sandbox) -> Progress {
     let mut steps = Vec::new();
     let mut held = Vec::new();
 
-    let policy = restart_policy(snapshot.pod);
     let initialised = regular(snapshot.pod).any(|spec| here(&spec.name).is_some());
     if is_regular_done(snapshot) {
         return Progress::Finished;
+    }
+
+    // Whoever debugs a pod does not wait for the pod.
+    for spec in ephemeral_containers(snapshot.pod) {
+        let (name, kind) = (spec.name.clone(), Kind::Ephemeral);
+        match runtime.newest(&name) {
+            None => {
+                let start = Action::StartContainer { name, kind, attempt: None, backoff_after: Duration::ZERO };
+                steps.push(start);
+            }
+            Some(newest) if newest.state == ContainerState::Created && newest.sandbox_id == sandbox.id => {
+                steps.push(Action::ResumeContainer { name, kind, id: newest.id.clone() });
+            }
+            Some(_) => {}
+        }
     }
 
     for spec in init(snapshot.pod) {
@@ -287,7 +330,9 @@ fn progress_in(snapshot: &Snapshot, sandbox: &Sandbox) -> Progress {
         let newest = here(&spec.name);
         match (kind, newest.map(|newest| (&newest.state, newest))) {
             (Kind::Init, Some((ContainerState::Exited(exit), _))) if exit.exit_code == 0 => continue,
-            (Kind::Init, Some((ContainerState::Exited(_), _))) if policy == RestartPolicy::Never => {
+            (Kind::Init, Some((ContainerState::Exited(exit), _)))
+                if !restartable(snapshot.pod, spec, exit.exit_code) =>
+            {
                 return Progress::Finished;
             }
             (_, Some((ContainerState::Running { .. }, newest))) if is_well(snapshot, newest, spec) => {
@@ -310,7 +355,7 @@ fn progress_in(snapshot: &Snapshot, sandbox: &Sandbox) -> Progress {
         let newest = here(&spec.name);
         match newest.map(|newest| (&newest.state, newest)) {
             Some((ContainerState::Running { .. }, newest)) if is_well(snapshot, newest, spec) => {}
-            _ if is_done(snapshot, &spec.name) => {}
+            _ if is_done(snapshot, spec) => {}
             _ => advance(snapshot, spec, Kind::Regular, newest, &mut steps, &mut held),
         }
     }
@@ -339,7 +384,7 @@ fn advance(
         // What follows is for the restart policy and the back-off, as after any other end.
         Some((ContainerState::Running { .. }, newest)) => {
             let Some(probe) = failed_probe(snapshot, newest) else { return };
-            let will_restart = kind == Kind::Sidecar || restart_policy(snapshot.pod) != RestartPolicy::Never;
+            let will_restart = kind == Kind::Sidecar || policy(snapshot.pod, spec) != "Never";
             steps.push(stop(newest, StopWhy::ProbeFailed { probe, will_restart }));
         }
         Some((ContainerState::Unknown, newest)) => {
@@ -473,31 +518,6 @@ fn init_kind(spec: &ContainerSpec) -> Kind {
 
 fn is_host_network(pod: &Pod) -> bool {
     pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true))
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum RestartPolicy {
-    Always,
-    OnFailure,
-    Never,
-}
-
-impl RestartPolicy {
-    fn restarts(self, exit: &Exit) -> bool {
-        match self {
-            RestartPolicy::Always => true,
-            RestartPolicy::OnFailure => exit.exit_code != 0,
-            RestartPolicy::Never => false,
-        }
-    }
-}
-
-fn restart_policy(pod: &Pod) -> RestartPolicy {
-    match pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()) {
-        Some("Never") => RestartPolicy::Never,
-        Some("OnFailure") => RestartPolicy::OnFailure,
-        _ => RestartPolicy::Always,
-    }
 }
 
 /// One action a line; this is what golden tests and people read.

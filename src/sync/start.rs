@@ -12,14 +12,14 @@ use super::execute::{Round, StartFailure, chain};
 use super::hooks;
 use super::launch::{self, ContainerInputs};
 use super::plan::{BACKOFF_ANNOTATION, Kind};
-use crate::cri::{Container, ContainerId, Mount};
+use crate::cri::{Container, ContainerId, Mount, SandboxId};
 use crate::events::EventType;
 use crate::host::{Durability, HostError};
 use crate::images::{ImageError, ImageRequest, Reason};
-use crate::pod;
 use crate::pod::env::EnvSources;
 use crate::pod::hosts::{self, PodHostname};
 use crate::pod::resources::Amounts;
+use crate::pod::{self, containers::ephemeral_containers};
 
 /// Names of links in the container log directory end here.
 const LINK_NAME_BYTES_MAX: usize = 255;
@@ -51,8 +51,9 @@ async fn try_start(
     let context = round.context;
     let pod = &round.wish.pod;
     let spec = round
-        .spec(name, kind)
+        .spec(name)
         .ok_or_else(|| StartFailure::new("CreateContainerError", "container is no longer in the spec"))?;
+    let spec = spec.as_ref();
     let sandbox = round
         .runtime
         .ready_sandbox()
@@ -96,7 +97,7 @@ async fn try_start(
         env: surroundings.env,
         mounts: surroundings.mounts,
         termination_log: surroundings.termination_log.as_deref(),
-        target: None,
+        target: target(round, name, kind, &sandbox.id),
         config: &context.config.launch,
     };
     let mut config = launch::container_config(pod, spec, inputs).map_err(|error| config_error(error.to_string()))?;
@@ -114,6 +115,17 @@ async fn try_start(
     };
     round.container_event(name, EventType::Normal, "Created", "Container created");
     launch_created(round, name, kind, &id, attempt).await
+}
+
+/// The container whose processes an ephemeral one wants to see.
+fn target<'a>(round: &'a Round<'_>, name: &str, kind: Kind, sandbox: &SandboxId) -> Option<&'a ContainerId> {
+    if kind != Kind::Ephemeral {
+        return None;
+    }
+    let spec = ephemeral_containers(&round.wish.pod).iter().find(|container| container.name == name)?;
+    let wanted = spec.target_container_name.as_deref().filter(|target| !target.is_empty())?;
+    let here = round.runtime.instances(wanted).find(|container| container.sandbox_id == *sandbox)?;
+    Some(&here.id)
 }
 
 /// Starts an instance that an earlier pass, or an earlier life of the agent, created.
@@ -138,8 +150,8 @@ async fn launch_created(
     info!(container = name, %id, attempt, "container started");
     round.container_event(name, EventType::Normal, "Started", "Container started");
     link_log(round, name, id, attempt).await;
-    let Some(spec) = round.spec(name, kind) else { return Ok(()) };
-    if let Err(message) = hooks::post_start(round, spec, id).await {
+    let Some(spec) = round.spec(name) else { return Ok(()) };
+    if let Err(message) = hooks::post_start(round, &spec, id).await {
         round.kill_for_hook(name, id).await;
         return Err(StartFailure::new("PostStartHookError", message));
     }

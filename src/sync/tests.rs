@@ -379,11 +379,11 @@ fn sidecars_start_in_order_and_are_kept_running() {
 #[test]
 fn a_stopping_pod_stops_containers_before_its_sandbox() {
     let runtime = ready().running("a", 0, 0).exited("b", 0, 0, 0).0.sorted();
-    assert_eq!(plan::stop_pod(&runtime).to_string(), "stop a because the pod stops\n");
+    assert_eq!(plan::stop_pod(&Pod::default(), &runtime).to_string(), "stop a because the pod stops\n");
     let runtime = ready().exited("a", 0, 0, 0).0.sorted();
-    assert_eq!(plan::stop_pod(&runtime).to_string(), "stop sandbox\n");
+    assert_eq!(plan::stop_pod(&Pod::default(), &runtime).to_string(), "stop sandbox\n");
     let runtime = Scene::default().sandbox(0, SandboxState::NotReady).exited("a", 0, 0, 0).0.sorted();
-    assert_eq!(plan::stop_pod(&runtime).to_string(), "done\n");
+    assert_eq!(plan::stop_pod(&Pod::default(), &runtime).to_string(), "done\n");
 }
 
 #[test]
@@ -414,4 +414,68 @@ fn what_was_killed_for_a_probe_restarts_unless_the_policy_is_never() {
     check(pod("OnFailure", &["a"]), scene(), &["start a again, attempt 1"]);
     check(pod("OnFailure", &["a"]), ready().exited("a", 0, 0, 0), &["done"]);
     check(pod("Never", &["a"]), scene(), &["done"]);
+}
+
+#[test]
+fn a_container_has_the_last_word_on_its_restarts() {
+    let own = |container: &str| -> Pod {
+        let spec = format!("{{restartPolicy: Never, containers: [{{name: b, image: 'img:1'}}, {container}]}}");
+        Pod { spec: Some(crate::pod::testing::yaml(&spec)), ..Pod::default() }
+    };
+    let scene = |code| ready().exited("a", 0, 0, code).exited("b", 0, 0, 0);
+    let again: &[&str] = &["start a again, attempt 1"];
+    check(own("{name: a, image: 'img:1', restartPolicy: Always}"), scene(0), again);
+    check(own("{name: a, image: 'img:1', restartPolicy: OnFailure}"), scene(0), &["done"]);
+    check(own("{name: a, image: 'img:1', restartPolicy: OnFailure}"), scene(1), again);
+    let rules = "restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [42]}}]";
+    let ruled = || own(&format!("{{name: a, image: 'img:1', restartPolicy: Never, {rules}}}"));
+    check(ruled(), scene(42), again);
+    check(ruled(), scene(1), &["done"]);
+    // Where something may start again, a lost sandbox is replaced.
+    let dead = || Scene::default().sandbox(0, SandboxState::NotReady).exited("a", 0, 0, 42).exited("b", 0, 0, 0);
+    check(ruled(), dead(), &["create sandbox 1"]);
+}
+
+#[test]
+fn an_init_container_with_a_policy_of_its_own_may_fail_or_try_again() {
+    let own = |pod: &str, container: &str| -> Pod {
+        let init = format!("{{name: i, image: 'img:1', restartPolicy: {container}}}");
+        let spec =
+            format!("{{restartPolicy: {pod}, initContainers: [{init}], containers: [{{name: a, image: 'img:1'}}]}}");
+        Pod { spec: Some(crate::pod::testing::yaml(&spec)), ..Pod::default() }
+    };
+    check(own("Always", "Never"), ready().exited("i", 0, 0, 1), &["done"]);
+    check(own("Never", "OnFailure"), ready().exited("i", 0, 0, 1), &["start i again, attempt 1"]);
+}
+
+#[test]
+fn ephemeral_containers_start_once_and_wait_for_nobody() {
+    let debugged = || {
+        let mut pod = with_init(pod("Always", &["a"]), &[("i", false)]);
+        let ephemeral = crate::pod::testing::yaml("[{name: e, image: 'img:1'}]");
+        pod.spec.as_mut().expect("made with a spec").ephemeral_containers = Some(ephemeral);
+        pod
+    };
+    check(debugged(), ready().running("i", 0, 0), &["start e"]);
+    check(debugged(), ready().running("i", 0, 0).running("e", 0, 0), &[]);
+    check(debugged(), ready().running("i", 0, 0).exited("e", 0, 0, 1), &[]);
+    let created = ready().running("i", 0, 0).container("e", 0, 0, ContainerState::Created);
+    check(debugged(), created, &["start e, already created"]);
+    let replaced = Scene::default().sandbox(0, SandboxState::NotReady).sandbox(1, SandboxState::Ready);
+    check(debugged(), replaced.running("i", 1, 1).exited("e", 0, 0, 137), &[]);
+}
+
+#[test]
+fn sidecars_stop_after_all_others_and_the_last_one_first() {
+    let pod = with_init(pod("Always", &["a", "b"]), &[("s", true), ("i", false), ("t", true)]);
+    let stops = |scene: Scene| plan::stop_pod(&pod, &scene.0.sorted()).to_string();
+    let all = ready().running("s", 0, 0).running("t", 0, 0).running("a", 0, 0).running("b", 0, 0);
+    assert_eq!(stops(all), "stop a because the pod stops\nstop b because the pod stops\n");
+    assert_eq!(
+        stops(ready().running("s", 0, 0).running("t", 0, 0).running("b", 0, 0)),
+        "stop b because the pod stops\n"
+    );
+    let sidecars = ready().running("s", 0, 0).running("t", 0, 0).exited("a", 0, 0, 0);
+    assert_eq!(stops(sidecars), "stop t because the pod stops\n");
+    assert_eq!(stops(ready().running("s", 0, 0).exited("t", 0, 0, 0)), "stop s because the pod stops\n");
 }

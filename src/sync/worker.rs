@@ -139,6 +139,7 @@ struct Worker {
     begun_hooks: Arc<BegunHooks>,
     reporter: Reporter,
     began: Instant,
+    stopping_since: Option<Instant>,
     /// The node has taken the pod.
     admitted: bool,
     /// Why the pod ends, whatever its containers do.
@@ -162,6 +163,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
         begun_hooks: Arc::default(),
         reporter: Reporter::new(&context),
         began: context.clock.now(),
+        stopping_since: None,
         admitted: false,
         verdict: None,
     };
@@ -245,6 +247,9 @@ impl Worker {
         self.note_exits(&runtime);
         self.judge(wish, &runtime).await;
         self.enter_stage(wish, &runtime);
+        if self.stage == Stage::Stopping {
+            self.stopping_since.get_or_insert_with(|| self.context.clock.now());
+        }
         let standings = self.look_at_probes(wish, &runtime);
         let plan = self.plan(wish, &runtime, &standings);
         if plan.reached && self.stage < Stage::Cleaning {
@@ -370,7 +375,7 @@ impl Worker {
                 now: self.context.clock.now(),
                 wall: self.context.clock.wall(),
             }),
-            Stage::Stopping => plan::stop_pod(runtime),
+            Stage::Stopping => plan::stop_pod(&wish.pod, runtime),
             Stage::Cleaning => Plan::default(),
             Stage::Ended => plan::remove_pod(runtime),
         }
@@ -378,7 +383,8 @@ impl Worker {
 
     async fn execute(&mut self, wish: &Desired, runtime: &Arc<PodRuntime>, plan: &Plan, actions: &[Action]) -> Outcome {
         let (context, uid, hooks) = (self.context.clone(), self.uid.clone(), self.begun_hooks.clone());
-        let round = Round { context: &context, uid: &uid, wish, runtime, begun_hooks: &hooks };
+        let stopping_since = self.stopping_since;
+        let round = Round { context: &context, uid: &uid, wish, runtime, begun_hooks: &hooks, stopping_since };
         let mut executing = pin!(execute::execute(&round, actions));
         let report = loop {
             tokio::select! {

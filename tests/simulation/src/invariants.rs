@@ -9,6 +9,7 @@ pub enum Invariant {
     UntouchedIsNotStopped,
     StoppedBeforeRemoved,
     InitBeforeRegular,
+    SidecarsStopLast,
     NothingTakenFromARunningContainer,
     NoLineIsLost,
     TerminalStays,
@@ -43,6 +44,7 @@ impl Invariant {
             Invariant::InitBeforeRegular => {
                 "a regular container starts only after every init container of its sandbox ended well"
             }
+            Invariant::SidecarsStopLast => "a sidecar is stopped only once nothing that it serves runs",
             Invariant::NothingTakenFromARunningContainer => "volumes and cgroup stay while a container of the pod runs",
             Invariant::NoLineIsLost => "what a running container says goes to a file that has a name",
             Invariant::LogsAreBounded => {

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::runtime::{INIT_ANNOTATION, Program};
+use crate::runtime::{INIT_ANNOTATION, Program, SIDECAR_PREFIX};
 
 pub const NAMESPACE: &str = "sim";
 pub const MAP_VOLUME: &str = "map";
@@ -68,14 +68,23 @@ pub fn draw(random: &mut fastrand::Rng, name: &str, uid: &str) -> Pod {
         // More than any machine has.
         containers[0].resources = Some(requests("1000"));
     }
+    let mut inits = inits;
     let init_names: Vec<_> = inits.iter().map(|container| container.name.clone()).collect();
+    // Sidecars stand among the init containers, wherever they like.
+    if random.u32(0..6) == 0 {
+        for index in 0..random.usize(1..=2) {
+            let sidecar = container(format!("{SIDECAR_PREFIX}{index}"), Program::Forever, random);
+            let at = random.usize(..=inits.len());
+            inits.insert(at, Container { restart_policy: Some("Always".into()), ..sidecar });
+        }
+    }
     let mut pod = Pod {
         metadata: ObjectMeta {
             name: Some(name.into()),
             namespace: Some(NAMESPACE.into()),
             uid: Some(uid.into()),
             generation: Some(1),
-            annotations: (!inits.is_empty()).then(|| [(INIT_ANNOTATION.to_owned(), init_names.join(","))].into()),
+            annotations: (!init_names.is_empty()).then(|| [(INIT_ANNOTATION.to_owned(), init_names.join(","))].into()),
             ..ObjectMeta::default()
         },
         spec: Some(PodSpec {
@@ -178,7 +187,8 @@ pub fn is_refused(pod: &Pod) -> bool {
 
 /// Whether the init containers of the pod let it pass; `None` if they try for ever.
 pub fn init_passes(pod: &Pod) -> Option<bool> {
-    let codes = inits(pod).iter().map(|init| Program::from_command(init.command.as_deref().unwrap_or_default()));
+    let ordinary = inits(pod).iter().filter(|init| init.restart_policy.is_none());
+    let codes = ordinary.map(|init| Program::from_command(init.command.as_deref().unwrap_or_default()));
     let fails = codes.into_iter().any(|program| !matches!(program, Program::Exits { code: 0, .. }));
     match (fails, policy(pod)) {
         (false, _) => Some(true),

@@ -50,6 +50,8 @@ struct State {
     listeners: Vec<mpsc::UnboundedSender<Result<RuntimeEvent>>>,
     /// Pods whose containers may be stopped: somebody deleted, changed or broke them.
     touched: BTreeSet<String>,
+    /// Pods whose spec no source has any more: nobody can tell their sidecars.
+    nameless: BTreeSet<String>,
     has_events: bool,
     down_until: Option<Instant>,
     made: u64,
@@ -74,6 +76,8 @@ struct Instance {
 /// Pods carry the names of their init containers in this annotation, which their sandboxes
 /// inherit: so the runtime can tell whether their order is kept.
 pub const INIT_ANNOTATION: &str = "simulation/init";
+/// So begin the names of sidecars, and of no other container.
+pub const SIDECAR_PREFIX: &str = "side";
 
 /// A tenth of the size at which logs are rotated.
 const CHATTER: &str =
@@ -193,6 +197,11 @@ impl SimRuntime {
     }
 
     /// From now on the agent may stop containers of this pod.
+    /// The pod's spec is taken away.
+    pub fn lose_spec(&self, pod_uid: &str) {
+        self.state().nameless.insert(pod_uid.to_owned());
+    }
+
     pub fn touch(&self, pod_uid: &str) {
         self.state().touched.insert(pod_uid.to_owned());
     }
@@ -582,7 +591,7 @@ impl SimRuntime {
         };
         let awaited: Vec<&str> =
             sandbox.annotations.get(INIT_ANNOTATION).map(|names| names.split(',').collect()).unwrap_or_default();
-        if !awaited.contains(&name.as_str()) {
+        if !awaited.contains(&name.as_str()) && !name.starts_with(SIDECAR_PREFIX) {
             let ended_well = |init: &&str| {
                 let mut here = state
                     .containers
@@ -644,7 +653,7 @@ impl SimRuntime {
     /// Whether the program listens to SIGTERM, or `None` if there is nothing to stop.
     fn begin_stop(&self, id: &ContainerId) -> Result<Option<Program>> {
         let mut state = self.state();
-        let State { containers, changes, touched, given_up, .. } = &mut *state;
+        let State { containers, changes, touched, given_up, nameless, .. } = &mut *state;
         let Some(instance) = containers.get(id) else {
             return Err(CriError::NotFound { call: "StopContainer", message: id.to_string() });
         };
@@ -652,7 +661,21 @@ impl SimRuntime {
         if !instance.container.is_running() {
             return Ok(None);
         }
-        if !touched.contains(&instance.pod_uid) && !given_up.contains(id) {
+        let served: Vec<_> = containers
+            .values()
+            .filter(|other| other.container.sandbox_id == instance.container.sandbox_id)
+            .filter(|other| other.container.is_running() && !other.container.name.starts_with(SIDECAR_PREFIX))
+            .map(|other| other.container.name.as_str())
+            .collect();
+        let is_given_up = given_up.contains(id);
+        let is_sidecar = instance.container.name.starts_with(SIDECAR_PREFIX);
+        if is_sidecar && !is_given_up && !served.is_empty() && !nameless.contains(&instance.pod_uid) {
+            let what = format!("container {id} of {}/{} serves {served:?}", instance.pod_uid, instance.container.name);
+            self.world.violation(Invariant::SidecarsStopLast, what);
+        }
+        // A pod whose other containers have ended ends, and then its sidecars do.
+        let may_stop = touched.contains(&instance.pod_uid) || is_given_up || (is_sidecar && served.is_empty());
+        if !may_stop {
             let what = format!("container {id} of {}/{}", instance.pod_uid, instance.container.name);
             self.world.violation(Invariant::UntouchedIsNotStopped, what);
         }

@@ -169,6 +169,9 @@ impl Users {
             1 | 2 => self.random.i64(1..40),
             _ => own,
         };
+        if grace == 0 {
+            self.machine.runtime.lose_spec(pods::uid(pod));
+        }
         self.machine.cluster.user_deletes(NAMESPACE, pods::name(pod), grace);
     }
 
@@ -219,6 +222,7 @@ impl Users {
         let name = format!("static-{}", self.random.usize(..STATIC_PODS_MAX));
         if let Some(before) = self.machine.static_pods().get(&name) {
             self.machine.runtime.touch(pods::uid(before));
+            self.machine.runtime.lose_spec(pods::uid(before));
         }
         let uid = self.next_uid();
         let mut pod = pods::draw(&mut self.random, &name, &uid);
@@ -248,6 +252,7 @@ impl Users {
         let all: Vec<_> = self.machine.static_pods().into_iter().collect();
         let Some((name, pod)) = self.random.choice(&all) else { return };
         self.machine.runtime.touch(pods::uid(pod));
+        self.machine.runtime.lose_spec(pods::uid(pod));
         let as_list = self.random.u32(0..3) > 0;
         self.machine.remove_static_pod(name, as_list);
         // Sometimes it was a slip: the very same manifest is put back.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::ListParams;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -30,6 +30,9 @@ pub const CASES: &[Case] = &[
     shared!(deletion_leaves_nothing_on_the_node).in_subset(),
     shared!(a_pod_that_is_active_for_too_long_fails).in_subset(),
     shared!(a_deadline_bounds_restarts_too),
+    shared!(a_second_deletion_may_shorten_the_grace).beyond_upstream("it lets the first grace run out all the same"),
+    shared!(a_forced_deletion_still_stops_the_containers),
+    shared!(a_pod_deleted_before_its_start_fails),
 ];
 
 async fn a_pod_becomes_ready(node: Node) -> Result<()> {
@@ -262,4 +265,37 @@ async fn a_deadline_bounds_restarts_too(node: Node) -> Result<()> {
     let status = crashing.expect().phase("Failed").await?.status.context("a status")?;
     ensure!(status.reason.as_deref() == Some("DeadlineExceeded"), "reason {:?}", status.reason);
     Ok(())
+}
+
+async fn a_second_deletion_may_shorten_the_grace(node: Node) -> Result<()> {
+    let stubborn = pod("stubborn").script("trap '' TERM; echo up; while :; do sleep 0.1; done");
+    let stubborn = stubborn.spec(json!({ "terminationGracePeriodSeconds": 300 }));
+    let stubborn = node.run(stubborn).await?;
+    stubborn.expect().ready().await?;
+    stubborn.expect_log("up\n").await?;
+    stubborn.delete().await?;
+    stubborn.expect_event("Killing").await?;
+    node.api::<Pod>().delete("stubborn", &DeleteParams::default().grace_period(2)).await?;
+    stubborn.expect_gone().await
+}
+
+async fn a_forced_deletion_still_stops_the_containers(node: Node) -> Result<()> {
+    let forced = node.run(pod("forced").spec(json!({ "terminationGracePeriodSeconds": 2 }))).await?;
+    forced.expect().ready().await?;
+    node.api::<Pod>().delete("forced", &DeleteParams::default().grace_period(0)).await?;
+    forced.expect_gone().await?;
+    node.expect_no_containers_of(&forced).await?;
+    node.expect_absent(&forced.log_directory()).await
+}
+
+async fn a_pod_deleted_before_its_start_fails(node: Node) -> Result<()> {
+    // The finalizer keeps the object, so that its last status can be seen.
+    let late = pod("late").container(json!({ "image": "ferrolet.test/no-such:1", "imagePullPolicy": "Never" }));
+    let late = node.run(late.metadata(json!({ "finalizers": ["ferrolet.test/keep"] }))).await?;
+    late.expect().waiting("ErrImageNeverPull").await?;
+    late.delete().await?;
+    late.expect().phase("Failed").exit_code(137).terminated("ContainerStatusUnknown").await?;
+    let release = Patch::Merge(json!({ "metadata": { "finalizers": null } }));
+    node.api::<Pod>().patch("late", &PatchParams::default(), &release).await?;
+    late.expect_gone().await
 }

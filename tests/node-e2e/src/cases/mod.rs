@@ -15,6 +15,7 @@ mod resources;
 mod restart;
 mod runtime_faults;
 mod security;
+mod sidecars;
 mod standalone;
 mod static_pods;
 mod volumes;
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Case> {
         network::CASES,
         security::CASES,
         admission::CASES,
+        sidecars::CASES,
         resources::CASES,
         static_pods::CASES,
         standalone::CASES,

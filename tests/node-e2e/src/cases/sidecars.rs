@@ -1,0 +1,161 @@
+//! Sidecars, containers with restart rules of their own, and containers for debugging.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::harness::{Case, Node, pod};
+use crate::provision::BUSYBOX;
+use crate::shared;
+
+pub const CASES: &[Case] = &[
+    shared!(sidecars_start_first_and_stop_last),
+    shared!(a_sidecar_does_not_keep_a_job_from_its_end).in_subset(),
+    shared!(a_sidecar_is_restarted_on_its_own),
+    shared!(a_sidecar_gets_what_is_left_of_the_grace),
+    shared!(a_container_is_restarted_by_its_own_rules),
+    shared!(a_container_that_is_never_restarted_stays_down),
+    shared!(a_container_for_debugging_joins_a_running_pod),
+];
+
+/// Notes its start and, when told to end, its end.
+fn noting(name: &str) -> String {
+    format!(
+        "trap 'echo {name} ends >> /notes/order; exit 0' TERM; echo {name} starts >> /notes/order; \
+         while :; do sleep 0.1; done"
+    )
+}
+
+fn sidecar(name: &str, script: &str) -> Value {
+    json!({
+        "name": name,
+        "image": BUSYBOX,
+        "restartPolicy": "Always",
+        "command": ["sh", "-c", script],
+        "volumeMounts": [{ "name": "notes", "mountPath": "/notes" }],
+    })
+}
+
+fn status_of<'a>(list: &'a Option<Vec<ContainerStatus>>, name: &str) -> Result<&'a ContainerStatus> {
+    list.iter().flatten().find(|status| status.name == name).with_context(|| format!("no status of {name}"))
+}
+
+async fn sidecars_start_first_and_stop_last(node: Node) -> Result<()> {
+    let notes = format!("/var/lib/notes/{}", node.namespace());
+    let volume = json!({ "hostPath": { "path": notes, "type": "DirectoryOrCreate" } });
+    let served = pod("served").script(&noting("main")).volume("notes", "/notes", volume);
+    let sidecars = json!([sidecar("first", &noting("first")), sidecar("second", &noting("second"))]);
+    let served = served.spec(json!({ "initContainers": sidecars, "terminationGracePeriodSeconds": 30 }));
+    let served = node.run(served).await?;
+    served.expect().ready().await?;
+    let order = format!("{notes}/order");
+    crate::poll::until("all three have begun", Duration::from_secs(20), async || {
+        let text = node.stack().read(&order).unwrap_or_default();
+        Ok(match text.lines().count() {
+            3.. => crate::poll::Look::Done(()),
+            _ => crate::poll::Look::NotYet(text),
+        })
+    })
+    .await?;
+    served.delete().await?;
+    served.expect_gone().await?;
+    let told = node.stack().read(&order)?;
+    let ends: Vec<&str> = told.lines().filter(|line| line.ends_with("ends")).collect();
+    ensure!(ends == ["main ends", "second ends", "first ends"], "{told:?}");
+    Ok(())
+}
+
+async fn a_sidecar_does_not_keep_a_job_from_its_end(node: Node) -> Result<()> {
+    let job = pod("job").script("sleep 1").restart("Never").volume("notes", "/notes", json!({ "emptyDir": {} }));
+    let job = job.spec(json!({ "initContainers": [sidecar("helper", "while :; do sleep 0.1; done")] }));
+    let pod = node.run(job).await?.expect().phase("Succeeded").exit_code(0).await?;
+    let status = pod.status.context("a status")?;
+    let helper = status_of(&status.init_container_statuses, "helper")?;
+    let state = helper.state.clone().unwrap_or_default();
+    ensure!(state.terminated.is_some() && helper.restart_count == 0, "helper {helper:?}");
+    Ok(())
+}
+
+async fn a_sidecar_is_restarted_on_its_own(node: Node) -> Result<()> {
+    let script = "[ -e /notes/been-here ] || { touch /notes/been-here; sleep 2; exit 0; }; sleep 1000000";
+    let served = pod("served").restart("Never").volume("notes", "/notes", json!({ "emptyDir": {} }));
+    let served = served.spec(json!({ "initContainers": [sidecar("helper", script)] }));
+    let served = node.run(served).await?;
+    let again = |pod: &Pod| {
+        let list = pod.status.as_ref().and_then(|status| status.init_container_statuses.clone());
+        let helper = status_of(&list, "helper").map(|it| (it.restart_count, it.state.clone().unwrap_or_default()));
+        helper.is_ok_and(|(count, state)| count == 1 && state.running.is_some())
+    };
+    let pod = served.expect().ready().that("a second helper", again).await?;
+    let status = pod.status.context("a status")?;
+    ensure!(status_of(&status.container_statuses, "main")?.restart_count == 0);
+    Ok(())
+}
+
+async fn a_sidecar_gets_what_is_left_of_the_grace(node: Node) -> Result<()> {
+    let deaf = "trap '' TERM; while :; do sleep 0.1; done";
+    let stubborn = pod("stubborn").script(deaf).volume("notes", "/notes", json!({ "emptyDir": {} }));
+    let sidecars = json!({ "initContainers": [sidecar("helper", deaf)], "terminationGracePeriodSeconds": 6 });
+    let stubborn = node.run(stubborn.spec(sidecars)).await?;
+    stubborn.expect().ready().await?;
+    let begin = Instant::now();
+    stubborn.delete().await?;
+    stubborn.expect_gone().await?;
+    let took = begin.elapsed();
+    // The whole grace for the one, the least there is for the other.
+    ensure!(took >= Duration::from_secs(7) && took < Duration::from_secs(12), "took {took:?}");
+    Ok(())
+}
+
+async fn a_container_is_restarted_by_its_own_rules(node: Node) -> Result<()> {
+    let script = "[ -e /notes/been-here ] && exit 0; touch /notes/been-here; exit 42";
+    let rule = json!({ "action": "Restart", "exitCodes": { "operator": "In", "values": [42] } });
+    let ruled = pod("ruled").script(script).restart("Never");
+    let ruled = ruled.container(json!({ "restartPolicy": "Never", "restartPolicyRules": [rule] }));
+    let ruled = node.run(ruled.volume("notes", "/notes", json!({ "emptyDir": {} }))).await?;
+    ruled.expect().phase("Succeeded").restarts(1).exit_code(0).await?;
+    Ok(())
+}
+
+async fn a_container_that_is_never_restarted_stays_down(node: Node) -> Result<()> {
+    let mixed = pod("mixed").script("sleep 1000000");
+    let mixed = node.run(mixed.and_container("once", "exit 0", json!({ "restartPolicy": "Never" }))).await?;
+    mixed.expect().running().container("once").terminated("Completed").await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let pod = mixed.expect().running().phase("Running").container("once").terminated("Completed").await?;
+    let status = pod.status.context("a status")?;
+    ensure!(status_of(&status.container_statuses, "once")?.restart_count == 0);
+    Ok(())
+}
+
+async fn a_container_for_debugging_joins_a_running_pod(node: Node) -> Result<()> {
+    let sick = node.run(pod("sick").script("exec sleep 1000000")).await?;
+    sick.expect().ready().await?;
+    let before = sick.instance().await?;
+    let debugger = json!({
+        "name": "debugger",
+        "image": BUSYBOX,
+        "command": ["sh", "-c", "tr '\\0' ' ' < /proc/1/cmdline; exit 3"],
+        "targetContainerName": "main",
+    });
+    let patch = Patch::Strategic(json!({ "spec": { "ephemeralContainers": [debugger] } }));
+    node.api::<Pod>().patch_ephemeral_containers("sick", &PatchParams::default(), &patch).await?;
+    let ended = |pod: &Pod| {
+        let list = pod.status.as_ref().and_then(|status| status.ephemeral_container_statuses.clone());
+        let state = status_of(&list, "debugger").ok().and_then(|it| it.state.clone());
+        state.and_then(|state| state.terminated).is_some_and(|exit| exit.exit_code == 3)
+    };
+    sick.expect().ready().that("an end of the debugger", ended).await?;
+    // It has seen the processes of its target, and is not started again.
+    ensure!(sick.log_of("debugger", 0)?.starts_with("sleep 1000000"));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let pod = sick.expect().ready().that("an end of the debugger", ended).await?;
+    let list = pod.status.context("a status")?.ephemeral_container_statuses;
+    ensure!(status_of(&list, "debugger")?.restart_count == 0);
+    ensure!(sick.instance().await? == before);
+    Ok(())
+}
