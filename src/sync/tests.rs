@@ -470,7 +470,7 @@ fn sidecars_stop_after_all_others_and_the_last_one_first() {
     let pod = with_init(pod("Always", &["a", "b"]), &[("s", true), ("i", false), ("t", true)]);
     let stops = |scene: Scene| plan::stop_pod(&pod, &scene.0.sorted()).to_string();
     let all = ready().running("s", 0, 0).running("t", 0, 0).running("a", 0, 0).running("b", 0, 0);
-    assert_eq!(stops(all), "stop a because the pod stops\nstop b because the pod stops\n");
+    assert_eq!(stops(all), "stop b because the pod stops\nstop a because the pod stops\n");
     assert_eq!(
         stops(ready().running("s", 0, 0).running("t", 0, 0).running("b", 0, 0)),
         "stop b because the pod stops\n"
