@@ -62,6 +62,7 @@ pub struct Round<'a> {
     pub wish: &'a Desired,
     pub runtime: &'a PodRuntime,
     pub begun_hooks: &'a BegunHooks,
+    /// Since when the pod stops under the grace it has now.
     pub stopping_since: Option<Instant>,
 }
 
@@ -73,6 +74,9 @@ pub async fn execute(round: &Round<'_>, actions: &[Action]) -> Vec<Done> {
         // Neither needs the other, and each takes its time.
         let (prepared, created) = tokio::join!(round.prepare(), round.create_sandbox(*attempt, *replaces));
         return vec![Done { step: Step::Prepare, result: prepared }, Done { step: Step::Sandbox, result: created }];
+    }
+    if actions.iter().any(|action| matches!(action, Action::StopContainer { why: StopWhy::PodStops, .. })) {
+        hooks::begin_pre_stop_of_sidecars(round);
     }
     if actions.iter().all(|action| matches!(action, Action::StopContainer { .. })) {
         return join_all(actions.iter().map(|action| round.one(action))).await;
@@ -103,8 +107,8 @@ impl Round<'_> {
             Action::StartContainer { name, kind, attempt, backoff_after } => {
                 (Step::Container(name.clone()), start::start(self, name, *kind, *attempt, *backoff_after).await)
             }
-            Action::ResumeContainer { name, kind, id } => {
-                (Step::Container(name.clone()), start::resume(self, name, *kind, id).await)
+            Action::ResumeContainer { name, id } => {
+                (Step::Container(name.clone()), start::resume(self, name, id).await)
             }
             Action::StopContainer { name, id, why } => {
                 (Step::Container(name.clone()), self.stop_container(name, id, *why).await)
@@ -229,7 +233,7 @@ impl Round<'_> {
     }
 
     /// How long the container may take to end.
-    fn grace(&self, name: &str, id: &ContainerId, why: StopWhy) -> Duration {
+    pub fn grace(&self, name: &str, id: &ContainerId, why: StopWhy) -> Duration {
         let spec_grace = self.wish.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
         // The spec of an orphan is lost, but its containers carry its grace.
         let own = spec_grace.or_else(|| {

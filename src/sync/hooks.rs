@@ -21,12 +21,13 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::execute::Round;
+use super::plan::StopWhy;
 use super::report::pod_ip;
 use crate::cri::{ContainerId, Executed, annotations};
 use crate::events::{EventType, Recorder};
 use crate::handlers::{self, Answer, Call, CallError, Caller, Place};
 use crate::net::{BODY_BYTES_MAX, HttpGet, NetError, Scheme};
-use crate::pod;
+use crate::pod::{self, containers::Role};
 
 /// What every hook needs, made once.
 #[derive(Clone)]
@@ -73,12 +74,25 @@ pub async fn post_start(round: &Round<'_>, spec: &ContainerSpec, id: &ContainerI
 /// Runs the preStop hook of a container, if it has one, or waits for one that runs. Gives
 /// back what is left of the grace.
 pub async fn pre_stop(round: &Round<'_>, name: &str, id: &ContainerId, grace: Duration) -> Duration {
+    if grace.is_zero() {
+        return grace;
+    }
     let begin = round.context.clock.now();
     let Some(end) = begin_pre_stop(round, name, id) else { return grace };
     if tokio::time::timeout(grace, end).await.is_err() {
         warn!(container = name, grace_seconds = grace.as_secs(), "preStop hook lasts over the grace period");
     }
     grace.saturating_sub(begin.elapsed())
+}
+
+/// A sidecar waits with its end for the others, but hears with them that the pod stops.
+pub fn begin_pre_stop_of_sidecars(round: &Round<'_>) {
+    for container in round.runtime.may_run() {
+        let is_sidecar = matches!(pod::containers::find(&round.wish.pod, &container.name), Some((Role::Sidecar, _)));
+        if is_sidecar && !round.grace(&container.name, &container.id, StopWhy::PodStops).is_zero() {
+            begin_pre_stop(round, &container.name, &container.id);
+        }
+    }
 }
 
 fn begin_pre_stop(round: &Round<'_>, name: &str, id: &ContainerId) -> Option<Shared<BoxFuture<'static, ()>>> {

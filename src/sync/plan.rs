@@ -81,7 +81,6 @@ pub enum Action {
     /// Starts what was created but never started: an earlier life was cut off in between.
     ResumeContainer {
         name: String,
-        kind: Kind,
         id: ContainerId,
     },
     StopContainer {
@@ -316,7 +315,7 @@ fn progress_in(snapshot: &Snapshot, sandbox: &Sandbox) -> Progress {
                 steps.push(start);
             }
             Some(newest) if newest.state == ContainerState::Created && newest.sandbox_id == sandbox.id => {
-                steps.push(Action::ResumeContainer { name, kind, id: newest.id.clone() });
+                steps.push(Action::ResumeContainer { name, id: newest.id.clone() });
             }
             Some(_) => {}
         }
@@ -395,7 +394,7 @@ fn advance(
             steps.push(start(Duration::ZERO));
         }
         Some((ContainerState::Created, newest)) => {
-            steps.push(Action::ResumeContainer { name, kind, id: newest.id.clone() });
+            steps.push(Action::ResumeContainer { name, id: newest.id.clone() });
         }
         Some((ContainerState::Exited(_), _)) | None => {
             let (wait, next) = match newest {

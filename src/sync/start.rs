@@ -114,7 +114,7 @@ async fn try_start(
         }
     };
     round.container_event(name, EventType::Normal, "Created", "Container created");
-    launch_created(round, name, kind, &id, attempt).await
+    launch_created(round, name, &id, attempt).await
 }
 
 /// The container whose processes an ephemeral one wants to see.
@@ -129,19 +129,13 @@ fn target<'a>(round: &'a Round<'_>, name: &str, kind: Kind, sandbox: &SandboxId)
 }
 
 /// Starts an instance that an earlier pass, or an earlier life of the agent, created.
-pub async fn resume(round: &Round<'_>, name: &str, kind: Kind, id: &ContainerId) -> Result<(), StartFailure> {
+pub async fn resume(round: &Round<'_>, name: &str, id: &ContainerId) -> Result<(), StartFailure> {
     let attempt =
         round.runtime.instances(name).find(|container| container.id == *id).map_or(0, |container| container.attempt);
-    launch_created(round, name, kind, id, attempt).await
+    launch_created(round, name, id, attempt).await
 }
 
-async fn launch_created(
-    round: &Round<'_>,
-    name: &str,
-    kind: Kind,
-    id: &ContainerId,
-    attempt: u32,
-) -> Result<(), StartFailure> {
+async fn launch_created(round: &Round<'_>, name: &str, id: &ContainerId, attempt: u32) -> Result<(), StartFailure> {
     if let Err(error) = round.context.runtime.start_container(id).await {
         warn!(container = name, %error, "container not started");
         round.container_event(name, EventType::Warning, "Failed", format!("Error: {error}"));

@@ -139,7 +139,8 @@ struct Worker {
     begun_hooks: Arc<BegunHooks>,
     reporter: Reporter,
     began: Instant,
-    stopping_since: Option<Instant>,
+    /// Since when the pod stops, and under which grace.
+    stopping: Option<(Instant, Option<i64>)>,
     /// The node has taken the pod.
     admitted: bool,
     /// Why the pod ends, whatever its containers do.
@@ -163,7 +164,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
         begun_hooks: Arc::default(),
         reporter: Reporter::new(&context),
         began: context.clock.now(),
-        stopping_since: None,
+        stopping: None,
         admitted: false,
         verdict: None,
     };
@@ -248,7 +249,11 @@ impl Worker {
         self.judge(wish, &runtime).await;
         self.enter_stage(wish, &runtime);
         if self.stage == Stage::Stopping {
-            self.stopping_since.get_or_insert_with(|| self.context.clock.now());
+            // A shorter grace begins when it is asked for.
+            let grace = wish.grace_seconds();
+            if self.stopping.is_none_or(|(_, known)| known != grace) {
+                self.stopping = Some((self.context.clock.now(), grace));
+            }
         }
         let standings = self.look_at_probes(wish, &runtime);
         let plan = self.plan(wish, &runtime, &standings);
@@ -383,7 +388,7 @@ impl Worker {
 
     async fn execute(&mut self, wish: &Desired, runtime: &Arc<PodRuntime>, plan: &Plan, actions: &[Action]) -> Outcome {
         let (context, uid, hooks) = (self.context.clone(), self.uid.clone(), self.begun_hooks.clone());
-        let stopping_since = self.stopping_since;
+        let stopping_since = self.stopping.map(|(since, _)| since);
         let round = Round { context: &context, uid: &uid, wish, runtime, begun_hooks: &hooks, stopping_since };
         let mut executing = pin!(execute::execute(&round, actions));
         let report = loop {

@@ -17,6 +17,7 @@ pub const CASES: &[Case] = &[
     shared!(a_sidecar_does_not_keep_a_job_from_its_end).in_subset(),
     shared!(a_sidecar_is_restarted_on_its_own),
     shared!(a_sidecar_gets_what_is_left_of_the_grace),
+    shared!(hooks_of_sidecars_do_not_wait_for_their_turn),
     shared!(a_container_is_restarted_by_its_own_rules),
     shared!(a_container_that_is_never_restarted_stays_down),
     shared!(a_container_for_debugging_joins_a_running_pod),
@@ -108,6 +109,35 @@ async fn a_sidecar_gets_what_is_left_of_the_grace(node: Node) -> Result<()> {
     let took = begin.elapsed();
     // The whole grace for the one, the least there is for the other.
     ensure!(took >= Duration::from_secs(7) && took < Duration::from_secs(12), "took {took:?}");
+    Ok(())
+}
+
+async fn hooks_of_sidecars_do_not_wait_for_their_turn(node: Node) -> Result<()> {
+    let notes = format!("/var/lib/notes/{}", node.namespace());
+    let volume = json!({ "hostPath": { "path": notes, "type": "DirectoryOrCreate" } });
+    let slow = "trap 'sleep 3; echo main ends >> /notes/order; exit 0' TERM; echo main starts >> /notes/order; \
+                while :; do sleep 0.1; done";
+    let mut helper = sidecar("helper", &noting("helper"));
+    let hook = json!({ "exec": { "command": ["sh", "-c", "echo helper ends soon >> /notes/order"] } });
+    helper["lifecycle"] = json!({ "preStop": hook });
+    let served = pod("served").script(slow).volume("notes", "/notes", volume);
+    let served = served.spec(json!({ "initContainers": [helper], "terminationGracePeriodSeconds": 30 }));
+    let served = node.run(served).await?;
+    served.expect().ready().await?;
+    let order = format!("{notes}/order");
+    crate::poll::until("both have begun", Duration::from_secs(20), async || {
+        let text = node.stack().read(&order).unwrap_or_default();
+        Ok(match text.lines().count() {
+            2.. => crate::poll::Look::Done(()),
+            _ => crate::poll::Look::NotYet(text),
+        })
+    })
+    .await?;
+    served.delete().await?;
+    served.expect_gone().await?;
+    let told = node.stack().read(&order)?;
+    let ends: Vec<&str> = told.lines().skip(2).collect();
+    ensure!(ends == ["helper ends soon", "main ends", "helper ends"], "{told:?}");
     Ok(())
 }
 
