@@ -1,7 +1,7 @@
 //! From the operator's settings and the machine's facts to each part's own piece.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -14,7 +14,7 @@ use crate::admission::AdmissionConfig;
 use crate::config::{self, Settings};
 use crate::cri::CgroupDriver;
 use crate::host::{CgroupVersion, Host, MachineFacts};
-use crate::images::ImagesConfig;
+use crate::images::{AccessConfig, ImagesConfig, read_providers};
 use crate::kube::limit::Rate;
 use crate::logs::LogsConfig;
 use crate::node::NodeConfig;
@@ -82,6 +82,16 @@ pub async fn agent_config(
                 .node_status_max_images
                 .and_then(|max| i32::try_from(max).ok())
                 .unwrap_or(-1),
+            credential_files: credential_files(&settings.flags.root_dir),
+            providers: match &settings.flags.credential_providers {
+                Some((config, programs)) => read_providers(config, programs).context("credential providers")?,
+                None => Vec::new(),
+            },
+            access: AccessConfig {
+                dir: settings.flags.root_dir.join("image_manager"),
+                policy: kubelet.image_pull_credentials_verification_policy,
+                allowlist: kubelet.preloaded_images_verification_allowlist.clone(),
+            },
         },
         logs: LogsConfig {
             max_bytes: kubelet.container_log_max_bytes,
@@ -94,6 +104,18 @@ pub async fn agent_config(
         pleg: PlegConfig::default(),
         healthz: kubelet.healthz_port.map(|port| SocketAddr::new(kubelet.healthz_bind_address, port)),
     })
+}
+
+/// Where `docker login` leaves credentials: upstream's places, in its order.
+fn credential_files(root_dir: &Path) -> Vec<PathBuf> {
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let working = std::env::current_dir().ok();
+    let places = |home: Option<PathBuf>, root: &str| {
+        [Some(root_dir.to_owned()), working.clone(), home, Some(root.into())].into_iter().flatten()
+    };
+    let new = places(home.as_ref().map(|home| home.join(".docker")), "/.docker").map(|dir| dir.join("config.json"));
+    let old = places(home.clone(), "/").map(|dir| dir.join(".dockercfg"));
+    new.chain(old).collect()
 }
 
 /// Zero is no limit.

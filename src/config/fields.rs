@@ -115,8 +115,9 @@ pub const FIELDS: &[Field] = &[
         .about("image pulls at once on top of registryPullQPS"),
     field("imagePullCredentialsVerificationPolicy", Kind::Text, Preset::Derived)
         .one_of(PullCredentialsPolicy::WORDS)
+        .works()
         .about("when the pull credentials for a present image are checked again"),
-    texts("preloadedImagesVerificationAllowlist").about("images exempt from that check"),
+    texts("preloadedImagesVerificationAllowlist").works().about("images exempt from that check"),
     int32("eventRecordQPS", 50)
         .zero_counts()
         .flag("event-qps")

@@ -94,8 +94,9 @@ pub const OPTION_FLAGS: &[OptionFlag] = &[
         Text,
         "",
         "configuration of credential providers, a file or a directory",
-    ),
-    option(Files, "image-credential-provider-bin-dir", Text, "", "directory of credential provider programs"),
+    )
+    .works(),
+    option(Files, "image-credential-provider-bin-dir", Text, "", "directory of credential provider programs").works(),
     option(Node, "hostname-override", Text, "", "name of the node instead of the host's").works(),
     option(
         Node,
@@ -176,6 +177,8 @@ pub struct Options {
     pub bootstrap_kubeconfig: Option<PathBuf>,
     pub cert_dir: PathBuf,
     pub root_dir: PathBuf,
+    /// Configuration, a file or a directory, and the directory of the programs.
+    pub credential_providers: Option<(PathBuf, PathBuf)>,
     /// Trimmed and lower-cased.
     pub hostname_override: Option<String>,
     pub node_ip: NodeIp,
@@ -241,6 +244,7 @@ impl OptionReader<'_> {
             bootstrap_kubeconfig: self.file("bootstrap-kubeconfig"),
             cert_dir: self.file("cert-dir").unwrap_or_default(),
             root_dir: self.file("root-dir").unwrap_or_default(),
+            credential_providers: self.credential_providers(),
             hostname_override: self.hostname_override(),
             node_ip: self.parsed("node-ip", node_ip).unwrap_or(NodeIp::Unset),
             node_labels: self.node_labels(),
@@ -271,6 +275,19 @@ impl OptionReader<'_> {
             self.wrong("root-dir", "must not be empty".to_owned());
         }
         options
+    }
+
+    fn credential_providers(&mut self) -> Option<(PathBuf, PathBuf)> {
+        const FLAGS: [&str; 2] = ["image-credential-provider-config", "image-credential-provider-bin-dir"];
+        match FLAGS.map(|flag| self.file(flag)) {
+            [Some(config), Some(programs)] => Some((config, programs)),
+            [None, None] => None,
+            [config, _] => {
+                let [missing, given] = if config.is_none() { FLAGS } else { [FLAGS[1], FLAGS[0]] };
+                self.wrong(missing, format!("is missing, while --{given} is there"));
+                None
+            }
+        }
     }
 
     fn wrong(&mut self, flag: &'static str, reason: String) {

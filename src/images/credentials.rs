@@ -1,52 +1,154 @@
-//! Which credentials a pod's pull secrets hold for an image.
+//! Which credentials fit an image.
+//!
+//! They come from the pod's pull secrets, from files of the node, and from credential
+//! providers. The most specific match is tried first; of equally specific ones those of the
+//! pod come before those of the node.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use k8s_openapi::api::core::v1::Secret;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
 
+use super::providers::Providers;
 use super::reference::Reference;
 use crate::cri::Auth;
+use crate::host::Host;
 
 /// Under this host the credentials for Docker Hub are written, whatever the image's domain says.
 const DOCKER_HUB_HOST: &str = "index.docker.io";
+/// More than anybody's logins need.
+const DOCKER_CONFIG_BYTES_MAX: usize = 1 << 20;
 
-/// The credentials that fit an image, most specific match first; equally specific ones in the
-/// order of the secrets. Secrets that cannot be read are passed over: their names come back
-/// so that a failed pull can tell.
-pub fn auths_for(image: &Reference, secrets: &[Secret]) -> (Vec<Auth>, Vec<String>) {
-    let repository = image.repository();
-    let mut fitting = Vec::new();
-    let mut unreadable = Vec::new();
-    for secret in secrets {
-        let Some(entries) = entries(secret) else {
-            unreadable.push(secret.metadata.name.clone().unwrap_or_default());
-            continue;
+/// Credentials that fit an image, and whose they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Credential {
+    pub auth: Auth,
+    pub owner: Owner,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// Of every pod of this node.
+    Node,
+    /// Of those that mention the secret.
+    Secret(SecretRef),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct SecretRef {
+    pub uid: String,
+    pub namespace: String,
+    pub name: String,
+}
+
+/// What there is to pull one image with.
+#[derive(Debug, Default)]
+pub(super) struct Credentials {
+    /// In the order in which they are tried.
+    pub list: Vec<Credential>,
+    /// Secrets that cannot be read, so that a failed pull can tell.
+    pub unreadable: Vec<String>,
+}
+
+/// What a registry is told, each once, whoever has it.
+pub(super) fn distinct(credentials: &[Credential]) -> Vec<Auth> {
+    let mut auths: Vec<Auth> = Vec::new();
+    for Credential { auth, .. } in credentials {
+        if !auths.contains(auth) {
+            auths.push(auth.clone());
+        }
+    }
+    auths
+}
+
+/// Everything on this node that knows credentials.
+pub(super) struct Keyring {
+    pub host: Arc<dyn Host>,
+    /// Docker's configuration files; the first that is there counts.
+    pub files: Vec<PathBuf>,
+    pub providers: Providers,
+}
+
+impl Keyring {
+    /// Asks everybody who may know how to pull the image.
+    pub async fn credentials(&self, image: &Reference, secrets: &[Secret]) -> Credentials {
+        let mut fitting = Fitting::of(image);
+        secrets.iter().for_each(|secret| fitting.add_secret(secret));
+        fitting.add(&Owner::Node, self.file_entries().await);
+        fitting.add(&Owner::Node, self.providers.entries(image).await);
+        fitting.sorted()
+    }
+
+    /// Read anew each time: whoever logs in on the node need not tell the agent.
+    async fn file_entries(&self) -> BTreeMap<String, Entry> {
+        for path in &self.files {
+            let failure = match self.host.read_file(path, DOCKER_CONFIG_BYTES_MAX).await {
+                Ok(None) => continue,
+                Ok(Some(text)) => match entries_of(&text, path.ends_with("config.json")) {
+                    Some(entries) => return entries,
+                    None => "neither of the two formats".to_owned(),
+                },
+                Err(error) => error.to_string(),
+            };
+            warn!(path = %path.display(), failure, "credentials of the node are not readable, images are pulled without");
+        }
+        BTreeMap::new()
+    }
+}
+
+/// Credentials as they are found to fit.
+struct Fitting<'a> {
+    image: &'a Reference,
+    repository: String,
+    found: Vec<((usize, bool, usize), Credential)>,
+    unreadable: Vec<String>,
+}
+
+impl<'a> Fitting<'a> {
+    fn of(image: &'a Reference) -> Self {
+        Fitting { image, repository: image.repository(), found: Vec::new(), unreadable: Vec::new() }
+    }
+
+    fn add_secret(&mut self, secret: &Secret) {
+        let metadata = &secret.metadata;
+        let reference = SecretRef {
+            uid: metadata.uid.clone().unwrap_or_default(),
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
         };
+        match secret_entries(secret) {
+            Some(entries) => self.add(&Owner::Secret(reference), entries),
+            None => self.unreadable.push(reference.name),
+        }
+    }
+
+    fn add(&mut self, owner: &Owner, entries: impl IntoIterator<Item = (String, Entry)>) {
         for (server, entry) in entries {
             let place = Place::of(&server);
-            let fits = place.holds(&repository) || (image.is_on_docker_hub() && place.holds(DOCKER_HUB_HOST));
+            let fits = place.holds(&self.repository) || (self.image.is_on_docker_hub() && place.holds(DOCKER_HUB_HOST));
             if fits && let Some(auth) = entry.into_auth() {
-                fitting.push((place.specificity(), auth));
+                self.found.push((place.specificity(), Credential { auth, owner: owner.clone() }));
             }
         }
     }
-    // A stable sort: equal ones stay in the order of the secrets.
-    fitting.sort_by_key(|(specificity, _)| std::cmp::Reverse(*specificity));
-    let mut auths: Vec<Auth> = Vec::new();
-    for (_, auth) in fitting {
-        if !auths.contains(&auth) {
-            auths.push(auth);
-        }
+
+    fn sorted(self) -> Credentials {
+        let mut found = self.found;
+        // A stable sort: equal ones stay in the order in which they were added.
+        found.sort_by_key(|(specificity, _)| std::cmp::Reverse(*specificity));
+        let list = found.into_iter().map(|(_, credential)| credential).collect();
+        Credentials { list, unreadable: self.unreadable }
     }
-    (auths, unreadable)
 }
 
-/// One line of a Docker configuration file.
-#[derive(Deserialize)]
-struct Entry {
+/// One line of a Docker configuration file, or of a provider's answer.
+#[derive(Clone, Deserialize)]
+pub(super) struct Entry {
     #[serde(default)]
     username: String,
     #[serde(default)]
@@ -66,12 +168,20 @@ struct DockerConfig {
     auths: BTreeMap<String, Entry>,
 }
 
-fn entries(secret: &Secret) -> Option<BTreeMap<String, Entry>> {
+fn secret_entries(secret: &Secret) -> Option<BTreeMap<String, Entry>> {
     let data = |key: &str| secret.data.as_ref()?.get(key).map(|bytes| bytes.0.as_slice());
     // By key, not by the secret's type as upstream does: a wrong type is then no riddle.
     match data(".dockerconfigjson") {
-        Some(config) => serde_json::from_slice::<DockerConfig>(config).ok().map(|config| config.auths),
-        None => serde_json::from_slice(data(".dockercfg")?).ok(),
+        Some(config) => entries_of(config, true),
+        None => entries_of(data(".dockercfg")?, false),
+    }
+}
+
+/// The entries of a configuration; the old format has nothing around them.
+fn entries_of(text: &[u8], is_new_format: bool) -> Option<BTreeMap<String, Entry>> {
+    match is_new_format {
+        true => serde_json::from_slice::<DockerConfig>(text).ok().map(|config| config.auths),
+        false => serde_json::from_slice(text).ok(),
     }
 }
 
@@ -100,13 +210,13 @@ impl Entry {
 }
 
 /// Where an entry's credentials may be used: a host, perhaps with globs, and a path below it.
-struct Place<'a> {
+pub(super) struct Place<'a> {
     host: &'a str,
     path: &'a str,
 }
 
 impl<'a> Place<'a> {
-    fn of(server: &'a str) -> Self {
+    pub fn of(server: &'a str) -> Self {
         let server = server.strip_prefix("https://").or_else(|| server.strip_prefix("http://")).unwrap_or(server);
         let (host, path) = server.split_once('/').unwrap_or((server, ""));
         // `docker login` writes the registry's API path, which is no part of image names.
@@ -115,7 +225,7 @@ impl<'a> Place<'a> {
     }
 
     /// Ports must be equal; each label of the host may hold `*`s; the path is a prefix.
-    fn holds(&self, repository: &str) -> bool {
+    pub fn holds(&self, repository: &str) -> bool {
         let (host, path) = repository.split_once('/').unwrap_or((repository, ""));
         let (pattern, pattern_port) = self.host.split_once(':').unwrap_or((self.host, ""));
         let (host, port) = host.split_once(':').unwrap_or((host, ""));
@@ -167,9 +277,15 @@ mod tests {
         secret("s", ".dockerconfigjson", serde_json::json!({ "auths": auths }).to_string())
     }
 
+    fn of_secrets(image: &Reference, secrets: &[Secret]) -> Credentials {
+        let mut fitting = Fitting::of(image);
+        secrets.iter().for_each(|secret| fitting.add_secret(secret));
+        fitting.sorted()
+    }
+
     fn users(image: &str, secrets: &[Secret]) -> Vec<String> {
         let image = Reference::parse(image).expect("a valid name");
-        auths_for(&image, secrets).0.into_iter().map(|auth| auth.username).collect()
+        distinct(&of_secrets(&image, secrets).list).into_iter().map(|auth| auth.username).collect()
     }
 
     fn check(image: &str, servers: &[&str], expected: &[&str]) {
@@ -211,17 +327,17 @@ mod tests {
     fn docker_login_and_the_old_format_are_read() {
         let auth = STANDARD.encode("me:pass:word");
         let old = secret("s", ".dockercfg", serde_json::json!({"reg.io": {"auth": auth}}).to_string());
-        let (auths, unreadable) = auths_for(&Reference::parse("reg.io/app").expect("a valid name"), &[old]);
+        let found = of_secrets(&Reference::parse("reg.io/app").expect("a valid name"), &[old]);
         let expected = Auth { username: "me".into(), password: "pass:word".into(), ..Auth::default() };
-        assert_eq!((auths, unreadable), (vec![expected], vec![]));
+        assert_eq!((distinct(&found.list), found.unreadable), (vec![expected], vec![]));
     }
 
     #[test]
     fn an_unreadable_secret_is_named_and_passed_over() {
         let broken = secret("broken", ".dockerconfigjson", "not JSON".into());
         let image = Reference::parse("reg.io/app").expect("a valid name");
-        let (auths, unreadable) = auths_for(&image, &[broken, config(&["reg.io"])]);
-        assert_eq!(auths.len(), 1);
-        assert_eq!(unreadable, ["broken"]);
+        let found = of_secrets(&image, &[broken, config(&["reg.io"])]);
+        assert_eq!(found.list.len(), 1);
+        assert_eq!(found.unreadable, ["broken"]);
     }
 }

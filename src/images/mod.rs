@@ -11,31 +11,39 @@
 //! Always true: an image is pulled once at a time per set of credentials; a pod that needs no
 //! download never waits for one; a failed pull is not tried again before its delay is over.
 
+mod access;
 mod backoff;
 mod credentials;
 mod lane;
 mod list;
+mod providers;
 mod pulls;
 mod reference;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerImage, Pod, Secret};
 use tokio::time::Instant;
 
-pub use credentials::auths_for;
+pub use access::AccessConfig;
+pub use providers::{Provider, ProviderConfigError, read_config as read_providers};
 pub use reference::{Reference, ReferenceError};
 
 use crate::clock::Clock;
 use crate::config::GoDuration;
 use crate::cri::{self, CriError, Image, ImageSpec, Runtime, SandboxConfig};
 use crate::events::{EventType, Recorder};
+use crate::host::Host;
 use crate::pod::PodUid;
+use access::{Access, Use};
 use backoff::Backoff;
+use credentials::{Credential, Credentials, Keyring};
+use providers::{Processes, Providers};
 use pulls::{PullFailure, PullRequest, Pulled, Pulls};
 
 /// How long the list for the node's status may be old.
@@ -52,6 +60,10 @@ pub struct ImagesConfig {
     pub registry_burst: u32,
     /// All when negative.
     pub node_status_max_images: i32,
+    /// Where the node's own credentials may lie; the first file that is there counts.
+    pub credential_files: Vec<PathBuf>,
+    pub providers: Vec<Provider>,
+    pub access: AccessConfig,
 }
 
 /// One container's need of an image.
@@ -160,6 +172,8 @@ struct Shared {
     clock: Clock,
     recorder: Recorder,
     pulls: Pulls,
+    keyring: Keyring,
+    access: Access,
     backoff: Mutex<Backoff>,
     listed: Mutex<Option<Listed>>,
     node_status_max_images: i32,
@@ -171,10 +185,22 @@ struct Listed {
 }
 
 impl Images {
-    pub fn new(runtime: Arc<dyn Runtime>, clock: Clock, recorder: Recorder, config: ImagesConfig) -> Self {
+    pub fn new(
+        runtime: Arc<dyn Runtime>,
+        host: Arc<dyn Host>,
+        clock: Clock,
+        recorder: Recorder,
+        config: ImagesConfig,
+    ) -> Self {
         Images {
             shared: Arc::new(Shared {
                 pulls: Pulls::new(runtime.clone(), clock.clone(), &config),
+                keyring: Keyring {
+                    host: host.clone(),
+                    files: config.credential_files,
+                    providers: Providers::new(config.providers, Arc::new(Processes), clock.clone()),
+                },
+                access: Access::new(host, clock.clone(), config.access),
                 runtime,
                 clock,
                 recorder,
@@ -203,18 +229,36 @@ impl Images {
             .await
             .map_err(|error| self.inspect_failed(request, Reason::ImageInspectError, &image_error_text(&error)))?;
         match (step(request.pull_policy, reference.is_latest(), present.is_some()), present) {
-            (Step::Use, Some(image)) => {
-                let message = format!("Container image \"{name}\" already present on machine");
+            (Step::Use, Some(image)) if self.may_use(request, &reference, &image.id).await => {
+                let message =
+                    format!("Container image \"{name}\" already present on machine and can be accessed by the pod");
                 self.event(request, EventType::Normal, "Pulled", message);
                 Ok(ReadyImage::new(image.id.clone(), &image))
             }
-            (Step::Refuse, _) => {
-                let message = format!("Container image \"{name}\" is not present with pull policy of Never");
-                self.event(request, EventType::Warning, "ErrImageNeverPull", message.clone());
-                Err(ImageError { reason: Reason::ErrImageNeverPull, message, retry_at: None })
-            }
+            (Step::Use, Some(_)) if request.pull_policy == Some("Never") => Err(self.never_pulled(
+                request,
+                "is present, but the pod has no credentials for it, and its pull policy is Never",
+            )),
+            (Step::Refuse, _) => Err(self.never_pulled(request, "is not present with pull policy of Never")),
             (_, present) => self.pull(request, &reference, spec, present.is_some()).await,
         }
+    }
+
+    /// Whether the pod might have pulled what somebody else has.
+    async fn may_use(&self, request: &ImageRequest<'_>, image: &Reference, image_ref: &str) -> bool {
+        let (access, used) = (&self.shared.access, Use { image, image_ref });
+        // Most need no credentials, and looking them up may mean to run programs.
+        if access.allows(&used, &[]).await {
+            return true;
+        }
+        let credentials = self.shared.keyring.credentials(image, request.secrets).await;
+        access.allows(&used, &credentials.list).await
+    }
+
+    fn never_pulled(&self, request: &ImageRequest<'_>, why: &str) -> ImageError {
+        let message = format!("Container image \"{}\" {why}", request.image);
+        self.event(request, EventType::Warning, "ErrImageNeverPull", message.clone());
+        ImageError { reason: Reason::ErrImageNeverPull, message, retry_at: None }
     }
 
     async fn pull(
@@ -238,21 +282,23 @@ impl Images {
         }
 
         self.event(request, EventType::Normal, "Pulling", format!("Pulling image \"{name}\""));
-        let (auths, unreadable) = auths_for(reference, request.secrets);
+        let Credentials { list, unreadable } = self.shared.keyring.credentials(reference, request.secrets).await;
         let outcome = self
-            .shared
-            .pulls
-            .pull(PullRequest {
-                image: full_name.clone(),
-                spec: ImageSpec { annotations: request.sandbox.annotations.clone(), ..spec },
-                auths,
-                sandbox: request.sandbox.clone(),
-                is_present,
-                priority: priority(request.pod),
-            })
+            .recorded_pull(
+                reference,
+                &list,
+                PullRequest {
+                    image: full_name.clone(),
+                    spec: ImageSpec { annotations: request.sandbox.annotations.clone(), ..spec },
+                    auths: credentials::distinct(&list),
+                    sandbox: request.sandbox.clone(),
+                    is_present,
+                    priority: priority(request.pod),
+                },
+            )
             .await;
         match outcome {
-            Ok(Pulled { image_ref, image, took }) => {
+            Ok(Pulled { image_ref, image, took, .. }) => {
                 let waited = self.shared.clock.now() - began;
                 let message = format!(
                     "Successfully pulled image \"{name}\" in {} ({} including waiting). Image size: {} bytes.",
@@ -265,7 +311,7 @@ impl Images {
                 self.listed().take();
                 Ok(ReadyImage::new(image_ref, &image))
             }
-            Err(PullFailure { reason, mut message }) => {
+            Err(PullFailure { reason, mut message, .. }) => {
                 if !unreadable.is_empty() {
                     message = format!("{message} (unreadable image pull secrets: {})", unreadable.join(", "));
                 }
@@ -276,6 +322,27 @@ impl Images {
                 Err(ImageError { reason, message, retry_at: Some(retry_at) })
             }
         }
+    }
+
+    /// Pulls, and notes for whom.
+    async fn recorded_pull(&self, image: &Reference, list: &[Credential], request: PullRequest) -> pulls::Outcome {
+        let access = &self.shared.access;
+        let begun = access.begin(image).await.map_err(|error| PullFailure {
+            reason: Reason::ErrImagePull,
+            message: format!("cannot note that the pull begins: {error}"),
+            is_certain: true,
+        })?;
+        let outcome = self.shared.pulls.pull(request).await;
+        match &outcome {
+            Ok(pulled) => {
+                let worked: Vec<_> =
+                    list.iter().filter(|credential| Some(&credential.auth) == pulled.auth.as_ref()).collect();
+                access.pulled(begun, &Use { image, image_ref: &pulled.image.id }, &worked).await;
+            }
+            Err(failure) if failure.is_certain => access.failed(begun).await,
+            Err(_) => {}
+        }
+        outcome
     }
 
     /// The images of the node's status, read again from the runtime after half a minute or a pull.

@@ -43,12 +43,16 @@ pub(super) struct Pulled {
     pub image: Arc<Image>,
     /// Without the wait for a turn.
     pub took: Duration,
+    /// What the registry was told; none if it asked for none.
+    pub auth: Option<Auth>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct PullFailure {
     pub reason: Reason,
     pub message: String,
+    /// The image did not come, nor will it later.
+    pub is_certain: bool,
 }
 
 /// One pull, and what decides its turn.
@@ -114,21 +118,21 @@ impl Pulls {
             // Where upstream fails the pull with "pull QPS exceeded", we wait.
             throttle.turn().await;
             let began = clock.now();
-            let image_ref = try_each(&*runtime, &request).await?;
+            let (image_ref, auth) = try_each(&*runtime, &request).await?;
             let took = clock.now() - began;
             let image = look_up(&*runtime, &request.spec, &image_ref).await?;
-            Ok(Pulled { image_ref, image: Arc::new(image), took })
+            Ok(Pulled { image_ref, image: Arc::new(image), took, auth })
         }
     }
 }
 
 /// Pulls with one credential after the other. The last try goes without any, so that a stale
 /// secret does not bar the way to a public image.
-async fn try_each(runtime: &dyn Runtime, request: &PullRequest) -> Result<String, PullFailure> {
+async fn try_each(runtime: &dyn Runtime, request: &PullRequest) -> Result<(String, Option<Auth>), PullFailure> {
     let mut errors: Vec<CriError> = Vec::new();
     for auth in request.auths.iter().map(Some).chain([None]) {
         match runtime.pull_image(&request.spec, auth, Some(&request.sandbox)).await {
-            Ok(image_ref) => return Ok(image_ref),
+            Ok(image_ref) => return Ok((image_ref, auth.cloned())),
             // Nobody was asked; other credentials will not help.
             Err(error @ CriError::Unavailable { .. }) => return Err(failure(&[error])),
             Err(error) => errors.push(error),
@@ -155,7 +159,8 @@ fn failure(errors: &[CriError]) -> PullFailure {
         [text] => text.clone(),
         texts => format!("[{}]", texts.join(", ")),
     };
-    PullFailure { reason, message }
+    let is_certain = errors.iter().all(|error| matches!(error, CriError::NotFound { .. } | CriError::Failed { .. }));
+    PullFailure { reason, message, is_certain }
 }
 
 /// What was pulled: its size, and the user it asks for.
@@ -166,5 +171,5 @@ async fn look_up(runtime: &dyn Runtime, spec: &ImageSpec, image_ref: &str) -> Re
         Ok(None) => format!("image {image_ref} is gone right after it was pulled"),
         Err(error) => image_error_text(&error),
     };
-    Err(PullFailure { reason: Reason::ImageInspectError, message })
+    Err(PullFailure { reason: Reason::ImageInspectError, message, is_certain: false })
 }

@@ -3,27 +3,38 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use async_trait::async_trait;
-use futures::FutureExt;
 use futures::stream::BoxStream;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use tokio::time::sleep;
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
 
 use super::*;
+use crate::config::PullCredentialsPolicy;
 use crate::cri::{
     Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerSummary, Executed, FilesystemUsage, Image,
     Result, RuntimeEvent, RuntimeStatus, RuntimeVersion, Sandbox, SandboxId, Scope,
 };
 use crate::events::Recorded;
+use crate::host::{LinuxHost, Roots};
 
-const CONFIG: ImagesConfig = ImagesConfig {
-    serialize_image_pulls: true,
-    max_parallel_image_pulls: None,
-    registry_pull_qps: 0,
-    registry_burst: 0,
-    node_status_max_images: 50,
-};
+fn config() -> ImagesConfig {
+    ImagesConfig {
+        serialize_image_pulls: true,
+        max_parallel_image_pulls: None,
+        registry_pull_qps: 0,
+        registry_burst: 0,
+        node_status_max_images: 50,
+        credential_files: Vec::new(),
+        providers: Vec::new(),
+        access: AccessConfig {
+            dir: PathBuf::new(),
+            policy: PullCredentialsPolicy::NeverVerifyPreloadedImages,
+            allowlist: Vec::new(),
+        },
+    }
+}
 
 /// A runtime that holds images and pulls as it is told.
 #[derive(Default)]
@@ -193,14 +204,26 @@ struct Node {
     runtime: Arc<FakeRuntime>,
     images: Images,
     recorded: Recorded,
+    dir: TempDir,
 }
 
 impl Node {
     fn new(config: ImagesConfig) -> Self {
-        let runtime = Arc::new(FakeRuntime::default());
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        Node::in_dir(dir, Arc::default(), config)
+    }
+
+    fn in_dir(dir: TempDir, runtime: Arc<FakeRuntime>, mut config: ImagesConfig) -> Self {
         let (recorder, recorded) = Recorder::for_tests();
-        let images = Images::new(runtime.clone(), Clock::system(), recorder, config);
-        Node { runtime, images, recorded }
+        let host = LinuxHost::new(Roots::machine(dir.path().to_owned()), seconds(10), Clock::system());
+        config.access.dir = dir.path().join("image_manager");
+        let images = Images::new(runtime.clone(), Arc::new(host), Clock::system(), recorder, config);
+        Node { runtime, images, recorded, dir }
+    }
+
+    /// Another life of the agent on the same machine.
+    fn again(self) -> Self {
+        Node::in_dir(self.dir, self.runtime, config())
     }
 
     async fn ensure(&self, want: Want<'_>) -> std::result::Result<ReadyImage, ImageError> {
@@ -268,18 +291,19 @@ fn the_policy_and_the_tag_decide_whether_to_pull() {
 
 #[tokio::test(start_paused = true)]
 async fn a_present_image_is_used_as_it_is() {
-    let node = Node::new(CONFIG);
+    let node = Node::new(config());
     node.runtime.hold("busybox:1", Some(1000));
     let ready = node.ensure(want("a", "busybox:1")).await;
     let expected = ReadyImage { image_ref: "id of busybox:1".into(), uid: Some(1000), username: "".into() };
     assert_eq!(ready, Ok(expected));
     assert_eq!(node.runtime.begun(), [""; 0]);
-    assert_eq!(node.events(), [r#"Pulled Container image "busybox:1" already present on machine"#]);
+    let expected = r#"Pulled Container image "busybox:1" already present on machine and can be accessed by the pod"#;
+    assert_eq!(node.events(), [expected]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_absent_image_is_pulled_and_its_time_told_with_and_without_waiting() {
-    let node = Node::new(CONFIG);
+    let node = Node::new(config());
     node.runtime.state().answers.extend([Answer::Takes(3), Answer::Takes(2)]);
     let (first, second) = tokio::join!(node.ensure(want("a", "one")), node.ensure(want("b", "two")));
     assert_eq!(first.map(|ready| ready.image_ref), Ok("id of one:latest".into()));
@@ -297,7 +321,7 @@ async fn an_absent_image_is_pulled_and_its_time_told_with_and_without_waiting() 
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_pull_is_held_back_for_longer_each_time() {
-    let node = Node::new(CONFIG);
+    let node = Node::new(config());
     let began = Instant::now();
     node.runtime.state().answers.push_back(Answer::Fails(failed("no such tag")));
     node.runtime.state().answers.push_back(Answer::Fails(failed("still none")));
@@ -330,7 +354,7 @@ async fn a_failed_pull_is_held_back_for_longer_each_time() {
 
 #[tokio::test(start_paused = true)]
 async fn one_pods_back_off_is_no_other_pods() {
-    let node = Node::new(CONFIG);
+    let node = Node::new(config());
     node.runtime.state().answers.push_back(Answer::Fails(failed("no")));
     assert!(node.ensure(want("a", "app")).await.is_err());
     assert!(node.ensure(want("b", "app")).await.is_ok());
@@ -338,7 +362,7 @@ async fn one_pods_back_off_is_no_other_pods() {
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_pulled_says_why() {
-    let node = Node::new(CONFIG);
+    let node = Node::new(config());
     let never = node.ensure(Want { policy: Some("Never"), ..want("a", "app") }).await;
     let message = r#"Container image "app" is not present with pull policy of Never"#;
     assert_eq!(never, Err(ImageError { reason: Reason::ErrImageNeverPull, message: message.into(), retry_at: None }));
@@ -359,7 +383,7 @@ async fn what_cannot_be_pulled_says_why() {
 #[tokio::test(start_paused = true)]
 async fn errors_the_runtime_has_names_for_keep_them() {
     let check = async |message: &str, reason: Reason| {
-        let node = Node::new(CONFIG);
+        let node = Node::new(config());
         node.runtime.state().answers.push_back(Answer::Fails(failed(message)));
         let error = node.ensure(want("a", "app")).await.expect_err("the pull fails");
         assert_eq!((error.reason, error.message.as_str()), (reason, message));
@@ -372,7 +396,7 @@ async fn errors_the_runtime_has_names_for_keep_them() {
 #[tokio::test(start_paused = true)]
 async fn no_more_pulls_run_at_once_than_allowed() {
     let check = async |serialize_image_pulls, max_parallel_image_pulls, expected| {
-        let node = Node::new(ImagesConfig { serialize_image_pulls, max_parallel_image_pulls, ..CONFIG });
+        let node = Node::new(ImagesConfig { serialize_image_pulls, max_parallel_image_pulls, ..config() });
         let images = ["one", "two", "three", "four"];
         futures::future::join_all(images.map(|image| node.ensure(want("a", image)))).await;
         let state = node.runtime.state();
@@ -386,7 +410,7 @@ async fn no_more_pulls_run_at_once_than_allowed() {
 #[tokio::test(start_paused = true)]
 async fn pulls_keep_to_the_registrys_rate() {
     let node =
-        Node::new(ImagesConfig { serialize_image_pulls: false, registry_pull_qps: 1, registry_burst: 2, ..CONFIG });
+        Node::new(ImagesConfig { serialize_image_pulls: false, registry_pull_qps: 1, registry_burst: 2, ..config() });
     let began = Instant::now();
     let images = ["one", "two", "three", "four"];
     let ready = futures::future::join_all(images.map(|image| node.ensure(want("a", image)))).await;
@@ -397,20 +421,23 @@ async fn pulls_keep_to_the_registrys_rate() {
 
 #[tokio::test(start_paused = true)]
 async fn a_present_image_does_not_queue_behind_a_download() {
-    let node = Node::new(CONFIG);
+    let node = Node::new(config());
     node.runtime.hold("small:1", None);
     node.runtime.state().answers.push_back(Answer::Takes(3600));
-    let mut big = node.ensure(want("a", "big")).boxed_local();
-    assert!((&mut big).now_or_never().is_none());
-    let began = Instant::now();
-    let small = node.ensure(Want { policy: Some("Always"), ..want("b", "small:1") }).await;
-    assert!(small.is_ok());
-    assert_eq!(began.elapsed(), seconds(1));
+    let small = async {
+        sleep(seconds(1)).await;
+        let began = Instant::now();
+        let small = node.ensure(Want { policy: Some("Always"), ..want("b", "small:1") }).await;
+        assert!(small.is_ok());
+        assert_eq!(began.elapsed(), seconds(1));
+    };
+    let (big, ()) = tokio::join!(node.ensure(want("a", "big")), small);
+    assert!(big.is_ok());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_static_pods_image_is_pulled_before_those_that_wait() {
-    let node = Node::new(CONFIG);
+    let node = Node::new(config());
     let static_pod = Want { source: Some("file"), ..want("s", "static") };
     let (..) = tokio::join!(node.ensure(want("a", "first")), node.ensure(want("b", "second")), node.ensure(static_pod));
     assert_eq!(node.runtime.begun(), ["first:latest", "static:latest", "second:latest"]);
@@ -418,7 +445,7 @@ async fn a_static_pods_image_is_pulled_before_those_that_wait() {
 
 #[tokio::test(start_paused = true)]
 async fn pods_that_wait_for_the_same_share_one_pull() {
-    let node = Node::new(CONFIG);
+    let node = Node::new(config());
     let private = |pod, user: &str| Want { secrets: vec![secret(user)], ..want(pod, "reg.io/app") };
     let (a, b, c, d) = tokio::join!(
         node.ensure(want("a", "reg.io/app")),
@@ -434,25 +461,21 @@ async fn pods_that_wait_for_the_same_share_one_pull() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pull_ends_with_the_last_pod_that_waits_for_it() {
-    let node = Node::new(CONFIG);
-    let mut first = node.ensure(want("a", "app")).boxed_local();
-    let mut second = node.ensure(want("b", "app")).boxed_local();
-    assert!((&mut first).now_or_never().is_none());
-    assert!((&mut second).now_or_never().is_none());
-    drop(first);
+    let node = Node::new(config());
+    let half = Duration::from_millis(500);
+    let first = timeout(half, node.ensure(want("a", "app")));
+    let (first, second) = tokio::join!(first, node.ensure(want("b", "app")));
+    assert!(first.is_err() && second.is_ok());
     assert_eq!(node.runtime.state().cancelled, 0);
-    assert!(second.await.is_ok());
 
-    let mut third = node.ensure(want("c", "other")).boxed_local();
-    assert!((&mut third).now_or_never().is_none());
-    drop(third);
+    assert!(timeout(half, node.ensure(want("c", "other"))).await.is_err());
     assert_eq!(node.runtime.state().cancelled, 1);
     assert!(node.ensure(want("d", "other")).await.is_ok(), "its turn went to the next");
 }
 
 #[tokio::test(start_paused = true)]
 async fn credentials_are_tried_in_turn_and_then_none() {
-    let node = Node::new(CONFIG);
+    let node = Node::new(config());
     let denied = |who: &str| Answer::Fails(failed(&format!("{who} denied")));
     node.runtime.state().answers.extend([denied("me"), denied("you")]);
     let with_secrets = || Want { secrets: vec![secret("me"), secret("you")], ..want("a", "reg.io/app") };
@@ -467,7 +490,7 @@ async fn credentials_are_tried_in_turn_and_then_none() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unreadable_secret_is_named_when_the_pull_fails() {
-    let node = Node::new(CONFIG);
+    let node = Node::new(config());
     node.runtime.state().answers.push_back(Answer::Fails(failed("denied")));
     let metadata = ObjectMeta { name: Some("broken".into()), ..ObjectMeta::default() };
     let secrets = vec![Secret { metadata, ..Secret::default() }];
@@ -475,9 +498,102 @@ async fn an_unreadable_secret_is_named_when_the_pull_fails() {
     assert_eq!(error.message, "denied (unreadable image pull secrets: broken)");
 }
 
+fn with_secret(pod: &'static str, user: &str) -> Want<'static> {
+    Want { secrets: vec![secret(user)], ..want(pod, "reg.io/app:1") }
+}
+
+fn anonymous(pod: &'static str) -> Want<'static> {
+    Want { policy: Some("IfNotPresent"), ..want(pod, "reg.io/app:1") }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_pulled_with_a_secret_is_for_those_who_have_it() {
+    let mut node = Node::new(config());
+    node.ensure(with_secret("a", "me")).await.expect("pulled");
+    // The record is read back from the disk in the second life.
+    for life in [1, 2] {
+        node.runtime.state().begun.clear();
+        node.ensure(with_secret("b", "me")).await.expect("the same credentials");
+        assert_eq!(node.runtime.begun(), [""; 0], "life {life}");
+
+        node.runtime.state().answers.push_back(Answer::Fails(failed("who are you?")));
+        let error = node.ensure(anonymous(if life == 1 { "c" } else { "d" })).await.expect_err("no credentials");
+        assert_eq!((error.reason, error.message.as_str()), (Reason::ErrImagePull, "who are you?"));
+
+        let error = node.ensure(Want { policy: Some("Never"), ..anonymous("e") }).await.expect_err("no credentials");
+        assert_eq!(error.reason, Reason::ErrImageNeverPull);
+        assert!(error.message.contains("no credentials"), "{}", error.message);
+        node = node.again();
+    }
+    // Once it was had without any, it is everybody's.
+    node.ensure(anonymous("f")).await.expect("the registry has become public");
+    node.runtime.state().begun.clear();
+    node.ensure(Want { policy: Some("Never"), ..anonymous("e") }).await.expect("public");
+    assert_eq!(node.runtime.begun(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_whose_pull_was_cut_off_is_nobodys() {
+    let node = Node::new(config());
+    node.runtime.state().answers.push_back(Answer::Takes(100));
+    assert!(timeout(seconds(10), node.ensure(with_secret("a", "me"))).await.is_err());
+    // The runtime went on by itself.
+    node.runtime.hold("reg.io/app:1", None);
+    let node = node.again();
+    node.runtime.state().begun.clear();
+    node.ensure(anonymous("b")).await.expect("the registry gives it to anybody");
+    assert_eq!(node.runtime.begun(), ["reg.io/app:1"], "it was asked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_was_brought_by_hand_after_a_failed_pull_is_everybodys() {
+    let node = Node::new(config());
+    node.runtime.state().answers.push_back(Answer::Fails(failed("no such tag")));
+    node.ensure(anonymous("a")).await.expect_err("not there");
+    node.runtime.hold("reg.io/app:1", None);
+    node.runtime.state().begun.clear();
+    node.ensure(anonymous("a")).await.expect("there");
+    assert_eq!(node.runtime.begun(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_record_allows_nobody_and_is_mended_by_the_next_pull() {
+    let node = Node::new(config());
+    node.ensure(anonymous("a")).await.expect("pulled");
+    let records = node.dir.path().join("image_manager/pulled");
+    for entry in std::fs::read_dir(&records).expect("there") {
+        std::fs::write(entry.expect("listed").path(), "{").expect("writable");
+    }
+    let node = node.again();
+    node.runtime.state().begun.clear();
+    node.ensure(anonymous("a")).await.expect("pulled again");
+    node.ensure(anonymous("b")).await.expect("recorded again");
+    assert_eq!(node.runtime.begun(), ["reg.io/app:1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_nodes_own_credentials_come_from_the_first_file_that_is_there() {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let path = |name: &str| dir.path().join(name);
+    let login = |user: &str| serde_json::json!({"reg.io": {"username": user, "password": "p"}});
+    std::fs::write(path("config.json"), serde_json::json!({"auths": login("new")}).to_string()).expect("writable");
+    std::fs::write(path(".dockercfg"), login("old").to_string()).expect("writable");
+    let users = async |files: &[&str]| {
+        let credential_files = files.iter().map(|name| path(name)).collect();
+        let node = Node::new(ImagesConfig { credential_files, ..config() });
+        node.ensure(want("a", "reg.io/app:1")).await.expect("pulled");
+        let users: Vec<_> = node.runtime.state().begun.iter().map(|(_, user)| user.clone()).collect();
+        users
+    };
+    assert_eq!(users(&["absent", "config.json", ".dockercfg"]).await, ["new"]);
+    assert_eq!(users(&[".dockercfg", "config.json"]).await, ["old"]);
+    std::fs::write(path("config.json"), "not JSON").expect("writable");
+    assert_eq!(users(&["config.json", ".dockercfg"]).await, ["old"], "one that is broken is passed over");
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_nodes_list_is_read_again_after_half_a_minute_or_a_pull() {
-    let node = Node::new(CONFIG);
+    let node = Node::new(config());
     let size = async || node.images.list().await.unwrap()[0].size_bytes.unwrap();
     assert_eq!((size().await, size().await), (1, 1));
     sleep(seconds(30)).await;

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use ferrolet::admission::AdmissionConfig;
 use ferrolet::agent::{AgentConfig, Edges, StaticPods, assemble};
-use ferrolet::config::NodeIp;
+use ferrolet::config::{NodeIp, PullCredentialsPolicy};
 use ferrolet::cri::CgroupDriver;
 use ferrolet::host::{CgroupSettings, CgroupVersion};
-use ferrolet::images::ImagesConfig;
+use ferrolet::images::{AccessConfig, ImagesConfig};
 use ferrolet::logs::LogsConfig;
 use ferrolet::node::{NodeConfig, Reserved};
 use ferrolet::pleg::PlegConfig;
@@ -241,6 +241,13 @@ fn config() -> AgentConfig {
             registry_pull_qps: 0,
             registry_burst: 0,
             node_status_max_images: -1,
+            credential_files: Vec::new(),
+            providers: Vec::new(),
+            access: AccessConfig {
+                dir: PathBuf::from(ROOT_DIR).join("image_manager"),
+                policy: PullCredentialsPolicy::NeverVerifyPreloadedImages,
+                allowlist: Vec::new(),
+            },
         },
         logs: LogsConfig {
             max_bytes: Some(LOG_BYTES_MAX),
