@@ -320,9 +320,86 @@ fn sha256(data: &[u8]) -> String {
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Tells credentials apart without keeping them.
+/// Tells credentials apart without keeping them; upstream's agent makes the same of them.
 fn hash(auth: &Auth) -> String {
-    let fields =
-        [&auth.username, &auth.password, &auth.auth, &auth.server_address, &auth.identity_token, &auth.registry_token];
-    sha256(&serde_json::to_vec(&fields).expect("texts serialize"))
+    let empty = |text: &&str| text.is_empty();
+    let fields = [
+        ("username", auth.username.as_str()),
+        ("password", &auth.password),
+        ("auth", &auth.auth),
+        ("serveraddress", &auth.server_address),
+        ("identitytoken", &auth.identity_token),
+        ("registrytoken", &auth.registry_token),
+    ];
+    let text = |text: &str| serde_json::to_string(text).expect("a text serializes");
+    let fields = fields.iter().filter(|(_, value)| !empty(value));
+    let fields: Vec<_> = fields.map(|(name, value)| format!("{}:{}", text(name), text(value))).collect();
+    sha256(format!("{{{}}}", fields.join(",")).as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn credential(secret: &str, password: &str) -> Credential {
+        let auth = Auth { username: "puller".into(), password: password.into(), ..Auth::default() };
+        let secret = SecretRef { uid: format!("uid-{secret}"), namespace: "shop".into(), name: secret.into() };
+        Credential { auth, owner: Owner::Secret(secret) }
+    }
+
+    #[test]
+    fn a_record_is_written_as_upstream_writes_it() {
+        let mut allowed = Allowed::default();
+        allowed.note(&[&credential("login", "open-sesame")]);
+        let expected = serde_json::json!({"kubernetesSecrets": [{
+            "uid": "uid-login",
+            "namespace": "shop",
+            "name": "login",
+            // Seen in a record of the kubelet 1.36.
+            "credentialHash": "739c7b2f869520e42e8dba8f0bf6247f854c678635d393e3e1baa34d12544fb6",
+        }]});
+        assert_eq!(serde_json::to_value(&allowed).expect("texts serialize"), expected);
+        allowed.note(&[]);
+        assert_eq!(serde_json::to_value(&allowed).expect("a flag"), serde_json::json!({"nodePodsAccessible": true}));
+        let named = "sha256-2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
+        assert_eq!(file_name("foo"), named);
+    }
+
+    #[test]
+    fn a_secret_is_known_by_its_name_or_by_its_content() {
+        let mut allowed = Allowed::default();
+        allowed.note(&[&credential("login", "old")]);
+        assert!(allowed.holds(&[credential("login", "new")]), "the same secret, with a new password");
+        assert!(allowed.holds(&[credential("other", "old")]), "another secret that says the same");
+        assert!(!allowed.holds(&[credential("other", "new")]));
+        assert!(!allowed.holds(&[]));
+    }
+
+    #[test]
+    fn the_policy_says_what_was_there_before() {
+        let image = Reference::parse("reg.io/team/app:1").expect("a valid name");
+        let used = Use { image: &image, image_ref: "sha256:1" };
+        let allows = |policy, allowlist: &[&str], pulling: bool| {
+            let allowlist = allowlist.iter().map(|&entry| entry.to_owned()).collect();
+            let config = AccessConfig { dir: PathBuf::new(), policy, allowlist };
+            let mut known = Known::default();
+            if pulling {
+                known.pulling.insert(file_name("reg.io/team/app:1"));
+            }
+            known.allows(&config, &used, &[])
+        };
+        use PullCredentialsPolicy::{
+            AlwaysVerify, NeverVerify, NeverVerifyAllowlistedImages, NeverVerifyPreloadedImages,
+        };
+        assert!(allows(NeverVerify, &[], true));
+        assert!(allows(NeverVerifyPreloadedImages, &[], false));
+        assert!(!allows(NeverVerifyPreloadedImages, &[], true), "its pull was cut off");
+        assert!(!allows(AlwaysVerify, &[], false));
+        for (entry, expected) in
+            [("reg.io/team/app", true), ("reg.io/team/*", true), ("reg.io/*", true), ("reg.io/te/*", false)]
+        {
+            assert_eq!(allows(NeverVerifyAllowlistedImages, &[entry], false), expected, "{entry}");
+            assert!(!allows(NeverVerifyAllowlistedImages, &[entry], true));
+        }
+    }
 }

@@ -46,6 +46,16 @@ pub fn images() -> Result<Vec<PathBuf>> {
     Ok(archives)
 }
 
+/// One of them, by the name of its image.
+pub fn image_archive(name: &str) -> Result<PathBuf> {
+    present(cache().join("images").join(format!("{name}.tar")))
+}
+
+/// Debian's docker-registry.
+pub fn registry() -> Result<PathBuf> {
+    present(cache().join("registry/bin/docker-registry"))
+}
+
 impl Containerd {
     /// Where `containerd`, its shim and `ctr` are.
     pub fn directory(self) -> Result<PathBuf> {

@@ -1,10 +1,12 @@
 //! Images: pull policies and what goes wrong with them.
 
 use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use serde_json::json;
 
-use crate::harness::{Case, Node, pod};
-use crate::shared;
+use crate::harness::{Case, Lab, Node, PodBuilder, pod};
+use crate::stack::{PRIVATE_IMAGE, REGISTRY, REGISTRY_PASSWORD, REGISTRY_USER};
+use crate::{own, shared};
 
 pub const CASES: &[Case] = &[
     shared!(an_image_that_is_there_is_not_pulled).in_subset(),
@@ -12,6 +14,10 @@ pub const CASES: &[Case] = &[
     shared!(an_image_that_cannot_be_pulled_backs_off).in_subset(),
     shared!(a_name_that_is_none_is_refused),
     shared!(the_other_container_does_not_wait_for_a_pull),
+    own!(a_private_image_is_for_those_who_have_its_secret),
+    own!(whose_image_it_is_outlives_the_agent),
+    own!(a_credential_provider_is_asked),
+    own!(a_registry_that_is_mended_ends_the_back_off),
 ];
 
 async fn an_image_that_is_there_is_not_pulled(node: Node) -> Result<()> {
@@ -51,5 +57,128 @@ async fn the_other_container_does_not_wait_for_a_pull(node: Node) -> Result<()> 
     let pod = pod("half").and_container("absent", "true", json!({ "image": "ferrolet.test/absent:1" }));
     let pod = node.run(pod).await?;
     pod.expect().running().container("absent").waiting("ImagePullBackOff").await?;
+    Ok(())
+}
+
+/// A pod of the private image, with nothing to pull it with.
+fn private(name: &str, policy: &str) -> PodBuilder {
+    pod(name).container(json!({ "image": PRIVATE_IMAGE, "imagePullPolicy": policy }))
+}
+
+/// A node with a registry that asks for a password, and a secret that holds it.
+async fn node_with_registry(lab: &Lab) -> Result<Node> {
+    let node = lab.node(|stack| stack).await?;
+    node.stack().registry().start().await?;
+    let login = json!({ "auths": { REGISTRY: { "username": REGISTRY_USER, "password": REGISTRY_PASSWORD } } });
+    let secret = json!({
+        "metadata": { "name": "login" },
+        "type": "kubernetes.io/dockerconfigjson",
+        "stringData": { ".dockerconfigjson": login.to_string() },
+    });
+    node.create::<Secret>(secret).await?;
+    Ok(node)
+}
+
+/// A pod that may pull the private image.
+fn entitled(name: &str, policy: &str) -> PodBuilder {
+    private(name, policy).spec(json!({ "imagePullSecrets": [{ "name": "login" }] }))
+}
+
+async fn a_private_image_is_for_those_who_have_its_secret(lab: Lab) -> Result<()> {
+    let node = node_with_registry(&lab).await?;
+    let stranger = node.run(private("stranger", "IfNotPresent")).await?;
+    let told = stranger.expect().waiting("ImagePullBackOff").await?;
+    let told = serde_json::to_string(&told.status)?;
+    ensure!(told.contains("no basic auth credentials") || told.contains("401"), "{told}");
+
+    let owner = node.run(entitled("owner", "IfNotPresent")).await?;
+    owner.expect().ready().await?;
+    ensure!(owner.expect_event("Pulled").await?.contains("Successfully pulled"));
+
+    // It is on the node now, and still not everybody's.
+    let thief = node.run(private("thief", "IfNotPresent")).await?;
+    thief.expect().waiting("ImagePullBackOff").await?;
+    let guest = node.run(private("guest", "Never")).await?;
+    guest.expect().waiting("ErrImageNeverPull").await?;
+
+    // The service account brings its secrets along.
+    node.create::<ServiceAccount>(json!({
+        "metadata": { "name": "trusted" },
+        "imagePullSecrets": [{ "name": "login" }],
+    }))
+    .await?;
+    let trusted = node.run(private("trusted", "Never").spec(json!({ "serviceAccountName": "trusted" }))).await?;
+    trusted.expect().ready().await?;
+    let message = trusted.expect_event("Pulled").await?;
+    ensure!(message.ends_with("already present on machine and can be accessed by the pod"), "{message}");
+    Ok(())
+}
+
+async fn whose_image_it_is_outlives_the_agent(lab: Lab) -> Result<()> {
+    let node = node_with_registry(&lab).await?;
+    node.run(entitled("owner", "IfNotPresent")).await?.expect().ready().await?;
+    // One that is refused, over and over, when the agent dies.
+    node.run(private("thief", "IfNotPresent")).await?.expect().waiting("ErrImagePull").await?;
+    node.stack().agent().kill().await?;
+    node.stack().agent().start().await?;
+    node.run(entitled("heir", "Never")).await?.expect().ready().await?;
+    node.run(private("guest", "Never")).await?.expect().waiting("ErrImageNeverPull").await?;
+    Ok(())
+}
+
+async fn a_credential_provider_is_asked(lab: Lab) -> Result<()> {
+    const CONFIG: &str = "/var/lib/credentials/config.yaml";
+    const PROGRAM: &str = "/var/lib/credentials/bin/ask";
+    let node = lab
+        .node(|stack| {
+            stack
+                .flag(&format!("--image-credential-provider-config={CONFIG}"))
+                .flag("--image-credential-provider-bin-dir=/var/lib/credentials/bin")
+                .without_agent()
+        })
+        .await?;
+    let api_version = "credentialprovider.kubelet.k8s.io/v1";
+    let config = json!({
+        "apiVersion": "kubelet.config.k8s.io/v1",
+        "kind": "CredentialProviderConfig",
+        "providers": [{
+            "name": "ask",
+            "apiVersion": api_version,
+            "matchImages": [REGISTRY],
+            "defaultCacheDuration": "1m",
+            "args": ["well"],
+            "env": [{ "name": "WHO", "value": REGISTRY_USER }],
+        }],
+    });
+    let answer = json!({
+        "apiVersion": api_version,
+        "kind": "CredentialProviderResponse",
+        "cacheKeyType": "Registry",
+        "auth": { REGISTRY: { "username": "'$WHO'", "password": REGISTRY_PASSWORD } },
+    });
+    let script =
+        format!("#!/bin/sh\nread -r request\necho \"$1 $request\" >> /var/lib/credentials/asked\necho '{answer}'\n");
+    node.stack().write(CONFIG, config.to_string())?;
+    node.stack().write(PROGRAM, script)?;
+    node.stack().run(&["chmod", "755", PROGRAM]).await?;
+    node.stack().registry().start().await?;
+    node.stack().agent().start().await?;
+
+    let pod = node.run(private("owner", "IfNotPresent")).await?;
+    pod.expect().ready().await?;
+    let asked = node.stack().read("/var/lib/credentials/asked")?;
+    ensure!(asked.starts_with("well {") && asked.contains("CredentialProviderRequest"), "{asked}");
+    ensure!(asked.contains(PRIVATE_IMAGE.trim_end_matches(":1")), "{asked}");
+    Ok(())
+}
+
+async fn a_registry_that_is_mended_ends_the_back_off(lab: Lab) -> Result<()> {
+    let node = lab.node(|stack| stack).await?;
+    let login = json!({ "auths": { REGISTRY: { "username": REGISTRY_USER, "password": REGISTRY_PASSWORD } } });
+    node.stack().write("/var/lib/kubelet/config.json", login.to_string())?;
+    let pod = node.run(private("early", "IfNotPresent")).await?;
+    pod.expect().waiting("ImagePullBackOff").await?;
+    node.stack().registry().start().await?;
+    pod.expect().ready().await?;
     Ok(())
 }

@@ -14,6 +14,8 @@ use crate::provision::{self, PAUSE};
 
 pub const SOCKET: &str = "/run/containerd/containerd.sock";
 
+/// Whom it trusts, by server.
+pub(super) const CERTIFICATES: &str = "/etc/containerd/certs.d";
 const CONFIG: &str = "/etc/containerd/config.toml";
 const SERVES_WITHIN: Duration = Duration::from_secs(30);
 
@@ -66,7 +68,7 @@ async fn major_version(program: &Path) -> Result<u32> {
 /// What differs from containerd's defaults, and why, in the words of its major version.
 fn config(major_version: u32) -> String {
     // Not every machine lets us lower an OOM score, and no test wants to wait for the probing
-    // of snapshotters nobody uses. There is no registry: what is not imported cannot be pulled.
+    // of snapshotters nobody uses. No registry is near but the one that a case may start.
     let common = r#"
 root = "/var/lib/containerd"
 state = "/run/containerd"
@@ -89,6 +91,8 @@ disabled_plugins = [
 snapshotter = "overlayfs"
 [plugins."io.containerd.cri.v1.images".pinned_images]
 sandbox = "{PAUSE}"
+[plugins."io.containerd.cri.v1.images".registry]
+config_path = "{CERTIFICATES}"
 [plugins."io.containerd.cri.v1.runtime"]
 restrict_oom_score_adj = true
 [plugins."io.containerd.cri.v1.runtime".cni]
@@ -106,6 +110,8 @@ SystemdCgroup = false
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{PAUSE}"
 restrict_oom_score_adj = true
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "{CERTIFICATES}"
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/usr/lib/cni"
 conf_dir = "/etc/cni/net.d"

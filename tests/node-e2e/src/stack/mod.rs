@@ -15,7 +15,7 @@
 //!
 //! `builder` says what it is to be, `slot` derives every name on the host, `cgroups`, `network` and `world` make the world,
 //! `init` and `supervisor` are the two ends of the talk with PID 1; `containerd`,
-//! `control_plane` and `agent` know how to run one part each.
+//! `control_plane`, `agent` and `registry` know how to run one part each.
 
 mod agent;
 mod builder;
@@ -26,6 +26,7 @@ mod init;
 mod keeper;
 mod network;
 mod part;
+mod registry;
 mod role;
 mod slot;
 mod supervisor;
@@ -43,6 +44,7 @@ pub use builder::Builder;
 pub use containerd::SOCKET as RUNTIME_SOCKET;
 pub use keeper::Made;
 pub use part::Part;
+pub use registry::{IMAGE as PRIVATE_IMAGE, PASSWORD as REGISTRY_PASSWORD, SERVER as REGISTRY, USER as REGISTRY_USER};
 pub use role::play_role;
 pub use slot::SlotNumber;
 pub use supervisor::State;
@@ -126,6 +128,11 @@ impl Stack {
 
     pub fn control_plane(&self) -> Part<'_> {
         Part { stack: self, name: part::Name::ControlPlane }
+    }
+
+    /// Runs only where a case starts it.
+    pub fn registry(&self) -> Part<'_> {
+        Part { stack: self, name: part::Name::Registry }
     }
 
     /// Runs a program inside to its end and returns what it wrote to standard output.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 use super::supervisor::{Program, State};
-use super::{Stack, agent, containerd, control_plane};
+use super::{Stack, agent, containerd, control_plane, registry};
 
 /// Above the few seconds that each takes to stop in order.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
@@ -19,6 +19,7 @@ pub(super) enum Name {
     Containerd,
     ControlPlane,
     Agent,
+    Registry,
 }
 
 impl Name {
@@ -27,6 +28,7 @@ impl Name {
             Name::Containerd => "containerd",
             Name::ControlPlane => "control-plane",
             Name::Agent => "agent",
+            Name::Registry => "registry",
         }
     }
 }
@@ -46,6 +48,7 @@ impl Part<'_> {
             Name::Containerd => containerd::start(self).await,
             Name::ControlPlane => control_plane::start(self).await,
             Name::Agent => agent::start(self).await,
+            Name::Registry => registry::start(self).await,
         }
         .with_context(|| format!("start {}", self.name.text()))
     }
