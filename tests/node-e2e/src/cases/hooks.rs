@@ -17,7 +17,7 @@ pub const CASES: &[Case] = &[
     shared!(a_pre_stop_hook_that_never_ends_is_given_the_grace_and_no_more),
     shared!(a_pre_stop_hook_can_sleep),
     shared!(a_pre_stop_hook_can_ask_by_http),
-    shared!(an_https_hook_falls_back_to_plain_http),
+    shared!(an_https_hook_falls_back_to_plain_http).beyond_upstream("it falls back, but sends no event of it"),
 ];
 
 fn shell(script: &str) -> Value {

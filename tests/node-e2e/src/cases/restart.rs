@@ -16,6 +16,7 @@ pub const CASES: &[Case] = &[
     own!(a_stopped_agent_leaves_its_pods_running),
     own!(half_started_pods_never_run_twice_at_once),
     own!(half_created_containers_do_not_stay).beyond_upstream("it leaves them until their pod is gone"),
+    own!(a_second_agent_is_refused).beyond_upstream("two of it start every container twice"),
     own!(what_ended_meanwhile_is_seen),
     own!(what_was_deleted_meanwhile_is_torn_down),
     own!(a_half_done_deletion_is_finished),
@@ -166,6 +167,18 @@ async fn stage(node: &Node, pods: &[PodHandle]) -> Result<i32> {
     }
     let sandboxes = runtime.list_sandboxes(&Scope::All).await?;
     Ok(sandboxes.iter().any(|it| of_pods(&it.pod_uid)) as i32)
+}
+
+async fn a_second_agent_is_refused(lab: Lab) -> Result<()> {
+    let node = lab.node(|stack| stack).await?;
+    let pod = node.run(pod("only")).await?;
+    pod.expect().ready().await?;
+    let before = pod.instance().await?;
+    let second = lab.agent().binary()?;
+    let ended = node.stack().run(&[&second.to_string_lossy(), "--config=/var/lib/kubelet/config.yaml"]).await;
+    let error = format!("{:#}", ended.err().context("a second agent ended as if all were well")?);
+    ensure!(error.contains("Exited { code: 1 }") && error.contains("another agent uses /var/lib/kubelet"), "{error}");
+    unchanged(&pod, &before).await
 }
 
 async fn what_ended_meanwhile_is_seen(lab: Lab) -> Result<()> {
