@@ -52,6 +52,9 @@ struct State {
     touched: BTreeSet<String>,
     /// Pods whose spec no source has any more: nobody can tell their sidecars.
     nameless: BTreeSet<String>,
+    /// Containers without a shim: until then a stop says yes and does nothing. With when a
+    /// second began, and how often they were stopped in it.
+    deaf: BTreeMap<ContainerId, Deaf>,
     has_events: bool,
     down_until: Option<Instant>,
     made: u64,
@@ -62,6 +65,12 @@ struct State {
     hit_pods: BTreeSet<String>,
     /// Changes that were asked for since the record was last taken: pod UID and call.
     changes: Vec<(String, &'static str)>,
+}
+
+struct Deaf {
+    until: Instant,
+    second: Instant,
+    stops: u32,
 }
 
 struct Instance {
@@ -78,6 +87,9 @@ struct Instance {
 pub const INIT_ANNOTATION: &str = "simulation/init";
 /// So begin the names of sidecars, and of no other container.
 pub const SIDECAR_PREFIX: &str = "side";
+
+/// So often a container may be stopped that does not end.
+const STOPS_A_SECOND_MAX: u32 = 8;
 
 /// A tenth of the size at which logs are rotated.
 const CHATTER: &str =
@@ -388,6 +400,12 @@ impl SimRuntime {
                 for container in inside {
                     if self.world.random(|random| random.bool()) {
                         self.end(&container, 137);
+                    } else if self.world.random(|random| random.bool()) {
+                        let deaf_for = self.world.random(|random| Duration::from_secs(random.u64(1..20)));
+                        let now = Instant::now();
+                        let deaf = Deaf { until: now + deaf_for, second: now, stops: 0 };
+                        self.world.log(|| format!("container {container} is deaf for {deaf_for:?}"));
+                        self.state().deaf.insert(container, deaf);
                     }
                 }
                 Some(uid)
@@ -653,7 +671,7 @@ impl SimRuntime {
     /// Whether the program listens to SIGTERM, or `None` if there is nothing to stop.
     fn begin_stop(&self, id: &ContainerId) -> Result<Option<Program>> {
         let mut state = self.state();
-        let State { containers, changes, touched, given_up, nameless, .. } = &mut *state;
+        let State { containers, changes, touched, given_up, nameless, deaf, .. } = &mut *state;
         let Some(instance) = containers.get(id) else {
             return Err(CriError::NotFound { call: "StopContainer", message: id.to_string() });
         };
@@ -678,6 +696,20 @@ impl SimRuntime {
         if !may_stop {
             let what = format!("container {id} of {}/{}", instance.pod_uid, instance.container.name);
             self.world.violation(Invariant::UntouchedIsNotStopped, what);
+        }
+        let now = Instant::now();
+        if let Some(deaf) = deaf.get_mut(id).filter(|deaf| deaf.until > now) {
+            if now - deaf.second > Duration::from_secs(1) {
+                (deaf.second, deaf.stops) = (now, 0);
+            }
+            deaf.stops += 1;
+            if deaf.stops == STOPS_A_SECOND_MAX + 1 {
+                let what = format!(
+                    "container {id}, which does not hear, was stopped more than {STOPS_A_SECOND_MAX} times in a second"
+                );
+                self.world.violation(Invariant::NoSpinning, what);
+            }
+            return Ok(None);
         }
         Ok(Some(instance.program.clone()))
     }
