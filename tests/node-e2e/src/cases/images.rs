@@ -18,6 +18,7 @@ pub const CASES: &[Case] = &[
     own!(whose_image_it_is_outlives_the_agent),
     own!(a_credential_provider_is_asked),
     own!(a_registry_that_is_mended_ends_the_back_off),
+    own!(whatever_a_registry_says_is_told_and_holds_up_nobody),
 ];
 
 async fn an_image_that_is_there_is_not_pulled(node: Node) -> Result<()> {
@@ -180,5 +181,49 @@ async fn a_registry_that_is_mended_ends_the_back_off(lab: Lab) -> Result<()> {
     pod.expect().waiting("ImagePullBackOff").await?;
     node.stack().registry().start().await?;
     pod.expect().ready().await?;
+    Ok(())
+}
+
+/// Answers as the first part of a repository's name says. containerd talks HTTP to it because
+/// it is on the loopback.
+const BAD_REGISTRY: &str = r#"cat > /tmp/answer <<'END'
+#!/bin/sh
+read -r method path version
+case $path in
+/v2/e*/*) code=${path#/v2/e}; printf 'HTTP/1.1 %s No\r\nContent-Length: 0\r\n\r\n' "${code%%/*}" ;;
+/v2/garbage/*) echo gibberish ;;
+/v2/silence/*) sleep 1000 ;;
+*) printf 'HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n' ;;
+esac
+END
+chmod 755 /tmp/answer
+exec nc -ll -p 5480 -e /tmp/answer"#;
+
+async fn whatever_a_registry_says_is_told_and_holds_up_nobody(lab: Lab) -> Result<()> {
+    let node = lab.node(|stack| stack.config("serializeImagePulls", false)).await?;
+    let registry = pod("registry").script(BAD_REGISTRY).spec(json!({ "hostNetwork": true }));
+    node.run(registry).await?.expect().ready().await?;
+    let wanted = |kind: &str| {
+        let image = format!("127.0.0.1:5480/{kind}/app:1");
+        node.run(pod(&format!("wants-{kind}")).container(json!({ "image": image })))
+    };
+    let silence = wanted("silence").await?;
+    let said =
+        [("e401", "401"), ("e404", "not found"), ("e429", "429"), ("e500", "500"), ("garbage", "malformed HTTP")];
+    for (kind, text) in said {
+        let pod = wanted(kind).await?;
+        pod.expect()
+            .status(format!("waiting, with {text:?}"), move |status| {
+                let waiting = status.state.as_ref().and_then(|state| state.waiting.as_ref());
+                let reason = waiting.and_then(|waiting| waiting.reason.as_deref()).unwrap_or_default();
+                let message = waiting.and_then(|waiting| waiting.message.as_deref()).unwrap_or_default();
+                ["ErrImagePull", "ImagePullBackOff"].contains(&reason) && message.contains(text)
+            })
+            .await?;
+        let event = pod.expect_event("Failed").await?;
+        ensure!(event.contains(kind), "{event}");
+    }
+    silence.expect().waiting("ContainerCreating").await?;
+    node.run(pod("untouched")).await?.expect().ready().await?;
     Ok(())
 }
