@@ -45,6 +45,7 @@ use crate::sources::{self, SourceEvent};
 use crate::status::StatusWriter;
 use crate::sync::cgroups::Cgroups;
 use crate::sync::mirror::{self, Mirrors};
+use crate::sync::user_namespaces::UserNamespaces;
 use crate::sync::{Context, Dispatcher, Hooks, SyncConfig, Wakes};
 use crate::volumes::Volumes;
 
@@ -262,6 +263,7 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: StaticPods
         Probes::new(caller, clock.clone(), recorder.clone(), version, move |uid| wakes.wake(uid))
     };
     let context = Context {
+        user_namespaces: UserNamespaces::new(host.clone(), sync.root_dir.clone(), sync.ids),
         logs: Logs::new(host.clone(), clock.clone(), reopen, config.logs),
         admission: Admission::new(),
         cluster,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use jiff::tz::TimeZone;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::{debug, warn};
@@ -21,7 +21,7 @@ use crate::node::NodeConfig;
 use crate::pleg::PlegConfig;
 use crate::pod::dns::{ClusterDns, Resolver, loopback_resolver, parse_resolv_conf};
 use crate::sync::launch::{CgroupConfig, KubepodsLimits, LaunchConfig, kubepods_settings};
-use crate::sync::{BackoffLimits, SyncConfig};
+use crate::sync::{BackoffLimits, IdPool, SyncConfig};
 
 const CONTAINER_LOGS_DIR: &str = "/var/log/containers";
 const BACKOFF_FIRST: Duration = Duration::from_secs(10);
@@ -72,6 +72,7 @@ pub async fn agent_config(
             launch,
             admission,
             resolver,
+            ids: id_pool(settings).await?,
         },
         images: ImagesConfig {
             serialize_image_pulls: kubelet.serialize_image_pulls,
@@ -116,6 +117,50 @@ fn credential_files(root_dir: &Path) -> Vec<PathBuf> {
     let new = places(home.as_ref().map(|home| home.join(".docker")), "/.docker").map(|dir| dir.join("config.json"));
     let old = places(home.clone(), "/").map(|dir| dir.join(".dockercfg"));
     new.chain(old).collect()
+}
+
+const IDS_PER_POD: u32 = 65_536;
+/// Has its range of subordinate ids where the operator chose one.
+const ID_OWNER: &str = "kubelet";
+
+/// The user ids that pods may have: those of the user `kubelet`, if there is one.
+async fn id_pool(settings: &Settings) -> anyhow::Result<IdPool> {
+    let kubelet = &settings.kubelet;
+    let per_pod = kubelet.user_namespaces_ids_per_pod.and_then(|ids| u32::try_from(ids).ok()).unwrap_or(IDS_PER_POD);
+    let owner = nix::unistd::User::from_name(ID_OWNER).ok().flatten();
+    let (Some(_), Some(uids), Some(gids)) =
+        (owner, subordinate_ids(&[ID_OWNER]).await, subordinate_ids(&["-g", ID_OWNER]).await)
+    else {
+        return Ok(IdPool::above_the_nodes(per_pod));
+    };
+    if uids != gids {
+        bail!("user {ID_OWNER} has different subordinate ids for users ({uids}) and groups ({gids})");
+    }
+    let (first, length) = parse_subordinate_ids(&uids)
+        .with_context(|| format!("cannot use the subordinate ids of user {ID_OWNER}: {uids:?}"))?;
+    let pool = IdPool { first, length, per_pod };
+    if i64::from(pool.pods_max()) < i64::from(kubelet.max_pods) || first % per_pod != 0 {
+        bail!(
+            "subordinate ids of user {ID_OWNER} must begin at a multiple of {per_pod} and suffice for {} pods",
+            kubelet.max_pods
+        );
+    }
+    Ok(pool)
+}
+
+/// `None` where the program or an entry for the user is missing.
+async fn subordinate_ids(arguments: &[&str]) -> Option<String> {
+    let output = tokio::process::Command::new("getsubids").args(arguments).output().await.ok()?;
+    let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+    (output.status.success() && !text.is_empty()).then_some(text)
+}
+
+/// `0: kubelet 65536 7208960`, and nothing else.
+fn parse_subordinate_ids(text: &str) -> Option<(u32, u32)> {
+    let [_, _, first, length] = text.split_whitespace().collect::<Vec<_>>().try_into().ok()?;
+    let (first, length): (u32, u32) = (first.parse().ok()?, length.parse().ok()?);
+    first.checked_add(length)?;
+    Some((first, length))
 }
 
 /// Zero is no limit.
@@ -189,5 +234,18 @@ pub fn adjust_process(settings: &Settings) {
     let score = settings.kubelet.oom_score_adj;
     if let Err(error) = std::fs::write("/proc/self/oom_score_adj", score.to_string()) {
         warn!(%error, score, "own oom_score_adj not set, the kernel may pick the agent when memory is short");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_of_subordinate_ids_is_understood() {
+        assert_eq!(parse_subordinate_ids("0: kubelet 65536 7208960"), Some((65_536, 7_208_960)));
+        assert_eq!(parse_subordinate_ids("0: kubelet 65536 65536\n1: kubelet 655360 65536"), None);
+        assert_eq!(parse_subordinate_ids("0: kubelet many few"), None);
+        assert_eq!(parse_subordinate_ids("0: kubelet 4294901760 131072"), None, "there are no such ids");
     }
 }

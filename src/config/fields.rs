@@ -337,16 +337,19 @@ pub const FIELDS: &[Field] = &[
     text("memorySwap.swapBehavior", "").one_of(SwapBehavior::WORDS).about("NoSwap or LimitedSwap"),
     text("containerLogMaxSize", "10Mi")
         .flag("container-log-max-size")
+        .works()
         .about("size at which a container log is rotated"),
     int32("containerLogMaxFiles", 5)
         .zero_counts()
         .flag("container-log-max-files")
         .within(2, I32_MAX)
+        .works()
         .about("log files kept per container"),
-    int32("containerLogMaxWorkers", 1).zero_counts().within(1, I32_MAX).about("log rotations at the same time"),
+    int32("containerLogMaxWorkers", 1).zero_counts().within(1, I32_MAX).works().about("log rotations at the same time"),
     duration("containerLogMonitorInterval", "10s")
         .zero_counts()
         .rule(Rule::Lasts("3s", "2562047h"))
+        .works()
         .about("how often log sizes are looked at"),
     text("configMapAndSecretChangeDetectionStrategy", "Watch")
         .one_of(ChangeDetection::WORDS)
@@ -445,7 +448,7 @@ pub const FIELDS: &[Field] = &[
         .flag("fail-cgroupv1")
         .works()
         .about("refuse to start on cgroup v1; heeded when set, not by default"),
-    field("userNamespaces.idsPerPod", INT64, Preset::Absent).zero_counts().about("user ids per pod"),
+    field("userNamespaces.idsPerPod", INT64, Preset::Absent).zero_counts().works().about("user ids per pod"),
 ];
 
 /// A timer needs a period; upstream spins on some of these when a flag sets them to zero.

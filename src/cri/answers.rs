@@ -236,6 +236,7 @@ fn mount(mount: wire::Mount) -> Mount {
         recursive_read_only: mount.recursive_read_only,
         selinux_relabel: mount.selinux_relabel,
         propagation,
+        ..Mount::default()
     }
 }
 

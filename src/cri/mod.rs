@@ -306,6 +306,19 @@ pub struct Mount {
     pub recursive_read_only: bool,
     pub selinux_relabel: bool,
     pub propagation: MountPropagation,
+    /// The user namespace whose ids the owners of files are shown in.
+    pub ids: Option<IdRange>,
+    /// Mounted in place of a host path.
+    pub image: Option<ImageSpec>,
+    /// A directory in the image; empty is all of it.
+    pub image_sub_path: String,
+}
+
+/// The ids 0, 1, ... of a user namespace, as the node knows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdRange {
+    pub host_id: u32,
+    pub length: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -315,6 +328,8 @@ pub struct NamespaceOptions {
     pub ipc: NamespaceMode,
     /// The container whose PID namespace is joined in mode `Target`.
     pub target_id: String,
+    /// A user namespace of the pod's own; `None` is the node's.
+    pub users: Option<IdRange>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

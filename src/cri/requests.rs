@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use super::labels;
 use super::wire;
 use super::{
-    Auth, ContainerConfig, Device, DnsConfig, ImageSpec, LinuxResources, Mount, MountPropagation, NamespaceMode,
-    NamespaceOptions, PortMapping, Protocol, SandboxConfig, Scope, SecurityContext, SecurityProfile, SelinuxOptions,
+    Auth, ContainerConfig, Device, DnsConfig, IdRange, ImageSpec, LinuxResources, Mount, MountPropagation,
+    NamespaceMode, NamespaceOptions, PortMapping, Protocol, SandboxConfig, Scope, SecurityContext, SecurityProfile,
+    SelinuxOptions,
 };
 
 pub(super) fn sandbox_filter(scope: &Scope) -> Option<wire::PodSandboxFilter> {
@@ -133,8 +134,17 @@ fn namespace_options(options: &NamespaceOptions) -> wire::NamespaceOption {
         pid: namespace_mode(options.pid).into(),
         ipc: namespace_mode(options.ipc).into(),
         target_id: options.target_id.clone(),
-        userns_options: None,
+        userns_options: options.users.map(|range| wire::UserNamespace {
+            mode: wire::NamespaceMode::Pod.into(),
+            uids: id_mappings(Some(range)),
+            gids: id_mappings(Some(range)),
+        }),
     }
+}
+
+fn id_mappings(range: Option<IdRange>) -> Vec<wire::IdMapping> {
+    let mapping = |IdRange { host_id, length }| wire::IdMapping { host_id, container_id: 0, length };
+    range.map(mapping).into_iter().collect()
 }
 
 fn namespace_mode(mode: NamespaceMode) -> wire::NamespaceMode {
@@ -226,7 +236,10 @@ fn mount(mount: &Mount) -> wire::Mount {
         selinux_relabel: mount.selinux_relabel,
         propagation: propagation.into(),
         recursive_read_only: mount.recursive_read_only,
-        ..Default::default()
+        uid_mappings: id_mappings(mount.ids),
+        gid_mappings: id_mappings(mount.ids),
+        image: mount.image.as_ref().map(image_spec),
+        image_sub_path: mount.image_sub_path.clone(),
     }
 }
 
@@ -288,6 +301,7 @@ mod tests {
                     pid: NamespaceMode::Target,
                     ipc: NamespaceMode::Pod,
                     target_id: "t".into(),
+                    users: Some(IdRange { host_id: 131_072, length: 65_536 }),
                 },
                 run_as_user: Some(0),
                 supplemental_groups_strict: true,
@@ -320,6 +334,9 @@ mod tests {
         assert_eq!(security.selinux_options.map(|options| options.r#type).as_deref(), Some("t"));
         let namespaces = security.namespace_options.expect("always sent");
         assert_eq!(namespaces.network(), wire::NamespaceMode::Node);
+        let users = namespaces.userns_options.as_ref().expect("it has users of its own");
+        let mapping = wire::IdMapping { host_id: 131_072, container_id: 0, length: 65_536 };
+        assert_eq!((users.uids.as_slice(), users.gids.as_slice()), (&[mapping][..], &[mapping][..]));
         assert_eq!((namespaces.pid(), namespaces.target_id.as_str()), (wire::NamespaceMode::Target, "t"));
     }
 }

@@ -10,6 +10,7 @@ use http::HeaderValue;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::core::Request;
 use kube::core::params::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions};
 use serde::Serialize;
@@ -163,6 +164,11 @@ impl Cluster for KubeCluster {
         let patch = Patch::Strategic(patch);
         let request = all::<Node>(None).patch_subresource("status", &self.node_name, &PatchParams::default(), &patch);
         self.heartbeats.fetch(&format!("patch status of node {}", self.node_name), request).await
+    }
+
+    async fn get_runtime_class(&self, name: &str) -> Result<RuntimeClass> {
+        let request = all::<RuntimeClass>(None).get(name, &GetParams::default());
+        self.requests.fetch(&format!("get runtime class {name}"), request).await
     }
 
     async fn get_lease(&self) -> Result<Lease> {

@@ -17,6 +17,7 @@ use futures::{StreamExt, stream};
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret, Service};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -363,6 +364,16 @@ impl Cluster for FakeCluster {
         }
         self.remove_pod(namespace, name);
         Ok(())
+    }
+
+    async fn get_runtime_class(&self, name: &str) -> Result<RuntimeClass> {
+        let what = format!("get runtime class {name}");
+        self.enter(what.clone(), Value::Null).await?;
+        // Every class is there whose name says so.
+        match name.strip_prefix("class-of-") {
+            Some(handler) => Ok(RuntimeClass { handler: handler.to_owned(), ..RuntimeClass::default() }),
+            None => Err(ApiError::NotFound { what }),
+        }
     }
 
     async fn get_node(&self) -> Result<Node> {

@@ -28,6 +28,7 @@ use futures::stream::BoxStream;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret, Service};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -112,6 +113,8 @@ pub trait Cluster: Send + Sync + 'static {
     async fn patch_node(&self, patch: &Value) -> Result<Node>;
     /// Strategic merge patch of the status subresource.
     async fn patch_node_status(&self, patch: &Value) -> Result<Node>;
+
+    async fn get_runtime_class(&self, name: &str) -> Result<RuntimeClass>;
 
     async fn get_lease(&self) -> Result<Lease>;
     async fn create_lease(&self, lease: &Lease) -> Result<Lease>;

@@ -18,11 +18,12 @@ mod services;
 mod store;
 pub mod tokens;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 
-use crate::kube::Cluster;
+use crate::kube::{ApiError, Cluster};
 use crate::pod::references::References;
 use crate::pod::services::Services;
 use crate::pod::{PodRef, PodUid};
@@ -42,6 +43,10 @@ pub enum ObjectError {
     NotRegistered { kind: &'static str, namespace: String, name: String },
     #[error("{kind} {namespace}/{name} cannot be read: this node runs without an API server")]
     NoCluster { kind: &'static str, namespace: String, name: String },
+    #[error("RuntimeClass {name:?} cannot be read: {why}")]
+    RuntimeClass { name: String, why: String },
+    #[error("RuntimeClass {0:?} not found")]
+    NoRuntimeClass(String),
 }
 
 /// Handle to the cache. Clones share it.
@@ -52,6 +57,9 @@ struct Stores {
     config_maps: Store<ConfigMap>,
     secrets: Store<Secret>,
     services: ServiceWatch,
+    cluster: Arc<dyn Cluster>,
+    /// Handlers by RuntimeClass, as last read.
+    runtime_handlers: Mutex<BTreeMap<String, String>>,
 }
 
 impl Objects {
@@ -63,6 +71,8 @@ impl Objects {
                 config_maps: Store::new(Arc::clone(&cluster), Arc::clone(&wake)),
                 secrets: Store::new(Arc::clone(&cluster), Arc::clone(&wake)),
                 services: ServiceWatch::start(cluster.as_ref(), wake),
+                cluster,
+                runtime_handlers: Mutex::default(),
             })
         }))
     }
@@ -100,6 +110,27 @@ impl Objects {
         match &self.0 {
             Some(stores) => stores.secrets.get(namespace, name).await,
             None => Err(no_cluster("secret", namespace, name)),
+        }
+    }
+
+    /// The runtime's name for a RuntimeClass. What was read once serves while the API server
+    /// is away.
+    pub async fn runtime_handler(&self, class: &str) -> Result<String, ObjectError> {
+        let Some(stores) = &self.0 else { return Err(no_cluster("runtime class", "", class)) };
+        let handlers = || stores.runtime_handlers.lock().expect("nothing that holds the handlers can panic");
+        match stores.cluster.get_runtime_class(class).await {
+            Ok(found) => {
+                handlers().insert(class.to_owned(), found.handler.clone());
+                Ok(found.handler)
+            }
+            Err(ApiError::NotFound { .. }) => {
+                handlers().remove(class);
+                Err(ObjectError::NoRuntimeClass(class.to_owned()))
+            }
+            Err(error) => match handlers().get(class) {
+                Some(handler) => Ok(handler.clone()),
+                None => Err(ObjectError::RuntimeClass { name: class.to_owned(), why: error.to_string() }),
+            },
         }
     }
 

@@ -346,3 +346,16 @@ async fn a_token_error_names_pod_and_account() {
     assert!(matches!(error, TokenError::Request { source: ApiError::NotFound { .. }, .. }));
     assert_eq!(error.to_string(), "failed to get a token of service account robot for pod shop/a");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_class_read_once_serves_while_the_api_server_is_away() {
+    let bed = Bed::new();
+    assert_eq!(bed.objects.runtime_handler("class-of-sealed").await, Ok("sealed".to_owned()));
+    let missing = bed.objects.runtime_handler("other").await;
+    assert_eq!(missing, Err(ObjectError::NoRuntimeClass("other".into())));
+
+    let away = ApiError::Unavailable { what: "anything".into(), message: "connection refused".into() };
+    bed.cluster.set_outage(Some(away));
+    assert_eq!(bed.objects.runtime_handler("class-of-sealed").await, Ok("sealed".to_owned()));
+    assert!(bed.objects.runtime_handler("class-of-new").await.is_err());
+}

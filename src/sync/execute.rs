@@ -16,9 +16,10 @@ use tracing::{debug, info, warn};
 use super::hooks::BegunHooks;
 use super::launch::{self, SandboxInputs};
 use super::plan::{Action, StopWhy};
+use super::user_namespaces::UserNamespaceError;
 use super::worker::{Desired, Step, StopCause};
 use super::{Context, hooks, start};
-use crate::cri::{self, ContainerId, CriError, SandboxConfig};
+use crate::cri::{self, ContainerId, CriError, IdRange, RuntimeHandler, SandboxConfig};
 use crate::events::EventType;
 use crate::host::HostError;
 use crate::pleg::PodRuntime;
@@ -158,7 +159,11 @@ impl Round<'_> {
                 "Pod sandbox changed, it will be killed and re-created.",
             );
         }
-        let config = match self.sandbox_config(attempt) {
+        let handler = match self.runtime_handler().await {
+            Ok(handler) => handler,
+            Err(message) => return Err(self.sandbox_failed(message)),
+        };
+        let config = match self.sandbox_config(attempt, &handler).await {
             Ok(config) => config,
             Err(message) => return Err(self.sandbox_failed(message)),
         };
@@ -181,10 +186,43 @@ impl Round<'_> {
         StartFailure::new("FailedCreatePodSandBox", message)
     }
 
+    /// What the pod's RuntimeClass calls it; empty is the default one.
+    async fn runtime_handler(&self) -> Result<String, String> {
+        let class = pod::spec(&self.wish.pod).runtime_class_name.as_deref().unwrap_or_default();
+        if class.is_empty() {
+            return Ok(String::new());
+        }
+        self.context.objects.runtime_handler(class).await.map_err(|error| error.to_string())
+    }
+
+    /// What the runtime says it can do in a handler.
+    pub fn features(&self, handler: &str) -> Option<RuntimeHandler> {
+        let health = self.context.pleg.health();
+        let health = health.borrow();
+        let (_, status) = health.status.as_ref()?;
+        status.handlers.iter().find(|known| known.name == handler).cloned()
+    }
+
+    /// The pod's own user ids, if it asks for any.
+    pub async fn users(&self, handler: &str) -> Result<Option<IdRange>, String> {
+        if pod::spec(&self.wish.pod).host_users != Some(false) {
+            return Ok(None);
+        }
+        if !self.features(handler).is_some_and(|features| features.user_namespaces) {
+            return Err(UserNamespaceError::Unsupported.to_string());
+        }
+        self.context.user_namespaces.range(self.uid).await.map(Some).map_err(|error| chain(&error))
+    }
+
     /// The configuration every call about this sandbox carries.
-    pub fn sandbox_config(&self, attempt: u32) -> Result<SandboxConfig, String> {
-        let inputs =
-            SandboxInputs { attempt, resolver: &self.context.config.resolver, config: &self.context.config.launch };
+    pub async fn sandbox_config(&self, attempt: u32, handler: &str) -> Result<SandboxConfig, String> {
+        let inputs = SandboxInputs {
+            attempt,
+            resolver: &self.context.config.resolver,
+            runtime_handler: handler,
+            users: self.users(handler).await?,
+            config: &self.context.config.launch,
+        };
         let (config, warnings) = launch::sandbox_config(&self.wish.pod, inputs).map_err(|error| error.to_string())?;
         for warning in warnings {
             self.pod_event(EventType::Warning, warning.reason, warning.message);
@@ -306,6 +344,7 @@ impl Round<'_> {
 /// Takes down what an ended pod held outside the runtime.
 pub async fn clean(context: &Context, uid: &PodUid, _wish: &Desired) -> Result<(), String> {
     context.volumes.unmount(uid).await.map_err(|error| chain(&error))?;
+    context.user_namespaces.release(uid);
     context.objects.unregister(uid);
     context.cgroups.remove(uid).await.map_err(|error| chain(&error))
 }

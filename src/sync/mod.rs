@@ -21,6 +21,7 @@ pub mod mirror;
 pub mod plan;
 mod report;
 mod start;
+pub mod user_namespaces;
 mod wakes;
 mod worker;
 
@@ -35,6 +36,7 @@ use tokio::sync::watch;
 pub use dispatcher::Dispatcher;
 pub use hooks::Hooks;
 pub use plan::BackoffLimits;
+pub use user_namespaces::IdPool;
 pub use wakes::Wakes;
 
 use crate::admission::{Admission, AdmissionConfig};
@@ -52,6 +54,7 @@ use crate::pod::dns::Resolver;
 use crate::probes::Probes;
 use crate::status::StatusWriter;
 use crate::volumes::Volumes;
+use user_namespaces::UserNamespaces;
 
 /// All that a worker may use. One for the whole room.
 pub struct Context {
@@ -64,6 +67,7 @@ pub struct Context {
     pub volumes: Volumes,
     pub images: Images,
     pub logs: Logs,
+    pub user_namespaces: UserNamespaces,
     pub objects: Objects,
     pub recorder: Recorder,
     pub probes: Probes,
@@ -93,4 +97,6 @@ pub struct SyncConfig {
     pub admission: AdmissionConfig,
     /// What the node itself asks for names.
     pub resolver: Resolver,
+    /// User ids for pods that have their own.
+    pub ids: IdPool,
 }

@@ -12,14 +12,15 @@ use super::execute::{Round, StartFailure, chain};
 use super::hooks;
 use super::launch::{self, ContainerInputs};
 use super::plan::{BACKOFF_ANNOTATION, Kind};
-use crate::cri::{Container, ContainerId, Mount, SandboxId};
+use crate::cri::{Container, ContainerId, Mount, Sandbox, SandboxConfig, SandboxId};
 use crate::events::EventType;
 use crate::host::{Durability, HostError};
-use crate::images::{ImageError, ImageRequest, Reason};
+use crate::images::{ImageError, ImageRequest, ReadyImage, Reason};
 use crate::pod::env::EnvSources;
 use crate::pod::hosts::{self, PodHostname};
 use crate::pod::resources::Amounts;
 use crate::pod::{self, containers::ephemeral_containers};
+use crate::volumes::Means;
 
 /// Names of links in the container log directory end here.
 const LINK_NAME_BYTES_MAX: usize = 255;
@@ -59,7 +60,8 @@ async fn try_start(
         .ready_sandbox()
         .ok_or_else(|| StartFailure::new("CreateContainerError", "the pod's sandbox is gone"))?;
     let sandbox_config = round
-        .sandbox_config(sandbox.attempt)
+        .sandbox_config(sandbox.attempt, &sandbox.runtime_handler)
+        .await
         .map_err(|message| StartFailure::new("CreateContainerConfigError", message))?;
 
     let secrets = pull_secrets(round).await;
@@ -74,13 +76,10 @@ async fn try_start(
     };
     let image = match context.images.ensure(&request).await {
         Ok(image) => image,
-        Err(ImageError { reason, message, retry_at }) => {
-            round.container_event(name, EventType::Warning, "Failed", format!("Error: {reason}"));
-            // A failed pull is looked at again soon: its back-off then says so in the status.
-            let retry_at = retry_at.filter(|_| reason != Reason::ErrImagePull);
-            return Err(StartFailure { reason: reason.as_str().to_owned(), message, retry_at });
-        }
+        Err(error) => return Err(no_image(round, name, error)),
     };
+    let volume_images = volume_images(round, spec, &field_path, &secrets, &sandbox_config).await;
+    let volume_images = volume_images.map_err(|error| no_image(round, name, error))?;
 
     let attempt = match attempt {
         Some(attempt) => attempt,
@@ -90,7 +89,7 @@ async fn try_start(
         round.container_event(name, EventType::Warning, "Failed", format!("Error: {message}"));
         StartFailure::new("CreateContainerConfigError", message)
     };
-    let surroundings = surroundings(round, spec, &sandbox.ips).await.map_err(config_error)?;
+    let surroundings = surroundings(round, spec, sandbox, &volume_images).await.map_err(config_error)?;
     let inputs = ContainerInputs {
         attempt,
         image: &image,
@@ -98,6 +97,7 @@ async fn try_start(
         mounts: surroundings.mounts,
         termination_log: surroundings.termination_log.as_deref(),
         target: target(round, name, kind, &sandbox.id),
+        users: sandbox_config.security.namespaces.users,
         config: &context.config.launch,
     };
     let mut config = launch::container_config(pod, spec, inputs).map_err(|error| config_error(error.to_string()))?;
@@ -126,6 +126,40 @@ fn target<'a>(round: &'a Round<'_>, name: &str, kind: Kind, sandbox: &SandboxId)
     let wanted = spec.target_container_name.as_deref().filter(|target| !target.is_empty())?;
     let here = round.runtime.instances(wanted).find(|container| container.sandbox_id == *sandbox)?;
     Some(&here.id)
+}
+
+fn no_image(round: &Round<'_>, name: &str, error: ImageError) -> StartFailure {
+    let ImageError { reason, message, retry_at } = error;
+    round.container_event(name, EventType::Warning, "Failed", format!("Error: {reason}"));
+    // A failed pull is looked at again soon: its back-off then says so in the status.
+    let retry_at = retry_at.filter(|_| reason != Reason::ErrImagePull);
+    StartFailure { reason: reason.as_str().to_owned(), message, retry_at }
+}
+
+/// The images that a container mounts, by volume, on this machine.
+async fn volume_images(
+    round: &Round<'_>,
+    spec: &ContainerSpec,
+    field_path: &str,
+    secrets: &[Secret],
+    sandbox: &SandboxConfig,
+) -> Result<BTreeMap<String, ReadyImage>, ImageError> {
+    let pod = &round.wish.pod;
+    let mounted: BTreeSet<&str> = spec.volume_mounts.iter().flatten().map(|mount| mount.name.as_str()).collect();
+    let mut images = BTreeMap::new();
+    for volume in pod::spec(pod).volumes.iter().flatten().filter(|volume| mounted.contains(volume.name.as_str())) {
+        let Some(source) = &volume.image else { continue };
+        let request = ImageRequest {
+            pod,
+            field_path,
+            image: source.reference.as_deref().unwrap_or_default(),
+            pull_policy: source.pull_policy.as_deref(),
+            secrets,
+            sandbox,
+        };
+        images.insert(volume.name.clone(), round.context.images.ensure(&request).await?);
+    }
+    Ok(images)
 }
 
 /// Starts an instance that an earlier pass, or an earlier life of the agent, created.
@@ -160,12 +194,21 @@ struct Surroundings {
     termination_log: Option<PathBuf>,
 }
 
-async fn surroundings(round: &Round<'_>, spec: &ContainerSpec, ips: &[IpAddr]) -> Result<Surroundings, String> {
+async fn surroundings(
+    round: &Round<'_>,
+    spec: &ContainerSpec,
+    sandbox: &Sandbox,
+    images: &BTreeMap<String, ReadyImage>,
+) -> Result<Surroundings, String> {
     let context = round.context;
+    let ips = sandbox.ips.as_slice();
     let pod = &round.wish.pod;
     let env = environment(round, spec, ips).await?;
     let by_name = env.iter().cloned().collect();
-    let mounts = context.volumes.container_mounts(pod, spec, &by_name, recursive_read_only(round)).await;
+    // Whether the runtime can make a mount read-only with all that is mounted below it.
+    let recursive = round.features(&sandbox.runtime_handler).is_some_and(|can| can.recursive_read_only_mounts);
+    let means = Means { env: &by_name, recursive_read_only: recursive, images };
+    let mounts = context.volumes.container_mounts(pod, spec, &means).await;
     let mut mounts = mounts.map_err(|error| error.to_string())?;
     if let Some(hosts) = hosts_mount(round, spec, ips).await? {
         mounts.push(hosts);
@@ -175,14 +218,6 @@ async fn surroundings(round: &Round<'_>, spec: &ContainerSpec, ips: &[IpAddr]) -
         Some(_) => Some(termination_log(round, &spec.name).await?),
     };
     Ok(Surroundings { env, mounts, termination_log })
-}
-
-/// Whether the runtime can make a mount read-only with all that is mounted below it.
-fn recursive_read_only(round: &Round<'_>) -> bool {
-    let health = round.context.pleg.health();
-    let health = health.borrow();
-    let default = health.status.iter().flat_map(|(_, status)| &status.handlers).find(|handler| handler.name.is_empty());
-    default.is_some_and(|handler| handler.recursive_read_only_mounts)
 }
 
 async fn environment(round: &Round<'_>, spec: &ContainerSpec, ips: &[IpAddr]) -> Result<Vec<(String, String)>, String> {

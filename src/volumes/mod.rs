@@ -30,8 +30,9 @@ use k8s_openapi::api::core::v1::{Container, DownwardAPIVolumeFile, Pod};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::cri;
+use crate::cri::{self, ImageSpec};
 use crate::host::{DirMedium, Durability, Host, HostError};
+use crate::images::ReadyImage;
 use crate::objects::Objects;
 use crate::objects::tokens::Tokens;
 use crate::pod::fields::{FieldContext, field_ref, resource_ref};
@@ -118,6 +119,16 @@ struct Ready {
     written: BTreeMap<String, u64>,
 }
 
+/// What a container's mounts depend on besides its pod.
+pub struct Means<'a> {
+    /// The container's environment, for subPathExpr.
+    pub env: &'a BTreeMap<String, String>,
+    /// Whether the pod's runtime handler can make mounts read-only with all below.
+    pub recursive_read_only: bool,
+    /// The images of image volumes, by volume.
+    pub images: &'a BTreeMap<String, ReadyImage>,
+}
+
 /// What all volumes of a pod have in common.
 struct Context<'a> {
     pod: &'a Pod,
@@ -154,13 +165,11 @@ impl Volumes {
     }
 
     /// The mounts of one container, subPaths prepared. Its volumes have been set up before.
-    /// `recursive_read_only` is whether the pod's runtime handler can do that.
     pub async fn container_mounts(
         &self,
         pod: &Pod,
         container: &Container,
-        env: &BTreeMap<String, String>,
-        recursive_read_only: bool,
+        means: &Means<'_>,
     ) -> Result<Vec<cri::Mount>, VolumeError> {
         let dir = self.dir(&PodRef::of(pod).uid)?;
         let plans = plan::volumes(pod, &dir, None);
@@ -171,7 +180,12 @@ impl Volumes {
                 Ok(volume) => volume,
                 Err(error) => return Err(error.clone().into()),
             };
-            let mut wanted = mounts::wanted(mount, volume, env, recursive_read_only)?;
+            let mut wanted = mounts::wanted(mount, volume, means.env, means.recursive_read_only)?;
+            if *volume == VolumePlan::Image {
+                let image = means.images.get(&mount.name).ok_or_else(no_volume)?;
+                wanted.mount.image = Some(ImageSpec { image: image.image_ref.clone(), ..ImageSpec::default() });
+                wanted.mount.image_sub_path = wanted.sub_path.take().unwrap_or_default();
+            }
             if let Some(sub_path) = &wanted.sub_path {
                 let target = dir.sub_path(&mount.name, &container.name, index);
                 let prepared = self.host.prepare_sub_path(volume.path(), sub_path, &target).await;
@@ -230,6 +244,7 @@ impl Volumes {
             }
             Ok(VolumePlan::HostPath { path, kind }) => self.host_path(context, &name, &path, kind).await,
             Ok(VolumePlan::Payload { path, spec, nested }) => self.payload(context, &name, &path, &spec, &nested).await,
+            Ok(VolumePlan::Image) => Ok(()),
             Err(error) => Err(error.into()),
         };
         done.map_err(|why| SetUpError { volume: name, why })

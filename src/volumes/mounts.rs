@@ -52,6 +52,7 @@ pub fn wanted(
             recursive_read_only: resolve_recursive(mount, readonly, propagation, recursive_read_only)?,
             selinux_relabel: volume.is_managed(),
             propagation,
+            ..Mount::default()
         },
     })
 }

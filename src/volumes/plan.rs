@@ -29,29 +29,43 @@ pub enum PlanError {
 /// One volume and all that has to be there before a container can use it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum VolumePlan {
-    EmptyDir { path: PathBuf, marker: PathBuf, medium: DirMedium },
-    HostPath { path: PathBuf, kind: HostPathKind },
-    Payload { path: PathBuf, spec: PayloadSpec, nested: BTreeSet<PathBuf> },
+    EmptyDir {
+        path: PathBuf,
+        marker: PathBuf,
+        medium: DirMedium,
+    },
+    HostPath {
+        path: PathBuf,
+        kind: HostPathKind,
+    },
+    Payload {
+        path: PathBuf,
+        spec: PayloadSpec,
+        nested: BTreeSet<PathBuf>,
+    },
+    /// The runtime mounts it itself; it has to be on the machine.
+    Image,
 }
 
 impl VolumePlan {
-    /// What a container's mount shows.
+    /// What a container's mount shows; nothing on the host, for an image.
     pub fn path(&self) -> &Path {
         match self {
             VolumePlan::EmptyDir { path, .. }
             | VolumePlan::HostPath { path, .. }
             | VolumePlan::Payload { path, .. } => path,
+            VolumePlan::Image => Path::new(""),
         }
     }
 
-    /// Containers never write to API content.
+    /// Containers never write to API content or to an image.
     pub fn is_read_only(&self) -> bool {
-        matches!(self, VolumePlan::Payload { .. })
+        matches!(self, VolumePlan::Payload { .. } | VolumePlan::Image)
     }
 
     /// Made by the agent for this pod alone, so that the runtime may relabel it.
     pub fn is_managed(&self) -> bool {
-        !matches!(self, VolumePlan::HostPath { .. })
+        !matches!(self, VolumePlan::HostPath { .. } | VolumePlan::Image)
     }
 }
 
@@ -88,6 +102,9 @@ pub fn plan(pod: &Pod, volume: &Volume, dir: &PodDir, node_memory_bytes: Option<
     }
     if let Some(host_path) = &volume.host_path {
         return Ok(VolumePlan::HostPath { path: PathBuf::from(&host_path.path), kind: host_path_kind(host_path)? });
+    }
+    if volume.image.is_some() {
+        return Ok(VolumePlan::Image);
     }
     let default = EmptyDirVolumeSource::default();
     let empty_dir = match (&volume.empty_dir, other_source(volume)) {

@@ -55,7 +55,10 @@ impl Bed {
 
     async fn mounts(&self, pod: &Pod) -> Result<Vec<cri::Mount>, VolumeError> {
         let env = BTreeMap::from([("POD".to_owned(), "web-0".to_owned())]);
-        self.volumes.container_mounts(pod, &spec(pod).containers[0], &env, false).await
+        let image = ReadyImage { image_ref: "sha256:data".into(), uid: Some(0), username: String::new() };
+        let images = BTreeMap::from([("image".to_owned(), image)]);
+        let means = Means { env: &env, recursive_read_only: false, images: &images };
+        self.volumes.container_mounts(pod, &spec(pod).containers[0], &means).await
     }
 }
 
@@ -356,4 +359,30 @@ async fn a_uid_that_leads_elsewhere_is_refused() {
         assert!(matches!(refused, Err(VolumeError::BadUid(_))), "{uid:?}");
     }
     assert!(kept.exists());
+}
+
+#[tokio::test]
+async fn an_image_is_mounted_by_the_runtime() {
+    let bed = Bed::new();
+    let pod = pod_yaml(
+        "
+        metadata: {name: web, namespace: shop, uid: u}
+        spec:
+          volumes: [{name: image, image: {reference: 'reg.example/data:1'}}]
+          containers:
+          - name: c
+            volumeMounts: [{name: image, mountPath: /all}, {name: image, mountPath: /part, subPath: a/b}]
+        ",
+    );
+    bed.volumes.mount(&pod).await.expect("nothing is set up on the host");
+    let mounts = bed.mounts(&pod).await.expect("the image is there");
+    let told: Vec<_> = mounts
+        .iter()
+        .map(|mount| {
+            let image = mount.image.as_ref().map(|image| image.image.as_str());
+            (mount.container_path.as_str(), image, mount.image_sub_path.as_str(), mount.readonly)
+        })
+        .collect();
+    assert_eq!(told, [("/all", Some("sha256:data"), "", true), ("/part", Some("sha256:data"), "a/b", true)]);
+    assert!(mounts.iter().all(|mount| mount.host_path.is_empty() && !mount.selinux_relabel));
 }

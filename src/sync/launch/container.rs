@@ -8,7 +8,7 @@ use super::annotations::{container_annotations, container_labels};
 use super::resources::container_resources;
 use super::security::{check_non_root, container_security};
 use super::{LaunchConfig, LaunchError};
-use crate::cri::{ContainerConfig, ContainerId, ImageSpec, Mount};
+use crate::cri::{ContainerConfig, ContainerId, IdRange, ImageSpec, Mount};
 use crate::images::ReadyImage;
 use crate::pod::env::expand_command;
 
@@ -27,6 +27,8 @@ pub struct ContainerInputs<'a> {
     pub termination_log: Option<&'a Path>,
     /// The container whose processes an ephemeral one looks at.
     pub target: Option<&'a ContainerId>,
+    /// The pod's own user ids, if it has any.
+    pub users: Option<IdRange>,
     pub config: &'a LaunchConfig,
 }
 
@@ -36,7 +38,7 @@ pub fn container_config(
     container: &Container,
     inputs: ContainerInputs<'_>,
 ) -> Result<ContainerConfig, LaunchError> {
-    let ContainerInputs { attempt, image, env, mut mounts, termination_log, target, config } = inputs;
+    let ContainerInputs { attempt, image, env, mut mounts, termination_log, target, users, config } = inputs;
     check_non_root(pod, container, image)?;
     let message_path = container.termination_message_path.as_deref().filter(|path| !path.is_empty());
     if let (Some(container_path), Some(host_path)) = (message_path, termination_log) {
@@ -46,6 +48,8 @@ pub fn container_config(
             ..Mount::default()
         });
     }
+    // Owners of files are the same inside and outside; an image has its own.
+    mounts.iter_mut().filter(|mount| mount.image.is_none()).for_each(|mount| mount.ids = users);
     Ok(ContainerConfig {
         name: container.name.clone(),
         attempt,
@@ -67,6 +71,6 @@ pub fn container_config(
         stdin_once: container.stdin_once.unwrap_or_default(),
         tty: container.tty.unwrap_or_default(),
         resources: container_resources(pod, container, config),
-        security: container_security(pod, container, image, target, config)?,
+        security: container_security(pod, container, image, target, users, config)?,
     })
 }

@@ -69,8 +69,4 @@ pub enum LaunchError {
          (pod: {pod:?}, container: {container})"
     )]
     ImageUserUnknown { user: String, pod: String, container: String },
-    #[error("runtimeClassName {0:?} is not supported by this agent")]
-    RuntimeClass(String),
-    #[error("hostUsers: false is not supported by this agent")]
-    UserNamespace,
 }

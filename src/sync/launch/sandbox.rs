@@ -7,7 +7,7 @@ use super::cgroups::cgroup_parent;
 use super::resources::{overhead_resources, sandbox_resources};
 use super::security::sandbox_security;
 use super::{LaunchConfig, LaunchError};
-use crate::cri::{DnsConfig, PortMapping, Protocol, SandboxConfig};
+use crate::cri::{DnsConfig, IdRange, PortMapping, Protocol, SandboxConfig};
 use crate::pod::containers::regular_containers;
 use crate::pod::dns::{DnsWarning, Resolver, pod_resolver};
 use crate::pod::hosts::PodHostname;
@@ -21,21 +21,17 @@ pub struct SandboxInputs<'a> {
     /// What the node itself asks for names: its `resolvConf`, or
     /// [`loopback_resolver`](crate::pod::dns::loopback_resolver).
     pub resolver: &'a Resolver,
+    /// Of the pod's RuntimeClass; empty is the default one.
+    pub runtime_handler: &'a str,
+    /// The pod's own user ids, if it is to have any.
+    pub users: Option<IdRange>,
     pub config: &'a LaunchConfig,
 }
 
 /// The configuration of a pod's sandbox, and what its owner should be told of it.
 pub fn sandbox_config(pod: &Pod, inputs: SandboxInputs<'_>) -> Result<(SandboxConfig, Vec<DnsWarning>), LaunchError> {
-    let SandboxInputs { attempt, resolver, config } = inputs;
+    let SandboxInputs { attempt, resolver, runtime_handler, users, config } = inputs;
     let spec = spec(pod);
-    // Both would silently give the pod less isolation than it asks for.
-    if let Some(class) = spec.runtime_class_name.as_ref().filter(|class| !class.is_empty()) {
-        return Err(LaunchError::RuntimeClass(class.clone()));
-    }
-    if spec.host_users == Some(false) {
-        return Err(LaunchError::UserNamespace);
-    }
-
     let reference = PodRef::of(pod);
     // On the host's network the node's own name applies.
     let hostname = match spec.host_network {
@@ -61,10 +57,10 @@ pub fn sandbox_config(pod: &Pod, inputs: SandboxInputs<'_>) -> Result<(SandboxCo
         annotations: pod.metadata.annotations.clone().unwrap_or_default(),
         cgroup_parent: cgroup_parent(pod, &config.cgroups),
         sysctls: sysctls.into_iter().flatten().map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
-        security: sandbox_security(pod)?,
+        security: sandbox_security(pod, users)?,
         resources: Some(sandbox_resources(pod, config)),
         overhead: Some(overhead_resources(pod, config)),
-        runtime_handler: String::new(),
+        runtime_handler: runtime_handler.to_owned(),
     };
     Ok((sandbox, warnings))
 }

@@ -9,7 +9,9 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::{LaunchConfig, LaunchError};
-use crate::cri::{ContainerId, NamespaceMode, NamespaceOptions, SecurityContext, SecurityProfile, SelinuxOptions};
+use crate::cri::{
+    ContainerId, IdRange, NamespaceMode, NamespaceOptions, SecurityContext, SecurityProfile, SelinuxOptions,
+};
 use crate::images::ReadyImage;
 use crate::pod::containers::all_containers;
 use crate::pod::{PodRef, spec};
@@ -34,10 +36,10 @@ const READONLY_PATHS: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/
 /// Where static pods may still name their AppArmor profile, followed by the container's name.
 const APPARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
 
-pub(super) fn sandbox_security(pod: &Pod) -> Result<SecurityContext, LaunchError> {
+pub(super) fn sandbox_security(pod: &Pod, users: Option<IdRange>) -> Result<SecurityContext, LaunchError> {
     let context = pod_context(pod);
     Ok(SecurityContext {
-        namespaces: namespaces(pod),
+        namespaces: namespaces(pod, users),
         selinux: context.and_then(|context| context.se_linux_options.as_ref()).map(selinux),
         run_as_user: context.and_then(|context| context.run_as_user),
         run_as_group: context.and_then(|context| context.run_as_group),
@@ -55,6 +57,7 @@ pub(super) fn container_security(
     container: &Container,
     image: &ReadyImage,
     target: Option<&ContainerId>,
+    users: Option<IdRange>,
     config: &LaunchConfig,
 ) -> Result<SecurityContext, LaunchError> {
     let empty = ContainerContext::default();
@@ -66,7 +69,7 @@ pub(super) fn container_security(
     let unmasked = own.proc_mount.as_deref() == Some("Unmasked");
     let paths = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect::<Vec<_>>();
 
-    let mut namespaces = namespaces(pod);
+    let mut namespaces = namespaces(pod, users);
     if let (Some(target), NamespaceMode::Container) = (target, namespaces.pid) {
         namespaces.pid = NamespaceMode::Target;
         namespaces.target_id = target.to_string();
@@ -114,7 +117,8 @@ pub(super) fn check_non_root(pod: &Pod, container: &Container, image: &ReadyImag
         (Some(_), _) => Ok(()),
         (None, Some(0)) => Err(LaunchError::ImageRunsAsRoot { pod, container }),
         (None, Some(_)) => Ok(()),
-        (None, None) if image.username.is_empty() => Ok(()),
+        // Nothing is known of its user: it may well be root.
+        (None, None) if image.username.is_empty() => Err(LaunchError::ImageRunsAsRoot { pod, container }),
         (None, None) => Err(LaunchError::ImageUserUnknown { user: image.username.clone(), pod, container }),
     }
 }
@@ -127,7 +131,7 @@ fn is_privileged(container: &Container) -> bool {
     container.security_context.as_ref().and_then(|context| context.privileged).unwrap_or_default()
 }
 
-fn namespaces(pod: &Pod) -> NamespaceOptions {
+fn namespaces(pod: &Pod, users: Option<IdRange>) -> NamespaceOptions {
     let spec = spec(pod);
     let of_node = |host: Option<bool>, otherwise| {
         if host == Some(true) { NamespaceMode::Node } else { otherwise }
@@ -138,6 +142,7 @@ fn namespaces(pod: &Pod) -> NamespaceOptions {
         ipc: of_node(spec.host_ipc, NamespaceMode::Pod),
         pid: of_node(spec.host_pid, pid),
         target_id: String::new(),
+        users,
     }
 }
 

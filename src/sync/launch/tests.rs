@@ -5,8 +5,8 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::*;
 use crate::cri::{
-    CgroupDriver, ContainerConfig, ContainerId, DnsConfig, LinuxResources, Mount, NamespaceMode, NamespaceOptions,
-    PortMapping, Protocol, SandboxConfig, SecurityContext, SecurityProfile, SelinuxOptions,
+    CgroupDriver, ContainerConfig, ContainerId, DnsConfig, IdRange, LinuxResources, Mount, NamespaceMode,
+    NamespaceOptions, PortMapping, Protocol, SandboxConfig, SecurityContext, SecurityProfile, SelinuxOptions,
 };
 use crate::host::{CgroupPath, CgroupSettings, CgroupVersion};
 use crate::images::ReadyImage;
@@ -50,7 +50,7 @@ fn image() -> ReadyImage {
 
 fn sandbox_with(pod: &Pod, config: &LaunchConfig) -> Result<SandboxConfig, LaunchError> {
     let resolver = Resolver::default();
-    let inputs = SandboxInputs { attempt: 3, resolver: &resolver, config };
+    let inputs = SandboxInputs { attempt: 3, resolver: &resolver, runtime_handler: "", users: None, config };
     sandbox_config(pod, inputs).map(|(sandbox, _)| sandbox)
 }
 
@@ -68,6 +68,7 @@ fn container_with(
         mounts: Vec::new(),
         termination_log: None,
         target: None,
+        users: None,
         config,
     };
     container_config(pod, &container, inputs)
@@ -152,6 +153,7 @@ fn a_sandbox_is_told_everything_of_its_pod() {
                 pid: NamespaceMode::Container,
                 ipc: NamespaceMode::Pod,
                 target_id: String::new(),
+                users: None,
             },
             selinux: Some(SelinuxOptions { level: "s0".into(), ..SelinuxOptions::default() }),
             run_as_user: Some(1000),
@@ -196,8 +198,6 @@ fn what_would_weaken_a_pod_silently_is_refused() {
         let error = sandbox_with(&pod(spec, ""), &config()).expect_err(spec);
         assert_eq!(error.to_string(), expected);
     };
-    check("runtimeClassName: gvisor,", "runtimeClassName \"gvisor\" is not supported by this agent");
-    check("hostUsers: false,", "hostUsers: false is not supported by this agent");
     check("securityContext: {supplementalGroupsPolicy: Odd},", "unsupported supplementalGroupsPolicy: Odd");
 }
 
@@ -265,6 +265,7 @@ fn a_container_is_told_everything_of_its_spec() {
         mounts: vec![mount("/data", "/pods/x/data")],
         termination_log: Some(Path::new("/pods/x/containers/web/0a1b2c3d")),
         target: None,
+        users: None,
         config: &config,
     };
     let web = &pod.spec.as_ref().expect("the test pod has a spec").containers[0];
@@ -308,7 +309,7 @@ fn a_container_is_told_everything_of_its_spec() {
 fn namespaces_are_shared_as_the_pod_says() {
     let check = |spec: &str, network, pid, ipc| {
         let got = security(spec, "").namespaces;
-        let expected = NamespaceOptions { network, pid, ipc, target_id: String::new() };
+        let expected = NamespaceOptions { network, pid, ipc, target_id: String::new(), users: None };
         assert_eq!(got, expected, "{spec}");
     };
     use NamespaceMode::{Container, Node, Pod};
@@ -333,6 +334,7 @@ fn a_debug_container_joins_the_processes_of_its_target() {
             mounts: Vec::new(),
             termination_log: None,
             target: Some(&target),
+            users: None,
             config: &config,
         };
         let (_, container) = find(&pod, "web").expect("the test pod has this container");
@@ -477,7 +479,7 @@ fn a_container_that_must_not_be_root_is_not_started_as_root() {
         "nginx",
         Err("container has runAsNonRoot and image has non-numeric user (nginx), cannot verify user is non-root"),
     );
-    check("", non_root, None, "", Ok(()));
+    check("", non_root, None, "", as_root);
     check("securityContext: {runAsUser: 5},", non_root, Some(0), "", Ok(()));
     check(
         "",
@@ -700,4 +702,33 @@ fn a_pod_of_unknown_class_is_looked_for_everywhere() {
     let got = pod_cgroup_candidates(&PodUid::new("u1"), &config);
     assert_eq!(got.map(|path| path.0), expected.map(str::to_owned));
     assert_eq!(kubepods(&config).0, "/edge/kubepods");
+}
+
+#[test]
+fn users_of_its_own_and_the_handler_reach_sandbox_and_container() {
+    let users = Some(IdRange { host_id: 131_072, length: 65_536 });
+    let pod = pod("hostUsers: false, runtimeClassName: sealed,", "terminationMessagePath: /dev/log");
+    let (config, resolver) = (config(), Resolver::default());
+    let inputs =
+        SandboxInputs { attempt: 0, resolver: &resolver, runtime_handler: "sealed-handler", users, config: &config };
+    let (sandbox, _) = sandbox_config(&pod, inputs).expect("it can be launched");
+    assert_eq!((sandbox.runtime_handler.as_str(), sandbox.security.namespaces.users), ("sealed-handler", users));
+
+    let (_, container) = find(&pod, "web").expect("the test pod has this container");
+    let volume = Mount { container_path: "/data".into(), host_path: "/pods/u/data".into(), ..Mount::default() };
+    let of_image = Mount { image: Some(crate::cri::ImageSpec::default()), ..Mount::default() };
+    let inputs = ContainerInputs {
+        attempt: 0,
+        image: &image(),
+        env: Vec::new(),
+        mounts: vec![volume, of_image],
+        termination_log: Some(Path::new("/pods/u/log")),
+        target: None,
+        users,
+        config: &config,
+    };
+    let container = container_config(&pod, &container, inputs).expect("it can be launched");
+    assert_eq!(container.security.namespaces.users, users);
+    let ids: Vec<_> = container.mounts.iter().map(|mount| mount.ids).collect();
+    assert_eq!(ids, [users, None, users], "volume, image, termination log");
 }

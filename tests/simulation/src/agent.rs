@@ -19,7 +19,7 @@ use ferrolet::pod::dns::{ClusterDns, Resolver};
 use ferrolet::pod::{PodUid, Source};
 use ferrolet::sources::SourceEvent;
 use ferrolet::sync::launch::{CgroupConfig, LaunchConfig};
-use ferrolet::sync::{BackoffLimits, SyncConfig};
+use ferrolet::sync::{BackoffLimits, IdPool, SyncConfig};
 use jiff::tz::TimeZone;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
@@ -234,6 +234,7 @@ fn config() -> AgentConfig {
             },
             admission: AdmissionConfig { node_name: NODE_NAME.into(), ..AdmissionConfig::default() },
             resolver: Resolver::default(),
+            ids: IdPool { first: 65_536, length: 200 * 65_536, per_pod: 65_536 },
         },
         images: ImagesConfig {
             serialize_image_pulls: false,

@@ -16,6 +16,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestStatus};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, PodStatus, Secret, Service};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -545,6 +546,11 @@ impl Cluster for SimCluster {
             }),
         )
         .await
+    }
+
+    /// No simulated pod asks for one.
+    async fn get_runtime_class(&self, name: &str) -> Result<RuntimeClass> {
+        Err(ApiError::NotFound { what: format!("get runtime class {name}") })
     }
 
     async fn get_node(&self) -> Result<Node> {

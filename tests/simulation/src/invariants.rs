@@ -12,6 +12,7 @@ pub enum Invariant {
     SidecarsStopLast,
     NothingTakenFromARunningContainer,
     NoLineIsLost,
+    UsersApart,
     TerminalStays,
     TerminalIsAtRest,
     StatusesStay,
@@ -47,6 +48,7 @@ impl Invariant {
             Invariant::SidecarsStopLast => "a sidecar is stopped only once nothing that it serves runs",
             Invariant::NothingTakenFromARunningContainer => "volumes and cgroup stay while a container of the pod runs",
             Invariant::NoLineIsLost => "what a running container says goes to a file that has a name",
+            Invariant::UsersApart => "no two pods have the same user ids, and a pod keeps those of its sandbox",
             Invariant::LogsAreBounded => {
                 "a running container has a log of its own name, within the limit, and no more rotated ones than allowed"
             }

@@ -94,6 +94,7 @@ pub fn draw(random: &mut fastrand::Rng, name: &str, uid: &str) -> Pod {
             termination_grace_period_seconds: Some(random.i64(1..40)),
             volumes: (!volumes.is_empty()).then_some(volumes),
             enable_service_links: Some(random.bool()),
+            host_users: (random.u32(0..4) == 0).then_some(false),
             ..PodSpec::default()
         }),
         status: None,

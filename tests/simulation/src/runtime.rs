@@ -16,8 +16,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ferrolet::cri::{
     Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerState, ContainerSummary, CriError, Executed,
-    Exit, FilesystemUsage, Image, ImageSpec, Result, Runtime, RuntimeCondition, RuntimeEvent, RuntimeEventKind,
-    RuntimeStatus, RuntimeVersion, Sandbox, SandboxConfig, SandboxId, SandboxState, Scope,
+    Exit, FilesystemUsage, IdRange, Image, ImageSpec, Result, Runtime, RuntimeCondition, RuntimeEvent,
+    RuntimeEventKind, RuntimeHandler, RuntimeStatus, RuntimeVersion, Sandbox, SandboxConfig, SandboxId, SandboxState,
+    Scope,
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -46,6 +47,8 @@ pub struct SimRuntime {
 struct State {
     sandboxes: BTreeMap<SandboxId, Sandbox>,
     log_directories: BTreeMap<SandboxId, PathBuf>,
+    /// The user ids of sandboxes that have their own.
+    users: BTreeMap<SandboxId, IdRange>,
     containers: BTreeMap<ContainerId, Instance>,
     listeners: Vec<mpsc::UnboundedSender<Result<RuntimeEvent>>>,
     /// Pods whose containers may be stopped: somebody deleted, changed or broke them.
@@ -535,6 +538,14 @@ impl SimRuntime {
             network_mode: Some(config.security.namespaces.network),
             runtime_handler: String::new(),
         };
+        if let Some(users) = config.security.namespaces.users {
+            let of_others = state.users.iter().filter(|(other, _)| state.sandboxes[*other].pod_uid != config.pod_uid);
+            if let Some((other, _)) = of_others.into_iter().find(|(_, range)| range.host_id == users.host_id) {
+                let what = format!("{users:?} of {} are those of sandbox {other}", config.pod_uid);
+                self.world.violation(Invariant::UsersApart, what);
+            }
+            state.users.insert(id.clone(), users);
+        }
         state.sandboxes.insert(id.clone(), sandbox);
         state.log_directories.insert(id.clone(), PathBuf::from(&config.log_directory));
         self.world.log(|| format!("sandbox {id} made for {} attempt {}", config.pod_name, config.attempt));
@@ -548,6 +559,11 @@ impl SimRuntime {
             return Err(CriError::NotFound { call: "CreateContainer", message: sandbox.to_string() });
         };
         state.changes.push((home.pod_uid.clone(), "CreateContainer"));
+        let (wants, has) = (config.security.namespaces.users, state.users.get(sandbox).copied());
+        if wants != has {
+            let what = format!("{}/{} in a sandbox of {has:?} is made for {wants:?}", home.pod_uid, config.name);
+            self.world.violation(Invariant::UsersApart, what);
+        }
         let of_pod = |instance: &&Instance| instance.pod_uid == home.pod_uid && instance.container.name == config.name;
         if state.containers.values().filter(of_pod).any(|instance| instance.container.attempt == config.attempt) {
             let message = format!("name {} attempt {} is reserved", config.name, config.attempt);
@@ -731,7 +747,16 @@ impl Runtime for SimRuntime {
     async fn status(&self) -> Result<RuntimeStatus> {
         let good = || RuntimeCondition { ok: true, ..RuntimeCondition::default() };
         self.call("Status", move |_| {
-            Ok(RuntimeStatus { runtime_ready: good(), network_ready: good(), ..RuntimeStatus::default() })
+            Ok(RuntimeStatus {
+                runtime_ready: good(),
+                network_ready: good(),
+                handlers: vec![RuntimeHandler {
+                    name: String::new(),
+                    recursive_read_only_mounts: true,
+                    user_namespaces: true,
+                }],
+                ..RuntimeStatus::default()
+            })
         })
         .await
     }
@@ -809,6 +834,7 @@ impl Runtime for SimRuntime {
                     .violation(Invariant::StoppedBeforeRemoved, format!("sandbox {id} of {}", sandbox.pod_uid));
             }
             state.containers.retain(|_, instance| instance.container.sandbox_id != id);
+            state.users.remove(&id);
             runtime.emit(&mut state, &sandbox.pod_uid, id.as_str(), RuntimeEventKind::Deleted);
             Ok(())
         })
