@@ -539,7 +539,11 @@ impl SimRuntime {
             runtime_handler: String::new(),
         };
         if let Some(users) = config.security.namespaces.users {
-            let of_others = state.users.iter().filter(|(other, _)| state.sandboxes[*other].pod_uid != config.pod_uid);
+            let of_others = state.users.iter().filter(|(other, _)| {
+                // Nobody lives in a dead one.
+                let other = &state.sandboxes[*other];
+                other.pod_uid != config.pod_uid && other.state == SandboxState::Ready
+            });
             if let Some((other, _)) = of_others.into_iter().find(|(_, range)| range.host_id == users.host_id) {
                 let what = format!("{users:?} of {} are those of sandbox {other}", config.pod_uid);
                 self.world.violation(Invariant::UsersApart, what);
