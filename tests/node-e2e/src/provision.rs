@@ -33,6 +33,11 @@ pub fn program(name: &str) -> Result<PathBuf> {
     present(cache().join("bin").join(name))
 }
 
+/// A runc that can map users, which the machine's own may not.
+pub fn mapping_runc() -> Result<PathBuf> {
+    present(cache().join("runc-current/bin/runc"))
+}
+
 /// The archives of the images that every stack has.
 pub fn images() -> Result<Vec<PathBuf>> {
     let directory = present(cache().join("images"))?;

@@ -18,6 +18,7 @@ mod security;
 mod sidecars;
 mod standalone;
 mod static_pods;
+mod user_namespaces;
 mod volumes;
 
 use crate::harness::Case;
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Case> {
         volumes::CASES,
         network::CASES,
         security::CASES,
+        user_namespaces::CASES,
         admission::CASES,
         sidecars::CASES,
         resources::CASES,

@@ -1,16 +1,14 @@
 //! Users, capabilities and the other fields of the security context.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
-use ferrolet::cri::{ContainerId, Runtime, Scope};
+use ferrolet::cri::{Runtime, Scope};
 use ferrolet::pod::PodUid;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::Api;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::json;
 
-use crate::harness::{Case, Lab, Node, PodBuilder, PodHandle, expect_lines, pod};
+use crate::harness::{Case, Lab, Node, PodBuilder, expect_lines, pod};
 use crate::provision::NONROOT;
 use crate::{own, shared};
 
@@ -26,12 +24,8 @@ pub const CASES: &[Case] = &[
     shared!(a_privileged_container_may_do_all),
     shared!(seccomp_can_be_the_runtimes),
     shared!(safe_sysctls_are_set),
-    shared!(a_pod_has_users_of_its_own),
-    shared!(two_pods_have_different_users),
-    own!(users_of_a_pod_stay_over_a_restart_of_the_agent),
     shared!(a_runtime_class_that_is_missing_is_named),
     own!(a_runtime_class_names_the_handler),
-    shared!(proc_can_be_unmasked_where_users_are_its_own),
     shared!(a_mount_is_read_only_with_all_below_it),
     shared!(an_image_can_be_a_volume),
     own!(a_pod_has_the_hostname_it_asks_for),
@@ -129,89 +123,6 @@ async fn safe_sysctls_are_set(node: Node) -> Result<()> {
     Ok(())
 }
 
-/// Prints the mapping of its users, what it sees of files, and what it writes.
-fn own_users(name: &str) -> PodBuilder {
-    let script = "cat /proc/self/uid_map; stat -c 'owner %u' /data /etc/hosts; touch /data/file; sleep 1000000";
-    pod(name).script(script).volume("data", "/data", json!({ "emptyDir": {} })).spec(json!({ "hostUsers": false }))
-}
-
-/// The first id on the node of the pod's users, as its process sees it.
-async fn first_id(pod: &PodHandle) -> Result<u32> {
-    let map = pod.exec("cat /proc/self/uid_map").await?;
-    let fields: Vec<_> = map.split_whitespace().collect();
-    ensure!(matches!(fields.as_slice(), ["0", _, "65536"]), "map {map:?}");
-    Ok(fields[1].parse()?)
-}
-
-/// Whether the runtime can give a pod users of its own: an old runc cannot.
-async fn can_map_users(node: &Node) -> Result<bool> {
-    let status = node.runtime()?.status().await?;
-    Ok(status.handlers.iter().any(|handler| handler.name.is_empty() && handler.user_namespaces))
-}
-
-/// Less isolation than was asked for is not an answer.
-async fn expect_refused_users(pod: &PodHandle) -> Result<()> {
-    let message = pod.expect_event("FailedCreatePodSandBox").await?;
-    let because = "can't set `spec.hostUsers: false`, runtime does not support user namespaces";
-    ensure!(message.contains(because), "{message}");
-    pod.expect().phase("Pending").await?;
-    Ok(())
-}
-
-async fn a_pod_has_users_of_its_own(node: Node) -> Result<()> {
-    let pod = node.run(own_users("apart")).await?;
-    if !can_map_users(&node).await? {
-        return expect_refused_users(&pod).await;
-    }
-    pod.expect().ready().await?;
-    let first = first_id(&pod).await?;
-    ensure!(first >= 65536, "first id {first}");
-    pod.expect_log("owner 0\nowner 0\n").await?;
-    let dir = node.stack().on_node(&format!("/var/lib/kubelet/pods/{}", pod.uid));
-    let text = std::fs::read_to_string(dir.join("userns"))?;
-    let file: serde_json::Value = serde_json::from_str(&text)?;
-    let expected = json!([{ "hostId": first, "containerId": 0, "length": 65536 }]);
-    ensure!(file == json!({ "uidMappings": expected, "gidMappings": expected }), "{text}");
-    // What it writes as root belongs to root outside too: the ids are mapped at the mount.
-    let written = std::fs::metadata(dir.join("volumes/kubernetes.io~empty-dir/data/file"))?;
-    ensure!(std::os::unix::fs::MetadataExt::uid(&written) == 0);
-    Ok(())
-}
-
-async fn two_pods_have_different_users(node: Node) -> Result<()> {
-    let one = node.run(own_users("one")).await?;
-    let other = node.run(own_users("other")).await?;
-    if !can_map_users(&node).await? {
-        return expect_refused_users(&other).await;
-    }
-    one.expect().ready().await?;
-    other.expect().ready().await?;
-    ensure!(first_id(&one).await? != first_id(&other).await?);
-    Ok(())
-}
-
-async fn users_of_a_pod_stay_over_a_restart_of_the_agent(lab: Lab) -> Result<()> {
-    let node = lab.node(|stack| stack).await?;
-    let before = node.run(own_users("before")).await?;
-    if !can_map_users(&node).await? {
-        return expect_refused_users(&before).await;
-    }
-    before.expect().ready().await?;
-    let first = first_id(&before).await?;
-    node.stack().agent().kill().await?;
-    node.stack().agent().start().await?;
-    let after = node.run(own_users("after")).await?;
-    after.expect().ready().await?;
-    ensure!(first_id(&before).await? == first && first_id(&after).await? != first);
-    // A new container of the old pod lives among the old users.
-    before.exec("kill -9 1; kill 1; true").await.ok();
-    let id = before.instance().await?.0;
-    node.runtime()?.stop_container(&ContainerId::new(id.trim_start_matches("containerd://")), Duration::ZERO).await?;
-    before.expect().restarts(1).ready().await?;
-    ensure!(first_id(&before).await? == first);
-    Ok(())
-}
-
 async fn a_runtime_class_that_is_missing_is_named(node: Node) -> Result<()> {
     // The API server would refuse a pod with a class that is not there.
     let class = format!("gone-{}", node.namespace());
@@ -237,20 +148,6 @@ async fn a_runtime_class_names_the_handler(lab: Lab) -> Result<()> {
     pod.expect().ready().await?;
     let sandboxes = node.runtime()?.list_sandboxes(&Scope::Pod(PodUid::new(&pod.uid))).await?;
     ensure!(sandboxes[0].runtime_handler == "runc", "handler {:?}", sandboxes[0].runtime_handler);
-    Ok(())
-}
-
-async fn proc_can_be_unmasked_where_users_are_its_own(node: Node) -> Result<()> {
-    let masked = node.run(pod("masked").script("grep -c ' /proc/' /proc/mounts").restart("Never")).await?;
-    ensure!(masked.output().await?.trim() != "0");
-    let context = json!({ "securityContext": { "procMount": "Unmasked" } });
-    let bare = pod("bare").script("grep -c ' /proc/' /proc/mounts").restart("Never").container(context);
-    let bare = node.run(bare.spec(json!({ "hostUsers": false }))).await?;
-    if !can_map_users(&node).await? {
-        return expect_refused_users(&bare).await;
-    }
-    let output = bare.output().await?;
-    ensure!(output.trim() == "0", "{output:?}");
     Ok(())
 }
 

@@ -25,11 +25,13 @@ pub struct Case {
     pub in_subset: bool,
     /// Whether it does without a control plane.
     pub standalone: bool,
+    /// Whether it needs a runtime that can give pods users of their own.
+    pub maps_users: bool,
 }
 
 impl Case {
     pub const fn new(name: &'static str, story: Story) -> Case {
-        Case { name, story, beyond_upstream: None, in_subset: false, standalone: false }
+        Case { name, story, beyond_upstream: None, in_subset: false, standalone: false, maps_users: false }
     }
 
     pub const fn beyond_upstream(mut self, why: &'static str) -> Case {
@@ -44,6 +46,11 @@ impl Case {
 
     pub const fn standalone(mut self) -> Case {
         self.standalone = true;
+        self
+    }
+
+    pub const fn maps_users(mut self) -> Case {
+        self.maps_users = true;
         self
     }
 

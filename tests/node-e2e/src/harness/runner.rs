@@ -48,6 +48,14 @@ impl Choice {
         if let (false, Err(missing)) = (case.standalone, provision::program("control-plane")) {
             return Some(missing.to_string());
         }
+        if case.maps_users {
+            if self.containerd != Containerd::Current {
+                return Some("this containerd cannot map users".to_owned());
+            }
+            if let Err(missing) = provision::mapping_runc() {
+                return Some(missing.to_string());
+            }
+        }
         let why = case.beyond_upstream.filter(|_| self.agent == Agent::Kubelet)?;
         Some(format!("beyond upstream: {why}"))
     }

@@ -16,6 +16,9 @@ pub const SOCKET: &str = "/run/containerd/containerd.sock";
 
 /// Whom it trusts, by server.
 pub(super) const CERTIFICATES: &str = "/etc/containerd/certs.d";
+/// Where pods can have users of their own, if `provision` could build a runc for it.
+pub const MAPPING_HANDLER: &str = "mapping";
+
 const CONFIG: &str = "/etc/containerd/config.toml";
 const SERVES_WITHIN: Duration = Duration::from_secs(30);
 
@@ -26,7 +29,7 @@ pub async fn start(part: Part<'_>) -> Result<()> {
     let stack = part.stack;
     let program = stack.spec.containerd.directory()?.join("containerd");
     let version = major_version(&program).await?;
-    stack.write(CONFIG, config(version))?;
+    stack.write(CONFIG, config(version) + &mapping_handler(version))?;
     stack.write("/etc/cni/net.d/10-stack.conflist", network(&stack.pod_range()))?;
     // A socket left by a killed one would refuse connections, which is what we wait over anyway.
     part.start_program(program, vec![format!("--config={CONFIG}")]).await?;
@@ -124,6 +127,16 @@ SystemdCgroup = false
 "#
         ),
     }
+}
+
+fn mapping_handler(major_version: u32) -> String {
+    let Ok(runc) = provision::mapping_runc() else { return String::new() };
+    if major_version < 2 {
+        return String::new();
+    }
+    let runtime = format!("[plugins.\"io.containerd.cri.v1.runtime\".containerd.runtimes.{MAPPING_HANDLER}");
+    let runc = runc.display();
+    format!("{runtime}]\nruntime_type = \"io.containerd.runc.v2\"\n{runtime}.options]\nBinaryName = \"{runc}\"\n")
 }
 
 /// A CNI chain as small nodes have it.

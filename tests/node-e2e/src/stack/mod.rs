@@ -41,6 +41,7 @@ use crate::poll::{self, Look};
 
 pub use agent::{Agent, KUBECONFIG, STATIC_PODS};
 pub use builder::Builder;
+pub use containerd::MAPPING_HANDLER;
 pub use containerd::SOCKET as RUNTIME_SOCKET;
 pub use keeper::Made;
 pub use part::Part;

@@ -84,6 +84,12 @@ pub fn furnish(world: &World) -> Result<()> {
     world.cgroups.mount()?;
     mount_new("tmpfs", "/run", Some("mode=755"))?;
 
+    // Whoever makes users of its own may mount these two only where the mount namespace shows a
+    // whole one already, with nothing hidden as in the other.
+    for (kind, place) in [("proc", "/run/stack/whole/proc"), ("sysfs", "/run/stack/whole/sys")] {
+        fs::create_dir_all(place)?;
+        mount_new(kind, place, None)?;
+    }
     shadow_machine_sysctls()?;
     for place in PRIVATE {
         let own = world.slot.directory().join("node").join(&place[1..]);
