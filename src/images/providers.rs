@@ -6,14 +6,16 @@
 //! with other credentials.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared, WeakShared};
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -37,6 +39,8 @@ const REQUEST_VERSIONS: [&str; 3] = [
 const RUN_WITHIN: Duration = Duration::from_secs(60);
 /// No answer comes near this.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// What a log line may hold of what a program says of its failure.
+const COMPLAINT_BYTES_MAX: usize = 1 << 10;
 /// Answers kept; beyond it the oldest are asked for again.
 const CACHED_MAX: usize = 1000;
 
@@ -215,21 +219,37 @@ impl Programs for Processes {
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| format!("cannot start {}: {error}", provider.program.display()))?;
-        let mut stdin = child.stdin.take().ok_or("it has no standard input")?;
-        let feed = async move {
+        let (Some(mut stdin), Some(stdout), Some(stderr)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err("its pipes are not there".to_owned());
+        };
+        let feed = async {
             // One that does not want to hear it may still know the answer.
             let _ = stdin.write_all(input).await;
+            drop(stdin);
         };
-        let ((), output) = tokio::join!(feed, child.wait_with_output());
-        let output = output.map_err(|error| error.to_string())?;
-        match output.status.success() {
-            true if output.stdout.len() > ANSWER_BYTES_MAX => Err("its answer is too long".to_owned()),
-            true => Ok(output.stdout),
+        let ((), answer, complaint) =
+            tokio::join!(feed, beginning(stdout, ANSWER_BYTES_MAX + 1), beginning(stderr, COMPLAINT_BYTES_MAX));
+        let answer = answer.map_err(|error| error.to_string())?;
+        let status = child.wait().await.map_err(|error| error.to_string())?;
+        match status.success() {
+            true if answer.len() > ANSWER_BYTES_MAX => Err("its answer is too long".to_owned()),
+            true => Ok(answer),
             false => {
-                Err(format!("it ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim()))
+                let complaint = complaint.unwrap_or_default();
+                Err(format!("it ended with {status}: {}", String::from_utf8_lossy(&complaint).trim()))
             }
         }
     }
+}
+
+/// So much of what a program writes; the rest is read away, so that it comes to its end.
+async fn beginning(mut from: impl AsyncRead + Unpin, bytes_max: usize) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    (&mut from).take(bytes_max as u64).read_to_end(&mut text).await?;
+    tokio::io::copy(&mut from, &mut tokio::io::sink()).await?;
+    Ok(text)
 }
 
 #[derive(Serialize)]
@@ -267,6 +287,15 @@ pub struct Providers {
     programs: Arc<dyn Programs>,
     clock: Clock,
     cache: Mutex<BTreeMap<CacheKey, Cached>>,
+    /// A burst of pods with the same image asks once.
+    running: Mutex<Vec<Running>>,
+}
+
+/// A program on its way. Once all who wait for it are gone, so is the program.
+struct Running {
+    provider: String,
+    repository: String,
+    answer: WeakShared<BoxFuture<'static, Result<Arc<Answer>, String>>>,
 }
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -283,7 +312,7 @@ struct Cached {
 
 impl Providers {
     pub fn new(list: Vec<Provider>, programs: Arc<dyn Programs>, clock: Clock) -> Self {
-        Providers { list, programs, clock, cache: Mutex::default() }
+        Providers { list, programs, clock, cache: Mutex::default(), running: Mutex::default() }
     }
 
     /// The servers and credentials that the programs responsible for the image name.
@@ -322,17 +351,8 @@ impl Providers {
         if let Some(entries) = kept {
             return Ok(entries);
         }
-        let request =
-            Request { api_version: &provider.api_version, kind: "CredentialProviderRequest", image: repository };
-        let request = serde_json::to_vec(&request).expect("texts serialize");
-        debug!(provider = provider.name, image = repository, "asking credential provider");
-        let answer = tokio::time::timeout(RUN_WITHIN, self.programs.run(provider, &request)).await;
-        let answer = answer.map_err(|_| format!("no answer within {RUN_WITHIN:?}"))??;
-        let answer: Answer = serde_json::from_slice(&answer).map_err(|error| format!("unreadable answer: {error}"))?;
-        if answer.api_version != provider.api_version || answer.kind != "CredentialProviderResponse" {
-            return Err(format!("its answer is a {} of {}", answer.kind, answer.api_version));
-        }
-        let entries = Arc::new(answer.auth.unwrap_or_default().into_iter().collect::<Vec<_>>());
+        let answer = self.joined(provider, repository).await?;
+        let entries = Arc::new(answer.auth.clone().unwrap_or_default().into_iter().collect::<Vec<_>>());
         let [of_image, of_registry, global] = keys;
         let key = match answer.cache_key_type {
             CacheKeyType::Image => of_image,
@@ -341,6 +361,7 @@ impl Providers {
         };
         let keep = answer.cache_duration.map_or(Some(provider.default_cache), GoDuration::to_std);
         if let Some(keep) = keep.filter(|keep| !keep.is_zero()) {
+            let now = self.clock.now();
             let mut cache = self.cache();
             cache.retain(|_, cached| cached.until > now);
             if cache.len() >= CACHED_MAX {
@@ -351,9 +372,39 @@ impl Providers {
         Ok(entries)
     }
 
+    fn joined(&self, provider: &Provider, repository: &str) -> Shared<BoxFuture<'static, Result<Arc<Answer>, String>>> {
+        let mut running = self.running.lock().expect("nothing that holds the list of programs can panic");
+        running.retain(|run| run.answer.upgrade().is_some_and(|answer| answer.peek().is_none()));
+        let equal = running.iter().find(|run| run.provider == provider.name && run.repository == repository);
+        if let Some(answer) = equal.and_then(|run| run.answer.upgrade()) {
+            return answer;
+        }
+        debug!(provider = provider.name, image = repository, "asking credential provider");
+        let answer = ask(self.programs.clone(), provider.clone(), repository.to_owned()).boxed().shared();
+        let weak = answer.downgrade().expect("a future that was not polled has not ended");
+        running.push(Running { provider: provider.name.clone(), repository: repository.to_owned(), answer: weak });
+        answer
+    }
+
     fn cache(&self) -> MutexGuard<'_, BTreeMap<CacheKey, Cached>> {
         self.cache.lock().expect("nothing that holds the answers can panic")
     }
+}
+
+async fn ask(programs: Arc<dyn Programs>, provider: Provider, repository: String) -> Result<Arc<Answer>, String> {
+    let api_version = &provider.api_version;
+    let request = Request { api_version, kind: "CredentialProviderRequest", image: &repository };
+    let request = serde_json::to_vec(&request).expect("texts serialize");
+    let answer = tokio::time::timeout(RUN_WITHIN, programs.run(&provider, &request)).await;
+    let answer = answer.map_err(|_| format!("no answer within {RUN_WITHIN:?}"))??;
+    // The place only: an error that quotes the text might quote a password.
+    let unreadable =
+        |error: serde_json::Error| format!("unreadable answer, at line {} column {}", error.line(), error.column());
+    let answer: Answer = serde_json::from_slice(&answer).map_err(unreadable)?;
+    if answer.api_version != provider.api_version || answer.kind != "CredentialProviderResponse" {
+        return Err(format!("its answer is a {:?} of {:?}", answer.kind, answer.api_version));
+    }
+    Ok(Arc::new(answer))
 }
 
 #[cfg(test)]
@@ -377,6 +428,7 @@ mod tests {
     impl Programs for Told {
         async fn run(&self, _: &Provider, input: &[u8]) -> Result<Vec<u8>, String> {
             self.asked.lock().unwrap().push(String::from_utf8(input.to_vec()).unwrap());
+            tokio::time::sleep(Duration::from_secs(1)).await;
             match self.answer.lock().unwrap().as_str() {
                 "" => Err("it is broken".into()),
                 answer => Ok(answer.as_bytes().to_vec()),
@@ -459,6 +511,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_burst_of_pods_asks_once() {
+        let (told, providers) = scene();
+        told.answers("Image", Some("0s"));
+        let all = futures::future::join_all((0..100).map(|_| users(&providers, "a.reg.io/one"))).await;
+        assert_eq!((all, told.count()), (vec![1; 100], 1));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_program_that_fails_or_talks_nonsense_is_passed_over() {
         let (told, providers) = scene();
         assert_eq!(users(&providers, "a.reg.io/one").await, 0);
@@ -529,5 +589,12 @@ mod tests {
         provider.args = vec!["bad".into()];
         let error = Processes.run(&provider, b"{}\n").await.expect_err("it failed");
         assert!(error.contains("why") && error.contains('3'), "{error}");
+
+        // One that does not read what it is told, and one that does not stop talking.
+        std::fs::write(&provider.program, "#!/bin/sh\necho fine\n").expect("written");
+        assert_eq!(Processes.run(&provider, &[b' '; 1 << 20]).await, Ok(b"fine\n".to_vec()));
+        std::fs::write(&provider.program, "#!/bin/sh\nhead -c 5000000 /dev/zero; head -c 5000000 /dev/zero >&2\n")
+            .expect("written");
+        assert_eq!(Processes.run(&provider, b"").await, Err("its answer is too long".to_owned()));
     }
 }
