@@ -2,13 +2,15 @@
 //!
 //! The records are upstream's, in its files and formats, so that either agent goes on with
 //! what the other knew: an intent before a pull, and after it which credentials worked. An
-//! image of which there is neither was there before any agent.
+//! image of which there is neither was there before any agent. What an earlier life intended
+//! and has not recorded becomes, once it is seen on the node, a record that allows nobody.
 //!
 //! Always true: an image that was pulled with a secret is given to a pod without it only
-//! after the registry was asked anew; so is one whose pull was cut off by a kill -9, and one
-//! whose record cannot be read.
+//! after the registry gave it to that pod; so is one whose pull was cut off by a kill -9, and
+//! one whose record cannot be read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -21,11 +23,14 @@ use super::credentials::{Credential, Owner, SecretRef};
 use super::reference::Reference;
 use crate::clock::Clock;
 use crate::config::PullCredentialsPolicy;
-use crate::cri::Auth;
+use crate::cri::{Auth, ImageSpec, Runtime};
 use crate::host::{Durability, Host, HostError};
 
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
+const FILE_PREFIX: &str = "sha256-";
 const RECORD_BYTES_MAX: usize = 1 << 20;
+/// Secrets that one record remembers for a repository.
+const SECRETS_MAX: usize = 1000;
 const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
 
@@ -40,32 +45,43 @@ pub struct AccessConfig {
 }
 
 /// What is known of the pulls of this node.
-pub(super) struct Access {
+#[derive(Clone)]
+pub(super) struct Access(Arc<Shared>);
+
+struct Shared {
     host: Arc<dyn Host>,
+    runtime: Arc<dyn Runtime>,
     clock: Clock,
     config: AccessConfig,
     /// Read once, then kept: this agent is the only one that writes them.
     known: OnceCell<Mutex<Known>>,
-    /// One writer at a time. Who only asks waits for none.
-    writing: tokio::sync::Mutex<()>,
-    /// Pulls that are under way, by image.
-    under_way: Arc<Mutex<BTreeMap<String, usize>>>,
+    /// One writer of a file at a time; files share these by their names.
+    writing: [tokio::sync::Mutex<()>; 16],
 }
 
 /// By file name, which is made of what the file is about.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Known {
     /// A record that could not be read allows nobody.
     pulled: BTreeMap<String, Option<PulledRecord>>,
-    pulling: BTreeSet<String>,
+    pulling: BTreeMap<String, Pulling>,
 }
 
-#[derive(Serialize)]
+/// The pulls of one image.
+#[derive(Default)]
+struct Pulling {
+    under_way: usize,
+    /// What came of one of them is not known: the image may come yet. Only a pull that
+    /// succeeds ends this.
+    is_in_doubt: bool,
+}
+
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Intent<'a> {
-    kind: &'static str,
-    api_version: &'static str,
-    image: &'a str,
+struct Intent {
+    kind: String,
+    api_version: String,
+    image: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -104,6 +120,9 @@ struct AllowedSecret {
 impl Allowed {
     /// These credentials worked.
     fn note(&mut self, worked: &[&Credential]) {
+        if self.node_pods_accessible {
+            return;
+        }
         if worked.is_empty() || worked.iter().any(|credential| credential.owner == Owner::Node) {
             *self = Allowed { node_pods_accessible: true, ..Allowed::default() };
             return;
@@ -113,6 +132,9 @@ impl Allowed {
             self.kubernetes_secrets.retain(|known| known.secret != *secret);
             self.kubernetes_secrets.push(AllowedSecret { secret: secret.clone(), credential_hash: hash(auth) });
         }
+        // Whose secret is forgotten asks the registry again.
+        let surplus = self.kubernetes_secrets.len().saturating_sub(SECRETS_MAX);
+        self.kubernetes_secrets.drain(..surplus);
     }
 
     /// A secret is known by its name and UID, or by what is in it.
@@ -133,7 +155,7 @@ impl Known {
     fn allows(&self, config: &AccessConfig, used: &Use<'_>, credentials: &[Credential]) -> bool {
         let repository = used.image.repository();
         let record = self.pulled.get(&file_name(used.image_ref));
-        let is_preloaded = record.is_none() && !self.pulling.contains(&file_name(&used.image.to_string()));
+        let is_preloaded = record.is_none() && !self.pulling.contains_key(&file_name(&used.image.to_string()));
         match config.policy {
             PullCredentialsPolicy::Unset | PullCredentialsPolicy::NeverVerify => true,
             PullCredentialsPolicy::NeverVerifyPreloadedImages if is_preloaded => true,
@@ -157,46 +179,54 @@ pub(super) struct Use<'a> {
     pub image_ref: &'a str,
 }
 
-/// A pull that has begun. Dropped without an end, what came of it is unknown.
+/// A pull that has begun. Dropped without an end, it was cut off, and what came of it is
+/// looked at.
 pub(super) struct Begun {
+    access: Access,
     image: String,
-    under_way: Arc<Mutex<BTreeMap<String, usize>>>,
+    /// What the runtime had under this name before.
+    before: Option<String>,
+    has_ended: bool,
 }
 
 impl Begun {
-    fn new(image: String, under_way: &Arc<Mutex<BTreeMap<String, usize>>>) -> Self {
-        *lock(under_way).entry(image.clone()).or_default() += 1;
-        Begun { image, under_way: under_way.clone() }
+    /// In a task of its own: a pod that goes away meanwhile must not leave half of it.
+    async fn ended(mut self, end: End) {
+        self.has_ended = true;
+        let (access, image) = (self.access.clone(), std::mem::take(&mut self.image));
+        let _ = tokio::spawn(async move { access.end(&image, end).await }).await;
     }
 }
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        let mut under_way = lock(&self.under_way);
-        if let Some(count) = under_way.get_mut(&self.image) {
-            *count -= 1;
-            if *count == 0 {
-                under_way.remove(&self.image);
-            }
+        if self.has_ended {
+            return;
+        }
+        let (access, image, before) = (self.access.clone(), self.image.clone(), self.before.clone());
+        // Without a runtime the agent ends, and its next life looks.
+        if let Ok(tokio) = tokio::runtime::Handle::try_current() {
+            tokio.spawn(async move { access.cut_off(image, before).await });
         }
     }
 }
 
 impl Access {
-    pub fn new(host: Arc<dyn Host>, clock: Clock, config: AccessConfig) -> Self {
-        let (known, writing) = (OnceCell::new(), tokio::sync::Mutex::default());
-        Access { host, clock, config, known, writing, under_way: Arc::default() }
+    pub fn new(host: Arc<dyn Host>, runtime: Arc<dyn Runtime>, clock: Clock, config: AccessConfig) -> Self {
+        let (known, writing) = (OnceCell::new(), Default::default());
+        Access(Arc::new(Shared { host, runtime, clock, config, known, writing }))
     }
 
     /// Whether a pod with these credentials may use an image that is on the node.
     pub async fn allows(&self, used: &Use<'_>, credentials: &[Credential]) -> bool {
-        if matches!(self.config.policy, PullCredentialsPolicy::Unset | PullCredentialsPolicy::NeverVerify) {
+        let config = &self.0.config;
+        if matches!(config.policy, PullCredentialsPolicy::Unset | PullCredentialsPolicy::NeverVerify) {
             return true;
         }
         match self.known().await {
-            Ok(known) => lock(known).allows(&self.config, used, credentials),
+            Ok(known) => lock(known).allows(config, used, credentials),
             Err(error) => {
-                warn!(%error, "records of pulled images are not readable, the registry is asked");
+                warn!(error, "records of pulled images are not readable, the registry is asked");
                 false
             }
         }
@@ -204,99 +234,191 @@ impl Access {
 
     /// Notes that a pull begins. Without the note it does not: an image that nobody knows to
     /// be pulled would be everybody's.
-    pub async fn begin(&self, image: &Reference) -> Result<Option<Begun>, HostError> {
-        if self.config.policy == PullCredentialsPolicy::Unset {
+    pub async fn begin(&self, image: &Reference, before: Option<String>) -> Result<Option<Begun>, String> {
+        if self.0.config.policy == PullCredentialsPolicy::Unset {
             return Ok(None);
         }
         let known = self.known().await?;
         let image = image.to_string();
-        let begun = Begun::new(image.clone(), &self.under_way);
-        let _writing = self.writing.lock().await;
         let name = file_name(&image);
-        if !lock(known).pulling.contains(&name) {
-            let intent = Intent { kind: "ImagePullIntent", api_version: API_VERSION, image: &image };
-            self.write("pulling", &name, &intent).await?;
-            lock(known).pulling.insert(name);
+        let _writing = self.writing(&name).lock().await;
+        if !lock(known).pulling.contains_key(&name) {
+            let (kind, api_version) = ("ImagePullIntent".to_owned(), API_VERSION.to_owned());
+            let intent = Intent { kind, api_version, image: image.clone() };
+            self.write("pulling", &name, &intent).await.map_err(|error| error.to_string())?;
         }
-        Ok(Some(begun))
+        lock(known).pulling.entry(name).or_default().under_way += 1;
+        Ok(Some(Begun { access: self.clone(), image, before, has_ended: false }))
     }
 
-    /// The pull brought nothing, which is certain.
-    pub async fn failed(&self, begun: Option<Begun>) {
-        if let (Some(begun), Some(known)) = (begun, self.known.get()) {
-            let _writing = self.writing.lock().await;
-            self.end(begun, known).await;
+    /// The pull brought nothing, and nothing will come of it if that `is_certain`.
+    pub async fn failed(&self, begun: Option<Begun>, is_certain: bool) {
+        if let Some(begun) = begun {
+            begun.ended(if is_certain { End::Nothing } else { End::Unknown }).await;
         }
     }
 
     /// The pull brought this image, with these credentials; with none it was anybody's.
     pub async fn pulled(&self, begun: Option<Begun>, used: &Use<'_>, worked: &[&Credential]) {
-        let (Some(begun), Some(known)) = (begun, self.known.get()) else { return };
-        let _writing = self.writing.lock().await;
-        let name = file_name(used.image_ref);
-        let before = lock(known).pulled.get(&name).cloned().flatten();
-        let mut record = before.clone().unwrap_or_else(|| PulledRecord {
-            kind: "ImagePulledRecord".into(),
-            api_version: API_VERSION.into(),
-            last_updated_time: String::new(),
-            image_ref: used.image_ref.to_owned(),
-            credential_mapping: BTreeMap::new(),
+        let Some(begun) = begun else { return };
+        let is_recorded = self.record(used.image_ref, |record| {
+            record.credential_mapping.entry(used.image.repository()).or_default().note(worked);
         });
-        record.credential_mapping.entry(used.image.repository()).or_default().note(worked);
-        if before.as_ref() != Some(&record) {
-            record.last_updated_time = self.clock.wall().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-            if let Err(error) = self.write("pulled", &name, &record).await {
-                // The intent stays, and so the next pod has to ask the registry.
-                warn!(%error, image = used.image_ref, "pulled image is not recorded");
+        match is_recorded.await {
+            Ok(()) => begun.ended(End::Recorded).await,
+            // The intent stays, and with it the doubt.
+            Err(error) => {
+                warn!(error, image = used.image_ref, "pulled image is not recorded");
+                begun.ended(End::Unknown).await;
+            }
+        }
+    }
+
+    /// Nobody waits for the pull any more. The runtime gives it up then, but it may have been
+    /// there already.
+    async fn cut_off(&self, image: String, before: Option<String>) {
+        let spec = ImageSpec { image: image.clone(), ..ImageSpec::default() };
+        let now = self.0.runtime.image_status(&spec).await.map(|image| image.map(|image| image.id));
+        let end = match now {
+            Ok(now) if now == before => End::Nothing,
+            Ok(_) | Err(_) => End::Unknown,
+        };
+        self.end(&image, end).await;
+    }
+
+    /// Takes the intent back, unless something may come yet.
+    async fn end(&self, image: &str, end: End) {
+        let Some(known) = self.0.known.get() else { return };
+        let name = file_name(image);
+        let _writing = self.writing(&name).lock().await;
+        {
+            let mut known = lock(known);
+            let Some(pulling) = known.pulling.get_mut(&name) else { return };
+            pulling.under_way = pulling.under_way.saturating_sub(1);
+            match end {
+                End::Nothing => {}
+                End::Unknown => pulling.is_in_doubt = true,
+                End::Recorded => pulling.is_in_doubt = false,
+            }
+            if pulling.under_way > 0 || pulling.is_in_doubt {
                 return;
             }
-            debug!(image = used.image_ref, "pulled image recorded");
-            lock(known).pulled.insert(name, Some(record));
+            // Before the file: a pull that begins while that goes must write it again.
+            known.pulling.remove(&name);
         }
-        self.end(begun, known).await;
-    }
-
-    /// Takes the intent back, unless another pull of the image is under way.
-    async fn end(&self, begun: Begun, known: &Mutex<Known>) {
-        let image = begun.image.clone();
-        drop(begun);
-        if lock(&self.under_way).contains_key(&image) {
-            return;
-        }
-        let name = file_name(&image);
-        match self.host.remove_file(&self.config.dir.join("pulling").join(&name)).await {
-            Ok(()) => {
-                lock(known).pulling.remove(&name);
-            }
-            Err(error) => warn!(%error, image, "note of a pull that has ended is not removed"),
+        if let Err(error) = self.0.host.remove_file(&self.0.config.dir.join("pulling").join(&name)).await {
+            warn!(%error, image, "note of a pull that has ended is not removed");
         }
     }
 
-    async fn known(&self) -> Result<&Mutex<Known>, HostError> {
-        self.known.get_or_try_init(|| self.read()).await
+    /// Changes the record of an image, or makes it.
+    async fn record(&self, image_ref: &str, change: impl FnOnce(&mut PulledRecord)) -> Result<(), String> {
+        let known = self.known().await?;
+        let name = file_name(image_ref);
+        let _writing = self.writing(&name).lock().await;
+        let before = lock(known).pulled.get(&name).cloned().flatten();
+        let mut record = before.clone().unwrap_or_else(|| PulledRecord::of_nobody(image_ref));
+        change(&mut record);
+        if before.as_ref() == Some(&record) {
+            return Ok(());
+        }
+        self.write_record(&name, &mut record).await?;
+        lock(known).pulled.insert(name, Some(record));
+        Ok(())
     }
 
-    async fn read(&self) -> Result<Mutex<Known>, HostError> {
-        let pulling = self.host.list_dir(&self.config.dir.join("pulling")).await?;
-        let mut known = Known { pulling: pulling.into_iter().collect(), pulled: BTreeMap::new() };
-        let dir = self.config.dir.join("pulled");
-        for name in self.host.list_dir(&dir).await? {
-            let file = dir.join(&name);
-            let text = self.host.read_file(&file, RECORD_BYTES_MAX).await?;
-            let record = serde_json::from_slice(&text.unwrap_or_default());
+    async fn write_record(&self, name: &str, record: &mut PulledRecord) -> Result<(), String> {
+        record.last_updated_time = self.0.clock.wall().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        self.write("pulled", name, record).await.map_err(|error| error.to_string())?;
+        debug!(image = record.image_ref, "pulled image recorded");
+        Ok(())
+    }
+
+    async fn known(&self) -> Result<&Mutex<Known>, String> {
+        self.0.known.get_or_try_init(|| self.read()).await
+    }
+
+    async fn read(&self) -> Result<Mutex<Known>, String> {
+        let mut known = Known::default();
+        for (name, text) in self.files("pulled").await? {
+            let record = text.and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string()));
             if let Err(error) = &record {
-                warn!(%error, file = %file.display(), "record of a pulled image is broken, the registry is asked for its image");
+                warn!(error, name, "record of a pulled image is broken, the registry is asked for its image");
             }
             known.pulled.insert(name, record.ok());
+        }
+        for (name, text) in self.files("pulling").await? {
+            let intent = text.and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string()));
+            match intent {
+                Ok(intent) => self.take_over(&mut known, &name, intent).await?,
+                // For which image it was is not known; its name is.
+                Err(error) => {
+                    warn!(error, name, "note of a pull is broken, the registry is asked for its image");
+                    known.pulling.insert(name, Pulling { under_way: 0, is_in_doubt: true });
+                }
+            }
         }
         Ok(Mutex::new(known))
     }
 
+    /// A pull that an earlier life began and did not end: if its image is there, it is
+    /// nobody's, under whatever name.
+    async fn take_over(&self, known: &mut Known, name: &str, intent: Intent) -> Result<(), String> {
+        let spec = ImageSpec { image: intent.image, ..ImageSpec::default() };
+        let found = self.0.runtime.image_status(&spec).await.map_err(|error| error.to_string())?;
+        if let Some(image) = found {
+            let of_image = file_name(&image.id);
+            if let Entry::Vacant(vacant) = known.pulled.entry(of_image) {
+                let mut record = PulledRecord::of_nobody(&image.id);
+                self.write_record(vacant.key(), &mut record).await?;
+                vacant.insert(Some(record));
+            }
+        }
+        let path = self.0.config.dir.join("pulling").join(name);
+        self.0.host.remove_file(&path).await.map_err(|error| error.to_string())
+    }
+
+    /// The files of one kind, each with its content or why there is none.
+    async fn files(&self, kind: &str) -> Result<Vec<(String, Result<Vec<u8>, String>)>, String> {
+        let dir = self.0.config.dir.join(kind);
+        let names = self.0.host.list_dir(&dir).await.map_err(|error| error.to_string())?;
+        let mut files = Vec::new();
+        for name in names.into_iter().filter(|name| name.starts_with(FILE_PREFIX)) {
+            let text = self.0.host.read_file(&dir.join(&name), RECORD_BYTES_MAX).await;
+            files.push((name, text.map(Option::unwrap_or_default).map_err(|error| error.to_string())));
+        }
+        Ok(files)
+    }
+
     async fn write(&self, kind: &str, name: &str, content: &impl Serialize) -> Result<(), HostError> {
-        let dir = self.config.dir.join(kind);
-        self.host.make_dir(&dir, DIR_MODE).await?;
+        let dir = self.0.config.dir.join(kind);
+        self.0.host.make_dir(&dir, DIR_MODE).await?;
         let text = serde_json::to_vec(content).expect("texts and maps of texts serialize");
-        self.host.write_file(&dir.join(name), &text, FILE_MODE, Durability::ThroughPowerCut).await
+        self.0.host.write_file(&dir.join(name), &text, FILE_MODE, Durability::ThroughPowerCut).await
+    }
+
+    fn writing(&self, name: &str) -> &tokio::sync::Mutex<()> {
+        let digit = name.chars().last().and_then(|digit| digit.to_digit(16)).unwrap_or_default();
+        &self.0.writing[digit as usize % self.0.writing.len()]
+    }
+}
+
+/// What came of a pull.
+enum End {
+    Nothing,
+    Unknown,
+    Recorded,
+}
+
+impl PulledRecord {
+    fn of_nobody(image_ref: &str) -> Self {
+        PulledRecord {
+            kind: "ImagePulledRecord".into(),
+            api_version: API_VERSION.into(),
+            last_updated_time: String::new(),
+            image_ref: image_ref.to_owned(),
+            credential_mapping: BTreeMap::new(),
+        }
     }
 }
 
@@ -312,7 +434,7 @@ fn is_listed(allowlist: &[String], repository: &str) -> bool {
 }
 
 fn file_name(of: &str) -> String {
-    format!("sha256-{}", sha256(of.as_bytes()))
+    format!("{FILE_PREFIX}{}", sha256(of.as_bytes()))
 }
 
 fn sha256(data: &[u8]) -> String {
@@ -384,7 +506,7 @@ mod tests {
             let config = AccessConfig { dir: PathBuf::new(), policy, allowlist };
             let mut known = Known::default();
             if pulling {
-                known.pulling.insert(file_name("reg.io/team/app:1"));
+                known.pulling.insert(file_name("reg.io/team/app:1"), Pulling::default());
             }
             known.allows(&config, &used, &[])
         };

@@ -1,8 +1,7 @@
 //! Which credentials fit an image.
 //!
 //! They come from the pod's pull secrets, from files of the node, and from credential
-//! providers. The most specific match is tried first; of equally specific ones those of the
-//! pod come before those of the node.
+//! providers, and are tried in this order; of one source the most specific match comes first.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -77,11 +76,15 @@ pub(super) struct Keyring {
 impl Keyring {
     /// Asks everybody who may know how to pull the image.
     pub async fn credentials(&self, image: &Reference, secrets: &[Secret]) -> Credentials {
-        let mut fitting = Fitting::of(image);
-        secrets.iter().for_each(|secret| fitting.add_secret(secret));
-        fitting.add(&Owner::Node, self.file_entries().await);
-        fitting.add(&Owner::Node, self.providers.entries(image).await);
-        fitting.sorted()
+        let mut of_pod = Fitting::of(image);
+        secrets.iter().for_each(|secret| of_pod.add_secret(secret));
+        let mut credentials = of_pod.sorted();
+        for entries in [self.file_entries().await.into_iter().collect(), self.providers.entries(image).await] {
+            let mut of_node = Fitting::of(image);
+            of_node.add(&Owner::Node, entries);
+            credentials.list.extend(of_node.sorted().list);
+        }
+        credentials
     }
 
     /// Read anew each time: whoever logs in on the node need not tell the agent.
@@ -216,12 +219,19 @@ pub(super) struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
+    /// Of a server as Docker's files name it.
     pub fn of(server: &'a str) -> Self {
-        let server = server.strip_prefix("https://").or_else(|| server.strip_prefix("http://")).unwrap_or(server);
-        let (host, path) = server.split_once('/').unwrap_or((server, ""));
+        let place = Place::of_pattern(server);
         // `docker login` writes the registry's API path, which is no part of image names.
-        let path = path.strip_prefix("v1/").or_else(|| path.strip_prefix("v2/")).unwrap_or(path);
-        Place { host, path: path.trim_end_matches('/') }
+        let path = place.path.strip_prefix("v1/").or_else(|| place.path.strip_prefix("v2/")).unwrap_or(place.path);
+        Place { path, ..place }
+    }
+
+    /// Of what is meant for the beginning of image names. A slash at its end ends a part.
+    pub fn of_pattern(pattern: &'a str) -> Self {
+        let pattern = pattern.strip_prefix("https://").or_else(|| pattern.strip_prefix("http://")).unwrap_or(pattern);
+        let (host, path) = pattern.split_once('/').unwrap_or((pattern, ""));
+        Place { host, path }
     }
 
     /// Ports must be equal; each label of the host may hold `*`s; the path is a prefix.
@@ -299,6 +309,9 @@ mod tests {
         check("reg.io/team/app", &["http://reg.io"], &["http://reg.io"]);
         check("reg.io/team/app", &["other.io"], &[]);
         check("reg.io/team/app", &["reg.io/team2"], &[]);
+        check("reg.io/team-other/app", &["reg.io/team"], &["reg.io/team"]);
+        check("reg.io/team-other/app", &["reg.io/team/"], &[]);
+        check("reg.io/team/app", &["reg.io/team/"], &["reg.io/team/"]);
         check("reg.io:5000/app", &["reg.io"], &[]);
         check("reg.io:5000/app", &["reg.io:5000"], &["reg.io:5000"]);
         check("a.reg.io/app", &["*.reg.io", "reg.io"], &["*.reg.io"]);

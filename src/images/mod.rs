@@ -200,7 +200,7 @@ impl Images {
                     files: config.credential_files,
                     providers: Providers::new(config.providers, Arc::new(Processes), clock.clone()),
                 },
-                access: Access::new(host, clock.clone(), config.access),
+                access: Access::new(host, runtime.clone(), clock.clone(), config.access),
                 runtime,
                 clock,
                 recorder,
@@ -240,16 +240,21 @@ impl Images {
                 "is present, but the pod has no credentials for it, and its pull policy is Never",
             )),
             (Step::Refuse, _) => Err(self.never_pulled(request, "is not present with pull policy of Never")),
-            (_, present) => self.pull(request, &reference, spec, present.is_some()).await,
+            (_, present) => self.pull(request, &reference, spec, present.map(|image| image.id.clone())).await,
         }
     }
 
     /// Whether the pod might have pulled what somebody else has.
     async fn may_use(&self, request: &ImageRequest<'_>, image: &Reference, image_ref: &str) -> bool {
         let (access, used) = (&self.shared.access, Use { image, image_ref });
-        // Most need no credentials, and looking them up may mean to run programs.
+        // Most need no credentials, and looking them up may mean to run programs. Nor does one
+        // whose pulls fail have others every time it asks.
         if access.allows(&used, &[]).await {
             return true;
+        }
+        let is_held = self.backoff().held(&uid(request.pod), &image.to_string(), self.shared.clock.now()).is_some();
+        if is_held && request.pull_policy != Some("Never") {
+            return false;
         }
         let credentials = self.shared.keyring.credentials(image, request.secrets).await;
         access.allows(&used, &credentials.list).await
@@ -266,10 +271,10 @@ impl Images {
         request: &ImageRequest<'_>,
         reference: &Reference,
         spec: ImageSpec,
-        is_present: bool,
+        present: Option<String>,
     ) -> Result<ReadyImage, ImageError> {
         let (name, began) = (request.image, self.shared.clock.now());
-        let pod = PodUid::new(request.pod.metadata.uid.as_deref().unwrap_or_default());
+        let pod = uid(request.pod);
         let full_name = reference.to_string();
         if let Some(held) = self.backoff().held(&pod, &full_name, began) {
             let message = format!("Back-off pulling image \"{name}\"");
@@ -286,13 +291,14 @@ impl Images {
         let outcome = self
             .recorded_pull(
                 reference,
+                present.clone(),
                 &list,
                 PullRequest {
                     image: full_name.clone(),
                     spec: ImageSpec { annotations: request.sandbox.annotations.clone(), ..spec },
                     auths: credentials::distinct(&list),
                     sandbox: request.sandbox.clone(),
-                    is_present,
+                    is_present: present.is_some(),
                     priority: priority(request.pod),
                 },
             )
@@ -325,9 +331,15 @@ impl Images {
     }
 
     /// Pulls, and notes for whom.
-    async fn recorded_pull(&self, image: &Reference, list: &[Credential], request: PullRequest) -> pulls::Outcome {
+    async fn recorded_pull(
+        &self,
+        image: &Reference,
+        before: Option<String>,
+        list: &[Credential],
+        request: PullRequest,
+    ) -> pulls::Outcome {
         let access = &self.shared.access;
-        let begun = access.begin(image).await.map_err(|error| PullFailure {
+        let begun = access.begin(image, before).await.map_err(|error| PullFailure {
             reason: Reason::ErrImagePull,
             message: format!("cannot note that the pull begins: {error}"),
             is_certain: true,
@@ -339,8 +351,7 @@ impl Images {
                     list.iter().filter(|credential| Some(&credential.auth) == pulled.auth.as_ref()).collect();
                 access.pulled(begun, &Use { image, image_ref: &pulled.image.id }, &worked).await;
             }
-            Err(failure) if failure.is_certain => access.failed(begun).await,
-            Err(_) => {}
+            Err(failure) => access.failed(begun, failure.is_certain).await,
         }
         outcome
     }
@@ -377,6 +388,10 @@ impl Images {
     fn listed(&self) -> std::sync::MutexGuard<'_, Option<Listed>> {
         self.shared.listed.lock().expect("nothing that holds the image list can panic")
     }
+}
+
+fn uid(pod: &Pod) -> PodUid {
+    PodUid::new(pod.metadata.uid.as_deref().unwrap_or_default())
 }
 
 /// A static pod goes before all others: the control plane may be among them.

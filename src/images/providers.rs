@@ -7,15 +7,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared, WeakShared};
+use futures::future::{BoxFuture, WeakShared};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -41,8 +47,12 @@ const RUN_WITHIN: Duration = Duration::from_secs(60);
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// What a log line may hold of what a program says of its failure.
 const COMPLAINT_BYTES_MAX: usize = 1 << 10;
-/// Answers kept; beyond it the oldest are asked for again.
+/// Answers kept; beyond it all are asked for again.
 const CACHED_MAX: usize = 1000;
+/// Programs that run at the same time.
+const PROGRAMS_MAX: usize = 5;
+/// Between the end of a program and that of its pipes, whichever comes first.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// One program, as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +83,7 @@ pub enum ProviderConfigError {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ConfigFile {
     #[serde(default)]
     api_version: String,
@@ -93,10 +103,8 @@ struct ProviderEntry {
     default_cache_duration: Option<GoDuration>,
     #[serde(default)]
     api_version: String,
-    #[serde(default)]
-    args: Vec<String>,
-    #[serde(default)]
-    env: Vec<Variable>,
+    args: Option<Vec<String>>,
+    env: Option<Vec<Variable>>,
     token_attributes: Option<serde_json::Value>,
 }
 
@@ -121,12 +129,16 @@ pub fn read_config(path: &Path, bin_dir: &Path) -> Result<Vec<Provider>, Provide
             extension.is_some_and(|extension| CONFIG_EXTENSIONS.contains(&extension))
         };
         paths = found.iter().map(std::fs::DirEntry::path).filter(is_ours).collect();
+        if paths.is_empty() {
+            return Err(ProviderConfigError::Empty { file: path.display().to_string() });
+        }
     }
     let read = |path: PathBuf| {
         let mut text = String::new();
-        open_regular(&path)
-            .and_then(|file| file.take(CONFIG_BYTES_MAX).read_to_string(&mut text))
-            .map_err(failed(&path))?;
+        let read = open_regular(&path).and_then(|file| file.take(CONFIG_BYTES_MAX).read_to_string(&mut text));
+        if read.map_err(failed(&path))? as u64 == CONFIG_BYTES_MAX {
+            return Err(failed(&path)(io::ErrorKind::FileTooLarge.into()));
+        }
         Ok((path.display().to_string(), text))
     };
     let files = paths.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
@@ -156,7 +168,7 @@ fn parse_config(files: &[(String, String)], bin_dir: &Path) -> Result<Vec<Provid
                 let why = format!("{:?} is configured twice", provider.name);
                 return Err(ProviderConfigError::Field { file: file.clone(), index, field: "name", why });
             }
-            if let Err(source) = std::fs::metadata(&provider.program) {
+            if let Err(source) = is_program(&provider.program) {
                 let program = provider.program.display().to_string();
                 return Err(ProviderConfigError::NoProgram { file: file.clone(), index, program, source });
             }
@@ -164,6 +176,14 @@ fn parse_config(files: &[(String, String)], bin_dir: &Path) -> Result<Vec<Provid
         }
     }
     Ok(providers)
+}
+
+fn is_program(path: &Path) -> io::Result<()> {
+    let metadata = std::fs::metadata(path)?;
+    match metadata.is_file() && metadata.permissions().mode() & 0o111 != 0 {
+        true => Ok(()),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not an executable file")),
+    }
 }
 
 impl ProviderEntry {
@@ -191,8 +211,8 @@ impl ProviderEntry {
             match_images: self.match_images,
             default_cache,
             api_version: self.api_version,
-            args: self.args,
-            env: self.env.into_iter().map(|variable| (variable.name, variable.value)).collect(),
+            args: self.args.unwrap_or_default(),
+            env: self.env.into_iter().flatten().map(|variable| (variable.name, variable.value)).collect(),
         })
     }
 }
@@ -213,43 +233,71 @@ impl Programs for Processes {
         let mut child = tokio::process::Command::new(&provider.program)
             .args(&provider.args)
             .envs(provider.env.iter().cloned())
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped())
-            .kill_on_drop(true)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
             .spawn()
             .map_err(|error| format!("cannot start {}: {error}", provider.program.display()))?;
+        let _group = Group(child.id());
         let (Some(mut stdin), Some(stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err("its pipes are not there".to_owned());
         };
-        let feed = async {
-            // One that does not want to hear it may still know the answer.
-            let _ = stdin.write_all(input).await;
-            drop(stdin);
+        let (mut answer, mut complaint) = (Vec::new(), Vec::new());
+        let status = {
+            let feed = async {
+                // One that does not want to hear it may still know the answer.
+                let _ = stdin.write_all(input).await;
+                drop(stdin);
+            };
+            let mut talk = pin!(async {
+                tokio::join!(
+                    feed,
+                    beginning(stdout, &mut answer, ANSWER_BYTES_MAX + 1),
+                    beginning(stderr, &mut complaint, COMPLAINT_BYTES_MAX)
+                )
+            });
+            tokio::select! {
+                biased;
+                // Cancel-safe: polled on below. A child of the program may keep its pipes for as
+                // long as it likes.
+                status = child.wait() => {
+                    let _ = tokio::time::timeout(LAST_WORDS_WITHIN, talk).await;
+                    status
+                }
+                // Cancel-safe: it ends only once. One that talks on is not listened to.
+                _ = &mut talk => match tokio::time::timeout(LAST_WORDS_WITHIN, child.wait()).await {
+                    Ok(status) => status,
+                    Err(_) => return Err("it does not end after it has answered".to_owned()),
+                }
+            }
         };
-        let ((), answer, complaint) =
-            tokio::join!(feed, beginning(stdout, ANSWER_BYTES_MAX + 1), beginning(stderr, COMPLAINT_BYTES_MAX));
-        let answer = answer.map_err(|error| error.to_string())?;
-        let status = child.wait().await.map_err(|error| error.to_string())?;
+        let status = status.map_err(|error| error.to_string())?;
         match status.success() {
             true if answer.len() > ANSWER_BYTES_MAX => Err("its answer is too long".to_owned()),
             true => Ok(answer),
-            false => {
-                let complaint = complaint.unwrap_or_default();
-                Err(format!("it ended with {status}: {}", String::from_utf8_lossy(&complaint).trim()))
-            }
+            false => Err(format!("it ended with {status}: {}", String::from_utf8_lossy(&complaint).trim())),
         }
     }
 }
 
-/// So much of what a program writes; the rest is read away, so that it comes to its end.
-async fn beginning(mut from: impl AsyncRead + Unpin, bytes_max: usize) -> io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    (&mut from).take(bytes_max as u64).read_to_end(&mut text).await?;
-    tokio::io::copy(&mut from, &mut tokio::io::sink()).await?;
-    Ok(text)
+/// Ends a program with all that it has started.
+struct Group(Option<u32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0.and_then(|id| i32::try_from(id).ok()) {
+            // All may have ended by themselves.
+            let _ = killpg(Pid::from_raw(leader), Signal::SIGKILL);
+        }
+    }
+}
+
+/// So much of what a program writes; then the pipe is closed, which ends one that talks on.
+async fn beginning(from: impl AsyncRead + Unpin, text: &mut Vec<u8>, bytes_max: usize) -> io::Result<usize> {
+    from.take(bytes_max as u64).read_to_end(text).await
 }
 
 #[derive(Serialize)]
@@ -284,18 +332,28 @@ enum CacheKeyType {
 /// All configured programs and what they answered.
 pub struct Providers {
     list: Vec<Provider>,
-    programs: Arc<dyn Programs>,
-    clock: Clock,
-    cache: Mutex<BTreeMap<CacheKey, Cached>>,
+    shared: Arc<Shared>,
     /// A burst of pods with the same image asks once.
     running: Mutex<Vec<Running>>,
 }
+
+struct Shared {
+    programs: Arc<dyn Programs>,
+    clock: Clock,
+    cache: Mutex<BTreeMap<CacheKey, Cached>>,
+    /// Programs at once. Who waits may find the answer when its turn comes.
+    turns: Semaphore,
+}
+
+type Entries = Arc<Vec<(String, Entry)>>;
+/// What a program says of one image, or nothing if it fails.
+type Asked = futures::future::Shared<BoxFuture<'static, Option<Entries>>>;
 
 /// A program on its way. Once all who wait for it are gone, so is the program.
 struct Running {
     provider: String,
     repository: String,
-    answer: WeakShared<BoxFuture<'static, Result<Arc<Answer>, String>>>,
+    asked: WeakShared<BoxFuture<'static, Option<Entries>>>,
 }
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -307,52 +365,66 @@ enum CacheKey {
 
 struct Cached {
     until: Instant,
-    entries: Arc<Vec<(String, Entry)>>,
+    entries: Entries,
 }
 
 impl Providers {
     pub fn new(list: Vec<Provider>, programs: Arc<dyn Programs>, clock: Clock) -> Self {
-        Providers { list, programs, clock, cache: Mutex::default(), running: Mutex::default() }
+        let shared = Shared { programs, clock, cache: Mutex::default(), turns: Semaphore::new(PROGRAMS_MAX) };
+        Providers { list, shared: Arc::new(shared), running: Mutex::default() }
     }
 
     /// The servers and credentials that the programs responsible for the image name.
     pub async fn entries(&self, image: &Reference) -> Vec<(String, Entry)> {
         let repository = image.repository();
-        let responsible =
-            |provider: &&Provider| provider.match_images.iter().any(|pattern| Place::of(pattern).holds(&repository));
+        let responsible = |provider: &&Provider| {
+            provider.match_images.iter().any(|pattern| Place::of_pattern(pattern).holds(&repository))
+        };
         let mut all = Vec::new();
         for provider in self.list.iter().filter(responsible) {
-            match self.ask(provider, image, &repository).await {
-                Ok(entries) => all.extend(entries.iter().cloned()),
-                Err(why) => {
-                    warn!(provider = provider.name, image = repository, why, "credential provider gives no answer");
-                }
-            }
+            let entries = self.asked(provider, image, &repository).await;
+            all.extend(entries.iter().flat_map(|entries| entries.iter().cloned()));
         }
         all
     }
 
-    async fn ask(
-        &self,
-        provider: &Provider,
-        image: &Reference,
-        repository: &str,
-    ) -> Result<Arc<Vec<(String, Entry)>>, String> {
-        let name = || provider.name.clone();
-        let keys = [
-            CacheKey::Image(name(), repository.to_owned()),
-            CacheKey::Registry(name(), image.domain.clone()),
-            CacheKey::Global(name()),
-        ];
-        let now = self.clock.now();
-        let kept = keys.iter().find_map(|key| {
-            self.cache().get(key).filter(|cached| cached.until > now).map(|cached| cached.entries.clone())
-        });
-        if let Some(entries) = kept {
-            return Ok(entries);
+    fn asked(&self, provider: &Provider, image: &Reference, repository: &str) -> Asked {
+        let mut running = self.running.lock().expect("nothing that holds the list of programs can panic");
+        running.retain(|run| run.asked.upgrade().is_some_and(|asked| asked.peek().is_none()));
+        let equal = running.iter().find(|run| run.provider == provider.name && run.repository == repository);
+        if let Some(asked) = equal.and_then(|run| run.asked.upgrade()) {
+            return asked;
         }
-        let answer = self.joined(provider, repository).await?;
-        let entries = Arc::new(answer.auth.clone().unwrap_or_default().into_iter().collect::<Vec<_>>());
+        let (shared, domain) = (self.shared.clone(), image.domain.clone());
+        let asked = shared.ask(provider.clone(), domain, repository.to_owned()).boxed().shared();
+        let weak = asked.downgrade().expect("a future that was not polled has not ended");
+        running.push(Running { provider: provider.name.clone(), repository: repository.to_owned(), asked: weak });
+        asked
+    }
+}
+
+impl Shared {
+    /// Borrows nothing: it outlives the pod that asked first.
+    async fn ask(self: Arc<Self>, provider: Provider, domain: String, repository: String) -> Option<Entries> {
+        let name = || provider.name.clone();
+        let keys =
+            [CacheKey::Image(name(), repository.clone()), CacheKey::Registry(name(), domain), CacheKey::Global(name())];
+        if let Some(entries) = self.kept(&keys) {
+            return Some(entries);
+        }
+        let _turn = self.turns.acquire().await.expect("the semaphore is never closed");
+        if let Some(entries) = self.kept(&keys) {
+            return Some(entries);
+        }
+        debug!(provider = provider.name, image = repository, "asking credential provider");
+        let answer = match self.run(&provider, &repository).await {
+            Ok(answer) => answer,
+            Err(why) => {
+                warn!(provider = provider.name, image = repository, why, "credential provider gives no answer");
+                return None;
+            }
+        };
+        let entries: Entries = Arc::new(answer.auth.unwrap_or_default().into_iter().collect());
         let [of_image, of_registry, global] = keys;
         let key = match answer.cache_key_type {
             CacheKeyType::Image => of_image,
@@ -369,21 +441,29 @@ impl Providers {
             }
             cache.insert(key, Cached { until: now + keep, entries: entries.clone() });
         }
-        Ok(entries)
+        Some(entries)
     }
 
-    fn joined(&self, provider: &Provider, repository: &str) -> Shared<BoxFuture<'static, Result<Arc<Answer>, String>>> {
-        let mut running = self.running.lock().expect("nothing that holds the list of programs can panic");
-        running.retain(|run| run.answer.upgrade().is_some_and(|answer| answer.peek().is_none()));
-        let equal = running.iter().find(|run| run.provider == provider.name && run.repository == repository);
-        if let Some(answer) = equal.and_then(|run| run.answer.upgrade()) {
-            return answer;
+    async fn run(&self, provider: &Provider, repository: &str) -> Result<Answer, String> {
+        let request =
+            Request { api_version: &provider.api_version, kind: "CredentialProviderRequest", image: repository };
+        let request = serde_json::to_vec(&request).expect("texts serialize");
+        let answer = tokio::time::timeout(RUN_WITHIN, self.programs.run(provider, &request)).await;
+        let answer = answer.map_err(|_| format!("no answer within {RUN_WITHIN:?}"))??;
+        // The place only: an error that quotes the text might quote a password.
+        let unreadable =
+            |error: serde_json::Error| format!("unreadable answer, at line {} column {}", error.line(), error.column());
+        let answer: Answer = serde_json::from_slice(&answer).map_err(unreadable)?;
+        if answer.api_version != provider.api_version || answer.kind != "CredentialProviderResponse" {
+            return Err(format!("its answer is no CredentialProviderResponse of {}", provider.api_version));
         }
-        debug!(provider = provider.name, image = repository, "asking credential provider");
-        let answer = ask(self.programs.clone(), provider.clone(), repository.to_owned()).boxed().shared();
-        let weak = answer.downgrade().expect("a future that was not polled has not ended");
-        running.push(Running { provider: provider.name.clone(), repository: repository.to_owned(), answer: weak });
-        answer
+        Ok(answer)
+    }
+
+    fn kept(&self, keys: &[CacheKey]) -> Option<Entries> {
+        let (now, cache) = (self.clock.now(), self.cache());
+        let cached = keys.iter().find_map(|key| cache.get(key).filter(|cached| cached.until > now))?;
+        Some(cached.entries.clone())
     }
 
     fn cache(&self) -> MutexGuard<'_, BTreeMap<CacheKey, Cached>> {
@@ -391,26 +471,8 @@ impl Providers {
     }
 }
 
-async fn ask(programs: Arc<dyn Programs>, provider: Provider, repository: String) -> Result<Arc<Answer>, String> {
-    let api_version = &provider.api_version;
-    let request = Request { api_version, kind: "CredentialProviderRequest", image: &repository };
-    let request = serde_json::to_vec(&request).expect("texts serialize");
-    let answer = tokio::time::timeout(RUN_WITHIN, programs.run(&provider, &request)).await;
-    let answer = answer.map_err(|_| format!("no answer within {RUN_WITHIN:?}"))??;
-    // The place only: an error that quotes the text might quote a password.
-    let unreadable =
-        |error: serde_json::Error| format!("unreadable answer, at line {} column {}", error.line(), error.column());
-    let answer: Answer = serde_json::from_slice(&answer).map_err(unreadable)?;
-    if answer.api_version != provider.api_version || answer.kind != "CredentialProviderResponse" {
-        return Err(format!("its answer is a {:?} of {:?}", answer.kind, answer.api_version));
-    }
-    Ok(Arc::new(answer))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use serde_json::json;
 
     use super::*;
@@ -449,15 +511,20 @@ mod tests {
         }
     }
 
+    fn program(path: &Path) {
+        std::fs::write(path, "").expect("written");
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("made executable");
+    }
+
     /// A directory with the programs `a` and `ask`, and a configuration beside it.
     fn config(providers: &str) -> Result<Vec<Provider>, String> {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
         let path = dir.path().join("c.yaml");
         let text =
             format!("{{kind: CredentialProviderConfig, apiVersion: kubelet.config.k8s.io/v1, providers: {providers}}}");
-        for (name, text) in [("c.yaml", text.as_str()), ("a", ""), ("ask", "")] {
-            std::fs::write(dir.path().join(name), text).expect("written");
-        }
+        std::fs::write(&path, text).expect("written");
+        ["a", "ask"].iter().for_each(|name| program(&dir.path().join(name)));
+        std::fs::write(dir.path().join("notes"), "").expect("written");
         read_config(&path, dir.path()).map_err(|error| error.to_string())
     }
 
@@ -546,6 +613,8 @@ mod tests {
         check(&format!("name: a, {rest}}}, {{name: a, {rest}"), "configured twice");
         assert!(config("[]").expect_err("empty").contains("no provider"));
         check(&format!("name: absent, {rest}"), "/absent: No such file");
+        check(&format!("name: notes, {rest}"), "/notes: not an executable file");
+        check(&format!("name: a, args: null, colour: red, {rest}"), "colour");
         assert!(one()[0].program.ends_with("ask"));
     }
 
@@ -554,7 +623,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
         let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("written");
         for name in ["one", "two"] {
-            write(name, "");
+            program(&dir.path().join(name));
         }
         let config = |name: &str| {
             format!(
@@ -573,28 +642,37 @@ mod tests {
         );
     }
 
+    /// Runs a shell script as the program.
+    async fn run(script: &str, input: &[u8]) -> Result<String, String> {
+        let mut provider = one().remove(0);
+        provider.program = "/bin/sh".into();
+        provider.args = vec!["-c".into(), script.into(), "sh".into(), "first".into()];
+        provider.env = vec![("WHO".into(), "me".into())];
+        Processes.run(&provider, input).await.map(|answer| String::from_utf8_lossy(&answer).into_owned())
+    }
+
     #[tokio::test]
     async fn a_real_program_gets_its_arguments_environment_and_request() {
-        let dir = tempfile::tempdir().expect("a temporary directory can be made");
-        let script =
-            "#!/bin/sh\nread -r request\necho \"$1 $WHO $request\"\n[ \"$1\" = good ] || { echo why >&2; exit 3; }\n";
-        let path = dir.path().join("ask");
-        std::fs::write(&path, script).expect("written");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("made executable");
-        let mut provider = one().remove(0);
-        provider.program = path;
-        provider.args = vec!["good".into()];
-        provider.env = vec![("WHO".into(), "me".into())];
-        assert_eq!(Processes.run(&provider, b"{}\n").await, Ok(b"good me {}\n".to_vec()));
-        provider.args = vec!["bad".into()];
-        let error = Processes.run(&provider, b"{}\n").await.expect_err("it failed");
+        assert_eq!(run("read -r line; echo \"$1 $WHO $line\"", b"{}\n").await, Ok("first me {}\n".into()));
+        let error = run("echo why >&2; exit 3", b"{}\n").await.expect_err("it failed");
         assert!(error.contains("why") && error.contains('3'), "{error}");
+    }
 
-        // One that does not read what it is told, and one that does not stop talking.
-        std::fs::write(&provider.program, "#!/bin/sh\necho fine\n").expect("written");
-        assert_eq!(Processes.run(&provider, &[b' '; 1 << 20]).await, Ok(b"fine\n".to_vec()));
-        std::fs::write(&provider.program, "#!/bin/sh\nhead -c 5000000 /dev/zero; head -c 5000000 /dev/zero >&2\n")
-            .expect("written");
-        assert_eq!(Processes.run(&provider, b"").await, Err("its answer is too long".to_owned()));
+    #[tokio::test]
+    async fn a_program_that_behaves_badly_is_neither_waited_for_nor_left_behind() {
+        assert_eq!(run("echo fine", &[b' '; 1 << 20]).await, Ok("fine\n".into()), "it does not listen");
+        let began = Instant::now();
+        let children = "sleep 600 & echo $!; sleep 600 >&- 2>&- &";
+        let child = run(children, b"").await.expect("it has answered, whatever its children do");
+        let children: Vec<i32> = child.lines().map(|pid| pid.parse().expect("a number")).collect();
+        let endless = run("exec yes", b"").await.expect_err("it never stops");
+        assert!(endless.contains("signal") || endless.contains("too long"), "{endless}");
+        let silent = run("exec sleep 600 >&- 2>&-", b"").await.expect_err("it says nothing more");
+        assert!(silent.contains("does not end"), "{silent}");
+        assert!(began.elapsed() < Duration::from_secs(30));
+        for child in children {
+            let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+            assert!(stat.is_empty() || stat.contains(" Z "), "{stat}");
+        }
     }
 }

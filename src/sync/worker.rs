@@ -133,8 +133,8 @@ struct Worker {
     /// Why containers could not be started at the last try.
     start_failures: BTreeMap<String, StartFailure>,
     retries: BTreeMap<Step, Retry>,
-    /// What the last round did, as far as it was told.
-    done: Vec<Action>,
+    /// What the last round did, as far as it was told, and how often it had failed before.
+    done: Vec<(Action, Option<Retry>)>,
     probes: PodProbes,
     begun_hooks: Arc<BegunHooks>,
     reporter: Reporter,
@@ -404,12 +404,12 @@ impl Worker {
         for (Done { step, result }, action) in report.into_iter().zip(actions) {
             match result {
                 Ok(()) => {
-                    self.done.push(action.clone());
                     self.prepared |= step == Step::Prepare;
                     if let Step::Container(name) = &step {
                         self.start_failures.remove(name);
                     }
-                    self.retries.remove(&step);
+                    let before = self.retries.remove(&step);
+                    self.done.push((action.clone(), before));
                 }
                 Err(failure) => {
                     let retry_at = failure.retry_at;
@@ -427,9 +427,10 @@ impl Worker {
     /// An action that is due again, right after it was done, did nothing, whatever was said:
     /// a runtime whose shim was killed answers so for a while. It waits like one that failed.
     fn hold_what_had_no_effect(&mut self, plan: &Plan) {
-        for action in std::mem::take(&mut self.done) {
+        for (action, before) in std::mem::take(&mut self.done) {
             if plan.actions.contains(&action) {
                 debug!(?action, "had no effect, will retry");
+                self.retries.extend(before.map(|before| (step(&action), before)));
                 self.failed(step(&action), None);
             }
         }
