@@ -46,7 +46,7 @@ use crate::status::StatusWriter;
 use crate::sync::cgroups::Cgroups;
 use crate::sync::mirror::{self, Mirrors};
 use crate::sync::user_namespaces::UserNamespaces;
-use crate::sync::{Context, Dispatcher, Hooks, SyncConfig, Wakes};
+use crate::sync::{Context, DeadContainers, Dispatcher, Hooks, SyncConfig, Wakes};
 use crate::volumes::Volumes;
 
 /// Source events that may wait for the dispatcher, which never waits for anyone.
@@ -263,6 +263,7 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: StaticPods
         Probes::new(caller, clock.clone(), recorder.clone(), version, move |uid| wakes.wake(uid))
     };
     let context = Context {
+        dead: DeadContainers::new(sync.dead.clone()),
         user_namespaces: UserNamespaces::new(host.clone(), sync.root_dir.clone(), sync.ids),
         logs: Logs::new(host.clone(), clock.clone(), reopen, config.logs),
         admission: Admission::new(),

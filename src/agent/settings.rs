@@ -21,7 +21,7 @@ use crate::node::NodeConfig;
 use crate::pleg::PlegConfig;
 use crate::pod::dns::{ClusterDns, Resolver, loopback_resolver, parse_resolv_conf};
 use crate::sync::launch::{CgroupConfig, KubepodsLimits, LaunchConfig, kubepods_settings};
-use crate::sync::{BackoffLimits, IdPool, SyncConfig};
+use crate::sync::{BackoffLimits, DeadLimits, IdPool, SyncConfig};
 
 const CONTAINER_LOGS_DIR: &str = "/var/log/containers";
 const BACKOFF_FIRST: Duration = Duration::from_secs(10);
@@ -69,6 +69,11 @@ pub async fn agent_config(
             container_logs_dir: CONTAINER_LOGS_DIR.into(),
             runtime_name: String::new(),
             backoff,
+            dead: DeadLimits {
+                per_container: usize::try_from(settings.flags.dead_containers_per_container_max).ok(),
+                in_all: settings.flags.dead_containers_max,
+                min_age: settings.flags.minimum_container_ttl,
+            },
             launch,
             admission,
             resolver,

@@ -129,15 +129,18 @@ pub const OPTION_FLAGS: &[OptionFlag] = &[
         OptionKind::Duration,
         "0s",
         "youngest dead container that may be removed",
-    ),
-    option(Deprecated, "maximum-dead-containers-per-container", Integer, "1", "dead instances kept of a container"),
+    )
+    .works(),
+    option(Deprecated, "maximum-dead-containers-per-container", Integer, "1", "dead instances kept of a container")
+        .works(),
     option(
         Deprecated,
         "maximum-dead-containers",
         Integer,
         "-1",
         "dead containers kept in all, negative for any number",
-    ),
+    )
+    .works(),
     option(Deprecated, "experimental-mounter-path", Text, "", "mount program to use"),
     option(
         Deprecated,

@@ -16,7 +16,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tracing::{Instrument, error, info, info_span, warn};
 
 use super::Context;
-use super::worker::{self, Desired, Doom, Stop, StopCause};
+use super::worker::{self, Desired, Doom, Stop, StopCause, is_terminal};
 use crate::events::EventType;
 use crate::pod::{self, PodRef, PodUid, Source};
 use crate::sources::{SourceEvent, mirror as content};
@@ -207,8 +207,9 @@ impl Dispatcher {
             }
         }
         if let Some(entry) = self.pods.get_mut(&uid) {
-            // Only what we wrote ourselves may have changed; the worker needs no wake-up then.
-            let changed = !same_but_for_status(&entry.pod, &pod);
+            // Only what we wrote ourselves may have changed; the worker needs no wake-up then,
+            // but to hear that the API knows how the pod ended.
+            let changed = !same_but_for_status(&entry.pod, &pod) || is_terminal(&entry.pod) != is_terminal(&pod);
             entry.pod = pod;
             entry.source = source;
             entry.present = true;

@@ -13,6 +13,7 @@
 
 mod admit;
 pub mod cgroups;
+mod dead;
 mod dispatcher;
 mod execute;
 mod hooks;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+pub use dead::{DeadContainers, DeadLimits};
 pub use dispatcher::Dispatcher;
 pub use hooks::Hooks;
 pub use plan::BackoffLimits;
@@ -68,6 +70,7 @@ pub struct Context {
     pub images: Images,
     pub logs: Logs,
     pub user_namespaces: UserNamespaces,
+    pub dead: DeadContainers,
     pub objects: Objects,
     pub recorder: Recorder,
     pub probes: Probes,
@@ -93,6 +96,7 @@ pub struct SyncConfig {
     /// The scheme of container ids, as the runtime names itself: `containerd`.
     pub runtime_name: String,
     pub backoff: BackoffLimits,
+    pub dead: DeadLimits,
     pub launch: launch::LaunchConfig,
     pub admission: AdmissionConfig,
     /// What the node itself asks for names.

@@ -4,7 +4,7 @@
 //! inputs. A plan never runs ahead of what has been seen: after its actions the worker reads
 //! the runtime again and asks for the next plan, until there is nothing left to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ pub struct Snapshot<'a> {
     pub exits_seen: &'a BTreeMap<ContainerId, Instant>,
     /// What probes say of the instances.
     pub standings: &'a Standings,
+    /// Dead instances that have to go.
+    pub condemned: &'a BTreeSet<ContainerId>,
     pub now: Instant,
     pub wall: Timestamp,
 }
@@ -175,7 +177,7 @@ pub fn sync(snapshot: &Snapshot) -> Plan {
         plan.actions.extend(strays(runtime, sandbox));
         plan.actions.extend(steps);
         plan.held = held;
-        plan.actions.extend(surplus(runtime, Some(&sandbox.id)));
+        plan.actions.extend(surplus(runtime, Some(&sandbox.id), snapshot.condemned));
         return plan;
     }
 
@@ -223,6 +225,12 @@ fn next_to_stop<'a>(pod: &Pod, runtime: &'a PodRuntime) -> impl Iterator<Item = 
         false => ranked.iter().map(|(rank, _)| *rank).max().flatten(),
     };
     ranked.into_iter().filter(move |(rank, _)| *rank == next).map(|(_, container)| container)
+}
+
+/// The plan for a pod that has ended and that somebody may still want to look at.
+pub fn keep_ended_pod(runtime: &PodRuntime, condemned: &BTreeSet<ContainerId>) -> Plan {
+    let newest = runtime.sandbox().map(|sandbox| &sandbox.id);
+    Plan { actions: surplus(runtime, newest, condemned), ..Plan::default() }
 }
 
 /// The plan for a pod that has ended and is no longer wanted: leave nothing in the runtime.
@@ -450,16 +458,10 @@ fn strays<'a>(runtime: &'a PodRuntime, sandbox: &'a Sandbox) -> impl Iterator<It
         .map(|container| stop(container, StopWhy::SandboxReplaced))
 }
 
-/// Dead instances beyond the newest of each container, and dead sandboxes nobody is in.
-fn surplus(runtime: &PodRuntime, keep: Option<&SandboxId>) -> Vec<Action> {
-    let mut actions = Vec::new();
-    let mut seen: Vec<&str> = Vec::new();
-    for container in runtime.containers.iter().filter(|container| container.exit().is_some()) {
-        if seen.contains(&container.name.as_str()) {
-            actions.push(remove(container));
-        }
-        seen.push(&container.name);
-    }
+/// Dead instances that have to go, and dead sandboxes nobody is in.
+fn surplus(runtime: &PodRuntime, keep: Option<&SandboxId>, condemned: &BTreeSet<ContainerId>) -> Vec<Action> {
+    let dead = runtime.containers.iter().filter(|container| container.exit().is_some());
+    let mut actions: Vec<_> = dead.filter(|container| condemned.contains(&container.id)).map(remove).collect();
     // Created in a sandbox that is gone: it will never be started.
     let orphaned = |container: &&Container| {
         container.state == ContainerState::Created && keep.is_some_and(|keep| container.sandbox_id != *keep)

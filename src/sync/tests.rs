@@ -8,11 +8,12 @@ use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
 use tokio::time::Instant;
 
 use super::plan::{self, BACKOFF_ANNOTATION, BackoffLimits, Plan, Snapshot};
+use super::{DeadContainers, DeadLimits, Wakes};
 use crate::cri::{
     Container, ContainerId, ContainerState, Exit, NamespaceMode, Sandbox, SandboxId, SandboxState, annotations,
 };
 use crate::pleg::PodRuntime;
-use crate::pod;
+use crate::pod::{self, PodUid};
 use crate::probes::{ProbeKind, Standing, Standings};
 
 const LIMITS: BackoffLimits = BackoffLimits {
@@ -148,6 +149,8 @@ fn plan_seen_for(seen: Duration, pod: &Pod, scene: Scene, prepared: bool, networ
     let (runtime, standings) = (scene.0.sorted(), scene.1);
     let now = Instant::now() + seen;
     let exits_seen = runtime.containers.iter().map(|container| (container.id.clone(), now - seen)).collect();
+    let dead = DeadContainers::new(DeadLimits::default());
+    let condemned = dead.look(&PodUid::new("u"), &runtime, false, noon(), &Wakes::default()).containers;
     plan::sync(&Snapshot {
         pod,
         runtime: &runtime,
@@ -156,6 +159,7 @@ fn plan_seen_for(seen: Duration, pod: &Pod, scene: Scene, prepared: bool, networ
         backoff: &LIMITS,
         exits_seen: &exits_seen,
         standings: &standings,
+        condemned: &condemned,
         now,
         wall: noon(),
     })

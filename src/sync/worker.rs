@@ -13,7 +13,7 @@
 //! Always true: a stage is never gone back; a wish to stop (or to stop sooner) interrupts
 //! whatever pass is under way, and the next pass reads the runtime anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::dead::Condemned;
 use super::execute::{Done, Round, StartFailure};
 use super::hooks::BegunHooks;
 use super::plan::{self, Action, Plan, Snapshot};
@@ -205,6 +206,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
         }
     }
     context.wakes.take_down(&uid);
+    context.dead.forget(&uid);
     uid
 }
 
@@ -256,7 +258,8 @@ impl Worker {
             }
         }
         let standings = self.look_at_probes(wish, &runtime);
-        let plan = self.plan(wish, &runtime, &standings);
+        let condemned = self.condemned(wish, &runtime);
+        let plan = self.plan(wish, &runtime, &standings, &condemned.containers);
         if plan.reached && self.stage < Stage::Cleaning {
             self.advance();
             return Outcome::Again;
@@ -265,15 +268,15 @@ impl Worker {
         match self.stage {
             Stage::Syncing => self.refresh_volumes(wish).await,
             Stage::Cleaning => return self.clean(wish).await,
-            Stage::Ended if wish.stop.is_none() => return Outcome::Idle { until: None },
-            Stage::Ended if plan.reached => return self.take_leave(wish).await,
+            Stage::Ended if wish.stop.is_some() && plan.reached => return self.take_leave(wish).await,
             Stage::Stopping | Stage::Ended => {}
         }
         self.hold_what_had_no_effect(&plan);
         let actions: Vec<_> =
             plan.actions.iter().filter(|action| self.waits_for(&step(action)).is_none()).cloned().collect();
         if actions.is_empty() {
-            return Outcome::Idle { until: self.look_again(wish, &plan) };
+            let later = condemned.look_again_in.map(|wait| self.context.clock.now() + wait);
+            return Outcome::Idle { until: self.look_again(wish, &plan).into_iter().chain(later).min() };
         }
         self.execute(wish, &runtime, &plan, &actions).await
     }
@@ -290,6 +293,20 @@ impl Worker {
                 Stage::Cleaning | Stage::Ended => probes::Stage::Over,
             },
         })
+    }
+
+    /// What is dead and goes, while the pod stays.
+    fn condemned(&self, wish: &Desired, runtime: &PodRuntime) -> Condemned {
+        let stays = self.stage == Stage::Syncing || (self.stage == Stage::Ended && wish.stop.is_none());
+        if !stays {
+            return Condemned::default();
+        }
+        // The API never has the last word on a static pod: its containers alone tell that it ended.
+        let is_told = self.stage == Stage::Ended && is_terminal(&wish.pod) && !wish.source.is_static();
+        if self.stage == Stage::Ended && !is_told {
+            return Condemned::default();
+        }
+        self.context.dead.look(&self.uid, runtime, is_told, self.context.clock.wall(), &self.context.wakes)
     }
 
     fn note_exits(&mut self, runtime: &PodRuntime) {
@@ -367,7 +384,13 @@ impl Worker {
         };
     }
 
-    fn plan(&mut self, wish: &Desired, runtime: &PodRuntime, standings: &Standings) -> Plan {
+    fn plan(
+        &mut self,
+        wish: &Desired,
+        runtime: &PodRuntime,
+        standings: &Standings,
+        condemned: &BTreeSet<ContainerId>,
+    ) -> Plan {
         match self.stage {
             Stage::Syncing => plan::sync(&Snapshot {
                 pod: &wish.pod,
@@ -377,11 +400,13 @@ impl Worker {
                 backoff: &self.context.config.backoff,
                 exits_seen: &self.exits_seen,
                 standings,
+                condemned,
                 now: self.context.clock.now(),
                 wall: self.context.clock.wall(),
             }),
             Stage::Stopping => plan::stop_pod(&wish.pod, runtime),
             Stage::Cleaning => Plan::default(),
+            Stage::Ended if wish.stop.is_none() => plan::keep_ended_pod(runtime, condemned),
             Stage::Ended => plan::remove_pod(runtime),
         }
     }
@@ -521,7 +546,7 @@ impl Worker {
     }
 }
 
-fn is_terminal(pod: &Pod) -> bool {
+pub fn is_terminal(pod: &Pod) -> bool {
     matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 

@@ -19,7 +19,7 @@ use ferrolet::pod::dns::{ClusterDns, Resolver};
 use ferrolet::pod::{PodUid, Source};
 use ferrolet::sources::SourceEvent;
 use ferrolet::sync::launch::{CgroupConfig, LaunchConfig};
-use ferrolet::sync::{BackoffLimits, IdPool, SyncConfig};
+use ferrolet::sync::{BackoffLimits, DeadLimits, IdPool, SyncConfig};
 use jiff::tz::TimeZone;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
@@ -176,6 +176,9 @@ fn tell(state: &State, as_list: bool, steps: Vec<SourceEvent>) {
     }
 }
 
+/// So few that ended pods have to give some up.
+const DEAD_MAX: usize = 4;
+
 fn config() -> AgentConfig {
     AgentConfig {
         node: NodeConfig {
@@ -208,6 +211,7 @@ fn config() -> AgentConfig {
                 max: Duration::from_secs(300),
                 reset_after: Duration::from_secs(600),
             },
+            dead: DeadLimits { per_container: Some(1), in_all: Some(DEAD_MAX), min_age: Duration::from_secs(20) },
             launch: LaunchConfig {
                 pod_logs_dir: POD_LOGS_DIR.into(),
                 seccomp_dir: "/var/lib/kubelet/seccomp".into(),

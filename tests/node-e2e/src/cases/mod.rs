@@ -3,6 +3,7 @@
 
 mod admission;
 mod api_faults;
+mod dead_containers;
 mod environment;
 mod hooks;
 mod images;
@@ -36,6 +37,7 @@ pub fn all() -> Vec<Case> {
         network::CASES,
         security::CASES,
         user_namespaces::CASES,
+        dead_containers::CASES,
         admission::CASES,
         sidecars::CASES,
         resources::CASES,
