@@ -56,13 +56,21 @@ pub struct Condemned {
 #[derive(Default)]
 pub struct DeadContainers {
     limits: DeadLimits,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
     /// Those old enough to be removed.
-    pods: Mutex<BTreeMap<PodUid, Vec<Dead>>>,
+    pods: BTreeMap<PodUid, Vec<Dead>>,
+    /// Whose pods were woken for them. What cannot be removed now would otherwise have its
+    /// pods wake each other for ever.
+    announced: BTreeSet<ContainerId>,
 }
 
 impl DeadContainers {
     pub fn new(limits: DeadLimits) -> Self {
-        DeadContainers { limits, pods: Mutex::default() }
+        DeadContainers { limits, table: Mutex::default() }
     }
 
     /// Tells what has ended in a pod, and hears what has to go. `is_told` is whether the API
@@ -79,18 +87,20 @@ impl DeadContainers {
             condemned.extend(old.iter().filter(|one| !one.is_needed).map(|one| one.id.clone()));
         }
         if let Some(max) = self.limits.in_all {
-            let mut pods = self.pods.lock().expect("nothing that holds the dead can panic");
-            pods.insert(uid.clone(), old);
-            let mut all = beyond_all(&pods, max);
-            condemned.extend(all.remove(uid).unwrap_or_default());
-            all.keys().for_each(|other| wakes.wake(other));
+            let mut table = self.table.lock().expect("nothing that holds the dead can panic");
+            table.pods.insert(uid.clone(), old);
+            let all = beyond_all(&table.pods, max);
+            condemned.extend(all.get(uid).into_iter().flatten().cloned());
+            let news = |ids: &BTreeSet<ContainerId>| !ids.is_subset(&table.announced);
+            all.iter().filter(|(other, ids)| *other != uid && news(ids)).for_each(|(other, _)| wakes.wake(other));
+            table.announced = all.into_values().flatten().collect();
         }
         Condemned { containers: condemned, look_again_in }
     }
 
     /// The pod is gone.
     pub fn forget(&self, uid: &PodUid) {
-        self.pods.lock().expect("nothing that holds the dead can panic").remove(uid);
+        self.table.lock().expect("nothing that holds the dead can panic").pods.remove(uid);
     }
 
     /// Whether more may have to go than what is beyond the newest.
