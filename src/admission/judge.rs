@@ -66,7 +66,7 @@ pub fn judge(facts: &NodeFacts<'_>, taken: &[Taken<'_>], pod: &Pod, source: Sour
 
 /// What the API says of the node, in which others advertise their resources, and over it
 /// what we have just read.
-fn allocatable(facts: &NodeFacts<'_>) -> Figures {
+pub(super) fn allocatable(facts: &NodeFacts<'_>) -> Figures {
     let mut all = amounts(facts.node.status.as_ref().and_then(|status| status.allocatable.as_ref()));
     all.extend(facts.allocatable.clone());
     fit::figures(&all)

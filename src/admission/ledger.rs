@@ -8,8 +8,9 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::watch;
 
 use super::judge::{Judgement, Taken, judge};
+use super::resize::Wish;
 use super::{NodeFacts, Refusal, is_critical};
-use crate::pod::{PodRef, PodUid, Source};
+use crate::pod::{PodRef, PodUid, Source, allocation};
 
 /// What a worker is told about its pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,17 +34,20 @@ pub struct Admission {
 }
 
 #[derive(Default)]
-struct Pods {
-    by_uid: BTreeMap<PodUid, Entry>,
-    /// How many were ever heard of.
-    count: u64,
+pub(super) struct Pods {
+    pub by_uid: BTreeMap<PodUid, Entry>,
+    /// How many pods and wishes were ever heard of.
+    pub count: u64,
 }
 
-struct Entry {
-    pod: Arc<Pod>,
-    source: Source,
+pub(super) struct Entry {
+    /// With the resources that are allocated to it.
+    pub pod: Arc<Pod>,
+    pub source: Source,
     turn: Turn,
     standing: Standing,
+    /// What it wishes to have in place of that.
+    pub wish: Option<Wish>,
 }
 
 /// Older pods come first; static ones, which have no such time, before all others. What is
@@ -82,7 +86,10 @@ impl Admission {
         pods.count += 1;
         let turn = (created, pods.count);
         let uid = PodRef::of(pod).uid;
-        pods.by_uid.entry(uid).or_insert_with(|| Entry { pod: pod.clone(), source, turn, standing });
+        pods.by_uid.entry(uid).or_insert_with(|| {
+            let pod = if source.is_static() { pod.clone() } else { allocation::of_status(pod) };
+            Entry { pod, source, turn, standing, wish: None }
+        });
     }
 
     /// The pod was taken in an earlier life of the agent.
@@ -98,6 +105,7 @@ impl Admission {
             && !matches!(entry.standing, Standing::Refused(_))
         {
             entry.standing = Standing::Released;
+            entry.wish = None;
         }
         self.free(uid);
     }
@@ -115,6 +123,10 @@ impl Admission {
             }
         }
         self.victims.send_if_modified(|victims| victims.remove(uid));
+        self.told_free();
+    }
+
+    pub(super) fn told_free(&self) {
         self.freed.send_replace(());
     }
 
@@ -123,7 +135,7 @@ impl Admission {
         self.victims.subscribe()
     }
 
-    /// Changes whenever a pod that awaits others may ask again.
+    /// Changes whenever a pod that awaits others, or more resources, may ask again.
     pub fn freed(&self) -> watch::Receiver<()> {
         self.freed.subscribe()
     }
@@ -182,7 +194,7 @@ impl Admission {
         }
     }
 
-    fn pods(&self) -> MutexGuard<'_, Pods> {
+    pub(super) fn pods(&self) -> MutexGuard<'_, Pods> {
         self.pods.lock().expect("nothing that holds the ledger can panic")
     }
 }
@@ -196,6 +208,11 @@ impl Default for Admission {
 impl Entry {
     fn is_waiting(&self) -> bool {
         matches!(self.standing, Standing::Waiting { .. })
+    }
+
+    /// It has what it asked for, until it has ended.
+    pub fn holds(&self) -> bool {
+        matches!(self.standing, Standing::Admitted | Standing::Preempting(_) | Standing::Victim)
     }
 }
 

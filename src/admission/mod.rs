@@ -5,6 +5,10 @@
 //! taken already and the new one. [`Admission`] is the ledger of those decisions: pods are
 //! judged in the order of their creation, each once, and what was decided stays.
 //!
+//! The ledger also says what a pod has been given of CPU and memory. A pod that wishes for
+//! other amounts (`resize.rs`) gets them when there is room; those that wait are looked at
+//! again whenever some is freed.
+//!
 //! No task runs here. In: pods as the dispatcher learns of them, the node as the worker sees
 //! it. Out: an [`Answer`] to the worker, and victims of preemption for the dispatcher.
 //!
@@ -19,6 +23,7 @@ mod judge;
 mod ledger;
 mod ports;
 mod preemption;
+mod resize;
 mod sysctls;
 mod taints;
 #[cfg(test)]
@@ -28,6 +33,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 
 pub use judge::{Judgement, judge};
 pub use ledger::{Admission, Answer};
+pub use resize::{Allocation, Pending};
 
 use crate::pod::Source;
 use crate::pod::resources::Amounts;

@@ -3,6 +3,7 @@
 //! Everything here is a pure function of API objects. Nothing reads a file, a clock or the
 //! network, so that the loops above can be tested with values.
 
+pub mod allocation;
 pub mod containers;
 pub mod dns;
 pub mod env;
