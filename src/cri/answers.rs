@@ -204,6 +204,10 @@ pub(super) fn container_status(answer: wire::ContainerStatusResponse) -> Result<
     })
 }
 
+pub(super) fn memory_usage(answer: wire::ContainerStatsResponse) -> Option<u64> {
+    answer.stats?.memory?.usage_bytes.map(|usage| usage.value)
+}
+
 fn container_user(user: wire::LinuxContainerUser) -> ContainerUser {
     ContainerUser { uid: user.uid, gid: user.gid, supplemental_groups: user.supplemental_groups }
 }

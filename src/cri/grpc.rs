@@ -17,8 +17,8 @@ use super::wire::image_service_client::ImageServiceClient;
 use super::wire::runtime_service_client::RuntimeServiceClient;
 use super::{
     Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerSummary, CriError, Executed, FilesystemUsage,
-    Image, ImageSpec, Result, Runtime, RuntimeEvent, RuntimeStatus, RuntimeVersion, Sandbox, SandboxConfig, SandboxId,
-    Scope, answers, requests, wire,
+    Image, ImageSpec, LinuxResources, Result, Runtime, RuntimeEvent, RuntimeStatus, RuntimeVersion, Sandbox,
+    SandboxConfig, SandboxId, Scope, answers, requests, wire,
 };
 
 /// Flow-control windows of one stream and of the whole connection. Nothing of this size is
@@ -259,6 +259,22 @@ impl Runtime for GrpcRuntime {
         let request = wire::RemoveContainerRequest { container_id: id.as_str().to_owned() };
         self.within_timeout("RemoveContainer", self.runtime().remove_container(request)).await?;
         Ok(())
+    }
+
+    async fn update_container(&self, id: &ContainerId, resources: &LinuxResources) -> Result<()> {
+        let request = wire::UpdateContainerResourcesRequest {
+            container_id: id.as_str().to_owned(),
+            linux: Some(requests::linux_resources(resources)),
+            annotations: Default::default(),
+        };
+        self.within_timeout("UpdateContainerResources", self.runtime().update_container_resources(request)).await?;
+        Ok(())
+    }
+
+    async fn memory_usage(&self, id: &ContainerId) -> Result<Option<u64>> {
+        let request = wire::ContainerStatsRequest { container_id: id.as_str().to_owned() };
+        let answer = self.within_timeout("ContainerStats", self.runtime().container_stats(request)).await?;
+        Ok(answers::memory_usage(answer))
     }
 
     async fn reopen_container_log(&self, id: &ContainerId) -> Result<()> {

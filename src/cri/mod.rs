@@ -541,6 +541,11 @@ pub trait Runtime: Send + Sync + 'static {
     /// SIGTERM, then SIGKILL once `grace` has passed. The call lasts as long as that takes.
     async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<()>;
     async fn remove_container(&self, id: &ContainerId) -> Result<()>;
+    /// Changes what a running container may use. Figures that are 0 stay as they are; -1 takes
+    /// a limit away.
+    async fn update_container(&self, id: &ContainerId, resources: &LinuxResources) -> Result<()>;
+    /// Bytes that a running container uses now, where the runtime can say.
+    async fn memory_usage(&self, id: &ContainerId) -> Result<Option<u64>>;
     /// From now on the log is written to a new file of the old name, unless there is one.
     async fn reopen_container_log(&self, id: &ContainerId) -> Result<()>;
     /// Runs a command in a running container and waits for its end. Without `timeout` it may

@@ -175,7 +175,7 @@ fn security_profile(profile: &SecurityProfile) -> wire::SecurityProfile {
     wire::SecurityProfile { profile_type: profile_type.into(), localhost_ref }
 }
 
-fn linux_resources(resources: &LinuxResources) -> wire::LinuxContainerResources {
+pub(super) fn linux_resources(resources: &LinuxResources) -> wire::LinuxContainerResources {
     wire::LinuxContainerResources {
         cpu_period: resources.cpu_period,
         cpu_quota: resources.cpu_quota,

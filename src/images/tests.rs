@@ -183,6 +183,12 @@ impl Runtime for FakeRuntime {
     async fn remove_container(&self, _: &ContainerId) -> Result<()> {
         unused()
     }
+    async fn update_container(&self, _: &ContainerId, _: &LinuxResources) -> Result<()> {
+        unused()
+    }
+    async fn memory_usage(&self, _: &ContainerId) -> Result<Option<u64>> {
+        unused()
+    }
     async fn reopen_container_log(&self, _: &ContainerId) -> Result<()> {
         unused()
     }

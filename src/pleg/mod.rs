@@ -17,7 +17,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -27,7 +27,7 @@ pub use health::RuntimeHealth;
 pub use state::PodRuntime;
 pub use task::{PlegConfig, run};
 
-use crate::cri::{self, Container, ContainerStateKind, CriError, Runtime, SandboxState, Scope};
+use crate::cri::{self, Container, ContainerId, ContainerStateKind, CriError, Runtime, SandboxState, Scope};
 use crate::host::Host;
 use crate::pod::PodUid;
 
@@ -79,6 +79,8 @@ struct Entry {
     read_at_hint: Option<u64>,
     /// What the last relist saw, to tell the next one whether anything moved.
     listed: Vec<(String, Listed)>,
+    /// Containers that may have changed though their state did not.
+    distrusted: BTreeSet<ContainerId>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -129,7 +131,7 @@ impl Pleg {
     /// What the runtime holds of a pod: from the cache when nothing hinted at a change since
     /// the last read, else read afresh.
     pub async fn current(&self, uid: &PodUid) -> cri::Result<Arc<PodRuntime>> {
-        let (hints, cached) = {
+        let (hints, cached, distrusted) = {
             let mut entries = self.entries();
             // Everything was listed and nothing was ever seen or done of this pod: a new one.
             let is_new = *self.shared.listed.borrow() && !entries.contains_key(uid);
@@ -140,11 +142,14 @@ impl Pleg {
             if entry.read_at_hint == Some(entry.hints) {
                 return Ok(entry.runtime.clone());
             }
-            (entry.hints, entry.runtime.clone())
+            (entry.hints, entry.runtime.clone(), entry.distrusted.clone())
         };
-        let fresh = Arc::new(self.read(uid, &cached).await?);
+        let fresh = Arc::new(self.read(uid, &cached, &distrusted).await?);
         let mut entries = self.entries();
         let entry = entries.entry(uid.clone()).or_default();
+        if entry.hints == hints {
+            entry.distrusted.clear();
+        }
         entry.runtime = fresh.clone();
         entry.read_at_hint = Some(hints);
         entry.listed = listed_lines(&fresh);
@@ -167,6 +172,12 @@ impl Pleg {
         self.entries().entry(uid.clone()).or_default().hints += 1;
     }
 
+    /// To be called, under a [`changing`](Pleg::changing), before a call that changes a
+    /// container and leaves its state: its status is read again too.
+    pub fn distrust(&self, uid: &PodUid, id: &ContainerId) {
+        self.entries().entry(uid.clone()).or_default().distrusted.insert(id.clone());
+    }
+
     /// Drops a pod that is gone from the runtime and from every source.
     pub fn forget(&self, uid: &PodUid) {
         self.entries().remove(uid);
@@ -187,8 +198,14 @@ impl Pleg {
     }
 
     /// Reads one pod. Statuses that cannot have changed since `cached` are taken from it:
-    /// a container's status is fixed once its state is the same as before.
-    async fn read(&self, uid: &PodUid, cached: &PodRuntime) -> cri::Result<PodRuntime> {
+    /// a container's status is fixed once its state is the same as before, unless somebody
+    /// distrusts it.
+    async fn read(
+        &self,
+        uid: &PodUid,
+        cached: &PodRuntime,
+        distrusted: &BTreeSet<ContainerId>,
+    ) -> cri::Result<PodRuntime> {
         let scope = Scope::Pod(uid.clone());
         let runtime = &self.shared.runtime;
         let (sandboxes, containers) =
@@ -210,7 +227,7 @@ impl Pleg {
         }
         for listed in containers {
             let known = cached.containers.iter().find(|known| known.id == listed.id && known.kind() == listed.state);
-            match known {
+            match known.filter(|known| !distrusted.contains(&known.id)) {
                 Some(known) => read.containers.push(known.clone()),
                 None => match runtime.container_status(&listed.id).await {
                     Ok(mut status) => {

@@ -30,6 +30,8 @@ pub struct StatusInput<'a> {
     pub previous: Option<&'a PodStatus>,
     /// Why a container that should run does not, by container name.
     pub start_errors: &'a BTreeMap<String, WaitingReason>,
+    /// How far a resize is. The resources of `pod` are those that are allocated.
+    pub resize: &'a Resize,
     /// What probes say of the instances that somebody probes.
     pub probes: &'a BTreeMap<ContainerId, Probed>,
     /// Addresses of this node, primary first; empty until the node knows them.
@@ -87,6 +89,29 @@ impl Verdict {
 pub fn deadline(pod: &Pod, start_time: Timestamp) -> Option<Timestamp> {
     let seconds = spec(pod).active_deadline_seconds?;
     Some(start_time.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX))
+}
+
+/// A resize of a pod that is not over.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Resize {
+    pub pending: Option<PendingResize>,
+    pub in_progress: Option<ResizeInProgress>,
+}
+
+/// The pod wishes for resources that it does not get, for now or for ever.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PendingResize {
+    /// `Deferred` or `Infeasible`.
+    pub reason: &'static str,
+    pub message: String,
+}
+
+/// The pod was given resources that its containers do not have yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ResizeInProgress {
+    /// The generation of the pod that wished for them.
+    pub generation: Option<i64>,
+    pub error: Option<String>,
 }
 
 /// Why a container waits, e.g. `ErrImagePull`.

@@ -50,7 +50,18 @@ pub(super) fn conditions(
         let message = Some(verdict.message.clone()).filter(|message| !message.is_empty());
         list.push(("DisruptionTarget", Finding { holds: true, reason: Some("TerminationByKubelet"), message }));
     }
-    list.into_iter().map(|(kind, finding)| stamped(kind, finding, input, earlier)).collect()
+    let mut list: Vec<_> = list.into_iter().map(|(kind, finding)| stamped(kind, finding, input, earlier)).collect();
+    if let Some(pending) = &input.resize.pending {
+        let finding = Finding { holds: true, reason: Some(pending.reason), message: Some(pending.message.clone()) };
+        list.push(stamped("PodResizePending", finding, input, earlier));
+    }
+    if let Some(progress) = &input.resize.in_progress {
+        let reason = progress.error.as_ref().map(|_| "Error");
+        let finding = Finding { holds: true, reason, message: progress.error.clone() };
+        let condition = stamped("PodResizeInProgress", finding, input, earlier);
+        list.push(PodCondition { observed_generation: progress.generation, ..condition });
+    }
+    list
 }
 
 fn stamped(kind: &str, finding: Finding, input: &StatusInput<'_>, earlier: &[PodCondition]) -> PodCondition {

@@ -167,6 +167,13 @@ impl Subject<'_> {
             (Some(newest), second) => self.of_instance(newest, second),
             (None, _) => self.without_instance(),
         };
+        // What is allocated is to be found in the API by a later life of the agent.
+        let is_told = status.resources.is_some() || self.input.resize.pending.is_some();
+        if is_told && status.container_id.is_none() && self.role != Role::Ephemeral {
+            let granted = granted(self.container);
+            status.allocated_resources = granted.requests.clone().filter(|requests| !requests.is_empty());
+            status.resources = Some(granted);
+        }
         self.show_start_error(&mut status);
         // The API always shows the field, empty or not; saying the same keeps them equal.
         status.last_state.get_or_insert_default();

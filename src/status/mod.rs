@@ -20,8 +20,12 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use compute::{Cause, Computed, Probed, Stage, StatusInput, Verdict, WaitingReason, compute, deadline};
+pub use compute::{
+    Cause, Computed, PendingResize, Probed, Resize, ResizeInProgress, Stage, StatusInput, Verdict, WaitingReason,
+    compute, deadline,
+};
 pub use outbox::Flush;
 pub use phase::Phase;
+pub use resources::granted;
 pub use restart::restartable;
 pub use writer::StatusWriter;

@@ -18,7 +18,7 @@ type Amounts = BTreeMap<String, ApiQuantity>;
 
 /// What the spec grants, written as the API server writes it: a static pod's manifest may
 /// have it in other ways.
-pub(super) fn granted(container: &Container) -> ResourceRequirements {
+pub fn granted(container: &Container) -> ResourceRequirements {
     let canonical = |amounts: &Option<Amounts>| {
         let amounts = amounts.as_ref()?;
         let text = |amount: &ApiQuantity| parse(&amount.0).map_or_else(|_| amount.clone(), api);

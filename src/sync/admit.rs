@@ -1,6 +1,7 @@
 //! Asking whether the node takes a pod, and what the answer means for it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -9,8 +10,9 @@ use tracing::debug;
 
 use super::Context;
 use super::worker::Desired;
-use crate::admission::{Answer, NodeFacts};
+use crate::admission::{Allocation, Answer, NodeFacts};
 use crate::events::EventType;
+use crate::node::NodeView;
 use crate::pleg::PodRuntime;
 use crate::pod::PodUid;
 use crate::status::{Cause, Verdict};
@@ -55,16 +57,22 @@ pub(super) async fn admit(context: &Context, uid: &PodUid, wish: &Desired, runti
 fn ask(context: &Context, uid: &PodUid, fresh: Option<&Option<Node>>) -> Answer {
     let view = context.node.borrow().clone();
     let Some(view) = view else { return Answer::NeedsFreshNode };
-    let supplemental_groups_policy =
-        context.pleg.health().borrow().status.as_ref().map(|(_, status)| status.supplemental_groups_policy);
-    let facts = NodeFacts {
-        config: &context.config.admission,
-        node: fresh.and_then(Option::as_ref).unwrap_or(&view.node),
-        allocatable: &view.allocatable,
-        supplemental_groups_policy,
-    };
+    let node = fresh.and_then(Option::as_ref).unwrap_or(&view.node);
+    let facts = facts(context, &view, node);
     let known: BTreeSet<PodUid> = context.pleg.known().into_iter().collect();
     context.admission.ask(uid, &facts, |uid| known.contains(uid), fresh.is_some())
+}
+
+fn facts<'a>(context: &'a Context, view: &'a NodeView, node: &'a Node) -> NodeFacts<'a> {
+    let supplemental_groups_policy =
+        context.pleg.health().borrow().status.as_ref().map(|(_, status)| status.supplemental_groups_policy);
+    NodeFacts { config: &context.config.admission, node, allocatable: &view.allocatable, supplemental_groups_policy }
+}
+
+/// What the pod has by now of what it wishes for; `None` while nobody knows the node.
+pub(super) fn resize(context: &Context, uid: &PodUid, pod: &Arc<Pod>) -> Option<Allocation> {
+    let view = context.node.borrow().clone()?;
+    Some(context.admission.resize(uid, pod, &facts(context, &view, &view.node)))
 }
 
 /// `None` where nobody tells; what is known of the node then counts.

@@ -1,8 +1,8 @@
 //! The cgroup levels above the containers, kept right as pods come and go.
 //!
 //! The kubepods and QoS levels depend on all pods, so their weights are recomputed here when
-//! a pod joins or leaves; the write is skipped when nothing changed. A pod's own level is
-//! written once, before its sandbox.
+//! a pod joins, leaves or is resized; the write is skipped when nothing changed. A pod's own
+//! level is written before its sandbox, and when the pod is resized.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,8 +33,8 @@ impl Cgroups {
         Cgroups { host, config, levels: Mutex::default() }
     }
 
-    /// Makes a pod's cgroup, with all levels above it.
-    pub async fn ensure(&self, uid: &PodUid, pod: &Arc<Pod>) -> Result<(), HostError> {
+    /// Makes a pod's cgroup with these settings, and all levels above it.
+    pub async fn ensure(&self, uid: &PodUid, pod: &Arc<Pod>, settings: &CgroupSettings) -> Result<(), HostError> {
         if !self.config.per_qos {
             return Ok(());
         }
@@ -43,8 +43,8 @@ impl Cgroups {
             levels.pods.insert(uid.clone(), pod.clone());
             self.write(&mut levels).await?;
         }
-        let (path, settings) = launch::pod_cgroup(pod, &self.config);
-        self.host.ensure_cgroup(&path, &settings).await
+        let (path, _) = launch::pod_cgroup(pod, &self.config);
+        self.host.ensure_cgroup(&path, settings).await
     }
 
     /// Removes a pod's cgroup, wherever it is, and whatever still runs in it.

@@ -18,7 +18,7 @@ use super::launch::{self, SandboxInputs};
 use super::plan::{Action, StopWhy};
 use super::user_namespaces::UserNamespaceError;
 use super::worker::{Desired, Step, StopCause};
-use super::{Context, hooks, start};
+use super::{Context, hooks, resize, start};
 use crate::cri::{self, ContainerId, CriError, IdRange, RuntimeHandler, SandboxConfig};
 use crate::events::EventType;
 use crate::host::HostError;
@@ -105,6 +105,7 @@ impl Round<'_> {
             }
             Action::StopSandbox { id } => (Step::Sandbox, self.settle(self.context.runtime.stop_sandbox(id).await)),
             Action::RemoveSandbox { id } => (Step::Sandbox, self.settle(self.context.runtime.remove_sandbox(id).await)),
+            Action::Resize(resize) => (Step::Resize, resize::carry_out(self, resize).await),
             Action::StartContainer { name, kind, attempt, backoff_after } => {
                 (Step::Container(name.clone()), start::start(self, name, *kind, *attempt, *backoff_after).await)
             }
@@ -124,7 +125,8 @@ impl Round<'_> {
     async fn prepare(&self) -> Result<(), StartFailure> {
         let pod = &self.wish.pod;
         let context = self.context;
-        if let Err(error) = context.cgroups.ensure(self.uid, pod).await {
+        let settings = resize::pod_cgroup(pod, self.runtime, &context.config.launch);
+        if let Err(error) = context.cgroups.ensure(self.uid, pod, &settings).await {
             let message = format!("unable to ensure pod container exists: {}", chain(&error));
             warn!(error = chain(&error), "cannot make the pod's cgroup, will retry");
             self.pod_event(EventType::Warning, "FailedCreatePodContainer", message.clone());
@@ -236,6 +238,7 @@ impl Round<'_> {
                 format!("Stopping container {name}")
             }
             StopWhy::DefinitionChanged => format!("Container {name} definition changed, will be restarted"),
+            StopWhy::Resized => format!("Container {name} resize requires restart"),
             // With the last container the pod ends, and upstream says that instead.
             StopWhy::ProbeFailed { will_restart: false, .. } if self.is_last_regular(name) => {
                 format!("Stopping container {name}")

@@ -2,7 +2,8 @@
 //!
 //! The dispatcher (`dispatcher.rs`) keeps one worker (`worker.rs`) for each pod. A worker
 //! reads a snapshot, asks `plan.rs`, a pure function, what to do, and has `execute.rs` do
-//! it. `cgroups.rs` and `mirror.rs` keep what belongs to all pods together.
+//! it; `resize.rs` is the part of both that is about resources. `cgroups.rs` and `mirror.rs`
+//! keep what belongs to all pods together.
 //!
 //! Tasks: the dispatcher, one per pod, one for mirror pods.
 //! In: source events (channel), wake-ups (`Wakes`). Out: CRI calls, volumes, cgroups,
@@ -21,6 +22,7 @@ pub mod launch;
 pub mod mirror;
 pub mod plan;
 mod report;
+mod resize;
 mod start;
 pub mod user_namespaces;
 mod wakes;

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod};
 use tokio::time::Instant;
 
+use super::resize::Resize;
 use crate::config::GoDuration;
 use crate::cri::{
     Container, ContainerId, ContainerState, NamespaceMode, Sandbox, SandboxId, SandboxState, annotations,
@@ -40,6 +41,8 @@ pub struct Snapshot<'a> {
     pub standings: &'a Standings,
     /// Dead instances that have to go.
     pub condemned: &'a BTreeSet<ContainerId>,
+    /// What has to be done so that containers have what is allocated to them.
+    pub resize: &'a Resize,
     pub now: Instant,
     pub wall: Timestamp,
 }
@@ -94,6 +97,8 @@ pub enum Action {
         name: String,
         id: ContainerId,
     },
+    /// Gives running containers, and the pod around them, other resources.
+    Resize(Resize),
     StopSandbox {
         id: SandboxId,
     },
@@ -106,6 +111,8 @@ pub enum Action {
 pub enum StopWhy {
     PodStops,
     DefinitionChanged,
+    /// It has to restart to have the resources that are allocated to it.
+    Resized,
     SandboxReplaced,
     StateUnknown,
     /// A liveness or startup probe gave it up.
@@ -175,6 +182,9 @@ pub fn sync(snapshot: &Snapshot) -> Plan {
             return plan;
         }
         plan.actions.extend(strays(runtime, sandbox));
+        if snapshot.resize.is_action() {
+            plan.actions.push(Action::Resize(snapshot.resize.clone()));
+        }
         plan.actions.extend(steps);
         plan.held = held;
         plan.actions.extend(surplus(runtime, Some(&sandbox.id), snapshot.condemned));
@@ -284,9 +294,14 @@ fn failed_probe(snapshot: &Snapshot, instance: &Container) -> Option<ProbeKind> 
     snapshot.standings.get(&instance.id).and_then(|standing| standing.failed)
 }
 
-/// It runs what it should, and no probe has given it up.
+/// It runs what it should with what it should have, and no probe has given it up.
 fn is_well(snapshot: &Snapshot, instance: &Container, spec: &ContainerSpec) -> bool {
-    !is_changed(instance, spec) && failed_probe(snapshot, instance).is_none()
+    !is_changed(instance, spec) && !is_outgrown(snapshot, instance) && failed_probe(snapshot, instance).is_none()
+}
+
+/// It was made with other resources than are allocated now, and cannot change.
+fn is_outgrown(snapshot: &Snapshot, instance: &Container) -> bool {
+    snapshot.resize.outgrown.contains(&instance.id)
 }
 
 /// The container's own restart policy, else the pod's.
@@ -388,6 +403,13 @@ fn advance(
             steps.push(stop(newest, StopWhy::DefinitionChanged));
             steps.push(start(Duration::ZERO));
         }
+        // One that a probe gave up goes for that, with all that follows.
+        Some((ContainerState::Running { .. }, newest))
+            if is_outgrown(snapshot, newest) && failed_probe(snapshot, newest).is_none() =>
+        {
+            steps.push(stop(newest, StopWhy::Resized));
+            steps.push(start(Duration::ZERO));
+        }
         // What follows is for the restart policy and the back-off, as after any other end.
         Some((ContainerState::Running { .. }, newest)) => {
             let Some(probe) = failed_probe(snapshot, newest) else { return };
@@ -397,7 +419,7 @@ fn advance(
         Some((ContainerState::Unknown, newest)) => {
             steps.push(stop(newest, StopWhy::StateUnknown));
         }
-        Some((ContainerState::Created, newest)) if is_changed(newest, spec) => {
+        Some((ContainerState::Created, newest)) if is_changed(newest, spec) || is_outgrown(snapshot, newest) => {
             steps.push(remove(newest));
             steps.push(start(Duration::ZERO));
         }
@@ -410,7 +432,7 @@ fn advance(
                 Some(newest) if kind == Kind::Init && newest.exit().is_some_and(|exit| exit.exit_code == 0) => {
                     Default::default()
                 }
-                Some(newest) => back_off(newest, spec, snapshot.backoff),
+                Some(newest) => back_off(snapshot, newest, spec),
                 None => Default::default(),
             };
             let remaining = newest.map_or(Duration::ZERO, |newest| remaining(snapshot, newest, wait));
@@ -424,7 +446,8 @@ fn advance(
 }
 
 /// The wait after the exit of `newest`, and the one its successor will carry.
-fn back_off(newest: &Container, spec: &ContainerSpec, limits: &BackoffLimits) -> (Duration, Duration) {
+fn back_off(snapshot: &Snapshot, newest: &Container, spec: &ContainerSpec) -> (Duration, Duration) {
+    let limits = snapshot.backoff;
     let Some(exit) = newest.exit() else { return (Duration::ZERO, Duration::ZERO) };
     let lasted = match (exit.started_at.unwrap_or(newest.created_at), exit.finished_at) {
         (started, Some(finished)) => Duration::try_from(finished.duration_since(started)).unwrap_or_default(),
@@ -432,7 +455,9 @@ fn back_off(newest: &Container, spec: &ContainerSpec, limits: &BackoffLimits) ->
     };
     let carried = newest.annotations.get(BACKOFF_ANNOTATION).and_then(|seconds| seconds.parse().ok());
     let wait = match carried {
-        _ if lasted > limits.reset_after || is_changed(newest, spec) => Duration::ZERO,
+        _ if lasted > limits.reset_after => Duration::ZERO,
+        // What failed was something else, or had too little.
+        _ if is_changed(newest, spec) || is_outgrown(snapshot, newest) => Duration::ZERO,
         Some(seconds) => Duration::from_secs(seconds).min(limits.max),
         None => Duration::ZERO,
     };
@@ -556,6 +581,7 @@ impl fmt::Display for Action {
                 match why {
                     StopWhy::PodStops => "the pod stops",
                     StopWhy::DefinitionChanged => "its definition changed",
+                    StopWhy::Resized => "it gets other resources",
                     StopWhy::SandboxReplaced => "its sandbox is replaced",
                     StopWhy::StateUnknown => "its state is unknown",
                     StopWhy::ProbeFailed { probe: ProbeKind::Startup, .. } => "its startup probe failed",
@@ -563,6 +589,7 @@ impl fmt::Display for Action {
                 }
             ),
             Action::RemoveContainer { name, .. } => write!(f, "remove a dead {name}"),
+            Action::Resize(resize) => write!(f, "{resize}"),
             Action::StopSandbox { .. } => write!(f, "stop sandbox"),
             Action::RemoveSandbox { .. } => write!(f, "remove sandbox"),
         }

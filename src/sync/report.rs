@@ -32,6 +32,7 @@ pub struct Progress<'a> {
     pub failures: &'a BTreeMap<String, StartFailure>,
     pub verdict: Option<&'a Verdict>,
     pub standings: &'a Standings,
+    pub resize: &'a status::Resize,
 }
 
 /// Where the pod's servers listen.
@@ -76,7 +77,7 @@ impl Reporter {
         plan: &Plan,
         progress: &Progress<'_>,
     ) {
-        let Progress { stage, failures, verdict, standings } = *progress;
+        let Progress { stage, failures, verdict, standings, resize } = *progress;
         let mut start_errors: BTreeMap<String, WaitingReason> = failures
             .iter()
             .map(|(name, failure)| {
@@ -112,6 +113,7 @@ impl Reporter {
             verdict,
             previous: self.last.as_ref(),
             start_errors: &start_errors,
+            resize,
             probes: &probed,
             host_ips: node.as_ref().map_or(&[], |node| node.host_ips.as_slice()),
             handled_since: self.handled_since,

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::plan::{self, BACKOFF_ANNOTATION, BackoffLimits, Plan, Snapshot};
 use super::{DeadContainers, DeadLimits, Wakes};
+use super::resize::{Resize, Update, UpdateKind};
 use crate::cri::{
     Container, ContainerId, ContainerState, Exit, NamespaceMode, Sandbox, SandboxId, SandboxState, annotations,
 };
@@ -51,7 +52,7 @@ fn with_init(mut pod: Pod, init: &[(&str, bool)]) -> Pod {
 
 /// A runtime described step by step.
 #[derive(Default)]
-struct Scene(PodRuntime, Standings);
+struct Scene(PodRuntime, Standings, Resize);
 
 impl Scene {
     fn sandbox(mut self, attempt: u32, state: SandboxState) -> Self {
@@ -128,6 +129,13 @@ impl Scene {
         self
     }
 
+    /// The newest described container was made with other resources.
+    fn outgrown(mut self) -> Self {
+        let newest = self.0.containers.last().expect("a container was described");
+        self.2.outgrown.insert(newest.id.clone());
+        self
+    }
+
     /// The newest described container was made from another image.
     fn outdated(mut self) -> Self {
         let newest = self.0.containers.last_mut().expect("a container was described");
@@ -146,7 +154,7 @@ fn plan_of(pod: &Pod, scene: Scene, prepared: bool, network_ready: bool) -> Plan
 
 /// The plan of a worker that saw all exits so long ago.
 fn plan_seen_for(seen: Duration, pod: &Pod, scene: Scene, prepared: bool, network_ready: bool) -> Plan {
-    let (runtime, standings) = (scene.0.sorted(), scene.1);
+    let (runtime, standings, resize) = (scene.0.sorted(), scene.1, scene.2);
     let now = Instant::now() + seen;
     let exits_seen = runtime.containers.iter().map(|container| (container.id.clone(), now - seen)).collect();
     let dead = DeadContainers::new(DeadLimits::default());
@@ -160,6 +168,7 @@ fn plan_seen_for(seen: Duration, pod: &Pod, scene: Scene, prepared: bool, networ
         exits_seen: &exits_seen,
         standings: &standings,
         condemned: &condemned,
+        resize: &resize,
         now,
         wall: noon(),
     })
@@ -482,4 +491,31 @@ fn sidecars_stop_after_all_others_and_the_last_one_first() {
     let sidecars = ready().running("s", 0, 0).running("t", 0, 0).exited("a", 0, 0, 0);
     assert_eq!(stops(sidecars), "stop t because the pod stops\n");
     assert_eq!(stops(ready().running("s", 0, 0).exited("t", 0, 0, 0)), "stop s because the pod stops\n");
+}
+
+#[test]
+fn a_container_that_cannot_take_its_new_resources_is_replaced_at_once() {
+    check(
+        pod("Always", &["a", "b"]),
+        ready().running("b", 0, 0).running("a", 0, 0).outgrown(),
+        &["stop a because it gets other resources", "start a again, attempt 1"],
+    );
+    let crashed = || ready().exited("a", 0, 1, 137).carrying(300);
+    check(pod("Always", &["a"]), crashed(), &["hold a for its back-off of 5m0s"]);
+    check(pod("Always", &["a"]), crashed().outgrown(), &["start a again, attempt 2"]);
+    let created = ready().container("a", 0, 0, ContainerState::Created).outgrown();
+    check(pod("Always", &["a"]), created, &["remove a dead a", "start a again, attempt 1"]);
+    check(pod("Never", &["a"]), ready().exited("a", 0, 0, 1).outgrown(), &["done"]);
+}
+
+#[test]
+fn resources_change_before_containers_start() {
+    let mut scene = ready().running("a", 0, 0).exited("b", 0, 0, 1);
+    scene.2.updates.push(Update {
+        name: "a".into(),
+        id: ContainerId::new("a0"),
+        kind: UpdateKind::LessCpu,
+        resources: Default::default(),
+    });
+    check(pod("Always", &["a", "b"]), scene, &["resize: less CPU for a", "start b again, attempt 1"]);
 }

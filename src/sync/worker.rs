@@ -28,6 +28,7 @@ use super::execute::{Done, Round, StartFailure};
 use super::hooks::BegunHooks;
 use super::plan::{self, Action, Plan, Snapshot};
 use super::report::{Progress, Reporter};
+use super::resize::{Resize, Resizing};
 use super::{Context, admit, execute, report};
 use crate::cri::ContainerId;
 use crate::events::EventType;
@@ -113,6 +114,7 @@ pub enum Step {
     Prepare,
     Sandbox,
     Container(String),
+    Resize,
     Clean,
 }
 
@@ -137,6 +139,7 @@ struct Worker {
     /// What the last round did, as far as it was told, and how often it had failed before.
     done: Vec<(Action, Option<Retry>)>,
     probes: PodProbes,
+    resizing: Resizing,
     begun_hooks: Arc<BegunHooks>,
     reporter: Reporter,
     began: Instant,
@@ -162,6 +165,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
         retries: BTreeMap::new(),
         done: Vec::new(),
         probes: context.probes.of_pod(&uid),
+        resizing: Resizing::new(&context),
         begun_hooks: Arc::default(),
         reporter: Reporter::new(&context),
         began: context.clock.now(),
@@ -201,6 +205,8 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
                     worker.retries.clear();
                 }
             }
+            // Cancel-safe: a change stays marked unseen until the next look.
+            () = worker.resizing.room_changed() => {}
             // Cancel-safe: a timer.
             () = sleep_until(until) => {}
         }
@@ -250,6 +256,9 @@ impl Worker {
         self.note_exits(&runtime);
         self.judge(wish, &runtime).await;
         self.enter_stage(wish, &runtime);
+        // From here on the pod is as it is wished for, but for what the node does not give it.
+        let is_open = self.stage == Stage::Syncing && self.admitted;
+        let wish = &self.resizing.allocate(&self.context, &self.uid, wish, is_open);
         if self.stage == Stage::Stopping {
             // A shorter grace begins when it is asked for.
             let grace = wish.grace_seconds();
@@ -259,7 +268,11 @@ impl Worker {
         }
         let standings = self.look_at_probes(wish, &runtime);
         let condemned = self.condemned(wish, &runtime);
-        let plan = self.plan(wish, &runtime, &standings, &condemned.containers);
+        let resize = match self.stage {
+            Stage::Syncing => self.resizing.decide(&self.context, wish, &runtime),
+            Stage::Stopping | Stage::Cleaning | Stage::Ended => Resize::default(),
+        };
+        let plan = self.plan(wish, &runtime, &standings, &condemned.containers, &resize);
         if plan.reached && self.stage < Stage::Cleaning {
             self.advance();
             return Outcome::Again;
@@ -390,6 +403,7 @@ impl Worker {
         runtime: &PodRuntime,
         standings: &Standings,
         condemned: &BTreeSet<ContainerId>,
+        resize: &Resize,
     ) -> Plan {
         match self.stage {
             Stage::Syncing => plan::sync(&Snapshot {
@@ -401,6 +415,7 @@ impl Worker {
                 exits_seen: &self.exits_seen,
                 standings,
                 condemned,
+                resize,
                 now: self.context.clock.now(),
                 wall: self.context.clock.wall(),
             }),
@@ -429,7 +444,13 @@ impl Worker {
         for (Done { step, result }, action) in report.into_iter().zip(actions) {
             match result {
                 Ok(()) => {
-                    self.prepared |= step == Step::Prepare;
+                    if step == Step::Prepare {
+                        self.prepared = true;
+                        self.resizing.prepared(&self.context, wish, runtime);
+                    }
+                    if let Action::Resize(resize) = action {
+                        self.resizing.carried_out(&self.context, wish, resize, Ok(()));
+                    }
                     if let Step::Container(name) = &step {
                         self.start_failures.remove(name);
                     }
@@ -438,6 +459,9 @@ impl Worker {
                 }
                 Err(failure) => {
                     let retry_at = failure.retry_at;
+                    if let Action::Resize(resize) = action {
+                        self.resizing.carried_out(&self.context, wish, resize, Err(&failure));
+                    }
                     if let Step::Container(name) = &step {
                         self.start_failures.insert(name.clone(), failure);
                     }
@@ -536,11 +560,16 @@ impl Worker {
             return;
         }
         let standings = self.probes.standings();
+        let resize = match self.stage {
+            Stage::Syncing => self.resizing.report(),
+            Stage::Stopping | Stage::Cleaning | Stage::Ended => status::Resize::default(),
+        };
         let progress = Progress {
             stage: self.stage,
             failures: &self.start_failures,
             verdict: self.verdict.as_ref(),
             standings: &standings,
+            resize: &resize,
         };
         self.reporter.publish(&self.context, wish, runtime, plan, &progress);
     }
@@ -553,6 +582,7 @@ pub fn is_terminal(pod: &Pod) -> bool {
 fn step(action: &Action) -> Step {
     match action {
         Action::Prepare => Step::Prepare,
+        Action::Resize(_) => Step::Resize,
         Action::CreateSandbox { .. } | Action::StopSandbox { .. } | Action::RemoveSandbox { .. } => Step::Sandbox,
         Action::StartContainer { name, .. }
         | Action::ResumeContainer { name, .. }

@@ -567,3 +567,40 @@ fn the_qos_class_is_told() {
         Some("Burstable")
     );
 }
+
+#[test]
+fn a_resize_is_told_until_it_is_over() {
+    use super::super::{PendingResize, ResizeInProgress};
+    let told = |case: &Case| {
+        let conditions = case.compute().status.conditions.unwrap_or_default();
+        let of_resize = conditions.into_iter().filter(|condition| condition.type_.starts_with("PodResize"));
+        let line = |it: PodCondition| {
+            let text = |text: Option<String>| text.unwrap_or_default();
+            let generation = it.observed_generation.unwrap_or(0);
+            format!("{} {} {} {generation}", it.type_, text(it.reason), text(it.message))
+        };
+        of_resize.map(line).collect::<Vec<_>>()
+    };
+    let mut case = Case::new(ONE, &["sandbox", "web/0 running"]);
+    case.pod.metadata.generation = Some(3);
+    assert!(told(&case).is_empty());
+    case.resize.pending = Some(PendingResize { reason: "Deferred", message: "no room".into() });
+    case.resize.in_progress = Some(ResizeInProgress { generation: Some(2), error: None });
+    assert_eq!(told(&case), ["PodResizePending Deferred no room 3", "PodResizeInProgress   2"]);
+    case.resize.pending = None;
+    case.resize.in_progress = Some(ResizeInProgress { generation: Some(3), error: Some("too little".into()) });
+    assert_eq!(told(&case), ["PodResizeInProgress Error too little 3"]);
+}
+
+#[test]
+fn what_is_allocated_is_told_though_the_container_is_gone() {
+    let spec = "{containers: [{name: web, image: a, resources: {requests: {cpu: 1}}}]}";
+    let allocated = |case: &Case| {
+        let status = case.compute().status.container_statuses.unwrap_or_default().remove(0);
+        status.allocated_resources.map(|amounts| amounts["cpu"].0.clone())
+    };
+    let mut case = Case::new(spec, &["sandbox"]);
+    assert_eq!(allocated(&case), None);
+    case.resize.pending = Some(super::super::PendingResize { reason: "Deferred", message: String::new() });
+    assert_eq!(allocated(&case).as_deref(), Some("1"));
+}

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 
-use super::{Computed, Stage, StatusInput, Verdict, WaitingReason};
+use super::{Computed, Resize, Stage, StatusInput, Verdict, WaitingReason};
 use crate::cri::{self, ContainerId, Exit, Sandbox, SandboxId, SandboxState};
 use crate::pleg::PodRuntime;
 use crate::pod::Source;
@@ -106,6 +106,7 @@ struct Case {
     verdict: Option<Verdict>,
     previous: Option<PodStatus>,
     start_errors: BTreeMap<String, WaitingReason>,
+    resize: Resize,
     probes: BTreeMap<ContainerId, super::Probed>,
     host_ips: Vec<&'static str>,
     now: i64,
@@ -121,6 +122,7 @@ impl Case {
             verdict: None,
             previous: None,
             start_errors: BTreeMap::new(),
+            resize: Resize::default(),
             probes: BTreeMap::new(),
             host_ips: vec!["192.168.0.1"],
             now: 100,
@@ -162,6 +164,7 @@ impl Case {
             verdict: self.verdict.as_ref(),
             previous: self.previous.as_ref(),
             start_errors: &self.start_errors,
+            resize: &self.resize,
             probes: &self.probes,
             host_ips: &host_ips,
             handled_since: at(0),

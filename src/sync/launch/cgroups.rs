@@ -98,6 +98,20 @@ pub(super) fn cgroup_parent(pod: &Pod, config: &CgroupConfig) -> String {
     }
 }
 
+/// Bytes of a memory limit that is none, as the kernel itself tells it on v1.
+const MEMORY_UNLIMITED: u64 = (1 << 63) - 4096;
+
+/// The same settings, with limits that are not there said to be none: a pod that loses a limit
+/// loses it only if that is written.
+pub fn unlimited(settings: CgroupSettings) -> CgroupSettings {
+    let quota = settings.cpu_quota.filter(|quota| *quota > 0).unwrap_or(CPU_QUOTA_UNLIMITED);
+    CgroupSettings {
+        cpu_quota: Some(quota),
+        memory_limit_bytes: settings.memory_limit_bytes.or(Some(MEMORY_UNLIMITED)),
+        ..settings
+    }
+}
+
 fn qos_cgroup(class: QosClass, config: &CgroupConfig) -> CgroupPath {
     let kubepods = kubepods(config);
     match class {

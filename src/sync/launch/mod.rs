@@ -18,8 +18,10 @@ use std::path::PathBuf;
 
 pub use cgroups::{
     CgroupConfig, KubepodsLimits, kubepods, kubepods_settings, pod_cgroup, pod_cgroup_candidates, qos_cgroups,
+    unlimited,
 };
 pub use container::{ContainerInputs, container_config};
+pub use resources::container_resources;
 pub use sandbox::{SandboxInputs, sandbox_config};
 
 use crate::pod::dns::ClusterDns;

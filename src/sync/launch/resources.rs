@@ -33,7 +33,7 @@ pub(super) fn overhead_resources(pod: &Pod, config: &LaunchConfig) -> LinuxResou
     linux_resources(&overhead, &overhead, config)
 }
 
-pub(super) fn container_resources(pod: &Pod, container: &Container, config: &LaunchConfig) -> LinuxResources {
+pub fn container_resources(pod: &Pod, container: &Container, config: &LaunchConfig) -> LinuxResources {
     let mut own = Resources::of_container(container);
     let pod_limits = amounts(spec(pod).resources.as_ref().and_then(|resources| resources.limits.as_ref()));
     // A container without a limit of its own is held to the pod's.

@@ -1,0 +1,310 @@
+//! In-place resize: what is allocated to a pod, and how its containers come to have it.
+//!
+//! The ledger of `admission/` decides what a pod gets of what it wishes. `decide.rs` is a pure
+//! function from that and from what the runtime reports to what is to be done about it;
+//! [`carry_out`] does it; [`Resizing`] is what a worker remembers in between.
+//!
+//! Nothing of it is kept in a file. What is allocated is in the pod's status, what containers
+//! have is in the runtime, and whoever is killed in between goes on from the difference.
+//!
+//! Always true: the pod's cgroup holds the larger of what its containers have and of what they
+//! shall have, so that it is raised before them and lowered after them; memory comes before
+//! CPU, and what is given back before what is taken.
+
+mod decide;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
+use serde::Serialize;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+pub use decide::{Resize, Update, UpdateKind, decide, pod_cgroup};
+
+use super::execute::{Round, StartFailure, chain};
+use super::worker::Desired;
+use super::{Context, admit, launch};
+use crate::admission::{Allocation, Pending};
+use crate::cri::{ContainerId, CriError, LinuxResources};
+use crate::events::EventType;
+use crate::host::CgroupSettings;
+use crate::node::NodeView;
+use crate::pleg::PodRuntime;
+use crate::pod::containers::{init_containers, regular_containers, workload_containers};
+use crate::pod::{PodUid, allocation};
+use crate::status::{self, PendingResize, ResizeInProgress, granted};
+
+/// Does what was decided, up to the first thing that fails.
+pub async fn carry_out(round: &Round<'_>, resize: &Resize) -> Result<(), StartFailure> {
+    let context = round.context;
+    let failed = |message: String| StartFailure::new("ResizeError", message);
+    for update in resize.updates.iter().filter(|update| update.kind == UpdateKind::LessMemory) {
+        // The kernel would make the container fit, if need be by killing it.
+        let usage = context.runtime.memory_usage(&update.id).await.map_err(|error| failed(error.to_string()))?;
+        let limit = u64::try_from(update.resources.memory_limit_bytes).unwrap_or(0);
+        if let Some(usage) = usage.filter(|usage| *usage > limit) {
+            return Err(failed(format!(
+                "attempting to set container {:?} memory limit ({limit}) below current usage ({usage})",
+                update.name
+            )));
+        }
+    }
+    if let Some(settings) = &resize.pod_cgroup {
+        let written = context.cgroups.ensure(round.uid, &round.wish.pod, settings).await;
+        written.map_err(|error| failed(format!("cannot resize the pod's cgroup: {}", chain(&error))))?;
+    }
+    for Update { name, id, kind, resources } in &resize.updates {
+        info!(container = name, %id, ?kind, "resizing container");
+        context.pleg.distrust(round.uid, id);
+        match context.runtime.update_container(id, resources).await {
+            // What is gone has nothing to be changed.
+            Ok(()) | Err(CriError::NotFound { .. }) => {}
+            Err(error) => return Err(failed(format!("cannot resize container {name:?}: {error}"))),
+        }
+    }
+    Ok(())
+}
+
+/// What the worker of a pod knows of its resizes.
+pub struct Resizing {
+    freed: watch::Receiver<()>,
+    node: watch::Receiver<Option<Arc<NodeView>>>,
+    /// What the pod had at the look before and at the last one.
+    before: Option<Arc<Pod>>,
+    allocated: Option<Arc<Pod>>,
+    /// The generation that wished for what is allocated.
+    generation: Option<i64>,
+    pending: Option<PendingResize>,
+    /// The wish was not judged, for want of a node.
+    is_undecided: bool,
+    /// A resize was told to have begun, and not to have come to its end.
+    is_begun: bool,
+    error: Option<String>,
+    /// What the pod's cgroup was set to in this life of the worker.
+    written: Option<CgroupSettings>,
+    /// What instances were given.
+    given: BTreeMap<ContainerId, LinuxResources>,
+}
+
+impl Resizing {
+    pub fn new(context: &Context) -> Self {
+        Resizing {
+            freed: context.admission.freed(),
+            node: context.node.clone(),
+            before: None,
+            allocated: None,
+            generation: None,
+            pending: None,
+            is_undecided: false,
+            is_begun: false,
+            error: None,
+            written: None,
+            given: BTreeMap::new(),
+        }
+    }
+
+    /// The wish with the resources that the pod gets. While the pod `is_open` to changes, it is
+    /// given what it wishes for, if that can be.
+    pub fn allocate(&mut self, context: &Context, uid: &PodUid, wish: &Desired, is_open: bool) -> Desired {
+        if wish.source.is_static() {
+            return wish.clone();
+        }
+        let first = self.allocated.is_none();
+        if first {
+            self.take_up(&wish.pod);
+            self.allocated = Some(context.admission.allocated(uid, &wish.pod));
+        }
+        // Before the question, so that no news is lost between it and the wait for news.
+        self.freed.borrow_and_update();
+        self.node.borrow_and_update();
+        let answer = if is_open { admit::resize(context, uid, &wish.pod) } else { None };
+        self.is_undecided = is_open && answer.is_none();
+        let Allocation { pod, pending } =
+            answer.unwrap_or_else(|| Allocation { pod: context.admission.allocated(uid, &wish.pod), pending: None });
+
+        let is_new = self.allocated.as_ref().is_some_and(|known| !allocation::is_allocated(&pod, known));
+        self.before = self.allocated.replace(pod.clone());
+        if is_new {
+            info!("other resources are allocated");
+            (self.is_begun, self.error, self.generation) = (true, None, wish.pod.metadata.generation);
+            let message = format!("Pod resize started: {}", summary(&pod, None));
+            context.recorder.pod(&pod, None, EventType::Normal, "ResizeStarted", message);
+        }
+        if !self.is_undecided {
+            self.note_pending(context, wish, pending);
+        }
+        Desired { pod, ..wish.clone() }
+    }
+
+    /// What an earlier life of the agent told.
+    fn take_up(&mut self, pod: &Pod) {
+        let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        for condition in conditions.iter().filter(|condition| condition.status == "True") {
+            let message = condition.message.clone().unwrap_or_default();
+            match (condition.type_.as_str(), condition.reason.as_deref()) {
+                ("PodResizeInProgress", reason) => {
+                    self.is_begun = true;
+                    self.generation = condition.observed_generation;
+                    self.error = reason.filter(|reason| *reason == "Error").map(|_| message);
+                }
+                ("PodResizePending", Some("Deferred")) => {
+                    self.pending = Some(PendingResize { reason: "Deferred", message });
+                }
+                ("PodResizePending", Some("Infeasible")) => {
+                    self.pending = Some(PendingResize { reason: "Infeasible", message });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn note_pending(&mut self, context: &Context, wish: &Desired, pending: Option<Pending>) {
+        let told = pending.map(|pending| match pending {
+            Pending::Deferred(why) => (why.reason, PendingResize { reason: "Deferred", message: why.message }),
+            Pending::Infeasible(why) => {
+                ("Infeasible".to_owned(), PendingResize { reason: "Infeasible", message: why.message })
+            }
+        });
+        if let Some((word, pending)) = told.as_ref().filter(|(_, pending)| self.pending.as_ref() != Some(pending)) {
+            info!(reason = pending.reason, message = pending.message, "resize has to wait");
+            let message = format!("Pod resize {word}: {}", summary(&wish.pod, Some(&pending.message)));
+            let reason = if pending.reason == "Deferred" { "ResizeDeferred" } else { "ResizeInfeasible" };
+            context.recorder.pod(&wish.pod, None, EventType::Warning, reason, message);
+        }
+        self.pending = told.map(|(_, pending)| pending);
+    }
+
+    /// Returns once a wish that waits may be judged otherwise.
+    pub async fn room_changed(&mut self) {
+        if self.pending.is_none() && !self.is_undecided {
+            return std::future::pending().await;
+        }
+        // Cancel-safe, both: a change stays marked unseen until the next look.
+        let gone = tokio::select! {
+            biased;
+            changed = self.freed.changed() => changed.is_err(),
+            changed = self.node.changed() => changed.is_err(),
+        };
+        if gone {
+            std::future::pending().await
+        }
+    }
+
+    /// What to do for the pod, whose directories and cgroup are there or not.
+    pub fn decide(&mut self, context: &Context, wish: &Desired, runtime: &PodRuntime) -> Resize {
+        let config = &context.config.launch;
+        self.given.retain(|id, _| runtime.containers.iter().any(|instance| instance.id == *id));
+        // Where the runtime does not say it, an instance has what was allocated when it was seen first.
+        let seen_with = self.before.as_ref().unwrap_or(&wish.pod);
+        for (_, spec) in workload_containers(seen_with).filter(|_| decide::may_be_resized(&wish.pod)) {
+            if let Some(newest) = runtime.newest(&spec.name).filter(|newest| newest.resources.is_none()) {
+                let resources = || launch::container_resources(seen_with, spec, config);
+                self.given.entry(newest.id.clone()).or_insert_with(resources);
+            }
+        }
+        let resize = decide(&wish.pod, runtime, &self.given, self.written.as_ref(), config);
+        let is_done = !resize.is_under_way && !resize.is_action() && self.written.is_some();
+        if resize.is_under_way && !self.is_begun {
+            (self.is_begun, self.generation) = (true, wish.pod.metadata.generation);
+        }
+        if is_done && std::mem::take(&mut self.is_begun) {
+            self.error = None;
+            info!("the pod has the resources that are allocated to it");
+            let message = format!("Pod resize completed: {}", summary(&wish.pod, None));
+            context.recorder.pod(&wish.pod, None, EventType::Normal, "ResizeCompleted", message);
+        }
+        resize
+    }
+
+    /// The pod's cgroup was made, while the runtime was seen like this.
+    pub fn prepared(&mut self, context: &Context, wish: &Desired, runtime: &PodRuntime) {
+        self.written = Some(pod_cgroup(&wish.pod, runtime, &context.config.launch));
+    }
+
+    /// How carrying `resize` out went.
+    pub fn carried_out(
+        &mut self,
+        context: &Context,
+        wish: &Desired,
+        resize: &Resize,
+        result: Result<(), &StartFailure>,
+    ) {
+        match result {
+            Ok(()) => {
+                self.error = None;
+                if let Some(settings) = &resize.pod_cgroup {
+                    self.written = Some(settings.clone());
+                }
+                for update in &resize.updates {
+                    let spec = workload_containers(&wish.pod).find(|(_, spec)| spec.name == update.name);
+                    let Some((_, spec)) = spec else { continue };
+                    let target = launch::container_resources(&wish.pod, spec, &context.config.launch);
+                    self.given.insert(update.id.clone(), target);
+                }
+            }
+            Err(failure) => {
+                warn!(error = failure.message, "resize not carried out, will retry");
+                for update in &resize.updates {
+                    self.given.remove(&update.id);
+                }
+                if self.error.as_ref() != Some(&failure.message) {
+                    let message = format!("Pod resize error: {}", summary(&wish.pod, Some(&failure.message)));
+                    context.recorder.pod(&wish.pod, None, EventType::Warning, "ResizeError", message);
+                }
+                self.error = Some(failure.message.clone());
+            }
+        }
+    }
+
+    pub fn report(&self) -> status::Resize {
+        let in_progress = ResizeInProgress { generation: self.generation, error: self.error.clone() };
+        status::Resize { pending: self.pending.clone(), in_progress: self.is_begun.then_some(in_progress) }
+    }
+}
+
+/// The resources of a pod on one line, as events tell them.
+fn summary(pod: &Pod, error: Option<&str>) -> String {
+    #[derive(Serialize)]
+    struct Amounts {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        limits: Option<BTreeMap<String, ApiQuantity>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        requests: Option<BTreeMap<String, ApiQuantity>>,
+    }
+    #[derive(Serialize)]
+    struct Line<'a> {
+        name: &'a str,
+        resources: Amounts,
+    }
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Summary<'a> {
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        init_containers: Vec<Line<'a>>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        containers: Vec<Line<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        generation: Option<i64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<&'a str>,
+    }
+    fn lines(containers: &[ContainerSpec]) -> Vec<Line<'_>> {
+        let line = |container| {
+            let ResourceRequirements { limits, requests, .. } = granted(container);
+            Amounts { limits, requests }
+        };
+        containers.iter().map(|container| Line { name: &container.name, resources: line(container) }).collect()
+    }
+    let summary = Summary {
+        init_containers: lines(init_containers(pod)),
+        containers: lines(regular_containers(pod)),
+        generation: pod.metadata.generation,
+        error,
+    };
+    serde_json::to_string(&summary).expect("keys are strings")
+}
