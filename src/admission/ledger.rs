@@ -152,13 +152,7 @@ impl Admission {
     ) -> Answer {
         let mut pods = self.pods();
         let pods = &mut pods.by_uid;
-        for (uid, entry) in pods.iter_mut() {
-            if let Standing::Waiting { was_taken } = entry.standing
-                && (was_taken || holds_something(uid))
-            {
-                entry.standing = Standing::Admitted;
-            }
-        }
+        take_over_all(pods, &holds_something);
         // A pod nobody enlisted is an orphan, which starts nothing.
         let Some(asking) = pods.get(uid) else { return Answer::Admitted };
         let turn = asking.turn;
@@ -202,6 +196,17 @@ impl Admission {
 impl Default for Admission {
     fn default() -> Self {
         Admission::new()
+    }
+}
+
+/// Those whom an earlier life took hold what they have, before their workers say so.
+pub(super) fn take_over_all(pods: &mut BTreeMap<PodUid, Entry>, holds_something: impl Fn(&PodUid) -> bool) {
+    for (uid, entry) in pods {
+        if let Standing::Waiting { was_taken } = entry.standing
+            && (was_taken || holds_something(uid))
+        {
+            entry.standing = Standing::Admitted;
+        }
     }
 }
 

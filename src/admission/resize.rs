@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::fit::{Figures, requests, shortages, sum};
 use super::judge::allocatable;
-use super::ledger::Entry;
+use super::ledger::{Entry, take_over_all};
 use super::{Admission, NodeFacts, Refusal};
 use crate::pod::allocation::{RESIZABLE, is_allocated, with_allocation};
 use crate::pod::qos::{self, QosClass};
@@ -46,11 +46,19 @@ impl Admission {
 
     /// Gives a pod the resources it wishes for if there is room, to each in turn: those that
     /// wait and come before it are looked at first, and learn of it when they ask again.
-    pub fn resize(&self, uid: &PodUid, pod: &Arc<Pod>, facts: &NodeFacts<'_>) -> Allocation {
+    /// `holds_something` says of a UID whether the runtime has anything of it.
+    pub fn resize(
+        &self,
+        uid: &PodUid,
+        pod: &Arc<Pod>,
+        facts: &NodeFacts<'_>,
+        holds_something: impl Fn(&PodUid) -> bool,
+    ) -> Allocation {
         let mut ledger = self.pods();
         ledger.count += 1;
         let count = ledger.count;
         let pods = &mut ledger.by_uid;
+        take_over_all(pods, holds_something);
         let Some(asking) = pods.get_mut(uid).filter(|entry| entry.holds() && !entry.source.is_static()) else {
             drop(ledger);
             return Allocation { pod: self.allocated(uid, pod), pending: None };
@@ -165,7 +173,7 @@ mod tests {
             let node = Default::default();
             let allocatable = &self.allocatable;
             let facts = NodeFacts { config: &config, node: &node, allocatable, supplemental_groups_policy: None };
-            let Allocation { pod, pending } = self.admission.resize(&PodRef::of(pod).uid, pod, &facts);
+            let Allocation { pod, pending } = self.admission.resize(&PodRef::of(pod).uid, pod, &facts, |_| false);
             let cpu = requests(&pod).get("cpu").copied().unwrap_or(0);
             match pending {
                 None => format!("{cpu}m"),
@@ -203,6 +211,16 @@ mod tests {
         assert_eq!(bed.has(&asking("a", 2500)), 2000);
         assert_eq!(bed.resize(&asking("a", 500)), "500m");
         assert_eq!(bed.resize(&asking("b", 3500)), "3500m", "what is given back is free");
+    }
+
+    #[test]
+    fn what_an_earlier_life_gave_counts_before_its_owner_says_so() {
+        let bed = Bed::with(&[&asking("a", 1000)]);
+        let mut other = (*asking("b", 3000)).clone();
+        let started = "{startTime: '2026-01-01T00:00:00Z'}";
+        other.status = Some(yaml(started));
+        bed.admission.enlist(&Arc::new(other), Source::Api);
+        assert!(bed.resize(&asking("a", 2000)).contains("used: 3000"));
     }
 
     #[test]

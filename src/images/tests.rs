@@ -14,7 +14,7 @@ use super::*;
 use crate::config::PullCredentialsPolicy;
 use crate::cri::{
     Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerSummary, Executed, FilesystemUsage, Image,
-    Result, RuntimeEvent, RuntimeStatus, RuntimeVersion, Sandbox, SandboxId, Scope,
+    LinuxResources, Result, RuntimeEvent, RuntimeStatus, RuntimeVersion, Sandbox, SandboxId, Scope,
 };
 use crate::events::Recorded;
 use crate::host::{LinuxHost, Roots};

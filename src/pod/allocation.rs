@@ -28,7 +28,7 @@ pub fn with_allocation(pod: &Arc<Pod>, allocated: &Pod) -> Arc<Pod> {
     if is_allocated(pod, allocated) {
         return pod.clone();
     }
-    changed(pod, |container| find(allocated, &container.name)?.resources.clone())
+    changed(pod, |container| Some(find(allocated, &container.name)?.resources.clone().unwrap_or_default()))
 }
 
 /// What an earlier life of the agent allocated, as the pod's status tells it. Requests are
@@ -134,6 +134,8 @@ mod tests {
         let wish = pod(TWO, "");
         assert!(Arc::ptr_eq(&with_allocation(&wish, &pod(TWO, "")), &wish));
         assert!(is_allocated(&with_allocation(&wish, &pod(ONE, "")), &pod(ONE, "")));
+        let nothing = Arc::new(pod_yaml("spec: {containers: [{name: c, image: a}]}"));
+        assert!(is_allocated(&with_allocation(&wish, &nothing), &nothing));
     }
 
     #[test]

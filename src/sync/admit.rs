@@ -59,8 +59,12 @@ fn ask(context: &Context, uid: &PodUid, fresh: Option<&Option<Node>>) -> Answer 
     let Some(view) = view else { return Answer::NeedsFreshNode };
     let node = fresh.and_then(Option::as_ref).unwrap_or(&view.node);
     let facts = facts(context, &view, node);
-    let known: BTreeSet<PodUid> = context.pleg.known().into_iter().collect();
+    let known = known(context);
     context.admission.ask(uid, &facts, |uid| known.contains(uid), fresh.is_some())
+}
+
+fn known(context: &Context) -> BTreeSet<PodUid> {
+    context.pleg.known().into_iter().collect()
 }
 
 fn facts<'a>(context: &'a Context, view: &'a NodeView, node: &'a Node) -> NodeFacts<'a> {
@@ -72,7 +76,8 @@ fn facts<'a>(context: &'a Context, view: &'a NodeView, node: &'a Node) -> NodeFa
 /// What the pod has by now of what it wishes for; `None` while nobody knows the node.
 pub(super) fn resize(context: &Context, uid: &PodUid, pod: &Arc<Pod>) -> Option<Allocation> {
     let view = context.node.borrow().clone()?;
-    Some(context.admission.resize(uid, pod, &facts(context, &view, &view.node)))
+    let known = known(context);
+    Some(context.admission.resize(uid, pod, &facts(context, &view, &view.node), |uid| known.contains(uid)))
 }
 
 /// `None` where nobody tells; what is known of the node then counts.

@@ -123,6 +123,12 @@ impl Dispatcher {
             SourceEvent::Listed { source, mut pods } => {
                 // The node takes older pods before younger ones.
                 pods.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
+                if source == Source::Api {
+                    // All of them, before one asks for the room of another.
+                    for pod in pods.iter().filter(|pod| !content::is_mirror(pod)) {
+                        self.context.admission.enlist(pod, source);
+                    }
+                }
                 let mut names = BTreeSet::new();
                 let mut uids = BTreeSet::new();
                 for pod in &pods {

@@ -8,8 +8,8 @@ use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
 use tokio::time::Instant;
 
 use super::plan::{self, BACKOFF_ANNOTATION, BackoffLimits, Plan, Snapshot};
-use super::{DeadContainers, DeadLimits, Wakes};
 use super::resize::{Resize, Update, UpdateKind};
+use super::{DeadContainers, DeadLimits, Wakes};
 use crate::cri::{
     Container, ContainerId, ContainerState, Exit, NamespaceMode, Sandbox, SandboxId, SandboxState, annotations,
 };

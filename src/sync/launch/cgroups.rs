@@ -104,9 +104,10 @@ const MEMORY_UNLIMITED: u64 = (1 << 63) - 4096;
 /// The same settings, with limits that are not there said to be none: a pod that loses a limit
 /// loses it only if that is written.
 pub fn unlimited(settings: CgroupSettings) -> CgroupSettings {
-    let quota = settings.cpu_quota.filter(|quota| *quota > 0).unwrap_or(CPU_QUOTA_UNLIMITED);
+    let quota = settings.cpu_quota.filter(|quota| *quota > 0);
     CgroupSettings {
-        cpu_quota: Some(quota),
+        cpu_quota: Some(quota.unwrap_or(CPU_QUOTA_UNLIMITED)),
+        cpu_period: settings.cpu_period.filter(|_| quota.is_some()),
         memory_limit_bytes: settings.memory_limit_bytes.or(Some(MEMORY_UNLIMITED)),
         ..settings
     }

@@ -118,12 +118,12 @@ pub fn pod_cgroup(pod: &Pod, runtime: &PodRuntime, config: &LaunchConfig) -> Cgr
         (Some(target), Some(present)) if target > 0 && present > 0 => target.max(present),
         _ => CPU_QUOTA_UNLIMITED,
     };
-    CgroupSettings {
+    launch::unlimited(CgroupSettings {
         cpu_shares: target.cpu_shares.max(present.cpu_shares),
         cpu_quota: Some(quota),
         memory_limit_bytes: target.memory_limit_bytes.max(present.memory_limit_bytes),
         ..target
-    }
+    })
 }
 
 /// Only a change of its spec makes the API server count a pod's generation on: what is of the

@@ -121,7 +121,7 @@ fn memory_comes_before_cpu_and_what_is_given_back_before_what_is_taken() {
     check(
         &pod(&[(100, 64), (200, 128)], ""),
         &pod(&[(200, 128), (100, 32)], ""),
-        "resize: the pod's cgroup, less memory for b, more memory for a, less CPU for b, more CPU for a",
+        "resize: less memory for b, more memory for a, less CPU for b, more CPU for a",
     );
 }
 

@@ -212,30 +212,7 @@ fn config() -> AgentConfig {
                 reset_after: Duration::from_secs(600),
             },
             dead: DeadLimits { per_container: Some(1), in_all: Some(DEAD_MAX), min_age: Duration::from_secs(20) },
-            launch: LaunchConfig {
-                pod_logs_dir: POD_LOGS_DIR.into(),
-                seccomp_dir: "/var/lib/kubelet/seccomp".into(),
-                seccomp_default: false,
-                cluster_dns: ClusterDns {
-                    servers: vec![Ipv4Addr::new(10, 96, 0, 10).into()],
-                    domain: "cluster.local".into(),
-                },
-                cgroups: CgroupConfig {
-                    root: "/".into(),
-                    per_qos: true,
-                    driver: CgroupDriver::Cgroupfs,
-                    version: CgroupVersion::V2,
-                    cpu_cfs_quota: true,
-                    cpu_cfs_quota_period_us: 100_000,
-                    pod_pids_max: None,
-                    hugepage_sizes: Vec::new(),
-                    kubepods: CgroupSettings::default(),
-                },
-                memory_bytes: 8 << 30,
-                single_process_oom_kill: false,
-                swap_controller: false,
-                thermal_throttle_dirs: Vec::new(),
-            },
+            launch: launch_config(),
             admission: AdmissionConfig { node_name: NODE_NAME.into(), ..AdmissionConfig::default() },
             resolver: Resolver::default(),
             ids: IdPool { first: 65_536, length: 200 * 65_536, per_pod: 65_536 },
@@ -264,5 +241,29 @@ fn config() -> AgentConfig {
         event_rate: None,
         pleg: PlegConfig::default(),
         healthz: None,
+    }
+}
+
+pub fn launch_config() -> LaunchConfig {
+    LaunchConfig {
+        pod_logs_dir: POD_LOGS_DIR.into(),
+        seccomp_dir: "/var/lib/kubelet/seccomp".into(),
+        seccomp_default: false,
+        cluster_dns: ClusterDns { servers: vec![Ipv4Addr::new(10, 96, 0, 10).into()], domain: "cluster.local".into() },
+        cgroups: CgroupConfig {
+            root: "/".into(),
+            per_qos: true,
+            driver: CgroupDriver::Cgroupfs,
+            version: CgroupVersion::V2,
+            cpu_cfs_quota: true,
+            cpu_cfs_quota_period_us: 100_000,
+            pod_pids_max: None,
+            hugepage_sizes: Vec::new(),
+            kubepods: CgroupSettings::default(),
+        },
+        memory_bytes: 8 << 30,
+        single_process_oom_kill: false,
+        swap_controller: false,
+        thermal_throttle_dirs: Vec::new(),
     }
 }

@@ -60,6 +60,11 @@ impl Ground {
         false
     }
 
+    /// What all containers of a pod may use together, if that is limited.
+    pub fn pod_memory_limit(&self, uid: &str) -> Option<u64> {
+        pod_cgroup(&self.state(), uid)?.memory_limit_bytes
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("nothing that holds the ground can panic")
     }
@@ -104,6 +109,11 @@ impl SimHost {
 
     pub fn has_cgroup(&self, uid: &str) -> bool {
         self.state().cgroups.keys().any(|path| pod_of_cgroup(path) == Some(uid))
+    }
+
+    /// What the cgroup of a pod is set to.
+    pub fn pod_cgroup(&self, uid: &str) -> Option<CgroupSettings> {
+        pod_cgroup(&self.state(), uid).cloned()
     }
 
     /// The content of a file.
@@ -166,6 +176,10 @@ impl SimHost {
             }
         }
     }
+}
+
+fn pod_cgroup<'a>(state: &'a State, uid: &str) -> Option<&'a CgroupSettings> {
+    state.cgroups.iter().find(|(path, _)| pod_of_cgroup(path) == Some(uid)).map(|(_, settings)| settings)
 }
 
 fn pod_of_cgroup(path: &str) -> Option<&str> {

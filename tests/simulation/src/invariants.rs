@@ -13,6 +13,7 @@ pub enum Invariant {
     NothingTakenFromARunningContainer,
     NoLineIsLost,
     UsersApart,
+    PodsBoundTheirContainers,
     TerminalStays,
     TerminalIsAtRest,
     StatusesStay,
@@ -31,6 +32,9 @@ pub enum Invariant {
     TerminalHoldsNothing,
     VolumesAreCurrent,
     LogsAreBounded,
+    AllocationsFit,
+    AllocationsAreActual,
+    WishesAreAnswered,
     OneMirrorEach,
     NodeIsReady,
     RestIsRest,
@@ -51,6 +55,12 @@ impl Invariant {
             Invariant::UsersApart => "no two pods have the same user ids, and a pod keeps those of its sandbox",
             Invariant::LogsAreBounded => {
                 "a running container has a log of its own name, within the limit, and no more rotated ones than allowed"
+            }
+            Invariant::PodsBoundTheirContainers => "a pod may use as much memory as any of its containers",
+            Invariant::AllocationsFit => "what is allocated to pods is there",
+            Invariant::AllocationsAreActual => "containers and their pod's cgroup have what is allocated to them",
+            Invariant::WishesAreAnswered => {
+                "a pod has the resources it wishes for, or is told to wait and there is no room"
             }
             Invariant::TerminalStays => "a terminal phase never goes back",
             Invariant::TerminalIsAtRest => "a terminal phase is told only once nothing of the pod runs",

@@ -1,5 +1,7 @@
 //! The last word on a run: what must hold once faults have stopped.
 
+mod resizes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,6 +39,7 @@ pub fn complaints(machine: &Machine) -> Vec<Violation> {
         living.insert(pods::uid(pod));
         judge.pod(pod, mirrors.get(pods::name(pod)).and_then(|mirror| mirror.status.as_ref()));
     }
+    judge.resizes(&api);
     judge.leftovers(&living);
     judge.logs();
     judge.mirrors(&statics, &mirrors);

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMapVolumeSource, Container, EmptyDirVolumeSource, Pod, PodSpec, ResourceRequirements, Volume, VolumeMount,
+    ConfigMapVolumeSource, Container, ContainerResizePolicy, EmptyDirVolumeSource, Pod, PodSpec, ResourceRequirements,
+    Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -54,7 +55,12 @@ pub fn draw(random: &mut fastrand::Rng, name: &str, uid: &str) -> Pod {
         let program = draw_program(random);
         container(format!("c{index}"), program, random)
     });
-    let containers: Vec<_> = containers.collect();
+    let mut containers: Vec<_> = containers.collect();
+    if policy != "Never" && random.u32(0..3) == 0 {
+        let policy =
+            ContainerResizePolicy { resource_name: "memory".into(), restart_policy: "RestartContainer".into() };
+        containers[0].resize_policy = Some(vec![policy]);
+    }
     let inits = if random.u32(0..4) == 0 { random.usize(1..=2) } else { 0 };
     let inits: Vec<_> = (0..inits)
         .map(|index| {
@@ -63,7 +69,6 @@ pub fn draw(random: &mut fastrand::Rng, name: &str, uid: &str) -> Pod {
             container(format!("i{index}"), Program::Exits { code, after }, random)
         })
         .collect();
-    let mut containers = containers;
     if random.u32(0..20) == 0 {
         // More than any machine has.
         containers[0].resources = Some(requests("1000"));
@@ -112,6 +117,37 @@ fn requests(cpu: &str) -> ResourceRequirements {
         requests: Some([("cpu".to_owned(), Quantity(cpu.into()))].into()),
         ..ResourceRequirements::default()
     }
+}
+
+/// More than all pods that are resized may have together, in the largest of these amounts.
+const RESIZED_MEMORY_MI: [u32; 4] = [16, 512, 2048, 5000];
+
+/// Other resources for a container, after which its pod is neither of the best-effort class
+/// nor guaranteed. New pods ask for CPU and find some: there is always enough of it.
+pub fn draw_resize(random: &mut fastrand::Rng) -> ResourceRequirements {
+    let mut amounts = requests(["10m", "20m", "40m"][random.usize(..3)]);
+    let memory = RESIZED_MEMORY_MI[random.usize(..RESIZED_MEMORY_MI.len())];
+    amounts.requests.get_or_insert_default().insert("memory".into(), Quantity(format!("{memory}Mi")));
+    let limit = Quantity(format!("{}Mi", memory * 2));
+    amounts.limits = Some([("memory".to_owned(), limit)].into());
+    amounts
+}
+
+/// The API server lets a pod be resized that stays in its class by that.
+pub fn may_be_resized(pod: &Pod) -> bool {
+    let is_burstable = inits(pod).iter().chain(&spec(pod).containers).any(|container| container.resources.is_some());
+    is_burstable && !is_refused(pod) && pod.metadata.uid.as_deref().is_some_and(|uid| uid.starts_with("uid-"))
+}
+
+/// Init containers first.
+pub fn container_mut(pod: &mut Pod, index: usize) -> &mut Container {
+    let spec = pod.spec.as_mut().expect("every drawn pod has a spec");
+    let mut all = spec.init_containers.iter_mut().flatten().chain(&mut spec.containers);
+    all.nth(index).expect("an index below their number")
+}
+
+pub fn restarts_for_memory(pod: &Pod, index: usize) -> bool {
+    inits(pod).iter().chain(&spec(pod).containers).nth(index).is_some_and(|container| container.resize_policy.is_some())
 }
 
 fn draw_program(random: &mut fastrand::Rng) -> Program {

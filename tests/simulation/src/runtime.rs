@@ -7,6 +7,8 @@
 //! Checked here, at the moment it would happen: no container ever has two live instances,
 //! and nothing of a pod that nobody touched is ever stopped.
 
+mod resources;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -16,7 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ferrolet::cri::{
     Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerState, ContainerSummary, CriError, Executed,
-    Exit, FilesystemUsage, IdRange, Image, ImageSpec, Result, Runtime, RuntimeCondition, RuntimeEvent,
+    Exit, FilesystemUsage, IdRange, Image, ImageSpec, LinuxResources, Result, Runtime, RuntimeCondition, RuntimeEvent,
     RuntimeEventKind, RuntimeHandler, RuntimeStatus, RuntimeVersion, Sandbox, SandboxConfig, SandboxId, SandboxState,
     Scope,
 };
@@ -935,6 +937,14 @@ impl Runtime for SimRuntime {
             Ok(())
         })
         .await
+    }
+
+    async fn update_container(&self, id: &ContainerId, resources: &LinuxResources) -> Result<()> {
+        self.update(id, resources).await
+    }
+
+    async fn memory_usage(&self, id: &ContainerId) -> Result<Option<u64>> {
+        self.usage(id).await
     }
 
     /// Nothing that a pod at rest would have to do without, and so no change.

@@ -21,6 +21,7 @@ enum Event {
     CreatePod,
     DeletePod,
     EditImage,
+    Resize,
     BreakSomething,
     RuntimeOutage,
     ApiOutage,
@@ -34,10 +35,11 @@ enum Event {
     WriteConfigMap,
 }
 
-const EVENTS: [Event; 14] = [
+const EVENTS: [Event; 15] = [
     Event::CreatePod,
     Event::DeletePod,
     Event::EditImage,
+    Event::Resize,
     Event::BreakSomething,
     Event::RuntimeOutage,
     Event::ApiOutage,
@@ -108,6 +110,7 @@ impl Users {
             Event::CreatePod => self.create_pod(),
             Event::DeletePod => self.delete_pod(),
             Event::EditImage => self.edit_image(),
+            Event::Resize => self.resize(),
             Event::BreakSomething => {
                 if let Some(uid) = self.machine.runtime.break_something() {
                     self.machine.disturb(&uid);
@@ -189,6 +192,24 @@ impl Users {
             pod.metadata.generation = pod.metadata.generation.map(|generation| generation + 1);
             let spec = pod.spec.as_mut().expect("every drawn pod has a spec");
             spec.containers[which].image = Some(image);
+        });
+    }
+
+    /// Somebody gives a container other resources, which leave the pod in its class.
+    fn resize(&mut self) {
+        let all: Vec<_> = self.machine.cluster.pods().into_iter().filter(pods::may_be_resized).collect();
+        let Some(pod) = self.random.choice(&all) else { return };
+        let which = self.random.usize(..pods::inits(pod).len() + pods::spec(pod).containers.len());
+        let (uid, name) = (pods::uid(pod), pods::name(pod));
+        let resources = pods::draw_resize(&mut self.random);
+        self.machine.world.log(|| format!("user gives container {which} of {name} {resources:?}"));
+        if pods::restarts_for_memory(pod, which) {
+            self.machine.runtime.touch(uid);
+            self.machine.disturb(uid);
+        }
+        self.machine.cluster.user_edits(NAMESPACE, name, |pod| {
+            pod.metadata.generation = pod.metadata.generation.map(|generation| generation + 1);
+            pods::container_mut(pod, which).resources = Some(resources);
         });
     }
 

@@ -12,6 +12,7 @@ mod logs;
 mod network;
 mod node;
 mod probes;
+mod resize;
 mod resources;
 mod restart;
 mod runtime_faults;
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Case> {
         admission::CASES,
         sidecars::CASES,
         resources::CASES,
+        resize::CASES,
         static_pods::CASES,
         standalone::CASES,
         restart::CASES,

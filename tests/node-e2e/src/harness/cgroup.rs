@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use ferrolet::cri::ContainerId;
 
 use super::PodHandle;
 
@@ -22,6 +23,11 @@ impl PodCgroup {
         };
         let root = pod.node.stack().on_node("/sys/fs/cgroup");
         PodCgroup { root, path: format!("kubepods/{class}pod{}", pod.uid) }
+    }
+
+    /// That of one container of the pod.
+    pub fn of_container(&self, id: &ContainerId) -> PodCgroup {
+        PodCgroup { root: self.root.clone(), path: format!("{}/{id}", self.path) }
     }
 
     pub fn exists(&self) -> bool {
@@ -62,7 +68,7 @@ impl PodCgroup {
         Ok((limit < 1 << 62).then_some(limit))
     }
 
-    fn is_v2(&self) -> bool {
+    pub fn is_v2(&self) -> bool {
         self.root.join("cgroup.controllers").exists()
     }
 

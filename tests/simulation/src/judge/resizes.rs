@@ -1,0 +1,82 @@
+//! Of resizes, once faults have stopped: what is told to be allocated fits on the node and is
+//! what the runtime has; it is the wish, or else there is no room for that.
+
+use std::collections::BTreeMap;
+
+use ferrolet::config::Quantity;
+use ferrolet::config::quantity::parse;
+use ferrolet::pod::allocation::{is_allocated, of_status};
+use ferrolet::pod::resources::pod_resources;
+use ferrolet::sync::launch;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+
+use super::Judge;
+use crate::agent::launch_config;
+use crate::cluster::{is_mirror, is_terminal, phase};
+use crate::invariants::Invariant;
+use crate::pods::{self, name};
+
+impl Judge<'_> {
+    pub(super) fn resizes(&mut self, api: &[Pod]) {
+        let holds = |pod: &&Pod| {
+            let ended = pod.status.as_ref().is_some_and(|status| is_terminal(phase(status)));
+            !is_mirror(pod) && !ended && !pods::is_refused(pod)
+        };
+        let statics: Vec<Pod> = self.machine.static_pods().values().map(|pod| (**pod).clone()).collect();
+        let statics = statics.iter().filter(|pod| !pods::is_refused(pod)).map(|pod| (pods::uid(pod), memory(pod)));
+        let of_api = api.iter().filter(holds).map(|pod| (pods::uid(pod), memory(&of_status(&pod.clone().into()))));
+        let allocated: BTreeMap<&str, i64> = of_api.chain(statics).collect();
+        let allocatable = self.machine.cluster.node().and_then(|node| node.status?.allocatable?.remove("memory"));
+        let allocatable = allocatable.and_then(|text| parse(&text.0).ok()).map_or(0, Quantity::value);
+        let sum: i64 = allocated.values().sum();
+        if sum > allocatable {
+            let what = format!("{allocated:?} are {sum} bytes and there are {allocatable}");
+            self.complain(Invariant::AllocationsFit, what);
+        }
+        for pod in api.iter().filter(holds).filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
+            let Some(status) = &pod.status else { continue };
+            let others = sum - allocated.get(pods::uid(pod)).copied().unwrap_or(0);
+            self.resize(pod, status, allocatable - others);
+        }
+    }
+
+    fn resize(&mut self, pod: &Pod, status: &PodStatus, room: i64) {
+        let is_told = |kind: &str| status.conditions.iter().flatten().any(|it| it.type_ == kind && it.status == "True");
+        let allocated = of_status(&pod.clone().into());
+        let is_pending = is_told("PodResizePending");
+        if is_told("PodResizeInProgress") {
+            self.complain(Invariant::AllocationsAreActual, format!("a resize of {} is not over", name(pod)));
+        }
+        if is_allocated(pod, &allocated) == is_pending {
+            let what =
+                format!("{} has what it wishes for: {}, and is told to wait: {is_pending}", name(pod), !is_pending);
+            self.complain(Invariant::WishesAreAnswered, what);
+        }
+        if is_pending && memory(pod) <= room {
+            let what = format!("{} waits for {} bytes and there are {room}", name(pod), memory(pod));
+            self.complain(Invariant::WishesAreAnswered, what);
+        }
+        let config = launch_config();
+        let spec = pods::spec(&allocated);
+        for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+            let target = launch::container_resources(&allocated, container, &config);
+            for id in self.machine.runtime.running(pods::uid(pod), &container.name) {
+                let has = self.machine.runtime.resources(&id).unwrap_or_default();
+                if (has.cpu_shares, has.memory_limit_bytes) != (target.cpu_shares, target.memory_limit_bytes) {
+                    let what = format!("{}/{} has {has:?} and shall have {target:?}", name(pod), container.name);
+                    self.complain(Invariant::AllocationsAreActual, what);
+                }
+            }
+        }
+        let wanted = launch::unlimited(launch::pod_cgroup(&allocated, &config.cgroups).1);
+        let has = self.machine.host.pod_cgroup(pods::uid(pod)).map(launch::unlimited);
+        if has.as_ref().is_some_and(|has| *has != wanted) {
+            let what = format!("the cgroup of {} is {has:?} and shall be {wanted:?}", name(pod));
+            self.complain(Invariant::AllocationsAreActual, what);
+        }
+    }
+}
+
+fn memory(pod: &Pod) -> i64 {
+    pod_resources(pod).requests.get("memory").copied().unwrap_or(Quantity::ZERO).value()
+}
