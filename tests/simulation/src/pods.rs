@@ -46,7 +46,7 @@ pub fn draw(random: &mut fastrand::Rng, name: &str, uid: &str) -> Pod {
         image_pull_policy: Some(if random.bool() { "Always" } else { "IfNotPresent" }.into()),
         command: Some(program.to_command()),
         volume_mounts: Some(mounts.clone()),
-        resources: (random.u32(0..3) == 0).then(|| requests("10m")),
+        resources: random.bool().then(|| requests("10m")),
         termination_message_path: Some("/dev/termination-log".into()),
         termination_message_policy: Some("File".into()),
         ..Container::default()
@@ -133,8 +133,12 @@ pub fn draw_resize(random: &mut fastrand::Rng) -> ResourceRequirements {
     amounts
 }
 
-/// The API server lets a pod be resized that stays in its class by that.
+/// The API server lets a pod be resized that has not ended, and stays in its class by that.
 pub fn may_be_resized(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    if pod.metadata.deletion_timestamp.is_some() || matches!(phase, Some("Succeeded" | "Failed")) {
+        return false;
+    }
     let is_burstable = inits(pod).iter().chain(&spec(pod).containers).any(|container| container.resources.is_some());
     is_burstable && !is_refused(pod) && pod.metadata.uid.as_deref().is_some_and(|uid| uid.starts_with("uid-"))
 }

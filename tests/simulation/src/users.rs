@@ -110,7 +110,7 @@ impl Users {
             Event::CreatePod => self.create_pod(),
             Event::DeletePod => self.delete_pod(),
             Event::EditImage => self.edit_image(),
-            Event::Resize => self.resize(),
+            Event::Resize => (0..self.random.u32(1..5)).for_each(|_| self.resize()),
             Event::BreakSomething => {
                 if let Some(uid) = self.machine.runtime.break_something() {
                     self.machine.disturb(&uid);
