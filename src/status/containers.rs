@@ -11,6 +11,7 @@ use super::resources::{actual, granted};
 use super::restart::restartable;
 use crate::cri;
 use crate::pod::containers::{Role, all_containers, init_containers, regular_containers};
+use crate::pod::qos::{self, QosClass};
 
 /// Bytes of termination messages that one pod may have in its status.
 const MESSAGE_BYTES_MAX: usize = 12 * 1024;
@@ -167,9 +168,9 @@ impl Subject<'_> {
             (Some(newest), second) => self.of_instance(newest, second),
             (None, _) => self.without_instance(),
         };
-        // What is allocated is to be found in the API by a later life of the agent.
-        let is_told = status.resources.is_some() || self.input.resize.pending.is_some();
-        if is_told && status.container_id.is_none() && self.role != Role::Ephemeral {
+        // What is allocated is to be found in the API by a later life of the agent, also of a
+        // container that has not begun: the spec may wish for something else by then.
+        if self.is_resizable() && self.input.runtime.newest(&self.container.name).is_none() {
             let granted = granted(self.container);
             status.allocated_resources = granted.requests.clone().filter(|requests| !requests.is_empty());
             status.resources = Some(granted);
@@ -178,6 +179,13 @@ impl Subject<'_> {
         // The API always shows the field, empty or not; saying the same keeps them equal.
         status.last_state.get_or_insert_default();
         status
+    }
+
+    /// Pods that ask for nothing cannot ask for anything later.
+    fn is_resizable(&self) -> bool {
+        let input = self.input;
+        let asks = || qos::class(input.pod) != QosClass::BestEffort;
+        self.role != Role::Ephemeral && !input.source.is_static() && input.stage == Stage::Syncing && asks()
     }
 
     fn of_instance(&self, newest: &cri::Container, second: Option<&cri::Container>) -> ContainerStatus {

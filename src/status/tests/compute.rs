@@ -593,14 +593,16 @@ fn a_resize_is_told_until_it_is_over() {
 }
 
 #[test]
-fn what_is_allocated_is_told_though_the_container_is_gone() {
-    let spec = "{containers: [{name: web, image: a, resources: {requests: {cpu: 1}}}]}";
+fn what_is_allocated_is_told_before_the_container_is_there() {
+    let spec = "{containers: [{name: web, image: a, resources: {requests: {cpu: 1}}}, {name: log, image: a}]}";
     let allocated = |case: &Case| {
-        let status = case.compute().status.container_statuses.unwrap_or_default().remove(0);
-        status.allocated_resources.map(|amounts| amounts["cpu"].0.clone())
+        let statuses = case.compute().status.container_statuses.unwrap_or_default().into_iter();
+        let line = |it: ContainerStatus| {
+            let cpu = it.allocated_resources.map(|amounts| amounts["cpu"].0.clone());
+            it.resources.map(|_| format!("{} {}", it.name, cpu.unwrap_or_default()))
+        };
+        statuses.filter_map(line).collect::<Vec<_>>()
     };
-    let mut case = Case::new(spec, &["sandbox"]);
-    assert_eq!(allocated(&case), None);
-    case.resize.pending = Some(super::super::PendingResize { reason: "Deferred", message: String::new() });
-    assert_eq!(allocated(&case).as_deref(), Some("1"));
+    assert_eq!(allocated(&Case::new(spec, &["sandbox"])), ["log ", "web 1"]);
+    assert!(allocated(&Case::new(TWO, &["sandbox"])).is_empty());
 }

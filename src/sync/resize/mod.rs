@@ -80,6 +80,8 @@ pub struct Resizing {
     /// The generation that wished for what is allocated.
     generation: Option<i64>,
     pending: Option<PendingResize>,
+    /// The generation that was told to wait, and what for.
+    pending_for: (Option<i64>, Option<String>),
     /// The wish was not judged, for want of a node.
     is_undecided: bool,
     /// A resize was told to have begun, and not to have come to its end.
@@ -100,6 +102,7 @@ impl Resizing {
             allocated: None,
             generation: None,
             pending: None,
+            pending_for: (None, None),
             is_undecided: false,
             is_begun: false,
             error: None,
@@ -152,31 +155,38 @@ impl Resizing {
                     self.generation = condition.observed_generation;
                     self.error = reason.filter(|reason| *reason == "Error").map(|_| message);
                 }
-                ("PodResizePending", Some("Deferred")) => {
-                    self.pending = Some(PendingResize { reason: "Deferred", message });
-                }
-                ("PodResizePending", Some("Infeasible")) => {
-                    self.pending = Some(PendingResize { reason: "Infeasible", message });
+                ("PodResizePending", Some(reason)) => {
+                    let reason = if reason == "Deferred" { "Deferred" } else { "Infeasible" };
+                    self.pending = Some(PendingResize { reason, message });
+                    self.pending_for = (condition.observed_generation, None);
                 }
                 _ => {}
             }
         }
     }
 
+    /// A wish that waits is told once: what others use meanwhile changes all the time.
     fn note_pending(&mut self, context: &Context, wish: &Desired, pending: Option<Pending>) {
-        let told = pending.map(|pending| match pending {
-            Pending::Deferred(why) => (why.reason, PendingResize { reason: "Deferred", message: why.message }),
-            Pending::Infeasible(why) => {
-                ("Infeasible".to_owned(), PendingResize { reason: "Infeasible", message: why.message })
+        let (reason, event, why) = match pending {
+            Some(Pending::Deferred(why)) => ("Deferred", "ResizeDeferred", why),
+            Some(Pending::Infeasible(why)) => ("Infeasible", "ResizeInfeasible", why),
+            None => {
+                self.pending = None;
+                return;
             }
-        });
-        if let Some((word, pending)) = told.as_ref().filter(|(_, pending)| self.pending.as_ref() != Some(pending)) {
-            info!(reason = pending.reason, message = pending.message, "resize has to wait");
-            let message = format!("Pod resize {word}: {}", summary(&wish.pod, Some(&pending.message)));
-            let reason = if pending.reason == "Deferred" { "ResizeDeferred" } else { "ResizeInfeasible" };
-            context.recorder.pod(&wish.pod, None, EventType::Warning, reason, message);
+        };
+        let generation = wish.pod.metadata.generation;
+        let (told_to, told_for) = &self.pending_for;
+        let same_word = told_for.as_ref().is_none_or(|word| *word == why.reason);
+        let is_told = self.pending.as_ref().is_some_and(|told| told.reason == reason) && *told_to == generation;
+        if is_told && same_word {
+            return;
         }
-        self.pending = told.map(|(_, pending)| pending);
+        info!(reason, message = why.message, "resize has to wait");
+        let message = format!("Pod resize {}: {}", why.reason, summary(&wish.pod, Some(&why.message)));
+        context.recorder.pod(&wish.pod, None, EventType::Warning, event, message);
+        self.pending = Some(PendingResize { reason, message: why.message });
+        self.pending_for = (generation, Some(why.reason));
     }
 
     /// Returns once a wish that waits may be judged otherwise.
@@ -251,6 +261,10 @@ impl Resizing {
                 warn!(error = failure.message, "resize not carried out, will retry");
                 for update in &resize.updates {
                     self.given.remove(&update.id);
+                }
+                if resize.pod_cgroup.is_some() {
+                    // It may be written or not: nothing is wanted that is like this.
+                    self.written = Some(CgroupSettings::default());
                 }
                 if self.error.as_ref() != Some(&failure.message) {
                     let message = format!("Pod resize error: {}", summary(&wish.pod, Some(&failure.message)));

@@ -133,10 +133,12 @@ pub fn draw_resize(random: &mut fastrand::Rng) -> ResourceRequirements {
     amounts
 }
 
-/// The API server lets a pod be resized that has not ended, and stays in its class by that.
+/// The API server lets a pod be resized that has not ended, and stays in its class by that. Here
+/// the node has taken it besides: what it wishes for before is what it has to find room for.
 pub fn may_be_resized(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    if pod.metadata.deletion_timestamp.is_some() || matches!(phase, Some("Succeeded" | "Failed")) {
+    let is_taken = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
+    if !is_taken || pod.metadata.deletion_timestamp.is_some() || matches!(phase, Some("Succeeded" | "Failed")) {
         return false;
     }
     let is_burstable = inits(pod).iter().chain(&spec(pod).containers).any(|container| container.resources.is_some());
