@@ -185,7 +185,10 @@ pub fn sync(snapshot: &Snapshot) -> Plan {
         if snapshot.resize.is_action() {
             plan.actions.push(Action::Resize(snapshot.resize.clone()));
         }
-        plan.actions.extend(steps);
+        // What is to stop waits for nobody's image.
+        let (stops, starts): (Vec<_>, Vec<_>) =
+            steps.into_iter().partition(|action| matches!(action, Action::StopContainer { .. }));
+        plan.actions.extend(stops.into_iter().chain(starts));
         plan.held = held;
         plan.actions.extend(surplus(runtime, Some(&sandbox.id), snapshot.condemned));
         return plan;

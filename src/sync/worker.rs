@@ -112,6 +112,7 @@ enum Outcome {
 pub enum Step {
     Read,
     Prepare,
+    Volumes,
     Sandbox,
     Container(String),
     Resize,
@@ -511,12 +512,18 @@ impl Worker {
     }
 
     /// ConfigMaps, Secrets and tokens that changed reach the pod's files here.
-    async fn refresh_volumes(&self, wish: &Desired) {
-        if !self.prepared {
+    async fn refresh_volumes(&mut self, wish: &Desired) {
+        if !self.prepared || self.waits_for(&Step::Volumes).is_some() {
             return;
         }
-        if let Err(error) = self.context.volumes.refresh(&wish.pod).await {
-            warn!(error = &error as &dyn std::error::Error, "volume not refreshed, the old content stays");
+        match self.context.volumes.refresh(&wish.pod).await {
+            Ok(()) => {
+                self.retries.remove(&Step::Volumes);
+            }
+            Err(error) => {
+                warn!(error = &error as &dyn std::error::Error, "volume not refreshed, the old content stays for now");
+                self.failed(Step::Volumes, None);
+            }
         }
     }
 

@@ -540,18 +540,7 @@ impl SimRuntime {
             network_mode: Some(config.security.namespaces.network),
             runtime_handler: String::new(),
         };
-        if let Some(users) = config.security.namespaces.users {
-            let of_others = state.users.iter().filter(|(other, _)| {
-                // Nobody lives in a dead one.
-                let other = &state.sandboxes[*other];
-                other.pod_uid != config.pod_uid && other.state == SandboxState::Ready
-            });
-            if let Some((other, _)) = of_others.into_iter().find(|(_, range)| range.host_id == users.host_id) {
-                let what = format!("{users:?} of {} are those of sandbox {other}", config.pod_uid);
-                self.world.violation(Invariant::UsersApart, what);
-            }
-            state.users.insert(id.clone(), users);
-        }
+        state.users.extend(config.security.namespaces.users.map(|users| (id.clone(), users)));
         state.sandboxes.insert(id.clone(), sandbox);
         state.log_directories.insert(id.clone(), PathBuf::from(&config.log_directory));
         self.world.log(|| format!("sandbox {id} made for {} attempt {}", config.pod_name, config.attempt));
@@ -569,6 +558,19 @@ impl SimRuntime {
         if wants != has {
             let what = format!("{}/{} in a sandbox of {has:?} is made for {wants:?}", home.pod_uid, config.name);
             self.world.violation(Invariant::UsersApart, what);
+        }
+        if let Some(users) = has {
+            // In a sandbox without containers, such as one that a call made which was given up,
+            // nobody lives.
+            let mut lives = state.containers.values().filter(|other| other.container.is_running());
+            let shared = lives.find(|other| {
+                let theirs = state.users.get(&other.container.sandbox_id);
+                other.pod_uid != home.pod_uid && theirs.is_some_and(|theirs| theirs.host_id == users.host_id)
+            });
+            if let Some(other) = shared {
+                let what = format!("{users:?} of {} are those of {}", home.pod_uid, other.pod_uid);
+                self.world.violation(Invariant::UsersApart, what);
+            }
         }
         let of_pod = |instance: &&Instance| instance.pod_uid == home.pod_uid && instance.container.name == config.name;
         if state.containers.values().filter(of_pod).any(|instance| instance.container.attempt == config.attempt) {
