@@ -256,7 +256,7 @@ impl Programs for Processes {
                 tokio::join!(
                     feed,
                     beginning(stdout, &mut answer, ANSWER_BYTES_MAX + 1),
-                    beginning(stderr, &mut complaint, COMPLAINT_BYTES_MAX)
+                    beginning_of_all(stderr, &mut complaint, COMPLAINT_BYTES_MAX)
                 )
             });
             tokio::select! {
@@ -298,6 +298,13 @@ impl Drop for Group {
 /// So much of what a program writes; then the pipe is closed, which ends one that talks on.
 async fn beginning(from: impl AsyncRead + Unpin, text: &mut Vec<u8>, bytes_max: usize) -> io::Result<usize> {
     from.take(bytes_max as u64).read_to_end(text).await
+}
+
+/// So much of what a program writes; the rest is read and forgotten. A program may complain at
+/// length and know the answer all the same.
+async fn beginning_of_all(mut from: impl AsyncRead + Unpin, text: &mut Vec<u8>, bytes_max: usize) -> io::Result<u64> {
+    beginning(&mut from, text, bytes_max).await?;
+    tokio::io::copy(&mut from, &mut tokio::io::sink()).await
 }
 
 #[derive(Serialize)]
@@ -656,6 +663,13 @@ mod tests {
         assert_eq!(run("read -r line; echo \"$1 $WHO $line\"", b"{}\n").await, Ok("first me {}\n".into()));
         let error = run("echo why >&2; exit 3", b"{}\n").await.expect_err("it failed");
         assert!(error.contains("why") && error.contains('3'), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_program_may_complain_at_length_before_it_answers() {
+        assert_eq!(run("head -c 100000 /dev/zero >&2 && echo fine", b"").await, Ok("fine\n".into()));
+        let error = run("head -c 100000 /dev/zero | tr '\\0' a >&2; exit 3", b"").await.expect_err("it failed");
+        assert!(error.contains('3') && error.len() < 2 * COMPLAINT_BYTES_MAX, "{} bytes: {error}", error.len());
     }
 
     #[tokio::test]
