@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::config::PullCredentialsPolicy;
 use crate::cri::{Auth, ImageSpec, Runtime};
 use crate::host::{Durability, Host, HostError};
+use crate::pod::go_json;
 
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 const FILE_PREFIX: &str = "sha256-";
@@ -444,19 +445,32 @@ fn sha256(data: &[u8]) -> String {
 
 /// Tells credentials apart without keeping them; upstream's agent makes the same of them.
 fn hash(auth: &Auth) -> String {
-    let empty = |text: &&str| text.is_empty();
-    let fields = [
-        ("username", auth.username.as_str()),
-        ("password", &auth.password),
-        ("auth", &auth.auth),
-        ("serveraddress", &auth.server_address),
-        ("identitytoken", &auth.identity_token),
-        ("registrytoken", &auth.registry_token),
-    ];
-    let text = |text: &str| serde_json::to_string(text).expect("a text serializes");
-    let fields = fields.iter().filter(|(_, value)| !empty(value));
-    let fields: Vec<_> = fields.map(|(name, value)| format!("{}:{}", text(name), text(value))).collect();
-    sha256(format!("{{{}}}", fields.join(",")).as_bytes())
+    let content = HashedAuth {
+        username: &auth.username,
+        password: &auth.password,
+        auth: &auth.auth,
+        serveraddress: &auth.server_address,
+        identitytoken: &auth.identity_token,
+        registrytoken: &auth.registry_token,
+    };
+    sha256(go_json(&serde_json::to_string(&content).expect("texts serialize")).as_bytes())
+}
+
+/// The names and their order are part of the hash.
+#[derive(Serialize)]
+struct HashedAuth<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    username: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    password: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    auth: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    serveraddress: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    identitytoken: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    registrytoken: &'a str,
 }
 
 #[cfg(test)]
@@ -481,6 +495,9 @@ mod tests {
             "credentialHash": "739c7b2f869520e42e8dba8f0bf6247f854c678635d393e3e1baa34d12544fb6",
         }]});
         assert_eq!(serde_json::to_value(&allowed).expect("texts serialize"), expected);
+        // As Go's own JSON writer and SHA-256 make it.
+        let escaped = "ab97f5a7dd967fabffd35ebf3f961672417593db26ed2982fb674f4b47f35aa9";
+        assert_eq!(hash(&credential("login", "a&b<\"é").auth), escaped);
         allowed.note(&[]);
         assert_eq!(serde_json::to_value(&allowed).expect("a flag"), serde_json::json!({"nodePodsAccessible": true}));
         let named = "sha256-2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";

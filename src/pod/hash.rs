@@ -20,8 +20,8 @@ pub fn container_hash(container: &Container) -> String {
 }
 
 /// Go's JSON writer also escapes what could end a script element, and the two characters
-/// that JavaScript takes for line ends.
-fn go_json(json: &str) -> String {
+/// that JavaScript takes for line ends. For hashes that must be upstream's.
+pub fn go_json(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
         match c {

@@ -21,7 +21,7 @@ pub mod static_pod;
 pub mod testing;
 
 pub use containers::field_path;
-pub use hash::{container_hash, static_pod_uid};
+pub use hash::{container_hash, go_json, static_pod_uid};
 
 use std::fmt;
 use std::sync::{Arc, LazyLock};
