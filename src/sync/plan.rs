@@ -219,7 +219,8 @@ pub fn sync(snapshot: &Snapshot) -> Plan {
     plan
 }
 
-/// The plan for a pod that must end: stop everything, then the sandbox.
+/// The plan for a pod that must end: stop everything, then the sandbox. After the end it still
+/// comes first: a call that was given up may have made something late.
 pub fn stop_pod(pod: &Pod, runtime: &PodRuntime) -> Plan {
     let containers = next_to_stop(pod, runtime).map(|container| stop(container, StopWhy::PodStops));
     let sandboxes = ready_sandboxes(runtime).map(|sandbox| Action::StopSandbox { id: sandbox.id.clone() });
@@ -241,13 +242,19 @@ fn next_to_stop<'a>(pod: &Pod, runtime: &'a PodRuntime) -> impl Iterator<Item = 
 }
 
 /// The plan for a pod that has ended and that somebody may still want to look at.
-pub fn keep_ended_pod(runtime: &PodRuntime, condemned: &BTreeSet<ContainerId>) -> Plan {
+pub fn keep_ended_pod(pod: &Pod, runtime: &PodRuntime, condemned: &BTreeSet<ContainerId>) -> Plan {
+    let late = stop_pod(pod, runtime).actions;
     let newest = runtime.sandbox().map(|sandbox| &sandbox.id);
-    Plan { actions: surplus(runtime, newest, condemned), ..Plan::default() }
+    let actions = if late.is_empty() { surplus(runtime, newest, condemned) } else { late };
+    Plan { actions, ..Plan::default() }
 }
 
 /// The plan for a pod that has ended and is no longer wanted: leave nothing in the runtime.
-pub fn remove_pod(runtime: &PodRuntime) -> Plan {
+pub fn remove_pod(pod: &Pod, runtime: &PodRuntime) -> Plan {
+    let late = stop_pod(pod, runtime);
+    if !late.reached {
+        return late;
+    }
     let containers = runtime.containers.iter().map(remove);
     let sandboxes = runtime.sandboxes.iter().map(|sandbox| Action::RemoveSandbox { id: sandbox.id.clone() });
     Plan::of_first(containers, sandboxes)

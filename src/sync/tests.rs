@@ -402,10 +402,26 @@ fn a_stopping_pod_stops_containers_before_its_sandbox() {
 #[test]
 fn an_unwanted_pod_loses_its_containers_before_its_sandbox() {
     let runtime = Scene::default().sandbox(0, SandboxState::NotReady).exited("a", 0, 0, 0).0.sorted();
-    assert_eq!(plan::remove_pod(&runtime).to_string(), "remove a dead a\n");
+    let remove = |runtime: &PodRuntime| plan::remove_pod(&Pod::default(), runtime).to_string();
+    assert_eq!(remove(&runtime), "remove a dead a\n");
     let runtime = Scene::default().sandbox(0, SandboxState::NotReady).0.sorted();
-    assert_eq!(plan::remove_pod(&runtime).to_string(), "remove sandbox\n");
-    assert_eq!(plan::remove_pod(&PodRuntime::default()).to_string(), "done\n");
+    assert_eq!(remove(&runtime), "remove sandbox\n");
+    assert_eq!(remove(&PodRuntime::default()), "done\n");
+}
+
+#[test]
+fn what_comes_to_life_after_the_end_is_stopped() {
+    let check = |scene: Scene, kept: &str, removed: &str| {
+        let runtime = scene.0.sorted();
+        let condemned = runtime.containers.iter().map(|container| container.id.clone()).collect();
+        assert_eq!(plan::keep_ended_pod(&Pod::default(), &runtime, &condemned).to_string(), kept);
+        assert_eq!(plan::remove_pod(&Pod::default(), &runtime).to_string(), removed);
+    };
+    let late = "stop a because the pod stops\n";
+    check(ready().running("a", 0, 1).exited("a", 0, 0, 0), late, late);
+    check(ready().exited("a", 0, 0, 0), "stop sandbox\n", "stop sandbox\n");
+    let ended = Scene::default().sandbox(0, SandboxState::NotReady).exited("a", 0, 0, 0);
+    check(ended, "remove a dead a\n", "remove a dead a\n");
 }
 
 #[test]

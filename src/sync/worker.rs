@@ -422,8 +422,8 @@ impl Worker {
             }),
             Stage::Stopping => plan::stop_pod(&wish.pod, runtime),
             Stage::Cleaning => Plan::default(),
-            Stage::Ended if wish.stop.is_none() => plan::keep_ended_pod(runtime, condemned),
-            Stage::Ended => plan::remove_pod(runtime),
+            Stage::Ended if wish.stop.is_none() => plan::keep_ended_pod(&wish.pod, runtime, condemned),
+            Stage::Ended => plan::remove_pod(&wish.pod, runtime),
         }
     }
 

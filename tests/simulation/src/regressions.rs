@@ -3,17 +3,19 @@
 //! A seed stands for its story only as long as the simulation draws the same from it; after
 //! a change to the drawing it is a seed like any other, and costs as little.
 
-pub const REGRESSIONS: [(u64, &str); 12] = [
+pub const REGRESSIONS: [(u64, &str); 14] = [
     (78, "a static pod put back while its first life ends shares its mirror"),
     (84, "a pod ended by its deadline between two runs is told to have succeeded"),
     (154, "a back-off is stretched by a wall clock that jumped back"),
     (298, "a pod is not started again after the storm"),
     (300, "a static pod put back while its first life ends shares its mirror"),
     (369, "a pod ended by its deadline between two runs is told to have succeeded"),
+    (678, "a volume whose refresh failed once stayed old"),
     (2510, "a static pod put back while the agent was dead goes on with the mirror of its ended life"),
     (2638, "a container started by a call that was given up is removed while it runs"),
     (2648, "a static pod put back while it ends as an orphan is never started"),
     (2661, "a read taken in the middle of a round of actions is believed after it"),
     (5330, "a static pod put back while it ends as an orphan is never started"),
+    (79_891, "what a given-up call made late lives on in a pod that has ended"),
     (658_091_128_171, "the last look falls into the rotation of a log"),
 ];
