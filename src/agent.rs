@@ -45,7 +45,7 @@ use crate::sources::{self, SourceEvent};
 use crate::status::StatusWriter;
 use crate::sync::cgroups::Cgroups;
 use crate::sync::mirror::{self, Mirrors};
-use crate::sync::user_namespaces::UserNamespaces;
+use crate::sync::user_namespaces::{self, UserNamespaces};
 use crate::sync::{Context, DeadContainers, Dispatcher, Hooks, SyncConfig, Wakes};
 use crate::volumes::Volumes;
 
@@ -255,6 +255,13 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: StaticPods
             async move { runtime.reopen_container_log(&id).await }.boxed()
         })
     };
+    let range_in_use = {
+        let runtime = runtime.clone();
+        Box::new(move |uid| {
+            let runtime = runtime.clone();
+            async move { user_namespaces::range_in_use(&*runtime, uid).await }.boxed()
+        })
+    };
     let caller = Caller::new(Arc::new(runtime.clone()), net);
     let version = &config.node.version;
     let hooks = Hooks { caller: caller.clone(), user_agent: probes::user_agent("kube-lifecycle", version) };
@@ -264,7 +271,7 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: StaticPods
     };
     let context = Context {
         dead: DeadContainers::new(sync.dead.clone()),
-        user_namespaces: UserNamespaces::new(host.clone(), sync.root_dir.clone(), sync.ids),
+        user_namespaces: UserNamespaces::new(host.clone(), range_in_use, sync.root_dir.clone(), sync.ids),
         logs: Logs::new(host.clone(), clock.clone(), reopen, config.logs),
         admission: Admission::new(),
         cluster,

@@ -134,7 +134,7 @@ async fn id_pool(settings: &Settings) -> anyhow::Result<IdPool> {
     let per_pod = kubelet.user_namespaces_ids_per_pod.and_then(|ids| u32::try_from(ids).ok()).unwrap_or(IDS_PER_POD);
     let owner = nix::unistd::User::from_name(ID_OWNER).ok().flatten();
     let (Some(_), Some(uids), Some(gids)) =
-        (owner, subordinate_ids(&[ID_OWNER]).await, subordinate_ids(&["-g", ID_OWNER]).await)
+        (owner, subordinate_ids(&[ID_OWNER]).await?, subordinate_ids(&["-g", ID_OWNER]).await?)
     else {
         return Ok(IdPool::above_the_nodes(per_pod));
     };
@@ -153,11 +153,17 @@ async fn id_pool(settings: &Settings) -> anyhow::Result<IdPool> {
     Ok(pool)
 }
 
+/// It may ask a directory service.
+const SUBORDINATE_IDS_DEADLINE: Duration = Duration::from_secs(10);
+
 /// `None` where the program or an entry for the user is missing.
-async fn subordinate_ids(arguments: &[&str]) -> Option<String> {
-    let output = tokio::process::Command::new("getsubids").args(arguments).output().await.ok()?;
-    let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
-    (output.status.success() && !text.is_empty()).then_some(text)
+async fn subordinate_ids(arguments: &[&str]) -> anyhow::Result<Option<String>> {
+    let asked = tokio::process::Command::new("getsubids").args(arguments).kill_on_drop(true).output();
+    let output = tokio::time::timeout(SUBORDINATE_IDS_DEADLINE, asked).await;
+    let output = output.context("getsubids does not say which user ids pods may have")?;
+    let Ok(output) = output else { return Ok(None) };
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    Ok((output.status.success() && !text.is_empty()).then_some(text))
 }
 
 /// `0: kubelet 65536 7208960`, and nothing else.

@@ -10,8 +10,8 @@ use super::labels;
 use super::wire;
 use super::{
     CgroupDriver, Container, ContainerId, ContainerState, ContainerStateKind, ContainerSummary, ContainerUser,
-    CriError, Executed, Exit, FilesystemUsage, Image, LinuxResources, Mount, MountPropagation, NamespaceMode, Result,
-    RuntimeCondition, RuntimeEvent, RuntimeEventKind, RuntimeHandler, RuntimeStatus, RuntimeVersion, Sandbox,
+    CriError, Executed, Exit, FilesystemUsage, IdRange, Image, LinuxResources, Mount, MountPropagation, NamespaceMode,
+    Result, RuntimeCondition, RuntimeEvent, RuntimeEventKind, RuntimeHandler, RuntimeStatus, RuntimeVersion, Sandbox,
     SandboxId, SandboxState,
 };
 
@@ -90,6 +90,7 @@ pub(super) fn listed_sandbox(sandbox: wire::PodSandbox) -> Option<Sandbox> {
         annotations: sandbox.annotations,
         ips: Vec::new(),
         network_mode: None,
+        users: None,
         runtime_handler: sandbox.runtime_handler,
     })
 }
@@ -98,11 +99,7 @@ pub(super) fn sandbox_status(answer: wire::PodSandboxStatusResponse) -> Result<S
     let status = required("PodSandboxStatus", "status", answer.status)?;
     let state = sandbox_state(status.state());
     let metadata = required("PodSandboxStatus", "metadata", status.metadata)?;
-    let network_mode = status
-        .linux
-        .and_then(|linux| linux.namespaces)
-        .and_then(|namespaces| namespaces.options)
-        .map(|options| namespace_mode(options.network()));
+    let options = status.linux.and_then(|linux| linux.namespaces).and_then(|namespaces| namespaces.options);
     Ok(Sandbox {
         id: SandboxId::new(status.id),
         pod_name: metadata.name,
@@ -114,9 +111,16 @@ pub(super) fn sandbox_status(answer: wire::PodSandboxStatusResponse) -> Result<S
         labels: status.labels,
         annotations: status.annotations,
         ips: status.network.map(sandbox_ips).unwrap_or_default(),
-        network_mode,
+        network_mode: options.as_ref().map(|options| namespace_mode(options.network())),
+        users: options.and_then(|options| options.userns_options).and_then(id_range),
         runtime_handler: status.runtime_handler,
     })
+}
+
+/// The node's ids that stand for 0, 1, ... in a pod with users of its own.
+fn id_range(options: wire::UserNamespace) -> Option<IdRange> {
+    let first = options.uids.first().filter(|_| options.mode() == wire::NamespaceMode::Pod)?;
+    Some(IdRange { host_id: first.host_id, length: first.length })
 }
 
 /// The primary address first. The runtime sends empty text while there is none.
@@ -347,6 +351,17 @@ mod tests {
     }
 
     #[test]
+    fn a_sandbox_with_users_of_its_own_tells_their_range() {
+        let mapping = wire::IdMapping { host_id: 65_536, container_id: 0, length: 65_536 };
+        let range = |mode: wire::NamespaceMode| {
+            let (uids, gids) = (vec![mapping], vec![mapping]);
+            id_range(wire::UserNamespace { mode: mode.into(), uids, gids })
+        };
+        assert_eq!(range(wire::NamespaceMode::Pod), Some(IdRange { host_id: 65_536, length: 65_536 }));
+        assert_eq!(range(wire::NamespaceMode::Node), None);
+    }
+
+    #[test]
     fn a_sandbox_status_is_carried_over_whole() {
         let sandbox = sandbox_answer(None, wire::NamespaceMode::Pod);
         let expected = Sandbox {
@@ -361,6 +376,7 @@ mod tests {
             annotations: [("a".to_owned(), "b".to_owned())].into(),
             ips: vec![],
             network_mode: Some(NamespaceMode::Pod),
+            users: None,
             runtime_handler: "kata".into(),
         };
         assert_eq!(sandbox, expected);

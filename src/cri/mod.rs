@@ -10,6 +10,8 @@ mod answers;
 mod grpc;
 mod requests;
 #[cfg(test)]
+pub mod testing;
+#[cfg(test)]
 mod tests;
 mod wire;
 
@@ -173,6 +175,8 @@ pub struct Sandbox {
     pub ips: Vec<IpAddr>,
     /// Known only from the status call.
     pub network_mode: Option<NamespaceMode>,
+    /// Known only from the status call, of pods that have users of their own.
+    pub users: Option<IdRange>,
     pub runtime_handler: String,
 }
 

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::*;
-use crate::cri::{Container, ContainerState, CriError, Exit};
+use crate::cri::{Container, CriError};
 use crate::host::{LinuxHost, Roots};
 
 const LIMIT: u64 = 10_000;
@@ -73,24 +73,11 @@ impl Scene {
     }
 
     fn observe(&self, logs: &Logs, runs: bool) {
-        let at = "2026-01-01T00:00:00Z".parse().expect("a literal time");
-        let exit =
-            Exit { started_at: None, finished_at: None, exit_code: 0, reason: String::new(), message: String::new() };
+        let state = if runs { cri::testing::running() } else { cri::testing::exited(0) };
         let container = Container {
             id: ContainerId::new("c"),
-            sandbox_id: cri::SandboxId::new("s"),
-            name: "main".into(),
-            attempt: 0,
-            state: if runs { ContainerState::Running { started_at: at } } else { ContainerState::Exited(exit) },
-            created_at: at,
-            image: String::new(),
-            image_ref: String::new(),
-            labels: BTreeMap::new(),
-            annotations: BTreeMap::new(),
             log_path: self.log().to_string_lossy().into_owned(),
-            user: None,
-            resources: None,
-            mounts: Vec::new(),
+            ..cri::testing::container("main", 0, state)
         };
         let runtime = PodRuntime { containers: vec![container], ..PodRuntime::default() };
         logs.observe(&PodUid::new("u"), &runtime);

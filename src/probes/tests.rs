@@ -171,22 +171,7 @@ impl Bench {
 }
 
 fn running(id: &str) -> Container {
-    Container {
-        id: ContainerId::new(id),
-        sandbox_id: cri::SandboxId::new("s"),
-        name: "web".into(),
-        attempt: 0,
-        state: ContainerState::Running { started_at: noon() },
-        created_at: noon(),
-        image: String::new(),
-        image_ref: String::new(),
-        labels: Default::default(),
-        annotations: Default::default(),
-        log_path: String::new(),
-        user: None,
-        resources: None,
-        mounts: Vec::new(),
-    }
+    Container { id: ContainerId::new(id), ..cri::testing::container("web", 0, cri::testing::running()) }
 }
 
 const GET: &str = "httpGet: {port: 80}";

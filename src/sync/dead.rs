@@ -171,35 +171,14 @@ mod tests {
     use jiff::SignedDuration;
 
     use super::*;
-    use crate::cri::{Container, ContainerState, Exit, SandboxId};
-
-    fn noon() -> Timestamp {
-        "2026-01-01T12:00:00Z".parse().expect("a literal time")
-    }
+    use crate::cri::Container;
+    use crate::cri::testing::{container, exited, noon};
 
     /// Instances `name-attempt` that were created so many minutes ago; none of them runs.
     fn ended(instances: &[(&str, u32, i64)]) -> PodRuntime {
         let containers = instances.iter().map(|(name, attempt, minutes)| Container {
-            id: ContainerId::new(format!("{name}-{attempt}")),
-            sandbox_id: SandboxId::new("s"),
-            name: (*name).to_owned(),
-            attempt: *attempt,
-            state: ContainerState::Exited(Exit {
-                exit_code: 0,
-                started_at: None,
-                finished_at: None,
-                reason: String::new(),
-                message: String::new(),
-            }),
             created_at: noon() - SignedDuration::from_mins(*minutes),
-            image: String::new(),
-            image_ref: String::new(),
-            labels: BTreeMap::new(),
-            annotations: BTreeMap::new(),
-            log_path: String::new(),
-            user: None,
-            resources: None,
-            mounts: Vec::new(),
+            ..container(name, *attempt, exited(0))
         });
         PodRuntime { containers: containers.collect(), ..PodRuntime::default() }.sorted()
     }

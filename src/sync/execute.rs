@@ -206,9 +206,12 @@ impl Round<'_> {
     }
 
     /// The pod's own user ids, if it asks for any.
-    pub async fn users(&self, handler: &str) -> Result<Option<IdRange>, String> {
+    async fn users(&self, handler: &str) -> Result<Option<IdRange>, String> {
         if pod::spec(&self.wish.pod).host_users != Some(false) {
             return Ok(None);
+        }
+        if self.context.pleg.health().borrow().status.is_none() {
+            return Err("the runtime has not told yet whether it supports user namespaces".to_owned());
         }
         if !self.features(handler).is_some_and(|features| features.user_namespaces) {
             return Err(UserNamespaceError::Unsupported.to_string());
@@ -345,7 +348,7 @@ impl Round<'_> {
 }
 
 /// Takes down what an ended pod held outside the runtime.
-pub async fn clean(context: &Context, uid: &PodUid, _wish: &Desired) -> Result<(), String> {
+pub async fn clean(context: &Context, uid: &PodUid) -> Result<(), String> {
     context.volumes.unmount(uid).await.map_err(|error| chain(&error))?;
     context.user_namespaces.release(uid);
     context.objects.unregister(uid);

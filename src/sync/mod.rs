@@ -2,8 +2,8 @@
 //!
 //! The dispatcher (`dispatcher.rs`) keeps one worker (`worker.rs`) for each pod. A worker
 //! reads a snapshot, asks `plan.rs`, a pure function, what to do, and has `execute.rs` do
-//! it; `resize.rs` is the part of both that is about resources. `cgroups.rs` and `mirror.rs`
-//! keep what belongs to all pods together.
+//! it; `resize/` is the part of both that is about resources. `cgroups.rs`, `mirror.rs`,
+//! `dead.rs` and `user_namespaces.rs` keep what belongs to all pods together.
 //!
 //! Tasks: the dispatcher, one per pod, one for mirror pods.
 //! In: source events (channel), wake-ups (`Wakes`). Out: CRI calls, volumes, cgroups,

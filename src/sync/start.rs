@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Secret};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::execute::{Round, StartFailure, chain};
 use super::hooks;
@@ -29,20 +29,6 @@ const HOSTS_BYTES_MAX: usize = 1 << 20;
 
 /// Starts a new instance. The caller has made sure that no other one of it lives.
 pub async fn start(
-    round: &Round<'_>,
-    name: &str,
-    kind: Kind,
-    attempt: Option<u32>,
-    backoff_after: Duration,
-) -> Result<(), StartFailure> {
-    let result = try_start(round, name, kind, attempt, backoff_after).await;
-    if let Err(failure) = &result {
-        debug!(container = name, %failure, "container not started");
-    }
-    result
-}
-
-async fn try_start(
     round: &Round<'_>,
     name: &str,
     kind: Kind,

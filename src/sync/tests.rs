@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
 use tokio::time::Instant;
 
 use super::plan::{self, BACKOFF_ANNOTATION, BackoffLimits, Plan, Snapshot};
 use super::resize::{Resize, Update, UpdateKind};
 use super::{DeadContainers, DeadLimits, Wakes};
+use crate::cri::testing::noon;
 use crate::cri::{
-    Container, ContainerId, ContainerState, Exit, NamespaceMode, Sandbox, SandboxId, SandboxState, annotations,
+    self, Container, ContainerId, ContainerState, Exit, NamespaceMode, Sandbox, SandboxId, SandboxState, annotations,
 };
 use crate::pleg::PodRuntime;
 use crate::pod::{self, PodUid};
@@ -22,10 +23,6 @@ const LIMITS: BackoffLimits = BackoffLimits {
     max: Duration::from_secs(300),
     reset_after: Duration::from_secs(600),
 };
-
-fn noon() -> Timestamp {
-    "2026-01-01T12:00:00Z".parse().expect("a literal time")
-}
 
 fn spec(name: &str) -> ContainerSpec {
     ContainerSpec { name: name.into(), image: Some("img:1".into()), ..ContainerSpec::default() }
@@ -57,18 +54,9 @@ struct Scene(PodRuntime, Standings, Resize);
 impl Scene {
     fn sandbox(mut self, attempt: u32, state: SandboxState) -> Self {
         self.0.sandboxes.push(Sandbox {
-            id: SandboxId::new(format!("s{attempt}")),
-            pod_name: "web".into(),
-            pod_namespace: "shop".into(),
-            pod_uid: "u".into(),
-            attempt,
-            state,
-            created_at: noon(),
-            labels: BTreeMap::new(),
-            annotations: BTreeMap::new(),
             ips: vec!["10.0.0.1".parse().expect("a literal address")],
             network_mode: Some(NamespaceMode::Pod),
-            runtime_handler: String::new(),
+            ..cri::testing::sandbox(&format!("s{attempt}"), attempt, state)
         });
         self
     }
@@ -78,18 +66,9 @@ impl Scene {
         self.0.containers.push(Container {
             id: ContainerId::new(format!("{name}{attempt}")),
             sandbox_id: SandboxId::new(format!("s{sandbox}")),
-            name: name.into(),
-            attempt,
-            state,
             created_at: noon() - SignedDuration::from_secs(60),
-            image: "img:1".into(),
-            image_ref: "img@sha256:1".into(),
-            labels: BTreeMap::new(),
             annotations: BTreeMap::from([(annotations::CONTAINER_HASH.to_owned(), hash)]),
-            log_path: String::new(),
-            user: None,
-            resources: None,
-            mounts: Vec::new(),
+            ..cri::testing::container(name, attempt, state)
         });
         self
     }

@@ -5,16 +5,19 @@
 //! upstream's format, before anything is made with it, and goes with that directory.
 //!
 //! Always true: two pods never have the same id; the files are the only record, so that a
-//! new agent, or upstream's, goes on with the ranges there are.
+//! new agent, or upstream's, goes on with the ranges there are. Where a file cannot be read,
+//! the runtime knows what runs.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
+use tracing::warn;
 
-use crate::cri::IdRange;
+use crate::cri::{CriError, IdRange, Runtime, Scope};
 use crate::host::{Durability, Host, HostError};
 use crate::pod::PodUid;
 
@@ -66,6 +69,8 @@ pub enum UserNamespaceError {
     Write(#[source] HostError),
     #[error("cannot read which user ids pods have")]
     Read(#[source] HostError),
+    #[error("cannot ask the runtime for the user ids of pod {uid}, whose file cannot be read")]
+    Ask { uid: PodUid, source: CriError },
 }
 
 /// A range, and whether its file is known to be there.
@@ -75,9 +80,25 @@ struct Taken {
     written: bool,
 }
 
+/// Asks which range a pod runs in, if anything of it runs in one.
+type Ask = Box<dyn Fn(PodUid) -> BoxFuture<'static, Result<Option<IdRange>, CriError>> + Send + Sync>;
+
+/// The range of a pod as the runtime tells it.
+pub async fn range_in_use(runtime: &dyn Runtime, uid: PodUid) -> Result<Option<IdRange>, CriError> {
+    for listed in runtime.list_sandboxes(&Scope::Pod(uid)).await? {
+        match runtime.sandbox_status(&listed.id).await {
+            Ok(sandbox) if sandbox.users.is_some() => return Ok(sandbox.users),
+            Ok(_) | Err(CriError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
 /// Hands out the ranges.
 pub struct UserNamespaces {
     host: Arc<dyn Host>,
+    ask: Ask,
     root_dir: PathBuf,
     pool: IdPool,
     /// Read from disk before the first range is given.
@@ -85,13 +106,13 @@ pub struct UserNamespaces {
 }
 
 impl UserNamespaces {
-    pub fn new(host: Arc<dyn Host>, root_dir: PathBuf, pool: IdPool) -> Self {
-        UserNamespaces { host, root_dir, pool, taken: OnceCell::new() }
+    pub fn new(host: Arc<dyn Host>, ask: Ask, root_dir: PathBuf, pool: IdPool) -> Self {
+        UserNamespaces { host, ask, root_dir, pool, taken: OnceCell::new() }
     }
 
     /// The pod's range: the one it has, or else a free one, which is then its own.
     pub async fn range(&self, uid: &PodUid) -> Result<IdRange, UserNamespaceError> {
-        let taken = self.taken.get_or_try_init(|| self.read_all()).await.map_err(UserNamespaceError::Read)?;
+        let taken = self.taken.get_or_try_init(|| self.read_all()).await?;
         let own = {
             let mut taken = lock(taken);
             match taken.get(uid) {
@@ -131,15 +152,27 @@ impl UserNamespaces {
         self.host.write_file(&file, &text, FILE_MODE, Durability::ThroughPowerCut).await
     }
 
-    async fn read_all(&self) -> Result<Mutex<BTreeMap<PodUid, Taken>>, HostError> {
+    async fn read_all(&self) -> Result<Mutex<BTreeMap<PodUid, Taken>>, UserNamespaceError> {
         let mut all = BTreeMap::new();
-        for uid in self.host.list_pod_dirs().await? {
-            let Some(text) = self.host.read_file(&self.file(&uid), FILE_BYTES_MAX).await? else { continue };
-            match serde_json::from_slice::<Mappings>(&text).ok().and_then(|mappings| mappings.range()) {
-                Some(range) => {
-                    all.insert(uid, Taken { range, written: true });
-                }
-                None => tracing::warn!(%uid, "the pod's file of user ids is damaged; it gets another range"),
+        for uid in self.host.list_pod_dirs().await.map_err(UserNamespaceError::Read)? {
+            let path = self.file(&uid);
+            let problem = match self.host.read_file(&path, FILE_BYTES_MAX).await {
+                Ok(None) => continue,
+                Ok(Some(text)) => match Mappings::parse(&text) {
+                    Ok(range) => {
+                        all.insert(uid, Taken { range, written: true });
+                        continue;
+                    }
+                    Err(problem) => problem,
+                },
+                // One pod's disk must not hold up all others.
+                Err(error) => error.to_string(),
+            };
+            let asked = (self.ask)(uid.clone()).await;
+            let range = asked.map_err(|source| UserNamespaceError::Ask { uid: uid.clone(), source })?;
+            warn!(%uid, path = %path.display(), problem, ?range, "cannot use the pod's file of user ids, it has what it runs with");
+            if let Some(range) = range {
+                all.insert(uid, Taken { range, written: false });
             }
         }
         Ok(Mutex::new(all))
@@ -174,6 +207,11 @@ impl Mappings {
         Mappings { uids: all.clone(), gids: all }
     }
 
+    fn parse(text: &[u8]) -> Result<IdRange, String> {
+        let mappings: Mappings = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+        mappings.range().ok_or_else(|| "it is not one range for users and groups alike".to_owned())
+    }
+
     fn range(&self) -> Option<IdRange> {
         match (self.uids.as_slice(), self.gids.as_slice()) {
             ([uids], [gids]) if uids == gids && uids.container_id == 0 && uids.length > 0 => {
@@ -196,10 +234,20 @@ mod tests {
     const PER_POD: u32 = 65_536;
 
     fn agent(root: &tempfile::TempDir, length: u32) -> UserNamespaces {
+        agent_beside(root, length, |_| Ok(None))
+    }
+
+    /// An agent whose runtime says which ranges are in use.
+    fn agent_beside(
+        root: &tempfile::TempDir,
+        length: u32,
+        says: fn(&str) -> Result<Option<IdRange>, CriError>,
+    ) -> UserNamespaces {
         let roots = Roots::machine(root.path().to_owned());
         let host = Arc::new(LinuxHost::new(roots, Duration::from_secs(5), Clock::system()));
         let pool = IdPool { first: PER_POD, length, per_pod: PER_POD };
-        UserNamespaces::new(host, root.path().to_owned(), pool)
+        let ask: Ask = Box::new(move |uid| Box::pin(std::future::ready(says(uid.as_str()))));
+        UserNamespaces::new(host, ask, root.path().to_owned(), pool)
     }
 
     fn uid(name: &str) -> PodUid {
@@ -242,10 +290,39 @@ mod tests {
         let mapping = format!(r#"[{{"hostId":{PER_POD},"containerId":0,"length":{}}}]"#, 2 * PER_POD);
         let text = format!(r#"{{"uidMappings":{mapping},"gidMappings":{mapping}}}"#);
         fs::write(root.path().join("pods/old/userns"), text).expect("written");
-        fs::create_dir_all(root.path().join("pods/torn")).expect("made");
-        fs::write(root.path().join("pods/torn/userns"), "{").expect("written");
         let ranges = agent(&root, 10 * PER_POD);
         assert_eq!(ranges.range(&uid("new")).await.expect("there is room").host_id, 3 * PER_POD);
+    }
+
+    /// Files of two pods: one torn, one that is a directory.
+    fn damaged() -> tempfile::TempDir {
+        let root = tempfile::tempdir().expect("a temporary directory can be made");
+        fs::create_dir_all(root.path().join("pods/torn")).expect("made");
+        fs::write(root.path().join("pods/torn/userns"), "{").expect("written");
+        fs::create_dir_all(root.path().join("pods/odd/userns")).expect("made");
+        root
+    }
+
+    #[tokio::test]
+    async fn a_pod_whose_file_is_damaged_keeps_what_it_runs_with() {
+        let root = damaged();
+        let ranges = agent_beside(&root, 10 * PER_POD, |uid| {
+            Ok((uid == "torn").then_some(IdRange { host_id: PER_POD, length: PER_POD }))
+        });
+        let new = ranges.range(&uid("new")).await.expect("there is room");
+        assert_eq!(new.host_id, 2 * PER_POD, "the first range runs");
+        assert_eq!(ranges.range(&uid("torn")).await.expect("it has one").host_id, PER_POD);
+        let text = fs::read(root.path().join("pods/torn/userns")).expect("it is there");
+        assert_eq!(Mappings::parse(&text).expect("it is whole again").host_id, PER_POD);
+    }
+
+    #[tokio::test]
+    async fn nobody_gets_a_range_while_the_runtime_does_not_say_what_runs() {
+        let root = damaged();
+        let ranges = agent_beside(&root, 10 * PER_POD, |_| {
+            Err(CriError::Timeout { call: "ListPodSandbox", after: Duration::from_secs(1) })
+        });
+        assert!(matches!(ranges.range(&uid("new")).await, Err(UserNamespaceError::Ask { .. })));
     }
 
     #[test]

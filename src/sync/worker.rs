@@ -158,7 +158,6 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
     let mut worker = Worker {
         context: context.clone(),
         uid: uid.clone(),
-
         stage: Stage::Syncing,
         prepared: false,
         exits_seen: BTreeMap::new(),
@@ -281,7 +280,7 @@ impl Worker {
         self.publish(wish, &runtime, &plan);
         match self.stage {
             Stage::Syncing => self.refresh_volumes(wish).await,
-            Stage::Cleaning => return self.clean(wish).await,
+            Stage::Cleaning => return self.clean().await,
             Stage::Ended if wish.stop.is_some() && plan.reached => return self.take_leave(wish).await,
             Stage::Stopping | Stage::Ended => {}
         }
@@ -459,6 +458,7 @@ impl Worker {
                     self.done.push((action.clone(), before));
                 }
                 Err(failure) => {
+                    debug!(?step, %failure, "step failed");
                     let retry_at = failure.retry_at;
                     if let Action::Resize(resize) = action {
                         self.resizing.carried_out(&self.context, wish, resize, Err(&failure));
@@ -527,11 +527,11 @@ impl Worker {
         }
     }
 
-    async fn clean(&mut self, wish: &Desired) -> Outcome {
+    async fn clean(&mut self) -> Outcome {
         if let Some(until) = self.waits_for(&Step::Clean) {
             return Outcome::Idle { until: Some(until) };
         }
-        match execute::clean(&self.context, &self.uid, wish).await {
+        match execute::clean(&self.context, &self.uid).await {
             Ok(()) => {
                 self.advance();
                 Outcome::Again

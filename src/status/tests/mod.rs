@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 
 use super::{Computed, Resize, Stage, StatusInput, Verdict, WaitingReason};
-use crate::cri::{self, ContainerId, Exit, Sandbox, SandboxId, SandboxState};
+use crate::cri::{self, ContainerId, Exit, Sandbox, SandboxState};
 use crate::pleg::PodRuntime;
 use crate::pod::Source;
 
@@ -50,19 +50,11 @@ fn runtime(lines: &[&str]) -> PodRuntime {
 }
 
 fn sandbox(state: &str, ip: Option<&str>) -> Sandbox {
+    let state = if state == "ready" { SandboxState::Ready } else { SandboxState::NotReady };
     Sandbox {
-        id: SandboxId::new("s"),
-        pod_name: "web-0".into(),
-        pod_namespace: "shop".into(),
-        pod_uid: "u-1".into(),
-        attempt: 0,
-        state: if state == "ready" { SandboxState::Ready } else { SandboxState::NotReady },
         created_at: at(1),
-        labels: BTreeMap::new(),
-        annotations: BTreeMap::new(),
         ips: ip.unwrap_or("10.0.0.7").split(',').map(|ip| ip.parse().expect("an address")).collect(),
-        network_mode: None,
-        runtime_handler: String::new(),
+        ..cri::testing::sandbox("s", 0, state)
     }
 }
 
@@ -80,20 +72,10 @@ fn container(name: &str, attempt: u32, state: &str, exit_code: i32) -> cri::Cont
         }),
     };
     cri::Container {
-        id: ContainerId::new(format!("{name}-{attempt}")),
-        sandbox_id: SandboxId::new("s"),
-        name: name.into(),
-        attempt,
-        state,
         created_at: at(9 + i64::from(attempt)),
         image: "img:1".into(),
         image_ref: "sha256:1".into(),
-        labels: BTreeMap::new(),
-        annotations: BTreeMap::new(),
-        log_path: String::new(),
-        user: None,
-        resources: None,
-        mounts: Vec::new(),
+        ..cri::testing::container(name, attempt, state)
     }
 }
 

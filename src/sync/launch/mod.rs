@@ -12,7 +12,7 @@ mod resources;
 mod sandbox;
 mod security;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 use std::path::PathBuf;
 

@@ -125,8 +125,10 @@ impl Resizing {
         // Before the question, so that no news is lost between it and the wait for news.
         self.freed.borrow_and_update();
         self.node.borrow_and_update();
-        let answer = if is_open { admit::resize(context, uid, &wish.pod) } else { None };
-        self.is_undecided = is_open && answer.is_none();
+        // Most pods are never resized: they need not ask before each look.
+        let asks = is_open && decide::may_be_resized(&wish.pod);
+        let answer = if asks { admit::resize(context, uid, &wish.pod) } else { None };
+        self.is_undecided = asks && answer.is_none();
         let Allocation { pod, pending } =
             answer.unwrap_or_else(|| Allocation { pod: context.admission.allocated(uid, &wish.pod), pending: None });
 

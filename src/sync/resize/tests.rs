@@ -5,36 +5,13 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{Resize, decide, pod_cgroup, summary};
-use crate::cri::{CgroupDriver, Container, ContainerId, ContainerState, Exit, LinuxResources, SandboxId};
-use crate::host::{CgroupSettings, CgroupVersion};
+use crate::cri::testing::{container, exited, running as runs};
+use crate::cri::{Container, ContainerId, LinuxResources};
+use crate::host::CgroupSettings;
 use crate::pleg::PodRuntime;
-use crate::pod::dns::ClusterDns;
 use crate::pod::testing::pod_yaml;
-use crate::sync::launch::{CgroupConfig, LaunchConfig, container_resources};
-
-fn config() -> LaunchConfig {
-    LaunchConfig {
-        pod_logs_dir: "/var/log/pods".into(),
-        seccomp_dir: "/var/lib/kubelet/seccomp".into(),
-        seccomp_default: false,
-        cluster_dns: ClusterDns { servers: Vec::new(), domain: "cluster.local".into() },
-        cgroups: CgroupConfig {
-            root: "/".into(),
-            per_qos: true,
-            driver: CgroupDriver::Cgroupfs,
-            version: CgroupVersion::V2,
-            cpu_cfs_quota: true,
-            cpu_cfs_quota_period_us: 100_000,
-            pod_pids_max: None,
-            hugepage_sizes: Vec::new(),
-            kubepods: CgroupSettings::default(),
-        },
-        memory_bytes: 8 << 30,
-        single_process_oom_kill: false,
-        swap_controller: false,
-        thermal_throttle_dirs: Vec::new(),
-    }
-}
+use crate::sync::launch::container_resources;
+use crate::sync::launch::tests::config;
 
 /// Containers `a`, `b`, … each with requests and limits of CPU in thousandths and memory in MiB.
 fn pod(containers: &[(u32, u32)], more: &str) -> Pod {
@@ -53,26 +30,9 @@ fn pod(containers: &[(u32, u32)], more: &str) -> Pod {
 /// The runtime as it is when all containers run with what `pod` says.
 fn running(pod: &Pod) -> PodRuntime {
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    let instance = |spec| Container {
-        id: ContainerId::new("id"),
-        sandbox_id: SandboxId::new("s"),
-        name: String::new(),
-        attempt: 0,
-        state: ContainerState::Running { started_at: "2026-01-01T12:00:00Z".parse().expect("a time") },
-        created_at: "2026-01-01T12:00:00Z".parse().expect("a time"),
-        image: String::new(),
-        image_ref: String::new(),
-        labels: BTreeMap::new(),
-        annotations: BTreeMap::new(),
-        log_path: String::new(),
-        user: None,
-        resources: Some(container_resources(pod, spec, &config())),
-        mounts: Vec::new(),
-    };
     let named = containers.map(|spec| Container {
-        id: ContainerId::new(format!("{}0", spec.name)),
-        name: spec.name.clone(),
-        ..instance(spec)
+        resources: Some(container_resources(pod, spec, &config())),
+        ..container(&spec.name, 0, runs())
     });
     PodRuntime { containers: named.collect(), ..PodRuntime::default() }
 }
@@ -186,25 +146,19 @@ fn whoever_restarts_for_a_resource_is_restarted_once_there_is_room() {
     let runtime = running(&before);
     let written = pod_cgroup(&after, &runtime, &config());
     let next = decide(&after, &runtime, &BTreeMap::new(), Some(&written), &config());
-    assert_eq!(text(&next), "restart a0");
+    assert_eq!(text(&next), "restart a-0");
     // With less, there is room at once.
-    check(&after, &before, "restart a0");
+    check(&after, &before, "restart a-0");
 }
 
 #[test]
 fn what_ended_with_other_resources_is_another_container() {
     let (before, after) = (pod(&[(100, 64)], ""), pod(&[(100, 96)], ""));
     let mut runtime = running(&before);
-    runtime.containers[0].state = ContainerState::Exited(Exit {
-        started_at: None,
-        finished_at: None,
-        exit_code: 137,
-        reason: "OOMKilled".into(),
-        message: String::new(),
-    });
+    runtime.containers[0].state = exited(137);
     let written = pod_cgroup(&after, &runtime, &config());
     let resize = decide(&after, &runtime, &BTreeMap::new(), Some(&written), &config());
-    assert_eq!((text(&resize).as_str(), resize.is_under_way), ("restart a0", false));
+    assert_eq!((text(&resize).as_str(), resize.is_under_way), ("restart a-0", false));
 }
 
 #[test]
@@ -223,7 +177,7 @@ fn what_was_given_is_not_given_again_however_it_is_reported() {
     let given = |pod: &Pod| running(pod).containers[0].resources.clone().expect("it reports them");
     let written = pod_cgroup(&after, &runtime, &config());
     let with = |given: LinuxResources, runtime: &PodRuntime| {
-        let given = BTreeMap::from([(ContainerId::new("a0"), given)]);
+        let given = BTreeMap::from([(ContainerId::new("a-0"), given)]);
         text(&decide(&after, runtime, &given, Some(&written), &config()))
     };
     assert_eq!(with(given(&after), &runtime), "");

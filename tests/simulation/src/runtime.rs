@@ -538,6 +538,7 @@ impl SimRuntime {
             annotations: config.annotations.clone(),
             ips: vec![ip.into()],
             network_mode: Some(config.security.namespaces.network),
+            users: config.security.namespaces.users,
             runtime_handler: String::new(),
         };
         state.users.extend(config.security.namespaces.users.map(|users| (id.clone(), users)));

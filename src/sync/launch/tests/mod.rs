@@ -23,7 +23,8 @@ use crate::pod::testing::pod_yaml;
 
 const UID: &str = "0b1d2f6c-1111-2222-3333-444455556666";
 
-fn config() -> LaunchConfig {
+/// A node with what a node usually has.
+pub fn config() -> LaunchConfig {
     LaunchConfig {
         pod_logs_dir: "/var/log/pods".into(),
         seccomp_dir: "/var/lib/kubelet/seccomp".into(),
