@@ -19,7 +19,7 @@ use crate::cri::{
 };
 use crate::pleg::PodRuntime;
 use crate::pod::{self, containers::ephemeral_containers};
-use crate::probes::{ProbeKind, Standings};
+use crate::probes::{ProbeKind, Standing, Standings};
 use crate::status::restartable;
 
 /// The wait that follows a crash, as the container instance itself carries it: seconds in
@@ -304,6 +304,11 @@ fn failed_probe(snapshot: &Snapshot, instance: &Container) -> Option<ProbeKind> 
     snapshot.standings.get(&instance.id).and_then(|standing| standing.failed)
 }
 
+/// It has no startup probe, or that has passed.
+fn is_started(snapshot: &Snapshot, instance: &Container) -> bool {
+    snapshot.standings.get(&instance.id).is_none_or(Standing::is_started)
+}
+
 /// It runs what it should with what it should have, and no probe has given it up.
 fn is_well(snapshot: &Snapshot, instance: &Container, spec: &ContainerSpec) -> bool {
     !is_changed(instance, spec) && !is_outgrown(snapshot, instance) && failed_probe(snapshot, instance).is_none()
@@ -368,7 +373,8 @@ fn progress_in(snapshot: &Snapshot, sandbox: &Sandbox) -> Progress {
                 return Progress::Finished;
             }
             (_, Some((ContainerState::Running { .. }, newest))) if is_well(snapshot, newest, spec) => {
-                if kind == Kind::Sidecar {
+                // A sidecar may say when it has started, and what comes after it needs it.
+                if kind == Kind::Sidecar && (initialised || is_started(snapshot, newest)) {
                     continue;
                 }
                 return Progress::Open { steps, held };

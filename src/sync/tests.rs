@@ -108,6 +108,13 @@ impl Scene {
         self
     }
 
+    /// The startup probe of the newest described container has said so much.
+    fn started(mut self, started: bool) -> Self {
+        let newest = self.0.containers.last().expect("a container was described");
+        self.1.insert(newest.id.clone(), Standing { started: Some(started), ..Standing::default() });
+        self
+    }
+
     /// The newest described container was made with other resources.
     fn outgrown(mut self) -> Self {
         let newest = self.0.containers.last().expect("a container was described");
@@ -366,6 +373,19 @@ fn sidecars_start_in_order_and_are_kept_running() {
     check(pod(), ready().running("s", 0, 0).exited("i", 0, 0, 0), &["start a"]);
     check(pod(), ready().exited("s", 0, 0, 0).exited("i", 0, 0, 0).running("a", 0, 0), &["start s again, attempt 1"]);
     check(pod(), ready().running("s", 0, 0).exited("i", 0, 0, 0).exited("a", 0, 0, 0), &["done"]);
+}
+
+#[test]
+fn what_follows_a_sidecar_waits_for_its_startup_probe() {
+    let pod = || with_init(pod("Always", &["a"]), &[("s", true), ("i", false), ("t", true)]);
+    check(pod(), ready().running("s", 0, 0).started(false), &[]);
+    check(pod(), ready().running("s", 0, 0).started(true), &["start i"]);
+    let late = || ready().running("s", 0, 0).exited("i", 0, 0, 0).running("t", 0, 0);
+    check(pod(), late().started(false), &[]);
+    check(pod(), late().started(true), &["start a"]);
+    // Whoever runs waits for nobody.
+    let restarted = ready().running("s", 0, 1).started(false).exited("i", 0, 0, 0).running("a", 0, 0);
+    check(pod(), restarted, &["start t"]);
 }
 
 #[test]

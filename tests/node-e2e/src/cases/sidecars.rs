@@ -16,6 +16,7 @@ pub const CASES: &[Case] = &[
     shared!(sidecars_start_first_and_stop_last),
     shared!(a_sidecar_does_not_keep_a_job_from_its_end).in_subset(),
     shared!(a_sidecar_is_restarted_on_its_own),
+    shared!(what_follows_a_sidecar_waits_for_its_startup_probe),
     shared!(a_sidecar_gets_what_is_left_of_the_grace),
     shared!(hooks_of_sidecars_do_not_wait_for_their_turn),
     shared!(a_container_is_restarted_by_its_own_rules),
@@ -94,6 +95,30 @@ async fn a_sidecar_is_restarted_on_its_own(node: Node) -> Result<()> {
     let pod = served.expect().ready().that("a second helper", again).await?;
     let status = pod.status.context("a status")?;
     ensure!(status_of(&status.container_statuses, "main")?.restart_count == 0);
+    Ok(())
+}
+
+async fn what_follows_a_sidecar_waits_for_its_startup_probe(node: Node) -> Result<()> {
+    let served = pod("served").volume("notes", "/notes", json!({ "emptyDir": {} }));
+    let mut helper = sidecar("helper", "while :; do sleep 0.1; done");
+    helper["startupProbe"] =
+        json!({ "exec": { "command": ["sh", "-c", "[ -e /tmp/up ]"] }, "periodSeconds": 1, "failureThreshold": 100 });
+    let served = node.run(served.spec(json!({ "initContainers": [helper] }))).await?;
+    let waits = |pod: &Pod| {
+        let list = |which: fn(&k8s_openapi::api::core::v1::PodStatus) -> &Option<Vec<ContainerStatus>>, name: &str| {
+            pod.status.as_ref().and_then(|status| status_of(which(status), name).ok().cloned())
+        };
+        let helper = list(|status| &status.init_container_statuses, "helper");
+        let main = list(|status| &status.container_statuses, "main");
+        let runs = |it: &ContainerStatus| it.state.as_ref().is_some_and(|state| state.running.is_some());
+        helper.is_some_and(|it| runs(&it) && it.started == Some(false))
+            && main.is_some_and(|it| !runs(&it) && it.container_id.is_none())
+    };
+    served.expect().that("a helper alone", waits).await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    served.expect().that("still a helper alone", waits).await?;
+    served.exec_in("helper", "touch /tmp/up").await?;
+    served.expect().ready().await?;
     Ok(())
 }
 

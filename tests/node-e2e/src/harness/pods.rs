@@ -244,8 +244,9 @@ impl PodHandle {
 }
 
 pub(super) fn container_status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {
-    let statuses = pod.status.as_ref()?.container_statuses.as_deref()?;
-    statuses.iter().find(|status| status.name == name)
+    let status = pod.status.as_ref()?;
+    let mut all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    all.find(|status| status.name == name)
 }
 
 /// Fails unless each of these is a line of the text.
