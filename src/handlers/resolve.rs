@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Container, ContainerPort, ExecAction, GRPCActio
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::Call;
-use crate::net::{HttpGet, Scheme};
+use crate::net::{HttpGet, Scheme, wire_path};
 use crate::pod::expansion::{Budget, TooLong, expand};
 
 /// Where a handler's call goes unless it says otherwise.
@@ -96,22 +96,4 @@ fn port(port: &IntOrString, place: Place<'_>) -> Result<u16, ResolveError> {
 
 fn number(port: i32) -> Result<u16, ResolveError> {
     u16::try_from(port).ok().filter(|port| *port > 0).ok_or(ResolveError::Port(port))
-}
-
-/// Path and query as they may stand in a request line: from a slash, without fragment, and
-/// what is no URL character escaped.
-pub(super) fn wire_path(written: &str) -> String {
-    let written = written.split('#').next().unwrap_or_default();
-    let mut path = String::with_capacity(written.len() + 1);
-    if !written.starts_with('/') {
-        path.push('/');
-    }
-    for byte in written.bytes() {
-        match byte {
-            b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' => path.push_str(&format!("%{byte:02X}")),
-            0x21..=0x7e => path.push(char::from(byte)),
-            _ => path.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    path
 }

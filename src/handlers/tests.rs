@@ -85,7 +85,7 @@ fn get(url: &str) -> HttpGet {
 }
 
 fn redirect(status: u16, location: &str) -> HttpAnswer {
-    HttpAnswer { status, location: Some(location.into()), body: Vec::new() }
+    HttpAnswer { status, location: Some(location.into()), ..HttpAnswer::default() }
 }
 
 #[test]
@@ -144,6 +144,9 @@ impl Net for Script {
         self.asked.lock().expect("not poisoned").push(request.to_string());
         let answer = self.answers.lock().expect("not poisoned").pop_front();
         Ok(answer.unwrap_or_else(|| redirect(302, "/again")))
+    }
+    async fn fetch(&self, _: &HttpGet, _: usize) -> net::Result<HttpAnswer> {
+        unreachable!("a handler obeys nobody")
     }
     async fn tcp_connect(&self, _: &str, _: u16) -> net::Result<()> {
         Ok(())

@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use http::header::{HOST, LOCATION};
+use http::header::{ETAG, HOST, LOCATION};
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
@@ -14,19 +14,23 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
-use super::{BODY_BYTES_MAX, HttpAnswer, HttpGet, NetError, Result, Scheme, connect, tls};
+use super::{HttpAnswer, HttpGet, NetError, Result, Scheme, connect, tls};
 
-pub async fn get(request: &HttpGet, config: &Arc<ClientConfig>) -> Result<HttpAnswer> {
+pub async fn get(
+    request: &HttpGet,
+    config: impl FnOnce() -> Result<Arc<ClientConfig>>,
+    bytes_max: usize,
+) -> Result<HttpAnswer> {
     let stream = connect(&request.host, request.port).await?;
     if request.scheme == Scheme::Http {
-        return over_http1(stream, request).await;
+        return over_http1(stream, request, bytes_max).await;
     }
     let name = ServerName::try_from(request.host.clone()).map_err(|error| NetError::Request(error.to_string()))?;
-    let stream = TlsConnector::from(config.clone()).connect(name, stream).await.map_err(tls_error)?;
+    let stream = TlsConnector::from(config()?).connect(name, stream).await.map_err(tls_error)?;
     if stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2) {
-        over_http2(stream, request).await
+        over_http2(stream, request, bytes_max).await
     } else {
-        over_http1(stream, request).await
+        over_http1(stream, request, bytes_max).await
     }
 }
 
@@ -38,22 +42,27 @@ fn tls_error(error: std::io::Error) -> NetError {
     }
 }
 
-async fn over_http1<S: AsyncRead + AsyncWrite + Unpin>(stream: S, request: &HttpGet) -> Result<HttpAnswer> {
+async fn over_http1<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    request: &HttpGet,
+    bytes_max: usize,
+) -> Result<HttpAnswer> {
     let wire = http1_request(request)?;
     let (mut sender, connection) =
         http1::Builder::new().title_case_headers(true).handshake(TokioIo::new(stream)).await.map_err(exchange_error)?;
-    let exchange = async { read(sender.send_request(wire).await.map_err(exchange_error)?).await };
+    let exchange = async { read(sender.send_request(wire).await.map_err(exchange_error)?, bytes_max).await };
     beside(connection, exchange).await
 }
 
 async fn over_http2<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     request: &HttpGet,
+    bytes_max: usize,
 ) -> Result<HttpAnswer> {
     let wire = http2_request(request)?;
     let (mut sender, connection) =
         http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(exchange_error)?;
-    let exchange = async { read(sender.send_request(wire).await.map_err(exchange_error)?).await };
+    let exchange = async { read(sender.send_request(wire).await.map_err(exchange_error)?, bytes_max).await };
     beside(connection, exchange).await
 }
 
@@ -72,18 +81,18 @@ async fn beside(
     }
 }
 
-async fn read(response: Response<Incoming>) -> Result<HttpAnswer> {
+async fn read(response: Response<Incoming>, bytes_max: usize) -> Result<HttpAnswer> {
     let (head, mut incoming) = response.into_parts();
-    let location = head.headers.get(LOCATION).and_then(|location| location.to_str().ok()).map(str::to_owned);
+    let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let mut body = Vec::new();
-    while body.len() < BODY_BYTES_MAX
+    while body.len() < bytes_max
         && let Some(frame) = incoming.frame().await
     {
         if let Ok(data) = frame.map_err(exchange_error)?.into_data() {
-            body.extend_from_slice(&data[..data.len().min(BODY_BYTES_MAX - body.len())]);
+            body.extend_from_slice(&data[..data.len().min(bytes_max - body.len())]);
         }
     }
-    Ok(HttpAnswer { status: head.status.as_u16(), location, body })
+    Ok(HttpAnswer { status: head.status.as_u16(), location: text(LOCATION), etag: text(ETAG), body })
 }
 
 fn http1_request(request: &HttpGet) -> Result<Request<Empty<Bytes>>> {

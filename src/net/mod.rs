@@ -1,26 +1,30 @@
 //! The network as the agent asks the pods over it: one GET, one TCP connection, one gRPC
-//! health check. The fifth edge, beside runtime, API server, machine and time.
+//! health check; and whatever else it fetches. The fifth edge, beside runtime, API server,
+//! machine and time.
 //!
-//! `http.rs` and `grpc.rs` are the real thing; the simulation has a network of its own behind
-//! the same trait. No task outlives its call.
+//! `http.rs` and `grpc.rs` are the real thing, `url.rs` says which request a URL means; the
+//! simulation has a network of its own behind the same trait. No task outlives its call.
 //!
-//! Always true: a call uses a connection of its own and no proxy, trusts any certificate
-//! (nobody tells the agent which one a pod should have), and reads a bounded part of the
-//! answer. Calls have no deadline: the caller ends one by dropping it.
+//! Always true: a call uses a connection of its own and no proxy, and reads a bounded part of
+//! the answer. Of pods any certificate is trusted, since nobody tells the agent which one a
+//! pod should have; what the agent obeys is fetched from servers that this machine trusts.
+//! Calls have no deadline: the caller ends one by dropping it.
 
 mod grpc;
 mod http;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod url;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use tokio::net::TcpStream;
 
 pub use grpc::ServingStatus;
+pub use url::wire_path;
 
 /// More of an answer's body than this is not read.
 pub const BODY_BYTES_MAX: usize = 10 << 10;
@@ -110,7 +114,9 @@ pub struct HttpAnswer {
     pub status: u16,
     /// Where a redirect leads, as the server wrote it.
     pub location: Option<String>,
-    /// The first `BODY_BYTES_MAX` bytes.
+    /// What the server calls this state of the body.
+    pub etag: Option<String>,
+    /// The first `BODY_BYTES_MAX` bytes, or as many as were asked for.
     pub body: Vec<u8>,
 }
 
@@ -119,6 +125,8 @@ pub struct HttpAnswer {
 pub trait Net: Send + Sync + 'static {
     /// A redirect is an answer like any other; nothing is followed.
     async fn http_get(&self, request: &HttpGet) -> Result<HttpAnswer>;
+    /// So much of a document that the agent is going to obey. Neither is anything followed.
+    async fn fetch(&self, request: &HttpGet, bytes_max: usize) -> Result<HttpAnswer>;
     /// Opens a TCP connection and closes it.
     async fn tcp_connect(&self, host: &str, port: u16) -> Result<()>;
     /// `grpc.health.v1.Health/Check`, in plain text.
@@ -129,11 +137,14 @@ pub trait Net: Send + Sync + 'static {
 pub struct MachineNet {
     /// Made once: a configuration costs more than a handshake.
     tls: Arc<rustls::ClientConfig>,
+    /// Trusts whom the machine trusts. Made when somebody needs it, since that is a megabyte
+    /// of certificates.
+    verifying_tls: OnceLock<Arc<rustls::ClientConfig>>,
 }
 
 impl MachineNet {
     pub fn new() -> Self {
-        MachineNet { tls: tls::trusting_config() }
+        MachineNet { tls: tls::trusting_config(), verifying_tls: OnceLock::new() }
     }
 }
 
@@ -146,7 +157,15 @@ impl Default for MachineNet {
 #[async_trait]
 impl Net for MachineNet {
     async fn http_get(&self, request: &HttpGet) -> Result<HttpAnswer> {
-        http::get(request, &self.tls).await
+        http::get(request, || Ok(self.tls.clone()), BODY_BYTES_MAX).await
+    }
+
+    async fn fetch(&self, request: &HttpGet, bytes_max: usize) -> Result<HttpAnswer> {
+        let tls = || match self.verifying_tls.get() {
+            Some(tls) => Ok(tls.clone()),
+            None => tls::verifying_config().map(|tls| self.verifying_tls.get_or_init(|| tls).clone()),
+        };
+        http::get(request, tls, bytes_max).await
     }
 
     async fn tcp_connect(&self, host: &str, port: u16) -> Result<()> {

@@ -42,7 +42,7 @@ async fn a_get_says_what_it_was_told_to_say_and_no_more() {
     let server = tokio::spawn(async move { serve_once(listener.accept().await.expect("a caller").0, OK).await });
     let request = get(Scheme::Http, port, &[("User-Agent", "kube-probe/1.36"), ("X-Twice", "1"), ("X-Twice", "2")]);
     let answer = MachineNet::new().http_get(&request).await.expect("an answer");
-    assert_eq!(answer, HttpAnswer { status: 200, location: None, body: b"hi".to_vec() });
+    assert_eq!(answer, HttpAnswer { status: 200, body: b"hi".to_vec(), ..HttpAnswer::default() });
     let asked = server.await.expect("the server is well");
     let expected = format!(
         "GET /live?x=%20 HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\nUser-Agent: kube-probe/1.36\r\n\
@@ -133,6 +133,29 @@ async fn a_server_that_offers_http2_is_spoken_to_in_it() {
     let body = String::from_utf8(answer.body).expect("text");
     assert_eq!(body, format!("HTTP/2.0 https://127.0.0.1:{port}/live?x=%20"));
     server.abort();
+}
+
+#[tokio::test]
+async fn what_is_obeyed_comes_from_a_server_that_the_machine_trusts() {
+    let (listener, port) = listen().await;
+    tokio::spawn(async move {
+        let stream = listener.accept().await.expect("a caller").0;
+        if let Ok(stream) = acceptor(&[]).accept(stream).await {
+            serve_once(stream, OK).await;
+        }
+    });
+    let error = MachineNet::new().fetch(&get(Scheme::Https, port, &[]), 100).await.expect_err("a stranger");
+    assert!(matches!(error, NetError::Tls(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_document_is_fetched_as_far_as_asked_for_with_its_name() {
+    let (listener, port) = listen().await;
+    let mut answer = b"HTTP/1.1 200 OK\r\nETag: \"v1\"\r\n\r\n".to_vec();
+    answer.resize(1 << 20, b'x');
+    tokio::spawn(async move { serve_once(listener.accept().await.expect("a caller").0, &answer).await });
+    let answer = MachineNet::new().fetch(&get(Scheme::Http, port, &[]), 100_000).await.expect("an answer");
+    assert_eq!((answer.body.len(), answer.etag.as_deref()), (100_000, Some("\"v1\"")));
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! TLS towards pods: encrypted, and trusting whoever answers.
+//! TLS towards pods, encrypted and trusting whoever answers; and towards servers that the
+//! agent obeys, as strict as TLS is.
 
 use std::sync::Arc;
 
@@ -6,10 +7,25 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls_platform_verifier::BuilderVerifierExt as _;
+
+use super::NetError;
 
 /// What a pod's server speaks best comes first. One that knows neither gets HTTP/1.1.
 pub const HTTP2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
+
+/// Trusts whom the machine trusts.
+pub fn verifying_config() -> Result<Arc<ClientConfig>, NetError> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider supports the default versions")
+        .with_platform_verifier()
+        .map_err(|error| NetError::Tls(error.to_string()))?;
+    let mut config = builder.with_no_client_auth();
+    config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
+    Ok(Arc::new(config))
+}
 
 pub fn trusting_config() -> Arc<ClientConfig> {
     let provider = Arc::new(ring::default_provider());

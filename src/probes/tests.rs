@@ -51,13 +51,16 @@ impl World {
 #[async_trait]
 impl Net for World {
     async fn http_get(&self, _: &HttpGet) -> net::Result<HttpAnswer> {
-        let answer = |status| Ok(HttpAnswer { status, location: None, body: b"body".to_vec() });
+        let answer = |status| Ok(HttpAnswer { status, body: b"body".to_vec(), ..HttpAnswer::default() });
         match self.say().await {
             Saying::Good => answer(200),
             Saying::Redirects => answer(302),
             Saying::Bad => answer(503),
             _ => Err(refused()),
         }
+    }
+    async fn fetch(&self, _: &HttpGet, _: usize) -> net::Result<HttpAnswer> {
+        unreachable!("a probe obeys nobody")
     }
     async fn tcp_connect(&self, _: &str, _: u16) -> net::Result<()> {
         if matches!(self.say().await, Saying::Good) { Ok(()) } else { Err(refused()) }

@@ -54,6 +54,11 @@ impl Net for SimNet {
         Ok(HttpAnswer { status: if is_well { 200 } else { 503 }, ..HttpAnswer::default() })
     }
 
+    /// There are no servers but those of the pods.
+    async fn fetch(&self, request: &HttpGet, _: usize) -> Result<HttpAnswer> {
+        self.http_get(request).await
+    }
+
     async fn tcp_connect(&self, host: &str, port: u16) -> Result<()> {
         match self.ask(host, port, "").await {
             Ok(_) => Ok(()),

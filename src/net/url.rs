@@ -1,0 +1,124 @@
+//! URLs: which request one means, and where a redirect leads.
+
+use super::{HttpGet, Scheme};
+
+impl HttpGet {
+    /// The request that a URL means, without headers; `None` if it is no HTTP URL.
+    pub fn of_url(url: &str) -> Option<HttpGet> {
+        let (scheme, rest) = split_scheme(url)?;
+        HttpGet::of_authority(scheme, rest)
+    }
+
+    /// The request that `location` means when it is met in the answer to this one, and whether
+    /// it was given without a host.
+    pub fn redirected(&self, location: &str) -> Option<(HttpGet, bool)> {
+        let absolute = match location.strip_prefix("//") {
+            Some(rest) => Some((self.scheme, rest)),
+            None => split_scheme(location),
+        };
+        if let Some((scheme, rest)) = absolute {
+            let next = HttpGet::of_authority(scheme, rest)?;
+            return Some((HttpGet { headers: self.headers.clone(), ..next }, false));
+        }
+        let base = self.path.split('?').next().unwrap_or_default();
+        let path = match location.chars().next() {
+            Some('/') => location.to_owned(),
+            Some('?') => format!("{base}{location}"),
+            Some('#') | None => self.path.clone(),
+            Some(_) => format!("{}{location}", &base[..=base.rfind('/')?]),
+        };
+        Some((HttpGet { path: wire_path(&without_dots(&path)), ..self.clone() }, true))
+    }
+
+    fn of_authority(scheme: Scheme, rest: &str) -> Option<HttpGet> {
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (host, port) = split_authority(&rest[..end], scheme)?;
+        Some(HttpGet { scheme, host, port, path: wire_path(&rest[end..]), headers: Vec::new() })
+    }
+}
+
+fn split_scheme(url: &str) -> Option<(Scheme, &str)> {
+    let (scheme, rest) = url.split_once("://")?;
+    match () {
+        () if scheme.eq_ignore_ascii_case("http") => Some((Scheme::Http, rest)),
+        () if scheme.eq_ignore_ascii_case("https") => Some((Scheme::Https, rest)),
+        () => None,
+    }
+}
+
+/// Path and query as they may stand in a request line: from a slash, without fragment, and
+/// what is no URL character escaped.
+pub fn wire_path(written: &str) -> String {
+    let written = written.split('#').next().unwrap_or_default();
+    let mut path = String::with_capacity(written.len() + 1);
+    if !written.starts_with('/') {
+        path.push('/');
+    }
+    for byte in written.bytes() {
+        match byte {
+            b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' => path.push_str(&format!("%{byte:02X}")),
+            0x21..=0x7e => path.push(char::from(byte)),
+            _ => path.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    path
+}
+
+fn split_authority(authority: &str, scheme: Scheme) -> Option<(String, u16)> {
+    let authority = authority.rsplit('@').next()?;
+    let usual = match scheme {
+        Scheme::Http => 80,
+        Scheme::Https => 443,
+    };
+    let (host, port) = match authority.strip_prefix('[').and_then(|inner| inner.split_once(']')) {
+        Some((host, port)) => (host, port.strip_prefix(':').unwrap_or(port)),
+        None => authority.split_once(':').unwrap_or((authority, "")),
+    };
+    let port = if port.is_empty() { usual } else { port.parse().ok()? };
+    Some((host.to_owned(), port)).filter(|(host, _)| !host.is_empty())
+}
+
+/// A path without its `.` and `..` steps.
+fn without_dots(path: &str) -> String {
+    let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+    let mut steps: Vec<&str> = Vec::new();
+    let last = path.rsplit('/').next();
+    for step in path.split('/').skip(1) {
+        match step {
+            "." => {}
+            ".." => {
+                steps.pop();
+            }
+            step => steps.push(step),
+        }
+    }
+    if matches!(last, Some("." | "..")) {
+        steps.push("");
+    }
+    let mut clean = format!("/{}", steps.join("/"));
+    if let Some(query) = query {
+        clean.push('?');
+        clean.push_str(query);
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_means_one_request() {
+        let check = |url: &str, expected: Option<&str>| {
+            assert_eq!(HttpGet::of_url(url).map(|get| get.to_string()).as_deref(), expected, "{url}");
+        };
+        check("http://a", Some("http://a:80/"));
+        check("HTTPS://a:1/b?c#d", Some("https://a:1/b?c"));
+        check("http://[::1]:8080/b", Some("http://[::1]:8080/b"));
+        check("http://me:secret@a/b", Some("http://a:80/b"));
+        check("a/b", None);
+        check("ftp://a/b", None);
+        check("http:///b", None);
+        check("http://a:port/b", None);
+    }
+}
