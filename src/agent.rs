@@ -41,6 +41,7 @@ use crate::pod::Source;
 use crate::probes::{self, Probes};
 use crate::server::{self, Health, Progress};
 use crate::sources::static_dir::{self, StaticDir};
+use crate::sources::static_url::{self, StaticUrl};
 use crate::sources::{self, SourceEvent};
 use crate::status::StatusWriter;
 use crate::sync::cgroups::Cgroups;
@@ -82,10 +83,10 @@ pub struct AgentConfig {
     pub healthz: Option<SocketAddr>,
 }
 
-/// Where static pods come from.
+/// A place where static pods come from.
 pub enum StaticPods {
-    None,
     Directory(StaticDir),
+    Url(StaticUrl),
     /// Events made elsewhere.
     Events(mpsc::Receiver<SourceEvent>),
 }
@@ -128,14 +129,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         "starting"
     );
 
-    let static_pods = match &kubelet.static_pod_path {
-        Some(path) => StaticPods::Directory(StaticDir {
-            path: path.clone(),
-            node_name: node.name.clone(),
-            rescan_period: kubelet.file_check_frequency,
-        }),
-        None => StaticPods::None,
-    };
+    let static_pods = settings::static_pods(&settings, &node);
     let config = settings::agent_config(&settings, node, &facts, host.as_ref()).await?;
     for logs in [&config.sync.pod_logs_dir, &config.sync.container_logs_dir] {
         host.make_dir(logs, 0o755).await.context("cannot make a directory for logs")?;
@@ -173,7 +167,7 @@ fn check_machine(settings: &Settings, facts: &MachineFacts) -> anyhow::Result<()
 }
 
 /// Puts the house together and runs it. It ends only by being dropped.
-pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: StaticPods) {
+pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: Vec<StaticPods>) {
     let Edges { runtime, cluster, host, net, clock } = edges;
     let mut tasks = Tasks(JoinSet::new());
 
@@ -233,7 +227,8 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: StaticPods
 
     // Which pods should be here. Sources may speak before the runtime answers.
     let (events, source_events) = mpsc::channel(SOURCE_QUEUE_LENGTH);
-    let static_sources = start_static_pods(&mut tasks, static_pods, clock.clone(), events.clone());
+    let start = |static_pods| start_static_pods(&mut tasks, static_pods, &net, &clock, events.clone());
+    let static_sources: BTreeSet<Source> = static_pods.into_iter().map(start).collect();
     let mirrors = Mirrors::default();
     let mut sources = static_sources.clone();
     if let Some(cluster) = &cluster {
@@ -296,18 +291,22 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: StaticPods
     Dispatcher::new(Arc::new(context), sources).run(source_events).await;
 }
 
-/// Starts the source of static pods and says which one has to be waited for.
+/// Starts a source of static pods and says which one has to be waited for.
 fn start_static_pods(
     tasks: &mut Tasks,
     static_pods: StaticPods,
-    clock: Clock,
+    net: &Arc<dyn Net>,
+    clock: &Clock,
     events: mpsc::Sender<SourceEvent>,
-) -> BTreeSet<Source> {
+) -> Source {
     match static_pods {
-        StaticPods::None => BTreeSet::new(),
         StaticPods::Directory(dir) => {
-            tasks.spawn("static-pods", static_dir::run(dir, clock, events));
-            BTreeSet::from([Source::File])
+            tasks.spawn("static-pods", static_dir::run(dir, clock.clone(), events));
+            Source::File
+        }
+        StaticPods::Url(url) => {
+            tasks.spawn("static-pods-url", static_url::run(url, net.clone(), clock.clone(), events));
+            Source::Http
         }
         StaticPods::Events(mut made) => {
             tasks.spawn("static-pods", async move {
@@ -317,7 +316,7 @@ fn start_static_pods(
                     }
                 }
             });
-            BTreeSet::from([Source::File])
+            Source::File
         }
     }
 }

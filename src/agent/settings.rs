@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::{debug, warn};
 
-use super::AgentConfig;
+use super::{AgentConfig, StaticPods};
 use crate::admission::AdmissionConfig;
 use crate::config::{self, Settings};
 use crate::cri::CgroupDriver;
@@ -20,6 +20,8 @@ use crate::logs::LogsConfig;
 use crate::node::NodeConfig;
 use crate::pleg::PlegConfig;
 use crate::pod::dns::{ClusterDns, Resolver, loopback_resolver, parse_resolv_conf};
+use crate::sources::static_dir::StaticDir;
+use crate::sources::static_url::StaticUrl;
 use crate::sync::launch::{CgroupConfig, KubepodsLimits, LaunchConfig, kubepods_settings};
 use crate::sync::{BackoffLimits, DeadLimits, IdPool, SyncConfig};
 
@@ -172,6 +174,28 @@ fn parse_subordinate_ids(text: &str) -> Option<(u32, u32)> {
     let (first, length): (u32, u32) = (first.parse().ok()?, length.parse().ok()?);
     first.checked_add(length)?;
     Some((first, length))
+}
+
+/// The places where this node's static pods come from.
+pub fn static_pods(settings: &Settings, node: &NodeConfig) -> Vec<StaticPods> {
+    let kubelet = &settings.kubelet;
+    let directory = kubelet.static_pod_path.as_ref().map(|path| {
+        StaticPods::Directory(StaticDir {
+            path: path.clone(),
+            node_name: node.name.clone(),
+            rescan_period: kubelet.file_check_frequency,
+        })
+    });
+    let url = kubelet.static_pod_url.as_ref().map(|url| {
+        StaticPods::Url(StaticUrl {
+            url: url.clone(),
+            headers: kubelet.static_pod_url_header.clone(),
+            user_agent: format!("ferrolet/{}", env!("CARGO_PKG_VERSION")),
+            node_name: node.name.clone(),
+            period: kubelet.http_check_frequency,
+        })
+    });
+    directory.into_iter().chain(url).collect()
 }
 
 /// Zero is no limit.

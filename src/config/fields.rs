@@ -56,10 +56,12 @@ pub const FIELDS: &[Field] = &[
     duration("httpCheckFrequency", "20s")
         .flag("http-check-frequency")
         .rule(A_PERIOD)
+        .works()
         .about("polling period of staticPodURL"),
-    text("staticPodURL", "").flag("manifest-url").about("URL that returns a pod or a list of pods"),
+    text("staticPodURL", "").flag("manifest-url").works().about("URL that returns a pod or a list of pods"),
     field("staticPodURLHeader", Kind::Map(&Kind::List(&TEXT)), Preset::Map(&[]))
         .flag_as("manifest-url-header", Syntax::Headers)
+        .works()
         .about("headers to send to staticPodURL"),
     // Listeners and their TLS.
     text("address", "0.0.0.0").flag("address").rule(Rule::IpAddress).about("IP address the HTTPS API listens on"),

@@ -1,7 +1,7 @@
 //! Sources: where the pods of this node come from, as one stream of [`SourceEvent`]s.
 //!
-//! `api.rs` turns the API server's watch into it; the static-pod sources do the same for
-//! their files. Mirror pods come in as ordinary pods of the API source: telling them apart
+//! `api.rs` turns the API server's watch into it; the static-pod sources (`static_dir/`,
+//! `static_url/`) do the same for what they read, through `manifests.rs`. Mirror pods come in as ordinary pods of the API source: telling them apart
 //! is the dispatcher's business, who also knows the static pods they stand for.
 //!
 //! Out: a bounded channel of `SourceEvent` to the sync dispatcher.
@@ -10,8 +10,12 @@
 //! event is `Listed`. Until then nothing may be concluded from a pod's absence.
 
 pub mod api;
+mod manifests;
 pub mod mirror;
 pub mod static_dir;
+pub mod static_url;
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 

@@ -6,6 +6,7 @@
 //! the node's name behind its own, annotations, and a toleration that keeps it where it is.
 
 mod defaults;
+mod list;
 mod locate;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,8 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 use serde_saphyr::DuplicateKeyPolicy;
+
+pub use list::{Item, items};
 
 use super::{Source, static_pod_uid};
 
@@ -55,6 +58,8 @@ pub enum ManifestError {
     Syntax(String),
     #[error("expected a Pod of apiVersion v1, found kind {kind:?} of apiVersion {api_version:?}")]
     OtherKind { kind: String, api_version: String },
+    #[error("expected a Pod or a PodList of apiVersion v1, found kind {kind:?} of apiVersion {api_version:?}")]
+    NeitherPodNorList { kind: String, api_version: String },
     #[error("{field}: {message}")]
     Field { field: String, message: String },
     #[error("invalid pod: {}", joined(.0))]

@@ -2,16 +2,15 @@
 //!
 //! One task looks at the whole directory when inotify (`watch.rs`) says that something
 //! happened in it, and each rescan period whatever inotify says: it misses changes behind
-//! symlinks and on network file systems. What it finds goes through `files.rs`, a pure
-//! state of files and their pods. The path may be a single file, and may be absent.
+//! symlinks and on network file systems. What it finds (`scan.rs`) goes through the pure
+//! state of manifests and their pods. The path may be a single file, and may be absent.
 //!
 //! In: the directory. Out: `SourceEvent::Listed` when a pod changed.
 //!
-//! Always true: one broken manifest never keeps another from being read, and a manifest that
-//! became unreadable keeps the pod it last described; only its removal removes the pod. The
-//! directory is read off the shared executor, because it may be on a file system that hangs.
+//! Always true: the directory is read off the shared executor, because it may be on a file
+//! system that hangs.
 
-mod files;
+mod scan;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -24,11 +23,12 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
-use self::files::{Files, Note, scan};
+use self::scan::scan;
 use self::watch::Watch;
 use super::SourceEvent;
+use super::manifests::{Manifests, Missing, Place, tell};
 use crate::clock::Clock;
 use crate::pod::Source;
 
@@ -48,7 +48,13 @@ pub struct StaticDir {
 
 /// Runs until the dispatcher is gone.
 pub async fn run(dir: StaticDir, clock: Clock, events: mpsc::Sender<SourceEvent>) {
-    let mut task = Task { watch: Watch::new(), files: Some(Files::new(&dir.node_name)), dir, clock, last_error: None };
+    let mut task = Task {
+        watch: Watch::new(),
+        manifests: Some(Manifests::new(Place::Files, &dir.node_name)),
+        dir,
+        clock,
+        last_error: None,
+    };
     let mut listed: Option<Vec<Arc<Pod>>> = None;
     loop {
         if let Some(pods) = task.look().await
@@ -80,7 +86,7 @@ struct Task {
     clock: Clock,
     watch: Watch,
     /// Away only while a look is under way.
-    files: Option<Files>,
+    manifests: Option<Manifests>,
     /// Why the last look failed; said once.
     last_error: Option<String>,
 }
@@ -91,13 +97,13 @@ impl Task {
         let path = self.dir.path.clone();
         let placer = self.watch.placer();
         let seen = self.clock.wall();
-        let mut files = self.files.take().expect("a look gives the files back");
+        let mut manifests = self.manifests.take().expect("a look gives the manifests back");
         let mut looking = tokio::task::spawn_blocking(move || {
             // The watch comes first, so that no change falls between the two.
             let watched = placer.place(&path);
             let found = scan(&path);
-            let notes = found.map(|found| files.update(found, seen));
-            (files, notes, watched)
+            let notes = found.map(|found| manifests.update(found, Missing::AreGone, seen));
+            (manifests, notes, watched)
         });
         let outcome = loop {
             match timeout(SCAN_SLOW, &mut looking).await {
@@ -107,9 +113,9 @@ impl Task {
                 }
             }
         };
-        let (files, notes, watched) = outcome.expect("reading manifests does not panic");
+        let (manifests, notes, watched) = outcome.expect("reading manifests does not panic");
         self.watch.placed(watched);
-        let files = self.files.insert(files);
+        let manifests = self.manifests.insert(manifests);
         let failure = notes.as_ref().err().map(io::Error::to_string);
         if self.last_error != failure
             && let Some(failure) = &failure
@@ -118,25 +124,6 @@ impl Task {
         }
         self.last_error = failure;
         notes.ok()?.iter().for_each(tell);
-        Some(files.pods())
-    }
-}
-
-fn tell(note: &Note) {
-    match note {
-        Note::Read { path, pod } => debug!(path = %path.display(), pod, "manifest read"),
-        Note::Warning { path, warning } => {
-            warn!(path = %path.display(), warning, "manifest read, but not all of it")
-        }
-        Note::Broken { path, error, keeps: Some(pod) } => {
-            error!(path = %path.display(), error, pod, "manifest is broken, the pod it described before stays");
-        }
-        Note::Broken { path, error, keeps: None } => {
-            error!(path = %path.display(), error, "manifest is broken, it describes no pod");
-        }
-        Note::Taken { path, what, by } => {
-            error!(path = %path.display(), what, by = %by.display(), "manifest is ignored, another one describes this pod");
-        }
-        Note::Gone { path } => info!(path = %path.display(), "manifest is gone"),
+        Some(manifests.pods())
     }
 }

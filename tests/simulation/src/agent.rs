@@ -90,7 +90,7 @@ impl Machine {
         }
         self.world.log(|| "agent starts".into());
         let (static_events, receiver) = mpsc::channel(STATIC_QUEUE_LENGTH);
-        let task = tokio::spawn(assemble(edges, config(), StaticPods::Events(receiver)));
+        let task = tokio::spawn(assemble(edges, config(), vec![StaticPods::Events(receiver)]));
         state.life = Some(Life { task, static_events: static_events.clone(), has_listed: false });
         drop(state);
         let machine = self.clone();
