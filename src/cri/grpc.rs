@@ -5,6 +5,7 @@
 //! Dropping a call's future resets its stream, which cancels the work in the runtime.
 
 use std::error::Error;
+use std::pin::pin;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -38,6 +39,11 @@ const MESSAGE_BYTES_MAX: usize = 128 << 20;
 /// How long an event stream may take to be refused. A server sends its response headers
 /// only with the first event, so that silence for this long counts as acceptance.
 const EVENTS_REFUSAL: Duration = Duration::from_millis(500);
+
+/// How much later than its time limit a command may be told to have been stopped.
+const EXEC_OVERRUN: Duration = Duration::from_secs(2);
+/// How soon a runtime that is well tells its version.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// An endpoint that cannot be a unix socket.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +87,13 @@ impl GrpcRuntime {
 
     fn images(&self) -> ImageServiceClient<Channel> {
         self.images.clone()
+    }
+
+    /// Returns if the runtime answers at once. Of one that does not, silence says nothing.
+    async fn well(&self) {
+        if !matches!(tokio::time::timeout(AT_ONCE, self.version()).await, Ok(Ok(_))) {
+            std::future::pending().await
+        }
     }
 
     /// Waits for an answer as long as the configuration allows.
@@ -291,13 +304,22 @@ impl Runtime for GrpcRuntime {
             timeout: timeout.map_or(0, |timeout| i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX)),
         };
         let mut runtime = self.runtime();
-        let answer = runtime.exec_sync(request);
+        let mut answer = pin!(runtime.exec_sync(request));
         let (answer, deadline) = match timeout {
-            Some(timeout) => {
-                let deadline = timeout.saturating_add(self.request_timeout);
-                let late = CriError::Timeout { call: CALL, after: deadline };
-                (tokio::time::timeout(deadline, answer).await.map_err(|_| late)?, deadline)
-            }
+            Some(timeout) => match tokio::time::timeout(timeout.saturating_add(EXEC_OVERRUN), &mut answer).await {
+                Ok(answer) => (answer, timeout),
+                Err(_) => {
+                    let deadline = timeout.saturating_add(self.request_timeout);
+                    let late = CriError::Timeout { call: CALL, after: deadline };
+                    // Cancel-safe, both: whichever is dropped is a call given up.
+                    tokio::select! {
+                        biased;
+                        answer = tokio::time::timeout(self.request_timeout, answer) => (answer.map_err(|_| late)?, deadline),
+                        // Processes that the command left behind hold its output open.
+                        () = self.well() => return Ok(Executed::TimedOut),
+                    }
+                }
+            },
             None => (answer.await, Duration::ZERO),
         };
         match answer {

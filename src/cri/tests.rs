@@ -313,6 +313,31 @@ async fn a_list_for_one_pod_is_filtered_by_the_runtime() {
     assert_eq!(listed(Scope::Pod(crate::pod::PodUid::new("u1"))).await, ("one".into(), "u1".into()));
 }
 
+/// A server whose commands never end, and which may be silent about all else too.
+fn commands_hang(dir: &Dir, all_hangs: bool) -> Server {
+    Server::start(&dir.socket(), move |method, request| match method {
+        "Version" if !all_hangs => versions(method, request),
+        _ => Answer::Silence(Arc::default()),
+    })
+}
+
+#[tokio::test]
+async fn a_command_that_leaves_its_output_open_is_over_when_its_time_is() {
+    let dir = Dir::new();
+    let _server = commands_hang(&dir, false);
+    let executed = dir.connect().exec(&ContainerId::new("c"), &[], Some(Duration::from_secs(1))).await;
+    assert!(matches!(executed, Ok(Executed::TimedOut)), "{executed:?}");
+}
+
+#[tokio::test]
+async fn of_a_runtime_that_hangs_no_command_is_told_to_have_ended() {
+    let dir = Dir::new();
+    let _server = commands_hang(&dir, true);
+    let runtime = dir.connect_within(REQUEST_TIMEOUT);
+    let executed = runtime.exec(&ContainerId::new("c"), &[], Some(Duration::from_secs(1))).await;
+    assert!(matches!(executed, Err(CriError::Timeout { call: "ExecSync", .. })), "{executed:?}");
+}
+
 #[tokio::test]
 async fn a_runtime_without_events_says_so() {
     let dir = Dir::new();

@@ -21,7 +21,6 @@ use super::worker::{Desired, Step, StopCause};
 use super::{Context, hooks, resize, start};
 use crate::cri::{self, ContainerId, CriError, IdRange, RuntimeHandler, SandboxConfig};
 use crate::events::EventType;
-use crate::host::HostError;
 use crate::pleg::PodRuntime;
 use crate::pod::containers::Role;
 use crate::pod::{self, PodRef, PodUid};
@@ -133,10 +132,17 @@ impl Round<'_> {
             return Err(StartFailure::new("FailedCreatePodContainer", message));
         }
         context.objects.register(pod);
-        if let Err(error) = self.make_dirs().await {
+        if let Err(error) = context.host.make_dir(&self.pod_dir(), 0o750).await {
             let message = format!("error making pod data directories: {}", chain(&error));
             self.pod_event(EventType::Warning, "Failed", message.clone());
             return Err(StartFailure::new("Failed", message));
+        }
+        // A namespace and a name that the API server takes may be too long for it together.
+        if let Err(error) = context.host.make_dir(&self.log_dir(), 0o755).await {
+            let message =
+                format!("Failed to create pod sandbox: cannot make the pod's log directory: {}", chain(&error));
+            self.pod_event(EventType::Warning, "FailedCreatePodSandBox", message.clone());
+            return Err(StartFailure::new("FailedCreatePodSandBox", message));
         }
         if let Err(error) = context.volumes.mount(pod).await {
             warn!(error = chain(&error), "volumes not ready, will retry");
@@ -145,12 +151,6 @@ impl Round<'_> {
             return Err(StartFailure::new("FailedMount", error.to_string()));
         }
         Ok(())
-    }
-
-    async fn make_dirs(&self) -> Result<(), HostError> {
-        let host = &self.context.host;
-        host.make_dir(&self.pod_dir(), 0o750).await?;
-        host.make_dir(&self.log_dir(), 0o755).await
     }
 
     async fn create_sandbox(&self, attempt: u32, replaces: bool) -> Result<(), StartFailure> {

@@ -5,6 +5,7 @@ mod admission;
 mod api_faults;
 mod dead_containers;
 mod environment;
+mod extremes;
 mod hooks;
 mod images;
 mod lifecycle;
@@ -34,6 +35,7 @@ pub fn all() -> Vec<Case> {
         images::CASES,
         logs::CASES,
         environment::CASES,
+        extremes::CASES,
         volumes::CASES,
         network::CASES,
         security::CASES,

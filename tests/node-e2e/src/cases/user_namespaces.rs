@@ -86,7 +86,16 @@ async fn users_of_a_pod_stay_over_a_restart_of_the_agent(lab: Lab) -> Result<()>
     node.stack().agent().start().await?;
     let after = run(&node, own_users("after")).await?;
     after.expect().ready().await?;
-    ensure!(first_id(&before).await? == first && first_id(&after).await? != first);
+    let second = first_id(&after).await?;
+    ensure!(first_id(&before).await? == first && second != first);
+
+    // The runtime still knows what the file no longer tells.
+    node.stack().agent().kill().await?;
+    fs::write(node.stack().on_node(&format!("/var/lib/kubelet/pods/{}/userns", before.uid)), "{")?;
+    node.stack().agent().start().await?;
+    let third = run(&node, own_users("third")).await?;
+    third.expect().ready().await?;
+    ensure!(![first, second].contains(&first_id(&third).await?));
     // A new container of the old pod lives among the old users.
     let (id, _) = before.instance().await?;
     node.runtime()?.stop_container(&ContainerId::new(id.trim_start_matches("containerd://")), Duration::ZERO).await?;
