@@ -94,6 +94,10 @@ fn spec(config: &NodeConfig) -> NodeSpec {
     }
 }
 
+/// What pods may ask for that not every node has: without it the scheduler sends such pods
+/// elsewhere, and the API server refuses such changes. Sorted.
+const DECLARED_FEATURES: [&str; 1] = ["RestartAllContainersOnContainerExits"];
+
 fn status(inputs: &NodeInputs<'_>) -> NodeStatus {
     let capacity = capacity(inputs.facts, inputs.config);
     let allocatable = allocatable(&capacity, inputs.config);
@@ -117,6 +121,7 @@ fn status(inputs: &NodeInputs<'_>) -> NodeStatus {
         runtime_handlers: runtime.map(runtime_handlers).filter(|handlers| !handlers.is_empty()),
         features: runtime
             .map(|runtime| NodeFeatures { supplemental_groups_policy: Some(runtime.supplemental_groups_policy) }),
+        declared_features: Some(DECLARED_FEATURES.iter().map(|&feature| feature.to_owned()).collect()),
         ..NodeStatus::default()
     }
 }

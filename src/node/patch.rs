@@ -66,6 +66,7 @@ pub(super) fn status_patch(api: &NodeStatus, desired: &NodeStatus) -> Option<Val
     put_node_info(&mut patch, api, desired);
     put(&mut patch, "images", &api.images, &desired.images);
     put(&mut patch, "runtimeHandlers", &api.runtime_handlers, &desired.runtime_handlers);
+    put(&mut patch, "declaredFeatures", &api.declared_features, &desired.declared_features);
     put(&mut patch, "features", &api.features, &desired.features);
     let earlier = api.conditions.as_deref().unwrap_or_default();
     let conditions = desired.conditions.as_deref().unwrap_or_default();

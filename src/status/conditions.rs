@@ -1,14 +1,17 @@
 //! The conditions that this agent writes on a pod.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::compute::{Cause, StatusInput, Verdict};
 use super::containers::Statuses;
 use super::phase::Phase;
+use super::restart::may_restart_all;
 use crate::pod::containers::{init_containers, is_sidecar, regular_containers};
 use crate::pod::spec;
+
+const RESTARTING_ALL: &str = "AllContainersRestarting";
 
 /// A condition before it knows since when it holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,11 +43,14 @@ pub(super) fn conditions(
     let containers_ready = containers_ready(input.pod, statuses, decided);
     let mut list = vec![
         ("PodReadyToStartContainers", ready_to_start(input)),
-        ("Initialized", initialized(input.pod, statuses, decided)),
+        ("Initialized", initialized(input.pod, statuses, decided, earlier)),
         ("Ready", ready(input.pod, &containers_ready)),
         ("ContainersReady", containers_ready),
         ("PodScheduled", Finding::yes()),
     ];
+    if may_restart_all(input.pod) {
+        list.push((RESTARTING_ALL, restarting_all(statuses, decided)));
+    }
     let disrupted = |verdict: &&Verdict| verdict.cause == Cause::Disruption;
     if let Some(verdict) = input.verdict.filter(disrupted).filter(|_| published.is_terminal()) {
         let message = Some(verdict.message.clone()).filter(|message| !message.is_empty());
@@ -92,7 +98,29 @@ fn ready_to_start(input: &StatusInput<'_>) -> Finding {
     Finding { holds: usable, reason: None, message: None }
 }
 
-fn initialized(pod: &Pod, statuses: &Statuses, phase: Phase) -> Finding {
+/// Whether the status told last says that all containers are being restarted.
+pub(super) fn was_restarting_all(earlier: &PodStatus) -> bool {
+    held(earlier.conditions.as_deref().unwrap_or_default(), RESTARTING_ALL)
+}
+
+fn held(earlier: &[PodCondition], kind: &str) -> bool {
+    earlier.iter().any(|condition| condition.type_ == kind && condition.status == "True")
+}
+
+fn restarting_all(statuses: &Statuses, phase: Phase) -> Finding {
+    match phase {
+        Phase::Succeeded => Finding::no("PodCompleted"),
+        Phase::Failed => Finding::no("PodFailed"),
+        Phase::Pending | Phase::Running if statuses.restarting_all => Finding {
+            reason: Some("RestartAllContainersStarted"),
+            message: Some("container exited with restart policy rule".to_owned()),
+            ..Finding::yes()
+        },
+        Phase::Pending | Phase::Running => Finding { holds: false, ..Finding::yes() },
+    }
+}
+
+fn initialized(pod: &Pod, statuses: &Statuses, phase: Phase, earlier: &[PodCondition]) -> Finding {
     let mut gaps = Gaps::new("incomplete");
     for container in init_containers(pod) {
         let done = |status: &ContainerStatus| match is_sidecar(container) {
@@ -105,8 +133,8 @@ fn initialized(pod: &Pod, statuses: &Statuses, phase: Phase) -> Finding {
         return Finding { reason: Some("PodCompleted"), ..Finding::yes() };
     }
     // Once a regular container has run the pod was initialized, whatever its init
-    // containers look like now: they may have been collected.
-    if statuses.any_regular_started() {
+    // containers look like now: they may have been collected, or run once more.
+    if statuses.any_regular_started() || held(earlier, "Initialized") {
         return Finding::yes();
     }
     gaps.finding("ContainersNotInitialized")

@@ -6,9 +6,9 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::compute::{Stage, StatusInput};
-use super::conditions::whole_seconds;
+use super::conditions::{was_restarting_all, whole_seconds};
 use super::resources::{actual, granted};
-use super::restart::restartable;
+use super::restart::{demands_all, restart_sources, restartable};
 use crate::cri;
 use crate::pod::containers::{Role, all_containers, init_containers, regular_containers};
 use crate::pod::qos::{self, QosClass};
@@ -19,6 +19,9 @@ const MESSAGE_BYTES_MAX: usize = 12 * 1024;
 const STATUS_UNKNOWN: &str = "ContainerStatusUnknown";
 const LOST_WHILE_RUNNING: &str =
     "The container could not be located when the pod was deleted.  The container used to be Running";
+/// Why a container is missing that is to begin anew with all others, and how it came to its end.
+pub(super) const RESTARTING_ALL: &str = "RestartingAllContainers";
+const REMOVED_FOR_ALL: &str = "The container is removed because RestartAllContainers in place";
 const LOST_AT_END: &str = "The container could not be located when the pod was terminated";
 /// What a process killed by SIGKILL leaves; the best guess for one nobody saw end.
 const EXIT_CODE_UNKNOWN: i32 = 137;
@@ -27,6 +30,8 @@ const EXIT_CODE_UNKNOWN: i32 = 137;
 /// name.
 #[derive(Default, Clone, PartialEq, Debug)]
 pub(super) struct Statuses {
+    /// An exit demands that all containers begin anew, and some are yet to be removed for it.
+    pub restarting_all: bool,
     pub init: Vec<ContainerStatus>,
     pub regular: Vec<ContainerStatus>,
     pub ephemeral: Vec<ContainerStatus>,
@@ -34,10 +39,14 @@ pub(super) struct Statuses {
 
 impl Statuses {
     pub fn of(input: &StatusInput<'_>, earlier: &PodStatus) -> Self {
-        let mut statuses = Statuses::default();
+        let open = input.stage == Stage::Syncing;
+        let restarting_all = open && restart_sources(input.pod, input.runtime).next().is_some();
+        // Those removed last are missed when it is over already.
+        let some_removed_for_all = restarting_all || (open && was_restarting_all(earlier));
+        let mut statuses = Statuses { restarting_all, ..Statuses::default() };
         for (role, container) in all_containers(input.pod) {
             let earlier = known(earlier, role, &container.name);
-            let status = Subject { input, role, container: &container, earlier }.status();
+            let status = Subject { input, role, container: &container, earlier, some_removed_for_all }.status();
             match role {
                 Role::Init | Role::Sidecar => statuses.init.push(status),
                 Role::Regular => statuses.regular.push(status),
@@ -159,6 +168,8 @@ struct Subject<'a> {
     role: Role,
     container: &'a Container,
     earlier: Option<&'a ContainerStatus>,
+    /// Containers are or were being removed so that all may begin anew.
+    some_removed_for_all: bool,
 }
 
 impl Subject<'_> {
@@ -269,6 +280,9 @@ impl Subject<'_> {
             started: (self.role != Role::Ephemeral).then_some(false),
             ..ContainerStatus::default()
         };
+        if let Some(status) = self.removed_for_all() {
+            return status;
+        }
         if let Some(earlier) = self.earlier.filter(|earlier| terminated(&earlier.state).is_some()) {
             return earlier.clone();
         }
@@ -306,6 +320,33 @@ impl Subject<'_> {
             last_state: Some(lost(LOST_WHILE_RUNNING, earlier.container_id.clone())),
             ..bare
         }
+    }
+
+    /// The container ran, and was removed so that all may begin anew.
+    fn removed_for_all(&self) -> Option<ContainerStatus> {
+        let earlier = self.earlier.filter(|_| self.some_removed_for_all && self.role != Role::Ephemeral)?;
+        let state = earlier.state.as_ref()?;
+        if let Some(waiting) = &state.waiting {
+            // It waits on, while others are still in the way.
+            return (waiting.reason.as_deref() == Some(RESTARTING_ALL)).then(|| earlier.clone());
+        }
+        // Whose exit it was that demanded it ended by itself, and shall be seen to have.
+        let own = state.terminated.as_ref().filter(|exit| demands_all(self.container, exit.exit_code));
+        let last = own.cloned().unwrap_or_else(|| ContainerStateTerminated {
+            exit_code: EXIT_CODE_UNKNOWN,
+            reason: Some(RESTARTING_ALL.to_owned()),
+            message: Some(REMOVED_FOR_ALL.to_owned()),
+            ..ContainerStateTerminated::default()
+        });
+        Some(ContainerStatus {
+            name: self.container.name.clone(),
+            image: self.container.image.clone().unwrap_or_default(),
+            state: Some(waiting(RESTARTING_ALL, REMOVED_FOR_ALL)),
+            last_state: Some(ended(last)),
+            started: Some(false),
+            restart_count: earlier.restart_count + 1,
+            ..ContainerStatus::default()
+        })
     }
 
     fn regular_was_created(&self) -> bool {

@@ -27,5 +27,5 @@ pub use compute::{
 pub use outbox::Flush;
 pub use phase::Phase;
 pub use resources::granted;
-pub use restart::restartable;
+pub use restart::{restart_sources, restartable};
 pub use writer::StatusWriter;

@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
 
+use super::containers::RESTARTING_ALL;
 use super::containers::Statuses;
 use super::restart::restartable;
 use crate::pod::containers::{init_containers, is_sidecar, regular_containers};
@@ -48,6 +49,8 @@ enum Stand {
     Stopped {
         exit_code: i32,
         waiting: bool,
+        /// It was removed so that all containers may begin anew.
+        removed_for_all: bool,
     },
     /// Never ran.
     Waiting,
@@ -64,9 +67,10 @@ fn stand(status: Option<&ContainerStatus>) -> Stand {
     let last = status.last_state.as_ref().and_then(|last| last.terminated.as_ref());
     match (&state.running, &state.terminated, last) {
         (Some(_), _, _) => Stand::Running,
-        (None, Some(exit), _) => Stand::Stopped { exit_code: exit.exit_code, waiting: false },
+        (None, Some(exit), _) => Stand::Stopped { exit_code: exit.exit_code, waiting: false, removed_for_all: false },
         (None, None, Some(exit)) if state.waiting.is_some() => {
-            Stand::Stopped { exit_code: exit.exit_code, waiting: true }
+            let removed_for_all = exit.reason.as_deref() == Some(RESTARTING_ALL);
+            Stand::Stopped { exit_code: exit.exit_code, waiting: true, removed_for_all }
         }
         (None, None, _) if state.waiting.is_some() => Stand::Waiting,
         (None, None, _) => Stand::Missing,
@@ -75,6 +79,8 @@ fn stand(status: Option<&ContainerStatus>) -> Stand {
 
 #[derive(Default)]
 struct Tally {
+    /// Whatever has ended begins anew.
+    restarting_all: bool,
     running: usize,
     stopped: usize,
     succeeded: usize,
@@ -113,7 +119,7 @@ pub(super) fn phase(pod: &Pod, statuses: &Statuses, ended: bool) -> Phase {
 }
 
 fn tally(pod: &Pod, statuses: &Statuses) -> Tally {
-    let mut tally = Tally::default();
+    let mut tally = Tally { restarting_all: statuses.restarting_all, ..Tally::default() };
     for container in init_containers(pod) {
         let status = statuses.init(&container.name);
         if is_sidecar(container) {
@@ -132,8 +138,8 @@ impl Tally {
     fn init(&mut self, pod: &Pod, container: &Container, status: Option<&ContainerStatus>) {
         match stand(status) {
             Stand::Stopped { exit_code: 0, .. } => {}
-            Stand::Stopped { exit_code, .. } => {
-                if restartable(pod, container, exit_code) {
+            Stand::Stopped { exit_code, removed_for_all, .. } => {
+                if self.restarting_all || removed_for_all || restartable(pod, container, exit_code) {
                     self.pending_init += 1;
                 } else {
                     self.failed_init = true;
@@ -166,9 +172,9 @@ impl Tally {
             Stand::Running => self.running += 1,
             Stand::Waiting => self.waiting += 1,
             Stand::Missing => self.missing += 1,
-            Stand::Stopped { exit_code, waiting } => {
+            Stand::Stopped { exit_code, waiting, removed_for_all } => {
                 self.stopped += 1;
-                self.restartable |= restartable(pod, container, exit_code);
+                self.restartable |= self.restarting_all || removed_for_all || restartable(pod, container, exit_code);
                 if exit_code == 0 && !waiting {
                     self.succeeded += 1;
                 }

@@ -1,8 +1,15 @@
 //! Whether a container that exited is started again, by policy and rules alone.
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod};
 
+use crate::cri;
+use crate::pleg::PodRuntime;
+use crate::pod::containers::{Role, regular_containers, workload_containers};
 use crate::pod::spec;
+
+/// The action of a rule by which the exit of one container restarts all.
+const RESTART_ALL: &str = "RestartAllContainers";
 
 /// Whether `container` is started again after it exited with `exit_code`. The container's
 /// own rules come first, then its policy, then the pod's; a deleted pod restarts nothing.
@@ -12,32 +19,70 @@ pub fn restartable(pod: &Pod, container: &Container, exit_code: i32) -> bool {
     if pod.metadata.deletion_timestamp.is_some() {
         return false;
     }
-    let policy = match &container.restart_policy {
-        Some(own) => {
-            let rules = container.restart_policy_rules.as_deref().unwrap_or_default();
-            if rules.iter().any(|rule| demands_restart(rule, exit_code)) {
-                return true;
-            }
-            own.as_str()
-        }
-        None => spec(pod).restart_policy.as_deref().unwrap_or("Always"),
-    };
-    match policy {
-        "Never" => false,
-        "OnFailure" => exit_code != 0,
+    if matching_rule(container, exit_code).is_some() {
+        // Both actions that exist restart the container; one of them its neighbours as well.
+        return true;
+    }
+    let policy = container.restart_policy.as_ref().or(spec(pod).restart_policy.as_ref());
+    match policy.map(String::as_str) {
+        Some("Never") => false,
+        Some("OnFailure") => exit_code != 0,
         _ => true,
     }
 }
 
-/// Both actions that exist restart the container; one of them its neighbours as well.
-fn demands_restart(rule: &ContainerRestartRule, exit_code: i32) -> bool {
-    let Some(codes) = &rule.exit_codes else {
-        return false;
-    };
-    let listed = codes.values.as_deref().unwrap_or_default().contains(&exit_code);
-    match codes.operator.as_str() {
-        "In" => listed,
-        "NotIn" => !listed,
-        _ => false,
+/// The instances whose end demands that all containers of the pod begin anew. While the runtime
+/// has one of them, that is under way.
+pub fn restart_sources<'a>(pod: &'a Pod, runtime: &'a PodRuntime) -> impl Iterator<Item = &'a cri::Container> {
+    let is_deleted = pod.metadata.deletion_timestamp.is_some();
+    let over = over_since(pod, runtime);
+    workload_containers(pod).filter(move |_| !is_deleted).filter_map(move |(role, container)| {
+        let newest = runtime.newest(&container.name)?;
+        let exit = newest.exit()?;
+        // A sidecar that ends after all it served was stopped because the pod had ended.
+        if role == Role::Sidecar && over.is_some_and(|over| exit.finished_at.is_none_or(|end| end >= over)) {
+            return None;
+        }
+        demands_all(container, exit.exit_code).then_some(newest)
+    })
+}
+
+/// Whether such an exit restarts all containers of the pod.
+pub(super) fn demands_all(container: &Container, exit_code: i32) -> bool {
+    matching_rule(container, exit_code).is_some_and(|rule| rule.action == RESTART_ALL)
+}
+
+/// When the last regular container ended for good; `None` while there is one that has not.
+fn over_since(pod: &Pod, runtime: &PodRuntime) -> Option<Timestamp> {
+    let mut last = None;
+    for container in regular_containers(pod) {
+        let exit = runtime.newest(&container.name)?.exit()?;
+        if restartable(pod, container, exit.exit_code) {
+            return None;
+        }
+        last = last.max(exit.finished_at);
     }
+    last
+}
+
+/// The first rule that speaks of this exit. They are read where the container has a policy of
+/// its own.
+fn matching_rule(container: &Container, exit_code: i32) -> Option<&ContainerRestartRule> {
+    container.restart_policy.as_ref()?;
+    container.restart_policy_rules.iter().flatten().find(|rule| {
+        let Some(codes) = &rule.exit_codes else { return false };
+        let listed = codes.values.as_deref().unwrap_or_default().contains(&exit_code);
+        match codes.operator.as_str() {
+            "In" => listed,
+            "NotIn" => !listed,
+            _ => false,
+        }
+    })
+}
+
+/// Whether some container of the pod may end so that all begin anew.
+pub(super) fn may_restart_all(pod: &Pod) -> bool {
+    let rules =
+        |container: &Container| container.restart_policy_rules.iter().flatten().any(|rule| rule.action == RESTART_ALL);
+    workload_containers(pod).any(|(_, container)| rules(container))
 }

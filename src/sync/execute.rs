@@ -105,8 +105,8 @@ impl Round<'_> {
             Action::StopSandbox { id } => (Step::Sandbox, self.settle(self.context.runtime.stop_sandbox(id).await)),
             Action::RemoveSandbox { id } => (Step::Sandbox, self.settle(self.context.runtime.remove_sandbox(id).await)),
             Action::Resize(resize) => (Step::Resize, resize::carry_out(self, resize).await),
-            Action::StartContainer { name, kind, attempt, backoff_after } => {
-                (Step::Container(name.clone()), start::start(self, name, *kind, *attempt, *backoff_after).await)
+            Action::StartContainer { name, kind, attempt, waits } => {
+                (Step::Container(name.clone()), start::start(self, name, *kind, *attempt, *waits).await)
             }
             Action::ResumeContainer { name, id } => {
                 (Step::Container(name.clone()), start::resume(self, name, id).await)
@@ -114,8 +114,8 @@ impl Round<'_> {
             Action::StopContainer { name, id, why } => {
                 (Step::Container(name.clone()), self.stop_container(name, id, *why).await)
             }
-            Action::RemoveContainer { name, id } => {
-                (Step::Container(name.clone()), self.remove_container(name, id).await)
+            Action::RemoveContainer { name, id, keep_log } => {
+                (Step::Container(name.clone()), self.remove_container(name, id, *keep_log).await)
             }
         };
         Done { step, result }
@@ -241,6 +241,7 @@ impl Round<'_> {
                 format!("Stopping container {name}")
             }
             StopWhy::DefinitionChanged => format!("Container {name} definition changed, will be restarted"),
+            StopWhy::AllRestart => "killing".to_owned(),
             StopWhy::Resized => format!("Container {name} resize requires restart"),
             // With the last container the pod ends, and upstream says that instead.
             StopWhy::ProbeFailed { will_restart: false, .. } if self.is_last_regular(name) => {
@@ -278,6 +279,10 @@ impl Round<'_> {
 
     /// How long the container may take to end.
     pub fn grace(&self, name: &str, id: &ContainerId, why: StopWhy) -> Duration {
+        // What is in the way of a restart of all has nothing to put in order.
+        if why == StopWhy::AllRestart {
+            return Duration::ZERO;
+        }
         let spec_grace = self.wish.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
         // The spec of an orphan is lost, but its containers carry its grace.
         let own = spec_grace.or_else(|| {
@@ -300,10 +305,14 @@ impl Round<'_> {
 
     /// A container's log goes with it, and before it: while the container is there, a removal
     /// that was cut off is planned again.
-    async fn remove_container(&self, name: &str, id: &ContainerId) -> Result<(), StartFailure> {
+    async fn remove_container(&self, name: &str, id: &ContainerId, keep_log: bool) -> Result<(), StartFailure> {
         if let Some(container) = self.runtime.instances(name).find(|container| container.id == *id) {
             self.context.logs.release(self.uid, id).await;
-            start::remove_logs(self, container).await.map_err(|error| {
+            let removed = match keep_log {
+                true => start::remove_logs_before(self, container).await,
+                false => start::remove_logs(self, container).await,
+            };
+            removed.map_err(|error| {
                 warn!(error = chain(&error), container = name, "log of a dead container not removed, will retry");
                 StartFailure::new("FailedKillPod", error.to_string())
             })?;

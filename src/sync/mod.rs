@@ -1,7 +1,7 @@
 //! Sync: makes the machine match the pods that should be on it.
 //!
 //! The dispatcher (`dispatcher.rs`) keeps one worker (`worker.rs`) for each pod. A worker
-//! reads a snapshot, asks `plan.rs`, a pure function, what to do, and has `execute.rs` do
+//! reads a snapshot, asks `plan/`, a pure function, what to do, and has `execute.rs` do
 //! it; `resize/` is the part of both that is about resources. `cgroups.rs`, `mirror.rs`,
 //! `dead.rs` and `user_namespaces.rs` keep what belongs to all pods together.
 //!

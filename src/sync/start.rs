@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Secret};
 use tracing::{info, warn};
@@ -11,7 +10,7 @@ use tracing::{info, warn};
 use super::execute::{Round, StartFailure, chain};
 use super::hooks;
 use super::launch::{self, ContainerInputs};
-use super::plan::{BACKOFF_ANNOTATION, Kind};
+use super::plan::{Kind, Waits};
 use crate::cri::{Container, ContainerId, Mount, Sandbox, SandboxConfig, SandboxId};
 use crate::events::EventType;
 use crate::host::{Durability, HostError};
@@ -33,7 +32,7 @@ pub async fn start(
     name: &str,
     kind: Kind,
     attempt: Option<u32>,
-    backoff_after: Duration,
+    waits: Waits,
 ) -> Result<(), StartFailure> {
     let context = round.context;
     let pod = &round.wish.pod;
@@ -87,9 +86,7 @@ pub async fn start(
         config: &context.config.launch,
     };
     let mut config = launch::container_config(pod, spec, inputs).map_err(|error| config_error(error.to_string()))?;
-    if !backoff_after.is_zero() {
-        config.annotations.insert(BACKOFF_ANNOTATION.to_owned(), backoff_after.as_secs().to_string());
-    }
+    config.annotations.extend(waits.annotations());
 
     let id = match context.runtime.create_container(&sandbox.id, &config, &sandbox_config).await {
         Ok(id) => id,
@@ -335,7 +332,12 @@ async fn termination_log(round: &Round<'_>, name: &str) -> Result<PathBuf, Strin
 /// An instance nobody remembers still left its log: the count goes on from there.
 async fn attempt_from_logs(round: &Round<'_>, name: &str) -> u32 {
     let names = round.context.host.list_dir(&round.log_dir().join(name)).await.unwrap_or_default();
-    names.iter().filter_map(|file| file.split_once(".log")?.0.parse::<u32>().ok()).max().map_or(0, |newest| newest + 1)
+    names.iter().filter_map(|file| attempt_of_log(file)).max().map_or(0, |newest| newest + 1)
+}
+
+/// The instance that a log, or a rotated part of one, is of.
+fn attempt_of_log(file: &str) -> Option<u32> {
+    file.split_once(".log")?.0.parse().ok()
 }
 
 /// Log collectors find a container's log by this link.
@@ -366,4 +368,19 @@ pub async fn remove_logs(round: &Round<'_>, container: &Container) -> Result<(),
     }
     let link = link_name(round, &container.name, &container.id);
     context.host.remove_file(&context.config.container_logs_dir.join(link)).await
+}
+
+/// Of a container whose log outlives it, removes the logs of those before it that are too many:
+/// a log that stays counts as a dead instance. Links to them are found dangling later.
+pub async fn remove_logs_before(round: &Round<'_>, container: &Container) -> Result<(), HostError> {
+    let context = round.context;
+    let Some(kept) = context.config.dead.per_container else { return Ok(()) };
+    let oldest = (u64::from(container.attempt) + 1).saturating_sub(kept.max(1) as u64);
+    let dir = round.log_dir().join(&container.name);
+    for file in context.host.list_dir(&dir).await? {
+        if attempt_of_log(&file).is_some_and(|attempt| u64::from(attempt) < oldest) {
+            context.host.remove_file(&dir.join(&file)).await?;
+        }
+    }
+    Ok(())
 }

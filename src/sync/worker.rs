@@ -139,6 +139,8 @@ struct Worker {
     retries: BTreeMap<Step, Retry>,
     /// What the last round did, as far as it was told, and how often it had failed before.
     done: Vec<(Action, Option<Retry>)>,
+    /// What containers carry that are made after a restart of all.
+    restart_all_wait: Duration,
     probes: PodProbes,
     resizing: Resizing,
     begun_hooks: Arc<BegunHooks>,
@@ -164,6 +166,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
         start_failures: BTreeMap::new(),
         retries: BTreeMap::new(),
         done: Vec::new(),
+        restart_all_wait: Duration::ZERO,
         probes: context.probes.of_pod(&uid),
         resizing: Resizing::new(&context),
         begun_hooks: Arc::default(),
@@ -273,6 +276,7 @@ impl Worker {
             Stage::Stopping | Stage::Cleaning | Stage::Ended => Resize::default(),
         };
         let plan = self.plan(wish, &runtime, &standings, &condemned.containers, &resize);
+        self.restart_all_wait = plan.restart_all_wait.unwrap_or(self.restart_all_wait);
         if plan.reached && self.stage < Stage::Cleaning {
             self.advance();
             return Outcome::Again;
@@ -413,6 +417,7 @@ impl Worker {
                 network_ready: self.context.pleg.health().borrow().network_ready(),
                 backoff: &self.context.config.backoff,
                 exits_seen: &self.exits_seen,
+                restart_all_wait: self.restart_all_wait,
                 standings,
                 condemned,
                 resize,

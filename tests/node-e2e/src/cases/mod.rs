@@ -16,6 +16,7 @@ mod probes;
 mod resize;
 mod resources;
 mod restart;
+mod restart_rules;
 mod runtime_faults;
 mod security;
 mod sidecars;
@@ -43,6 +44,7 @@ pub fn all() -> Vec<Case> {
         dead_containers::CASES,
         admission::CASES,
         sidecars::CASES,
+        restart_rules::CASES,
         resources::CASES,
         resize::CASES,
         static_pods::CASES,

@@ -42,7 +42,7 @@ fn sidecar(name: &str, script: &str) -> Value {
     })
 }
 
-fn status_of<'a>(list: &'a Option<Vec<ContainerStatus>>, name: &str) -> Result<&'a ContainerStatus> {
+pub(super) fn status_of<'a>(list: &'a Option<Vec<ContainerStatus>>, name: &str) -> Result<&'a ContainerStatus> {
     list.iter().flatten().find(|status| status.name == name).with_context(|| format!("no status of {name}"))
 }
 

@@ -1,5 +1,7 @@
 //! Scenarios: what a pod and its runtime look like, and the plan that follows, as text.
 
+mod restart_all;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -7,7 +9,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
 use tokio::time::Instant;
 
-use super::plan::{self, BACKOFF_ANNOTATION, BackoffLimits, Plan, Snapshot};
+use super::plan::{self, BACKOFF_ANNOTATION, BackoffLimits, Plan, RESTART_ALL_ANNOTATION, Snapshot};
 use super::resize::{Resize, Update, UpdateKind};
 use super::{DeadContainers, DeadLimits, Wakes};
 use crate::cri::testing::noon;
@@ -101,6 +103,14 @@ impl Scene {
         self
     }
 
+    /// All described containers carry this back-off for a restart of all.
+    fn all_carrying(mut self, seconds: u64) -> Self {
+        for container in &mut self.0.containers {
+            container.annotations.insert(RESTART_ALL_ANNOTATION.to_owned(), seconds.to_string());
+        }
+        self
+    }
+
     /// A probe has given the newest described container up.
     fn given_up(mut self, probe: ProbeKind) -> Self {
         let newest = self.0.containers.last().expect("a container was described");
@@ -152,6 +162,7 @@ fn plan_seen_for(seen: Duration, pod: &Pod, scene: Scene, prepared: bool, networ
         network_ready,
         backoff: &LIMITS,
         exits_seen: &exits_seen,
+        restart_all_wait: Duration::ZERO,
         standings: &standings,
         condemned: &condemned,
         resize: &resize,
@@ -267,9 +278,9 @@ fn the_back_off_series_doubles_up_to_its_cap() {
             scene = scene.carrying(seconds);
         }
         let plan = plan_of(&pod("Always", &["a"]), scene, true, true);
-        let [plan::Action::StartContainer { backoff_after, .. }] = plan.actions.as_slice() else { panic!("{plan}") };
-        series.push(backoff_after.as_secs());
-        carried = Some(backoff_after.as_secs());
+        let [plan::Action::StartContainer { waits, .. }] = plan.actions.as_slice() else { panic!("{plan}") };
+        series.push(waits.crash.as_secs());
+        carried = Some(waits.crash.as_secs());
     }
     assert_eq!(series, [10, 20, 40, 80, 160, 300, 300, 300]);
 }

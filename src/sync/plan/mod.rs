@@ -4,16 +4,22 @@
 //! inputs. A plan never runs ahead of what has been seen: after its actions the worker reads
 //! the runtime again and asks for the next plan, until there is nothing left to do.
 
+mod backoff;
+mod restart_all;
+mod text;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod};
 use tokio::time::Instant;
 
+#[cfg(test)]
+pub use backoff::{BACKOFF_ANNOTATION, RESTART_ALL_ANNOTATION};
+pub use backoff::{BackoffLimits, Waits};
+
 use super::resize::Resize;
-use crate::config::GoDuration;
 use crate::cri::{
     Container, ContainerId, ContainerState, NamespaceMode, Sandbox, SandboxId, SandboxState, annotations,
 };
@@ -21,11 +27,6 @@ use crate::pleg::PodRuntime;
 use crate::pod::{self, containers::ephemeral_containers};
 use crate::probes::{ProbeKind, Standing, Standings};
 use crate::status::restartable;
-
-/// The wait that follows a crash, as the container instance itself carries it: seconds in
-/// this annotation, written when the instance is created. So a restart of the agent, or a
-/// swap to another one and back, forgets no back-off and needs no file.
-pub const BACKOFF_ANNOTATION: &str = "ferrolet.dev/backoff-seconds";
 
 /// Everything a plan depends on.
 pub struct Snapshot<'a> {
@@ -37,6 +38,8 @@ pub struct Snapshot<'a> {
     pub backoff: &'a BackoffLimits,
     /// When this worker first saw the exits of instances that have ended.
     pub exits_seen: &'a BTreeMap<ContainerId, Instant>,
+    /// What containers carry that are made after a restart of all.
+    pub restart_all_wait: Duration,
     /// What probes say of the instances.
     pub standings: &'a Standings,
     /// Dead instances that have to go.
@@ -45,15 +48,6 @@ pub struct Snapshot<'a> {
     pub resize: &'a Resize,
     pub now: Instant,
     pub wall: Timestamp,
-}
-
-/// The crash back-off series: `initial`, doubled up to `max`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BackoffLimits {
-    pub initial: Duration,
-    pub max: Duration,
-    /// An instance that lasted so long starts the series afresh.
-    pub reset_after: Duration,
 }
 
 /// Which list of the spec a container stands in.
@@ -81,7 +75,7 @@ pub enum Action {
         name: String,
         kind: Kind,
         attempt: Option<u32>,
-        backoff_after: Duration,
+        waits: Waits,
     },
     /// Starts what was created but never started: an earlier life was cut off in between.
     ResumeContainer {
@@ -96,6 +90,8 @@ pub enum Action {
     RemoveContainer {
         name: String,
         id: ContainerId,
+        /// The log outlives it, with as many before it as of dead instances.
+        keep_log: bool,
     },
     /// Gives running containers, and the pod around them, other resources.
     Resize(Resize),
@@ -115,6 +111,8 @@ pub enum StopWhy {
     Resized,
     SandboxReplaced,
     StateUnknown,
+    /// Another one ended with a code for which all begin anew.
+    AllRestart,
     /// A liveness or startup probe gave it up.
     ProbeFailed {
         probe: ProbeKind,
@@ -135,6 +133,9 @@ pub struct Held {
 pub struct Plan {
     pub actions: Vec<Action>,
     pub held: Vec<Held>,
+    /// With these actions a restart of all leaves the runtime empty. Those made after it carry
+    /// this wait, which nothing there can tell any more.
+    pub restart_all_wait: Option<Duration>,
     /// The pod wants a sandbox but the runtime's network is not ready.
     pub waits_for_network: bool,
     /// What this stage aims at is reached: nothing will run again, nothing runs any more,
@@ -167,7 +168,9 @@ pub fn sync(snapshot: &Snapshot) -> Plan {
     let sandbox = runtime.sandbox();
     let usable = sandbox.filter(|sandbox| is_usable(sandbox, pod) && !is_rivalled(runtime));
 
+    let restart_all = restart_all::next(snapshot);
     let progress = match usable {
+        _ if restart_all.is_some() => Progress::Open { steps: Vec::new(), held: Vec::new() },
         Some(sandbox) => progress_in(snapshot, sandbox),
         None => progress_without_sandbox(snapshot),
     };
@@ -180,6 +183,9 @@ pub fn sync(snapshot: &Snapshot) -> Plan {
         if !snapshot.prepared {
             plan.actions.push(Action::Prepare);
             return plan;
+        }
+        if let Some(restart_all) = restart_all {
+            return restart_all;
         }
         plan.actions.extend(strays(runtime, sandbox));
         if snapshot.resize.is_action() {
@@ -349,7 +355,7 @@ fn progress_in(snapshot: &Snapshot, sandbox: &Sandbox) -> Progress {
         let (name, kind) = (spec.name.clone(), Kind::Ephemeral);
         match runtime.newest(&name) {
             None => {
-                let start = Action::StartContainer { name, kind, attempt: None, backoff_after: Duration::ZERO };
+                let start = Action::StartContainer { name, kind, attempt: None, waits: Waits::default() };
                 steps.push(start);
             }
             Some(newest) if newest.state == ContainerState::Created && newest.sandbox_id == sandbox.id => {
@@ -413,7 +419,11 @@ fn advance(
     // Back-off and attempt go on over a change of sandbox.
     let newest = newest_here.or_else(|| snapshot.runtime.newest(&spec.name));
     let attempt = newest.map(|newest| newest.attempt + 1);
-    let start = |backoff_after| Action::StartContainer { name: name.clone(), kind, attempt, backoff_after };
+    let restart_all = backoff::of_pod(snapshot);
+    let start = |crash| {
+        let waits = Waits { crash, restart_all };
+        Action::StartContainer { name: name.clone(), kind, attempt, waits }
+    };
     match newest_here.map(|newest| (&newest.state, newest)) {
         Some((ContainerState::Running { .. }, newest)) if is_changed(newest, spec) => {
             steps.push(stop(newest, StopWhy::DefinitionChanged));
@@ -448,10 +458,10 @@ fn advance(
                 Some(newest) if kind == Kind::Init && newest.exit().is_some_and(|exit| exit.exit_code == 0) => {
                     Default::default()
                 }
-                Some(newest) => back_off(snapshot, newest, spec),
+                Some(newest) => backoff::after_crash(snapshot, newest, spec),
                 None => Default::default(),
             };
-            let remaining = newest.map_or(Duration::ZERO, |newest| remaining(snapshot, newest, wait));
+            let remaining = newest.map_or(Duration::ZERO, |newest| backoff::remaining(snapshot, newest, wait));
             if remaining.is_zero() {
                 steps.push(start(next));
             } else {
@@ -459,36 +469,6 @@ fn advance(
             }
         }
     }
-}
-
-/// The wait after the exit of `newest`, and the one its successor will carry.
-fn back_off(snapshot: &Snapshot, newest: &Container, spec: &ContainerSpec) -> (Duration, Duration) {
-    let limits = snapshot.backoff;
-    let Some(exit) = newest.exit() else { return (Duration::ZERO, Duration::ZERO) };
-    let lasted = match (exit.started_at.unwrap_or(newest.created_at), exit.finished_at) {
-        (started, Some(finished)) => Duration::try_from(finished.duration_since(started)).unwrap_or_default(),
-        _ => Duration::ZERO,
-    };
-    let carried = newest.annotations.get(BACKOFF_ANNOTATION).and_then(|seconds| seconds.parse().ok());
-    let wait = match carried {
-        _ if lasted > limits.reset_after => Duration::ZERO,
-        // What failed was something else, or had too little.
-        _ if is_changed(newest, spec) || is_outgrown(snapshot, newest) => Duration::ZERO,
-        Some(seconds) => Duration::from_secs(seconds).min(limits.max),
-        None => Duration::ZERO,
-    };
-    let next = if wait.is_zero() { limits.initial } else { (wait * 2).min(limits.max) };
-    (wait, next)
-}
-
-/// What is left of a wait that began at the exit. It is over as soon as one of two clocks
-/// says so: the wall clock knows of the time before this worker, and may jump back behind
-/// the exit; the monotonic one cannot, but counts from when the exit was first seen.
-fn remaining(snapshot: &Snapshot, ended: &Container, wait: Duration) -> Duration {
-    let Some(finished) = ended.exit().and_then(|exit| exit.finished_at) else { return Duration::ZERO };
-    let on_the_wall = Duration::try_from(snapshot.wall.duration_since(finished)).unwrap_or_default();
-    let watched = snapshot.exits_seen.get(&ended.id).map(|seen| snapshot.now.duration_since(*seen));
-    wait.saturating_sub(on_the_wall.max(watched.unwrap_or_default()))
 }
 
 /// Containers that run outside the sandbox that counts.
@@ -543,7 +523,7 @@ fn stop(container: &Container, why: StopWhy) -> Action {
 }
 
 fn remove(container: &Container) -> Action {
-    Action::RemoveContainer { name: container.name.clone(), id: container.id.clone() }
+    Action::RemoveContainer { name: container.name.clone(), id: container.id.clone(), keep_log: false }
 }
 
 fn regular(pod: &Pod) -> impl Iterator<Item = &ContainerSpec> {
@@ -560,54 +540,4 @@ fn init_kind(spec: &ContainerSpec) -> Kind {
 
 fn is_host_network(pod: &Pod) -> bool {
     pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true))
-}
-
-/// One action a line; this is what golden tests and people read.
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for action in &self.actions {
-            writeln!(f, "{action}")?;
-        }
-        for held in &self.held {
-            writeln!(f, "hold {} for its back-off of {}", held.name, GoDuration::from(held.backoff))?;
-        }
-        if self.waits_for_network {
-            writeln!(f, "wait for the network")?;
-        }
-        if self.reached {
-            writeln!(f, "done")?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Action::Prepare => write!(f, "prepare directories, cgroup and volumes"),
-            Action::CreateSandbox { attempt, .. } => write!(f, "create sandbox {attempt}"),
-            Action::StartContainer { name, attempt: None, .. } => write!(f, "start {name}"),
-            Action::StartContainer { name, attempt: Some(attempt), .. } => {
-                write!(f, "start {name} again, attempt {attempt}")
-            }
-            Action::ResumeContainer { name, .. } => write!(f, "start {name}, already created"),
-            Action::StopContainer { name, why, .. } => write!(
-                f,
-                "stop {name} because {}",
-                match why {
-                    StopWhy::PodStops => "the pod stops",
-                    StopWhy::DefinitionChanged => "its definition changed",
-                    StopWhy::Resized => "it gets other resources",
-                    StopWhy::SandboxReplaced => "its sandbox is replaced",
-                    StopWhy::StateUnknown => "its state is unknown",
-                    StopWhy::ProbeFailed { probe: ProbeKind::Startup, .. } => "its startup probe failed",
-                    StopWhy::ProbeFailed { .. } => "its liveness probe failed",
-                }
-            ),
-            Action::RemoveContainer { name, .. } => write!(f, "remove a dead {name}"),
-            Action::Resize(resize) => write!(f, "{resize}"),
-            Action::StopSandbox { .. } => write!(f, "stop sandbox"),
-            Action::RemoveSandbox { .. } => write!(f, "remove sandbox"),
-        }
-    }
 }
