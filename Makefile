@@ -20,11 +20,14 @@ RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 SEEDS ?= 1000
 # The first of them; empty for half a fixed and half a fresh set.
 FROM ?= 0
+# Pods drawn for `make compare`, one a seed, from this seed on.
+SEED ?= 0
+PODS ?= 100
 # Cases of node-e2e: those whose name contains one of these words; all without.
 CASES ?=
 
 .PHONY: help run run-standalone status down test check unit sim node-e2e \
-	node-e2e-old-runtime bench provision rust build-release build-tests clean
+	node-e2e-old-runtime compare bench provision rust build-release build-tests clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -68,6 +71,9 @@ node-e2e: provision build-tests ## cases on real nodes, all or CASES="words"; AG
 
 node-e2e-old-runtime: provision build-tests ## the chosen few of them on Debian's containerd 1.6
 	RUNTIME=containerd-1.6 $(NODE_E2E) test --subset $(CASES)
+
+compare: provision build-tests ## drawn pods, from SEED on, on Ferrolet and upstream's kubelet
+	$(NODE_E2E) compare $(SEED) $(PODS)
 
 bench: provision build-release ## the figures of SPECIFICATION.md, beside upstream's kubelet
 	FERROLET_BIN=$(RELEASE)/ferrolet cargo run --quiet --package node-e2e --bin bench

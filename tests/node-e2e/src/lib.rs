@@ -7,6 +7,7 @@
 
 pub mod bench;
 pub mod cases;
+pub mod compare;
 pub mod harness;
 pub mod poll;
 pub mod provision;

@@ -7,11 +7,12 @@ use anyhow::{Context, Result, bail};
 use node_e2e::harness::{self, Choice};
 use node_e2e::provision::Containerd;
 use node_e2e::stack::{self, Agent};
-use node_e2e::{cases, showcase};
+use node_e2e::{cases, compare, showcase};
 
 const USAGE: &str = "\
 node-e2e test [--subset] [NAME...]   runs the cases whose name contains one of NAME, or all
 node-e2e list                        names all cases
+node-e2e compare SEED PODS           runs drawn pods on both agents and tells where they differ
 node-e2e up [--standalone]           starts the node that `make run` shows; it stays
 node-e2e status                      shows it
 node-e2e down                        ends it and clears what dead stacks left
@@ -37,6 +38,7 @@ async fn run(args: &[String]) -> Result<ExitCode> {
     match args[..] {
         ["test", ref rest @ ..] => return test(rest).await,
         ["list"] => cases::all().iter().for_each(|case| println!("{}", case.short_name())),
+        ["compare", seed, pods] => return compare(seed, pods).await,
         ["up"] => showcase::up(false).await?,
         ["up", "--standalone"] => showcase::up(true).await?,
         ["status"] => showcase::status().await?,
@@ -64,6 +66,12 @@ async fn test(args: &[&str]) -> Result<ExitCode> {
     }
     let tally = harness::run(&cases::all(), &choice).await?;
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn compare(seed: &str, pods: &str) -> Result<ExitCode> {
+    let number = |text: &str| text.parse().with_context(|| format!("{text:?} is not a number\n{USAGE}"));
+    let same = compare::run(&compare::Choice { seed: number(seed)?, pods: number(pods)? }).await?;
+    Ok(if same { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Beside the build, where `make clean` gets rid of it.

@@ -19,7 +19,7 @@ struct LabInner {
 }
 
 impl Lab {
-    pub(super) fn new(agent: Agent, containerd: Containerd) -> Lab {
+    pub(crate) fn new(agent: Agent, containerd: Containerd) -> Lab {
         Lab(Rc::new(LabInner { agent, containerd, stacks: RefCell::default() }))
     }
 
@@ -47,7 +47,7 @@ impl Lab {
     }
 
     /// Ends all stacks. The case is over, so nobody else holds them.
-    pub(super) async fn clear(&self) -> Result<()> {
+    pub(crate) async fn clear(&self) -> Result<()> {
         for stack in self.0.stacks.take() {
             match Rc::try_unwrap(stack) {
                 Ok(stack) => stack.end().await?,

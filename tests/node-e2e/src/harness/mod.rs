@@ -24,5 +24,6 @@ pub use cgroup::PodCgroup;
 pub use expect::{Expect, WITHIN, is_ready};
 pub use lab::Lab;
 pub use node::{Node, client, runtime_of};
+pub(crate) use pods::merge;
 pub use pods::{PodBuilder, PodHandle, expect_lines, pod};
 pub use runner::{Choice, run};

@@ -36,7 +36,7 @@ struct Inner {
 
 impl Node {
     /// A namespace of its own for one case on a stack that others use too.
-    pub(super) async fn on(stack: Rc<Stack>, namespace: &str) -> Result<Node> {
+    pub(crate) async fn on(stack: Rc<Stack>, namespace: &str) -> Result<Node> {
         let node = Node::in_namespace(stack, namespace).await?;
         let Some(client) = &node.0.client else {
             return Ok(node);
@@ -65,7 +65,7 @@ impl Node {
         Ok(Node(Rc::new(Inner { stack, client, namespace, static_pods })))
     }
 
-    pub(super) fn shared_stack(&self) -> Rc<Stack> {
+    pub(crate) fn shared_stack(&self) -> Rc<Stack> {
         self.0.stack.clone()
     }
 

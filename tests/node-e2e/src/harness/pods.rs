@@ -92,7 +92,7 @@ fn push(list: &mut Value, item: Value) {
 }
 
 /// Objects are merged field by field; anything else is replaced.
-fn merge(into: &mut Value, fields: Value) {
+pub(crate) fn merge(into: &mut Value, fields: Value) {
     match (into, fields) {
         (Value::Object(into), Value::Object(fields)) => {
             for (name, value) in fields {
