@@ -93,8 +93,9 @@ fn sandbox_security(security: &SecurityContext) -> wire::LinuxSandboxSecurityCon
 }
 
 fn container_security(security: &SecurityContext) -> wire::LinuxContainerSecurityContext {
+    let has_own = !security.add_capabilities.is_empty() || !security.drop_capabilities.is_empty();
     wire::LinuxContainerSecurityContext {
-        capabilities: Some(wire::Capability {
+        capabilities: has_own.then(|| wire::Capability {
             add_capabilities: security.add_capabilities.clone(),
             drop_capabilities: security.drop_capabilities.clone(),
             add_ambient_capabilities: Vec::new(),
@@ -134,10 +135,11 @@ fn namespace_options(options: &NamespaceOptions) -> wire::NamespaceOption {
         pid: namespace_mode(options.pid).into(),
         ipc: namespace_mode(options.ipc).into(),
         target_id: options.target_id.clone(),
-        userns_options: options.users.map(|range| wire::UserNamespace {
-            mode: wire::NamespaceMode::Pod.into(),
-            uids: id_mappings(Some(range)),
-            gids: id_mappings(Some(range)),
+        // The first value of the mode is not the one that pods have who say nothing.
+        userns_options: Some(wire::UserNamespace {
+            mode: if options.users.is_some() { wire::NamespaceMode::Pod } else { wire::NamespaceMode::Node }.into(),
+            uids: id_mappings(options.users),
+            gids: id_mappings(options.users),
         }),
     }
 }
@@ -338,5 +340,12 @@ mod tests {
         let mapping = wire::IdMapping { host_id: 131_072, container_id: 0, length: 65_536 };
         assert_eq!((users.uids.as_slice(), users.gids.as_slice()), (&[mapping][..], &[mapping][..]));
         assert_eq!((namespaces.pid(), namespaces.target_id.as_str()), (wire::NamespaceMode::Target, "t"));
+    }
+
+    #[test]
+    fn who_has_no_users_of_its_own_says_so() {
+        let options = namespace_options(&NamespaceOptions::default());
+        let users = options.userns_options.expect("the mode is always sent");
+        assert_eq!((users.mode(), users.uids.len()), (wire::NamespaceMode::Node, 0));
     }
 }
