@@ -54,7 +54,7 @@ pub async fn agent_config(
         cgroups: cgroups(settings, &node, facts).context("cannot set up cgroups")?,
         memory_bytes: facts.memory_bytes,
         single_process_oom_kill: kubelet.single_process_oom_kill.unwrap_or(facts.cgroup_version == CgroupVersion::V1),
-        swap_controller: facts.swap_bytes > 0,
+        swap_controller: facts.swap_controller,
         thermal_throttle_dirs: Vec::new(),
     };
     let admission = AdmissionConfig {

@@ -32,6 +32,7 @@ pub fn read(roots: &Roots, cgroup_version: CgroupVersion) -> Result<MachineFacts
         cpus: cpus(roots)?,
         memory_bytes,
         swap_bytes: kibibytes(&memory, "SwapTotal:").unwrap_or(0),
+        swap_controller: swap_controller(roots, cgroup_version),
         hugepages: hugepages(&roots.sys.join("kernel/mm/hugepages")),
         root_fs_bytes: file_system_bytes(&roots.root_dir)?,
         max_pids: max_pids(&kernel),
@@ -39,6 +40,20 @@ pub fn read(roots: &Roots, cgroup_version: CgroupVersion) -> Result<MachineFacts
         cgroup_version,
         app_armor: line(&roots.sys.join("module/apparmor/parameters/enabled")).starts_with('Y'),
     })
+}
+
+/// Whether swap can be limited. On version 2 the root itself has no limits, but the group that
+/// the agent is in does.
+fn swap_controller(roots: &Roots, version: CgroupVersion) -> bool {
+    let file = match version {
+        CgroupVersion::V1 => roots.cgroup.join("memory/memory.memsw.limit_in_bytes"),
+        CgroupVersion::V2 => {
+            let own = text(&roots.proc.join("self/cgroup"));
+            let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+            roots.cgroup.join(own).join("memory.swap.max")
+        }
+    };
+    file.exists()
 }
 
 fn needed(path: &Path) -> Result<String> {
@@ -312,6 +327,7 @@ mod tests {
         write("sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages", "1\n");
         write("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "0\n");
         write("sys/module/apparmor/parameters/enabled", "Y\n");
+        write("cgroup/memory/memory.memsw.limit_in_bytes", "1\n");
         write("lib/dbus/machine-id", "0123\n");
         write("etc/os-release", "PRETTY_NAME=Board\n");
 
@@ -340,6 +356,7 @@ mod tests {
                 cpus: 4,
                 memory_bytes: 2048 * 1024,
                 swap_bytes: 4096,
+                swap_controller: true,
                 hugepages: vec![("2Mi".into(), 0), ("1Gi".into(), 1 << 30)],
                 root_fs_bytes: 7,
                 max_pids: 1000,
@@ -348,6 +365,11 @@ mod tests {
                 app_armor: true,
             }
         );
+
+        assert!(!read(&roots, CgroupVersion::V2).unwrap().swap_controller);
+        write("proc/self/cgroup", "0::/system/agent\n");
+        write("cgroup/system/agent/memory.swap.max", "max\n");
+        assert!(read(&roots, CgroupVersion::V2).unwrap().swap_controller);
 
         fs::remove_file(root("proc/meminfo")).unwrap();
         let error = read(&roots, CgroupVersion::V1).unwrap_err().to_string();

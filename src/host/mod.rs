@@ -83,6 +83,8 @@ pub struct MachineFacts {
     pub cpus: u32,
     pub memory_bytes: u64,
     pub swap_bytes: u64,
+    /// The kernel counts swap by cgroup, so it can be kept from containers.
+    pub swap_controller: bool,
     /// Page size as the resource name has it (`2Mi`), and bytes of all its pages.
     pub hugepages: Vec<(String, u64)>,
     /// Size of the file system that holds the root dir.

@@ -37,6 +37,7 @@ fn machine() -> MachineFacts {
         cpus: 2,
         memory_bytes: 4 << 30,
         swap_bytes: 0,
+        swap_controller: false,
         hugepages: Vec::new(),
         root_fs_bytes: 100_000_000_000,
         max_pids: 32768,
