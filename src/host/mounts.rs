@@ -129,7 +129,8 @@ fn is_mounted(directory: &OwnedFd, path: &Path, magic: nix::sys::statfs::FsType)
 }
 
 fn mount_tmpfs(path: &Path, size_bytes: Option<u64>) -> io::Result<()> {
-    let mut options = "mode=0777".to_owned();
+    // Anybody may write, and nobody remove what others wrote: the mode that a tmpfs has by itself.
+    let mut options = "mode=1777".to_owned();
     if let Some(bytes) = size_bytes {
         options += &format!(",size={bytes}");
     }

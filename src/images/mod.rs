@@ -66,11 +66,11 @@ pub struct ImagesConfig {
     pub access: AccessConfig,
 }
 
-/// One container's need of an image.
+/// The need of an image.
 pub struct ImageRequest<'a> {
     pub pod: &'a Pod,
-    /// The container, as events name it: `spec.containers{web}`.
-    pub field_path: &'a str,
+    /// The container, as events name it: `spec.containers{web}`; None for an image volume.
+    pub field_path: Option<&'a str>,
     /// As its author wrote it.
     pub image: &'a str,
     /// A static pod may leave it out; the API server fills it in.
@@ -378,7 +378,7 @@ impl Images {
     }
 
     fn event(&self, request: &ImageRequest<'_>, kind: EventType, reason: &str, message: String) {
-        self.shared.recorder.pod(request.pod, Some(request.field_path), kind, reason, message);
+        self.shared.recorder.pod(request.pod, request.field_path, kind, reason, message);
     }
 
     fn backoff(&self) -> std::sync::MutexGuard<'_, Backoff> {

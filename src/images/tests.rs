@@ -241,7 +241,7 @@ impl Node {
         };
         let request = ImageRequest {
             pod: &pod,
-            field_path: "spec.containers{main}",
+            field_path: Some("spec.containers{main}"),
             image: want.image,
             pull_policy: want.policy,
             secrets: &want.secrets,

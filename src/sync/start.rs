@@ -53,7 +53,7 @@ pub async fn start(
     let field_path = pod::field_path(pod, name).unwrap_or_default();
     let request = ImageRequest {
         pod,
-        field_path: &field_path,
+        field_path: Some(&field_path),
         image: spec.image.as_deref().unwrap_or_default(),
         pull_policy: spec.image_pull_policy.as_deref(),
         secrets: &secrets,
@@ -63,7 +63,7 @@ pub async fn start(
         Ok(image) => image,
         Err(error) => return Err(no_image(round, name, error)),
     };
-    let volume_images = volume_images(round, spec, &field_path, &secrets, &sandbox_config).await;
+    let volume_images = volume_images(round, spec, &secrets, &sandbox_config).await;
     let volume_images = volume_images.map_err(|error| no_image(round, name, error))?;
 
     let attempt = match attempt {
@@ -123,7 +123,6 @@ fn no_image(round: &Round<'_>, name: &str, error: ImageError) -> StartFailure {
 async fn volume_images(
     round: &Round<'_>,
     spec: &ContainerSpec,
-    field_path: &str,
     secrets: &[Secret],
     sandbox: &SandboxConfig,
 ) -> Result<BTreeMap<String, ReadyImage>, ImageError> {
@@ -134,7 +133,7 @@ async fn volume_images(
         let Some(source) = &volume.image else { continue };
         let request = ImageRequest {
             pod,
-            field_path,
+            field_path: None,
             image: source.reference.as_deref().unwrap_or_default(),
             pull_policy: source.pull_policy.as_deref(),
             secrets,

@@ -181,9 +181,14 @@ impl Volumes {
                 Err(error) => return Err(error.clone().into()),
             };
             let mut wanted = mounts::wanted(mount, volume, means.env, means.recursive_read_only)?;
-            if *volume == VolumePlan::Image {
+            if let VolumePlan::Image { reference } = volume {
                 let image = means.images.get(&mount.name).ok_or_else(no_volume)?;
-                wanted.mount.image = Some(ImageSpec { image: image.image_ref.clone(), ..ImageSpec::default() });
+                wanted.mount.image = Some(ImageSpec {
+                    image: image.image_ref.clone(),
+                    user_specified_image: reference.clone(),
+                    annotations: pod.metadata.annotations.clone().unwrap_or_default(),
+                    ..ImageSpec::default()
+                });
                 wanted.mount.image_sub_path = wanted.sub_path.take().unwrap_or_default();
             }
             if let Some(sub_path) = &wanted.sub_path {
@@ -243,8 +248,10 @@ impl Volumes {
                 self.empty_dir(context, &name, &path, &marker, &medium).await
             }
             Ok(VolumePlan::HostPath { path, kind }) => self.host_path(context, &name, &path, kind).await,
-            Ok(VolumePlan::Payload { path, spec, nested }) => self.payload(context, &name, &path, &spec, &nested).await,
-            Ok(VolumePlan::Image) => Ok(()),
+            Ok(VolumePlan::Payload { path, spec, medium, nested }) => {
+                self.payload(context, &name, &path, &spec, &medium, &nested).await
+            }
+            Ok(VolumePlan::Image { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         };
         done.map_err(|why| SetUpError { volume: name, why })
@@ -299,6 +306,7 @@ impl Volumes {
         name: &str,
         path: &Path,
         spec: &PayloadSpec,
+        medium: &DirMedium,
         nested: &BTreeSet<PathBuf>,
     ) -> Result<(), SetUpCause> {
         let contents = self.contents(context, spec).await?;
@@ -309,7 +317,7 @@ impl Volumes {
         if self.ready().get(&context.uid).and_then(|ready| ready.written.get(name)) == Some(&digest) {
             return Ok(());
         }
-        let changed = self.host.write_payload(path, &spec.medium(), &files, context.owners.group).await?;
+        let changed = self.host.write_payload(path, medium, &files, context.owners.group).await?;
         for mount_point in nested {
             self.host.make_dir(&path.join(mount_point), MOUNT_POINT_MODE).await?;
         }

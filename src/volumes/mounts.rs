@@ -134,7 +134,7 @@ mod tests {
     fn api_content() -> VolumePlan {
         let spec =
             super::super::payload::PayloadSpec::of(&yaml("{name: v, configMap: {name: m}}")).expect("a config map is");
-        VolumePlan::Payload { path: "/pod/p".into(), spec, nested: Default::default() }
+        VolumePlan::Payload { path: "/pod/p".into(), spec, medium: DirMedium::Disk, nested: Default::default() }
     }
 
     fn resolve(mount: &str, volume: &VolumePlan) -> Result<Wanted, String> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, Volume, VolumeProjection};
 
 use super::layout::Plugin;
-use crate::host::{DirMedium, PayloadFile};
+use crate::host::PayloadFile;
 
 const MODE_DEFAULT: i32 = 0o644;
 /// Of what only the container's own user may read.
@@ -144,14 +144,6 @@ impl PayloadSpec {
             return None;
         };
         Some(PayloadSpec { plugin, sources, mode: mode_bits(mode.unwrap_or(MODE_DEFAULT)) })
-    }
-
-    /// Config maps are no secrets, so they do not cost memory.
-    pub fn medium(&self) -> DirMedium {
-        match self.plugin {
-            Plugin::ConfigMap => DirMedium::Disk,
-            _ => DirMedium::Memory { size_bytes: None },
-        }
     }
 
     /// The files, sorted by path. `contents` has an entry for each source, in their order;
@@ -449,18 +441,5 @@ mod tests {
             None,
             None,
         );
-    }
-
-    #[test]
-    fn only_config_maps_lie_on_disk() {
-        for (volume, medium) in [
-            ("{name: v, configMap: {name: m}}", DirMedium::Disk),
-            ("{name: v, secret: {secretName: m}}", DirMedium::Memory { size_bytes: None }),
-            ("{name: v, projected: {sources: []}}", DirMedium::Memory { size_bytes: None }),
-            ("{name: v, downwardAPI: {}}", DirMedium::Memory { size_bytes: None }),
-        ] {
-            assert_eq!(PayloadSpec::of(&yaml(volume)).unwrap().medium(), medium);
-        }
-        assert_eq!(PayloadSpec::of(&yaml("{name: v, emptyDir: {}}")), None);
     }
 }

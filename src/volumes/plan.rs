@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, Pod, Volume, VolumeMount};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::layout::{Plugin, PodDir, is_plain_name};
 use super::payload::PayloadSpec;
@@ -41,10 +42,14 @@ pub enum VolumePlan {
     Payload {
         path: PathBuf,
         spec: PayloadSpec,
+        medium: DirMedium,
         nested: BTreeSet<PathBuf>,
     },
     /// The runtime mounts it itself; it has to be on the machine.
-    Image,
+    Image {
+        /// As the pod's author wrote it.
+        reference: String,
+    },
 }
 
 impl VolumePlan {
@@ -54,18 +59,18 @@ impl VolumePlan {
             VolumePlan::EmptyDir { path, .. }
             | VolumePlan::HostPath { path, .. }
             | VolumePlan::Payload { path, .. } => path,
-            VolumePlan::Image => Path::new(""),
+            VolumePlan::Image { .. } => Path::new(""),
         }
     }
 
     /// Containers never write to API content or to an image.
     pub fn is_read_only(&self) -> bool {
-        matches!(self, VolumePlan::Payload { .. } | VolumePlan::Image)
+        matches!(self, VolumePlan::Payload { .. } | VolumePlan::Image { .. })
     }
 
     /// Made by the agent for this pod alone, so that the runtime may relabel it.
     pub fn is_managed(&self) -> bool {
-        !matches!(self, VolumePlan::HostPath { .. } | VolumePlan::Image)
+        !matches!(self, VolumePlan::HostPath { .. } | VolumePlan::Image { .. })
     }
 }
 
@@ -98,13 +103,18 @@ pub fn plan(pod: &Pod, volume: &Volume, dir: &PodDir, node_memory_bytes: Option<
     }
     if let Some(spec) = PayloadSpec::of(volume) {
         let path = dir.volume(spec.plugin, name);
-        return Ok(VolumePlan::Payload { path, spec, nested: nested_mount_points(pod, name) });
+        // Config maps are no secrets, so they do not cost memory.
+        let medium = match spec.plugin {
+            Plugin::ConfigMap => DirMedium::Disk,
+            _ => DirMedium::Memory { size_bytes: memory_size(pod, None, node_memory_bytes) },
+        };
+        return Ok(VolumePlan::Payload { path, spec, medium, nested: nested_mount_points(pod, name) });
     }
     if let Some(host_path) = &volume.host_path {
         return Ok(VolumePlan::HostPath { path: PathBuf::from(&host_path.path), kind: host_path_kind(host_path)? });
     }
-    if volume.image.is_some() {
-        return Ok(VolumePlan::Image);
+    if let Some(image) = &volume.image {
+        return Ok(VolumePlan::Image { reference: image.reference.clone().unwrap_or_default() });
     }
     let default = EmptyDirVolumeSource::default();
     let empty_dir = match (&volume.empty_dir, other_source(volume)) {
@@ -130,7 +140,9 @@ fn medium(pod: &Pod, empty_dir: &EmptyDirVolumeSource, node_memory_bytes: Option
     let medium = empty_dir.medium.as_deref().unwrap_or_default();
     match medium {
         "" => Ok(DirMedium::Disk),
-        "Memory" => Ok(DirMedium::Memory { size_bytes: memory_size(pod, empty_dir, node_memory_bytes) }),
+        "Memory" => {
+            Ok(DirMedium::Memory { size_bytes: memory_size(pod, empty_dir.size_limit.as_ref(), node_memory_bytes) })
+        }
         "HugePages" => Ok(DirMedium::HugePages { page_size: only_page_size(pod, medium)?, size_bytes: None }),
         other => match other.strip_prefix("HugePages-") {
             Some(size) if quantity::parse(size).is_ok() => {
@@ -142,7 +154,7 @@ fn medium(pod: &Pod, empty_dir: &EmptyDirVolumeSource, node_memory_bytes: Option
 }
 
 /// A tmpfs is no larger than what the pod could fill anyway.
-fn memory_size(pod: &Pod, empty_dir: &EmptyDirVolumeSource, node_memory_bytes: Option<u64>) -> Option<u64> {
+fn memory_size(pod: &Pod, own: Option<&Quantity>, node_memory_bytes: Option<u64>) -> Option<u64> {
     let positive = |bytes: i64| u64::try_from(bytes).ok().filter(|bytes| *bytes > 0);
     let limited = containers::workload_containers(pod).all(|(_, container)| {
         container.resources.as_ref().and_then(|r| r.limits.as_ref()).is_some_and(|l| l.contains_key("memory"))
@@ -152,7 +164,7 @@ fn memory_size(pod: &Pod, empty_dir: &EmptyDirVolumeSource, node_memory_bytes: O
     let pod_limit = (limited || pod_level.is_some_and(|limits| limits.contains_key("memory")))
         .then(|| pod_resources(pod).limits.get("memory").and_then(|amount| positive(amount.value())))
         .flatten();
-    let own = empty_dir.size_limit.as_ref().and_then(|limit| positive(quantity::parse(&limit.0).ok()?.value()));
+    let own = own.and_then(|limit| positive(quantity::parse(&limit.0).ok()?.value()));
     [node_memory_bytes, pod_limit, own].into_iter().flatten().min()
 }
 
@@ -229,6 +241,24 @@ mod tests {
             other => panic!("{empty_dir} became {other:?}"),
         });
         assert_eq!(medium, expected.map_err(str::to_owned), "{empty_dir}");
+    }
+
+    #[test]
+    fn api_content_lies_in_memory_that_is_bounded_but_for_config_maps() {
+        let limited = "[{name: a, resources: {limits: {memory: 1Gi}}}]";
+        let memory = |size| DirMedium::Memory { size_bytes: Some(size) };
+        for (volume, containers, expected) in [
+            ("{name: v, configMap: {name: m}}", limited, DirMedium::Disk),
+            ("{name: v, secret: {secretName: m}}", limited, memory(1 << 30)),
+            ("{name: v, secret: {secretName: m}}", "[{name: a}]", memory(8 << 30)),
+            ("{name: v, projected: {sources: []}}", limited, memory(1 << 30)),
+            ("{name: v, downwardAPI: {}}", limited, memory(1 << 30)),
+        ] {
+            match plan_of(volume, containers) {
+                Ok(VolumePlan::Payload { medium, .. }) => assert_eq!(medium, expected, "{volume}"),
+                other => panic!("{volume} became {other:?}"),
+            }
+        }
     }
 
     #[test]

@@ -257,7 +257,7 @@ async fn memory_volumes_are_mounted_once_and_taken_down_with_the_pod() {
     bed.volumes.mount(&pod).await.unwrap();
     bed.volumes.mount(&pod).await.unwrap();
     let memory = bed.volume("kubernetes.io~empty-dir/mem");
-    assert_eq!((mode(&memory), group(&memory)), (0o2777, 2000));
+    assert_eq!((mode(&memory), group(&memory)), (0o3777, 2000));
     assert!(fs::write(memory.join("too-large"), vec![0; 2 << 20]).is_err(), "the size limit holds");
     fs::remove_file(memory.join("too-large")).unwrap();
     let labels = bed.volume("kubernetes.io~downward-api/info/labels");
@@ -366,7 +366,7 @@ async fn an_image_is_mounted_by_the_runtime() {
     let bed = Bed::new();
     let pod = pod_yaml(
         "
-        metadata: {name: web, namespace: shop, uid: u}
+        metadata: {name: web, namespace: shop, uid: u, annotations: {a: b}}
         spec:
           volumes: [{name: image, image: {reference: 'reg.example/data:1'}}]
           containers:
@@ -385,4 +385,7 @@ async fn an_image_is_mounted_by_the_runtime() {
         .collect();
     assert_eq!(told, [("/all", Some("sha256:data"), "", true), ("/part", Some("sha256:data"), "a/b", true)]);
     assert!(mounts.iter().all(|mount| mount.host_path.is_empty() && !mount.selinux_relabel));
+    let image = mounts[0].image.as_ref().expect("it is one");
+    assert_eq!(image.user_specified_image, "reg.example/data:1");
+    assert_eq!(image.annotations.get("a").map(String::as_str), Some("b"));
 }
