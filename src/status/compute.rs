@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{HostIP, Pod, PodIP, PodStatus};
 use super::conditions::{conditions, whole_seconds};
 use super::containers::Statuses;
 use super::phase::{Phase, phase};
+use super::resources::{allocated, granted_to_pod};
 use crate::cri::{ContainerId, ContainerState};
 use crate::pleg::PodRuntime;
 use crate::pod::{Source, qos, spec};
@@ -192,6 +193,8 @@ pub fn compute(input: &StatusInput<'_>) -> Computed {
         init_container_statuses: some_list(statuses.init),
         container_statuses: some_list(statuses.regular),
         ephemeral_container_statuses: some_list(statuses.ephemeral),
+        allocated_resources: allocated(input.pod).filter(|_| !refused),
+        resources: (!refused).then(|| granted_to_pod(input.pod)),
         ..PodStatus::default()
     };
     Computed { phase: decided.phase, status }

@@ -253,7 +253,7 @@ impl Subject<'_> {
                     supplemental_groups: Some(user.supplemental_groups.clone()).filter(|groups| !groups.is_empty()),
                 }),
             }),
-            volume_mounts: self.volume_mounts(newest),
+            volume_mounts: self.volume_mounts(Some(newest)),
             ..ContainerStatus::default()
         }
     }
@@ -278,6 +278,7 @@ impl Subject<'_> {
             image: self.container.image.clone().unwrap_or_default(),
             state: Some(self.default_waiting()),
             started: (self.role != Role::Ephemeral).then_some(false),
+            volume_mounts: self.volume_mounts(None),
             ..ContainerStatus::default()
         };
         if let Some(status) = self.removed_for_all() {
@@ -408,15 +409,19 @@ impl Subject<'_> {
         }
     }
 
-    /// The mounts of the spec, with what became of a read-only one below its top.
-    fn volume_mounts(&self, newest: &cri::Container) -> Option<Vec<VolumeMountStatus>> {
+    /// The mounts of the spec, with what became of a read-only one below its top. As long as
+    /// there is no container it is what will become of it, as far as the spec says.
+    fn volume_mounts(&self, newest: Option<&cri::Container>) -> Option<Vec<VolumeMountStatus>> {
         let mounts = self.container.volume_mounts.as_deref().unwrap_or_default();
         let list: Vec<VolumeMountStatus> = mounts
             .iter()
             .map(|mount| {
                 let read_only = mount.read_only.unwrap_or(false);
-                let actual = newest.mounts.iter().find(|actual| actual.container_path == mount.mount_path);
-                let recursive = actual.is_some_and(|actual| actual.recursive_read_only);
+                let of_path = |actual: &&cri::Mount| actual.container_path == mount.mount_path;
+                let recursive = match newest {
+                    Some(newest) => newest.mounts.iter().find(of_path).is_some_and(|actual| actual.recursive_read_only),
+                    None => mount.recursive_read_only.as_deref() == Some("Enabled"),
+                };
                 VolumeMountStatus {
                     name: mount.name.clone(),
                     mount_path: mount.mount_path.clone(),

@@ -35,6 +35,8 @@ pub(super) fn status_patch(api: &PodStatus, desired: &PodStatus) -> Option<Value
         &api.ephemeral_container_statuses,
         &desired.ephemeral_container_statuses,
     );
+    put(&mut patch, "allocatedResources", &api.allocated_resources, &desired.allocated_resources);
+    put(&mut patch, "resources", &api.resources, &desired.resources);
     let conditions = conditions_patch(
         api.conditions.as_deref().unwrap_or_default(),
         desired.conditions.as_deref().unwrap_or_default(),

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 
 use crate::config::Quantity;
 use crate::config::quantity::parse;
 use crate::cri;
 use crate::host::cgroup_math::{quota_to_milli_cpu, shares_to_milli_cpu};
+use crate::pod::resources::{self, pod_resources};
 
 /// Below these the kernel's own minimum hides what was asked for.
 const CPU_LIMIT_VISIBLE_MILLI: u64 = 10;
@@ -30,6 +31,26 @@ pub fn granted(container: &Container) -> ResourceRequirements {
         requests: canonical(&resources.requests),
         claims: resources.claims,
     }
+}
+
+/// What the pod as a whole has been given. The API keeps no empty list.
+pub(super) fn allocated(pod: &Pod) -> Option<Amounts> {
+    some_amounts(pod_resources(pod).requests)
+}
+
+/// The same with its limits, told from the spec and not read back from the cgroup: what is small
+/// or unlimited is something else there.
+pub(super) fn granted_to_pod(pod: &Pod) -> ResourceRequirements {
+    let resources = pod_resources(pod);
+    ResourceRequirements {
+        limits: some_amounts(resources.limits),
+        requests: some_amounts(resources.requests),
+        claims: None,
+    }
+}
+
+fn some_amounts(amounts: resources::Amounts) -> Option<Amounts> {
+    (!amounts.is_empty()).then(|| amounts.into_iter().map(|(name, amount)| (name, api(amount))).collect())
 }
 
 /// The same as the runtime enforces it, where it says so.
