@@ -71,12 +71,23 @@ const KNOWN: &[Known] = &[
         why: WHILE_VOLUMES,
     },
     Known {
+        path: "llocatedResources",
+        holds: |one, _| one.path.contains("Statuses.") && one.kubelet.is_none(),
+        why: BEFORE_CONTAINERS,
+    },
+    Known {
+        path: ".resources",
+        holds: |one, _| one.path.contains("Statuses.") && one.kubelet.is_none(),
+        why: BEFORE_CONTAINERS,
+    },
+    Known {
         path: "events.Warning FailedMount",
         holds: |one, _| one.path.contains("no relationship found between node"),
         why: "the API server takes a moment to know that the pod is on the node; who asks for a token at once is told",
     },
 ];
 
+const BEFORE_CONTAINERS: &str = "what is allocated is told before there is a container, and so outlives the agent";
 const WHILE_VOLUMES: &str = "the sandbox is made while the volumes are";
 
 /// What upstream's sources write among the annotations.

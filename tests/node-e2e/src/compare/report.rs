@@ -65,7 +65,13 @@ pub fn read(log: &str) -> Value {
                 lines.into_iter().map(|line| line.split_once('=').unwrap_or((line, ""))).collect::<BTreeMap<_, _>>()
             ),
             "mounts" => json!(lines.into_iter().filter_map(mount).collect::<BTreeMap<_, _>>()),
-            "files" => json!(lines.into_iter().filter_map(|line| line.rsplit_once(' ')).map(|(mode, file)| (file, mode)).collect::<BTreeMap<_, _>>()),
+            "files" => json!(
+                lines
+                    .into_iter()
+                    .filter_map(|line| line.rsplit_once(' '))
+                    .map(|(mode, file)| (file, mode))
+                    .collect::<BTreeMap<_, _>>()
+            ),
             "contents" => json!(lines.into_iter().map(without_notes).collect::<Vec<_>>()),
             "roots" | "devices" => {
                 lines.sort_unstable();
