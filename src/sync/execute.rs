@@ -147,7 +147,9 @@ impl Round<'_> {
         if let Err(error) = context.volumes.mount(pod).await {
             warn!(error = chain(&error), "volumes not ready, will retry");
             // The text without its causes: those name places on the host.
-            self.pod_event(EventType::Warning, "FailedMount", error.to_string());
+            for text in error.texts() {
+                self.pod_event(EventType::Warning, "FailedMount", text);
+            }
             return Err(StartFailure::new("FailedMount", error.to_string()));
         }
         Ok(())

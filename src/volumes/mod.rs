@@ -80,6 +80,16 @@ pub enum VolumeError {
     List(#[source] HostError),
 }
 
+impl VolumeError {
+    /// What there is to tell, volume by volume.
+    pub fn texts(&self) -> Vec<String> {
+        match self {
+            VolumeError::SetUp(failed) => failed.iter().map(ToString::to_string).collect(),
+            other => vec![other.to_string()],
+        }
+    }
+}
+
 /// One volume that is not there yet. The blank before the colon is upstream's.
 #[derive(Debug, thiserror::Error)]
 #[error("MountVolume.SetUp failed for volume {volume:?} : {why}")]

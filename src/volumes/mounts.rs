@@ -1,7 +1,7 @@
 //! From a container's volumeMounts to the mounts its runtime is told: the pure part.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
 
 use k8s_openapi::api::core::v1::VolumeMount;
@@ -16,7 +16,7 @@ pub enum MountError {
     NoVolume { volume: String, container: String },
     #[error(transparent)]
     TooLong(#[from] TooLong),
-    #[error("missing value for {0:?}")]
+    #[error("missing value for {0}")]
     NoValue(String),
     #[error("error SubPath `{0}` must not be an absolute path")]
     AbsoluteSubPath(String),
@@ -107,17 +107,18 @@ fn sub_path(mount: &VolumeMount, env: &BTreeMap<String, String>) -> Result<Optio
 /// Unlike in a command, a variable that is not there is an error: the pod would otherwise
 /// share a directory of that very name.
 fn expand_all(expression: &str, env: &BTreeMap<String, String>) -> Result<String, MountError> {
-    let missing = RefCell::new(None);
+    let missing = RefCell::new(BTreeSet::new());
     let expanded = expand(expression, &mut Budget::default(), |name| {
         let value = env.get(name).map(String::as_str);
         if value.is_none() {
-            missing.borrow_mut().get_or_insert_with(|| name.to_owned());
+            missing.borrow_mut().insert(name.to_owned());
         }
         value
     });
-    match missing.into_inner() {
-        Some(name) => Err(MountError::NoValue(name)),
-        None => Ok(expanded?),
+    let missing = missing.into_inner();
+    match missing.is_empty() {
+        true => Ok(expanded?),
+        false => Err(MountError::NoValue(Vec::from_iter(missing).join(", "))),
     }
 }
 
@@ -215,7 +216,8 @@ mod tests {
         check("subPath: $(POD)", Ok(Some("$(POD)")));
         check("subPathExpr: logs/$(POD)", Ok(Some("logs/web-0")));
         check("subPathExpr: $$(POD)", Ok(Some("$(POD)")));
-        check("subPathExpr: $(POD)/$(GONE)", Err("missing value for \"GONE\""));
+        check("subPathExpr: $(POD)/$(GONE)", Err("missing value for GONE"));
+        check("subPathExpr: $(Z)/$(GONE)/$(Z)", Err("missing value for GONE, Z"));
         check("subPath: /etc", Err("error SubPath `/etc` must not be an absolute path"));
         check("subPath: a/../b", Err("unable to provision SubPath `a/../b`: must not contain '..'"));
         check("subPathExpr: $(UP)", Err("unable to provision SubPath `../x`: must not contain '..'"));

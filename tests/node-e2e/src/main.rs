@@ -13,6 +13,7 @@ const USAGE: &str = "\
 node-e2e test [--subset] [NAME...]   runs the cases whose name contains one of NAME, or all
 node-e2e list                        names all cases
 node-e2e compare SEED PODS           runs drawn pods on both agents and tells where they differ
+node-e2e draw SEED                   prints the drawn pod of that seed
 node-e2e up [--standalone]           starts the node that `make run` shows; it stays
 node-e2e status                      shows it
 node-e2e down                        ends it and clears what dead stacks left
@@ -39,6 +40,7 @@ async fn run(args: &[String]) -> Result<ExitCode> {
         ["test", ref rest @ ..] => return test(rest).await,
         ["list"] => cases::all().iter().for_each(|case| println!("{}", case.short_name())),
         ["compare", seed, pods] => return compare(seed, pods).await,
+        ["draw", seed] => println!("{:#}", compare::draw(number(seed)?)),
         ["up"] => showcase::up(false).await?,
         ["up", "--standalone"] => showcase::up(true).await?,
         ["status"] => showcase::status().await?,
@@ -68,8 +70,11 @@ async fn test(args: &[&str]) -> Result<ExitCode> {
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+fn number(text: &str) -> Result<u64> {
+    text.parse().with_context(|| format!("{text:?} is not a number\n{USAGE}"))
+}
+
 async fn compare(seed: &str, pods: &str) -> Result<ExitCode> {
-    let number = |text: &str| text.parse().with_context(|| format!("{text:?} is not a number\n{USAGE}"));
     let same = compare::run(&compare::Choice { seed: number(seed)?, pods: number(pods)? }).await?;
     Ok(if same { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

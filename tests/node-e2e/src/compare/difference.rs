@@ -81,6 +81,16 @@ const KNOWN: &[Known] = &[
         why: BEFORE_CONTAINERS,
     },
     Known {
+        path: "status.resources",
+        holds: |one, _| one.kubelet.as_ref().is_none_or(|it| it.to_string().contains(UNLIMITED)),
+        why: "upstream reads a running pod's resources back from its cgroup, where little and unlimited are something else",
+    },
+    Known {
+        path: "failed to connect service",
+        holds: |one, _| one.path.starts_with("events.Warning Unhealthy"),
+        why: "a refused connection of a gRPC probe is told at once and not tried again until the time is up",
+    },
+    Known {
         path: "events.Warning FailedMount",
         holds: |one, _| one.path.contains("no relationship found between node"),
         why: "the API server takes a moment to know that the pod is on the node; who asks for a token at once is told",
@@ -88,6 +98,8 @@ const KNOWN: &[Known] = &[
 ];
 
 const BEFORE_CONTAINERS: &str = "what is allocated is told before there is a container, and so outlives the agent";
+/// How upstream tells of a cgroup of version 1 without a limit of memory.
+const UNLIMITED: &str = "9007199254740988Ki";
 const WHILE_VOLUMES: &str = "the sandbox is made while the volumes are";
 
 /// What upstream's sources write among the annotations.

@@ -38,6 +38,7 @@ const STUCK: Duration = Duration::from_secs(12);
 const WITHIN: Duration = Duration::from_secs(75);
 const GONE_WITHIN: Duration = Duration::from_secs(60);
 
+const NODE: &str = "ferrolet-0";
 const NAMESPACE: &str = "drawn";
 /// How often a difference of one kind is shown in full.
 const SHOWN: usize = 2;
@@ -46,6 +47,11 @@ const SHOWN: usize = 2;
 pub struct Choice {
     pub seed: u64,
     pub pods: u64,
+}
+
+/// The pod of a seed, as it is created.
+pub fn draw(seed: u64) -> Value {
+    draft::pod(seed, NODE)
 }
 
 /// Compares and tells; whether there was no difference.
@@ -75,7 +81,7 @@ async fn compare(labs: &[Lab; 2], choice: &Choice) -> Result<bool> {
 
 /// With all that drawn pods refer to.
 async fn node(lab: &Lab) -> Result<Node> {
-    let stack = lab.node(|stack| stack).await?.shared_stack();
+    let stack = lab.node(|stack| stack.node(NODE)).await?.shared_stack();
     let node = Node::on(stack, NAMESPACE).await?;
     let data =
         json!({ "plain": "value", "multi.line": "one\ntwo\n", "UPPER_CASE": "X", "1-not-a-name": "n", "zero": "" });
@@ -149,7 +155,7 @@ impl Tally {
 
 /// One pod on both nodes, from its creation to its end.
 async fn one(seed: u64, ferrolet: &Node, kubelet: &Node) -> Result<Outcome> {
-    let drawn = draft::pod(seed, ferrolet.name());
+    let drawn = draw(seed);
     let mut handles = Vec::new();
     for node in [ferrolet, kubelet] {
         match create(node, &drawn).await? {
@@ -213,7 +219,7 @@ fn is_settled(status: &Value) -> bool {
     all.peek().is_some()
         && all.all(|one| {
             let waiting = one["state"]["waiting"]["reason"].as_str();
-            !matches!(waiting, Some("ContainerCreating" | "PodInitializing" | "ErrImagePull"))
+            !matches!(waiting, Some("ContainerCreating" | "PodInitializing"))
                 && (waiting == Some("CrashLoopBackOff")) == (one["restartCount"] == "some")
         })
 }

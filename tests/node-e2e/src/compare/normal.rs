@@ -46,6 +46,8 @@ impl Names {
             })
             .replace(&format!("{from}<>"), to);
         }
+        // The own end of a connection.
+        text = after(&text, "read udp <node>:", number);
         ids(&text)
     }
 
@@ -129,13 +131,26 @@ pub fn status(mut status: Value) -> Value {
     let has_ended = matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"));
     for list in CONTAINERS {
         let Some(statuses) = status[list].as_array_mut() else { continue };
+        for one in statuses.iter_mut() {
+            let waiting = &one["state"]["waiting"];
+            if waiting["reason"] == "ErrImagePull" {
+                // The two take turns.
+                let message =
+                    format!("Back-off pulling image {}: ErrImagePull: {}", one["image"], text(&waiting["message"]));
+                one["state"] = json!({ "waiting": { "message": message, "reason": "ImagePullBackOff" } });
+            }
+        }
         for one in statuses.iter_mut().filter(|one| one["restartCount"].as_i64().is_some_and(|count| count > 0)) {
             one["restartCount"] = "some".into();
-            if one["state"]["waiting"]["reason"] == "CrashLoopBackOff" {
+            let waiting = one["state"]["waiting"]["reason"].as_str().map(str::to_owned);
+            if waiting.as_deref() == Some("CrashLoopBackOff") {
                 one["lastState"] = json!({ "again and again": one["lastState"]["terminated"] });
-            } else if !has_ended && one["state"]["terminated"].is_object() {
+            } else if !has_ended
+                && (one["state"]["terminated"].is_object() || waiting.as_deref() == Some("RunContainerError"))
+            {
                 // Upstream may say so until it next looks at the pod.
-                let ended = one["state"]["terminated"].take();
+                let state = if waiting.is_some() { "lastState" } else { "state" };
+                let ended = one[state]["terminated"].take();
                 let what = json!({
                     "message": format!("back-off <time> restarting failed container={} pod=<pod>", text(&one["name"])),
                     "reason": "CrashLoopBackOff",
