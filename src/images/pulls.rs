@@ -1,10 +1,13 @@
 //! Pulls on their way: who may pull when, and one pull for all who wait for the same.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
+use tokio::time::sleep;
+use tracing::{info, warn};
 
 use super::lane::Lane;
 use super::{ImagesConfig, Reason, image_error_text};
@@ -16,6 +19,10 @@ use crate::kube::limit::{Rate, Throttle};
 /// which rarely moves more than a manifest. Such pulls do not queue behind downloads; this
 /// bounds them in case many names did move at once.
 const REFRESHES_MAX: usize = 5;
+
+/// A pull that takes longer is told of in the log.
+const TELL_FIRST_AFTER: Duration = Duration::from_secs(30);
+const TELL_EVERY_MAX: Duration = Duration::from_secs(600);
 
 /// Gives each pull its turn.
 pub(super) struct Pulls {
@@ -118,11 +125,34 @@ impl Pulls {
             // Where upstream fails the pull with "pull QPS exceeded", we wait.
             throttle.turn().await;
             let began = clock.now();
-            let (image_ref, auth) = try_each(&*runtime, &request).await?;
+            let tell = |elapsed| info!(image = request.image, ?elapsed, "image is still being pulled");
+            let outcome = followed(try_each(&*runtime, &request), &clock, tell).await;
             let took = clock.now() - began;
+            let (image_ref, auth) = outcome.inspect_err(|failure| {
+                warn!(image = request.image, ?took, error = failure.message, "image is not pulled");
+            })?;
             let image = look_up(&*runtime, &request.spec, &image_ref).await?;
+            info!(image = request.image, ?took, size_bytes = image.size_bytes, "image is pulled");
             Ok(Pulled { image_ref, image: Arc::new(image), took, auth })
         }
+    }
+}
+
+/// Tells of a pull that takes long, and again ever more rarely. How far it has come the runtime
+/// does not say.
+async fn followed<T>(pull: impl Future<Output = T>, clock: &Clock, mut tell: impl FnMut(Duration)) -> T {
+    let began = clock.now();
+    let mut pull = pin!(pull);
+    let mut pause = TELL_FIRST_AFTER;
+    loop {
+        tokio::select! {
+            biased;
+            // Cancel-safe: it ends only once, and goes on after the other arm.
+            outcome = &mut pull => return outcome,
+            // Cancel-safe: a sleep.
+            () = sleep(pause) => tell(clock.now() - began),
+        }
+        pause = (pause * 2).min(TELL_EVERY_MAX);
     }
 }
 
@@ -172,4 +202,25 @@ async fn look_up(runtime: &dyn Runtime, spec: &ImageSpec, image_ref: &str) -> Re
         Err(error) => image_error_text(&error),
     };
     Err(PullFailure { reason: Reason::ImageInspectError, message, is_certain: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_pull_is_told_of_ever_more_rarely() {
+        let check = async |takes: u64, expected: &[u64]| {
+            let mut told = Vec::new();
+            let pull = async {
+                sleep(Duration::from_secs(takes)).await;
+                "done"
+            };
+            let outcome = followed(pull, &Clock::system(), |elapsed| told.push(elapsed.as_secs())).await;
+            assert_eq!((outcome, told.as_slice()), ("done", expected), "{takes} s");
+        };
+        check(29, &[]).await;
+        check(100, &[30, 90]).await;
+        check(3000, &[30, 90, 210, 450, 930, 1530, 2130, 2730]).await;
+    }
 }
