@@ -185,7 +185,8 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: Vec<Static
     tasks.spawn("pleg", pleg::run(pleg.clone(), config.pleg.clone(), clock.clone()));
 
     // The node shows itself before any pod is looked at, and whether or not a runtime is there.
-    let images = Images::new(runtime.clone(), host.clone(), clock.clone(), recorder.clone(), config.images);
+    let images =
+        Images::new(runtime.clone(), host.clone(), cluster.clone(), clock.clone(), recorder.clone(), config.images);
     let node = NodeHandle::new();
     let survey = MachineSurvey { host: host.clone(), runtime: runtime.clone(), images: images.clone() };
     let parts = NodeParts {

@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use super::{AgentConfig, StaticPods};
 use crate::admission::AdmissionConfig;
-use crate::config::{self, Settings};
+use crate::config::{self, Gate, Settings};
 use crate::cri::CgroupDriver;
 use crate::host::{CgroupVersion, Host, MachineFacts};
 use crate::images::{AccessConfig, ImagesConfig, read_providers};
@@ -92,7 +92,10 @@ pub async fn agent_config(
                 .unwrap_or(-1),
             credential_files: credential_files(&settings.flags.root_dir),
             providers: match &settings.flags.credential_providers {
-                Some((config, programs)) => read_providers(config, programs).context("credential providers")?,
+                Some((config, programs)) => {
+                    let gives_tokens = settings.gates.enabled(Gate::KubeletServiceAccountTokenForCredentialProviders);
+                    read_providers(config, programs, gives_tokens).context("credential providers")?
+                }
                 None => Vec::new(),
             },
             access: AccessConfig {

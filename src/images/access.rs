@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 use tracing::{debug, warn};
 
-use super::credentials::{Credential, Owner, SecretRef};
+use super::credentials::{Credential, ObjectRef, Owner};
 use super::reference::Reference;
 use crate::clock::Clock;
 use crate::config::PullCredentialsPolicy;
@@ -30,8 +30,8 @@ use crate::pod::go_json;
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 const FILE_PREFIX: &str = "sha256-";
 const RECORD_BYTES_MAX: usize = 1 << 20;
-/// Secrets that one record remembers for a repository.
-const SECRETS_MAX: usize = 1000;
+/// Secrets, and service accounts, that one record remembers for a repository.
+const OWNERS_MAX: usize = 1000;
 const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
 
@@ -104,16 +104,15 @@ struct Allowed {
     node_pods_accessible: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     kubernetes_secrets: Vec<AllowedSecret>,
-    /// Written by upstream's agent only; kept as they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    kubernetes_service_accounts: Vec<serde_json::Value>,
+    kubernetes_service_accounts: Vec<ObjectRef>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct AllowedSecret {
     #[serde(flatten)]
-    secret: SecretRef,
+    secret: ObjectRef,
     #[serde(default)]
     credential_hash: String,
 }
@@ -129,18 +128,28 @@ impl Allowed {
             return;
         }
         for Credential { auth, owner } in worked {
-            let Owner::Secret(secret) = owner else { continue };
-            self.kubernetes_secrets.retain(|known| known.secret != *secret);
-            self.kubernetes_secrets.push(AllowedSecret { secret: secret.clone(), credential_hash: hash(auth) });
+            match owner {
+                Owner::Node => {}
+                Owner::Secret(secret) => {
+                    self.kubernetes_secrets.retain(|known| known.secret != *secret);
+                    self.kubernetes_secrets.push(AllowedSecret { secret: secret.clone(), credential_hash: hash(auth) });
+                }
+                Owner::Account(account) if self.kubernetes_service_accounts.contains(account) => {}
+                Owner::Account(account) => self.kubernetes_service_accounts.push(account.clone()),
+            }
         }
-        // Whose secret is forgotten asks the registry again.
-        let surplus = self.kubernetes_secrets.len().saturating_sub(SECRETS_MAX);
-        self.kubernetes_secrets.drain(..surplus);
+        // Whose credentials are forgotten asks the registry again.
+        forget_first(&mut self.kubernetes_secrets);
+        forget_first(&mut self.kubernetes_service_accounts);
     }
 
-    /// A secret is known by its name and UID, or by what is in it.
+    /// A secret is known by its name and UID, or by what is in it; an account, whose credentials
+    /// are others each time, by its name and UID alone.
     fn holds(&self, credentials: &[Credential]) -> bool {
         let is_known = |Credential { auth, owner }: &Credential| {
+            if let Owner::Account(account) = owner {
+                return self.kubernetes_service_accounts.contains(account);
+            }
             let hash = hash(auth);
             let same = |known: &AllowedSecret| {
                 known.credential_hash == hash || matches!(owner, Owner::Secret(secret) if *secret == known.secret)
@@ -423,6 +432,11 @@ impl PulledRecord {
     }
 }
 
+fn forget_first<T>(owners: &mut Vec<T>) {
+    let surplus = owners.len().saturating_sub(OWNERS_MAX);
+    owners.drain(..surplus);
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("nothing that holds the records can panic")
 }
@@ -479,7 +493,7 @@ mod tests {
 
     fn credential(secret: &str, password: &str) -> Credential {
         let auth = Auth { username: "puller".into(), password: password.into(), ..Auth::default() };
-        let secret = SecretRef { uid: format!("uid-{secret}"), namespace: "shop".into(), name: secret.into() };
+        let secret = ObjectRef { uid: format!("uid-{secret}"), namespace: "shop".into(), name: secret.into() };
         Credential { auth, owner: Owner::Secret(secret) }
     }
 
@@ -512,6 +526,24 @@ mod tests {
         assert!(allowed.holds(&[credential("other", "old")]), "another secret that says the same");
         assert!(!allowed.holds(&[credential("other", "new")]));
         assert!(!allowed.holds(&[]));
+    }
+
+    #[test]
+    fn a_service_account_is_known_by_its_name_and_uid() {
+        let of = |uid: &str, password: &str| {
+            let account = ObjectRef { uid: uid.into(), namespace: "shop".into(), name: "robot".into() };
+            Credential { owner: Owner::Account(account), ..credential("none", password) }
+        };
+        let mut allowed = Allowed::default();
+        allowed.note(&[&of("u1", "old")]);
+        allowed.note(&[&of("u1", "new")]);
+        let expected = serde_json::json!({"kubernetesServiceAccounts": [
+            { "uid": "u1", "namespace": "shop", "name": "robot" },
+        ]});
+        assert_eq!(serde_json::to_value(&allowed).expect("texts serialize"), expected);
+        assert!(allowed.holds(&[of("u1", "yet another")]));
+        assert!(!allowed.holds(&[of("u2", "old")]), "another account of the name");
+        assert!(!allowed.holds(&[credential("login", "old")]));
     }
 
     #[test]

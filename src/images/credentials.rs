@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -35,11 +35,14 @@ pub(super) enum Owner {
     /// Of every pod of this node.
     Node,
     /// Of those that mention the secret.
-    Secret(SecretRef),
+    Secret(ObjectRef),
+    /// Of those with this service account.
+    Account(ObjectRef),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct SecretRef {
+/// A secret or a service account.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub(super) struct ObjectRef {
     pub uid: String,
     pub namespace: String,
     pub name: String,
@@ -74,15 +77,16 @@ pub(super) struct Keyring {
 }
 
 impl Keyring {
-    /// Asks everybody who may know how to pull the image.
-    pub async fn credentials(&self, image: &Reference, secrets: &[Secret]) -> Credentials {
+    /// Asks everybody who may know how to pull the image for this pod.
+    pub async fn credentials(&self, image: &Reference, pod: &Pod, secrets: &[Secret]) -> Credentials {
         let mut of_pod = Fitting::of(image);
         secrets.iter().for_each(|secret| of_pod.add_secret(secret));
         let mut credentials = of_pod.sorted();
-        for entries in [self.file_entries().await.into_iter().collect(), self.providers.entries(image).await] {
-            let mut of_node = Fitting::of(image);
-            of_node.add(&Owner::Node, entries);
-            credentials.list.extend(of_node.sorted().list);
+        let of_files = vec![(Owner::Node, self.file_entries().await.into_iter().collect())];
+        for source in [of_files, self.providers.entries(image, pod).await] {
+            let mut fitting = Fitting::of(image);
+            source.into_iter().for_each(|(owner, entries)| fitting.add(&owner, entries));
+            credentials.list.extend(fitting.sorted().list);
         }
         credentials
     }
@@ -119,7 +123,7 @@ impl<'a> Fitting<'a> {
 
     fn add_secret(&mut self, secret: &Secret) {
         let metadata = &secret.metadata;
-        let reference = SecretRef {
+        let reference = ObjectRef {
             uid: metadata.uid.clone().unwrap_or_default(),
             namespace: metadata.namespace.clone().unwrap_or_default(),
             name: metadata.name.clone().unwrap_or_default(),
@@ -189,6 +193,10 @@ fn entries_of(text: &[u8], is_new_format: bool) -> Option<BTreeMap<String, Entry
 }
 
 impl Entry {
+    pub fn has_password(&self, password: &str) -> bool {
+        self.password == password
+    }
+
     /// The server's address stays empty: containerd takes credentials for none when it
     /// differs from the registry it talks to, as `index.docker.io` does from the real one.
     fn into_auth(self) -> Option<Auth> {

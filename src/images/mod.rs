@@ -39,11 +39,12 @@ use crate::config::GoDuration;
 use crate::cri::{self, CriError, Image, ImageSpec, Runtime, SandboxConfig};
 use crate::events::{EventType, Recorder};
 use crate::host::Host;
+use crate::kube::Cluster;
 use crate::pod::PodUid;
 use access::{Access, Use};
 use backoff::Backoff;
 use credentials::{Credential, Credentials, Keyring};
-use providers::{Processes, Providers};
+use providers::{Accounts, Processes, Providers};
 use pulls::{PullFailure, PullRequest, Pulled, Pulls};
 
 /// How long the list for the node's status may be old.
@@ -188,17 +189,19 @@ impl Images {
     pub fn new(
         runtime: Arc<dyn Runtime>,
         host: Arc<dyn Host>,
+        cluster: Option<Arc<dyn Cluster>>,
         clock: Clock,
         recorder: Recorder,
         config: ImagesConfig,
     ) -> Self {
+        let accounts = Accounts::new(cluster, clock.clone());
         Images {
             shared: Arc::new(Shared {
                 pulls: Pulls::new(runtime.clone(), clock.clone(), &config),
                 keyring: Keyring {
                     host: host.clone(),
                     files: config.credential_files,
-                    providers: Providers::new(config.providers, Arc::new(Processes), clock.clone()),
+                    providers: Providers::new(config.providers, Arc::new(Processes), accounts, clock.clone()),
                 },
                 access: Access::new(host, runtime.clone(), clock.clone(), config.access),
                 runtime,
@@ -256,7 +259,7 @@ impl Images {
         if is_held && request.pull_policy != Some("Never") {
             return false;
         }
-        let credentials = self.shared.keyring.credentials(image, request.secrets).await;
+        let credentials = self.shared.keyring.credentials(image, request.pod, request.secrets).await;
         access.allows(&used, &credentials.list).await
     }
 
@@ -287,7 +290,8 @@ impl Images {
         }
 
         self.event(request, EventType::Normal, "Pulling", format!("Pulling image \"{name}\""));
-        let Credentials { list, unreadable } = self.shared.keyring.credentials(reference, request.secrets).await;
+        let Credentials { list, unreadable } =
+            self.shared.keyring.credentials(reference, request.pod, request.secrets).await;
         let outcome = self
             .recorded_pull(
                 reference,

@@ -223,7 +223,7 @@ impl Node {
         let (recorder, recorded) = Recorder::for_tests();
         let host = LinuxHost::new(Roots::machine(dir.path().to_owned()), seconds(10), Clock::system());
         config.access.dir = dir.path().join("image_manager");
-        let images = Images::new(runtime.clone(), Arc::new(host), Clock::system(), recorder, config);
+        let images = Images::new(runtime.clone(), Arc::new(host), None, Clock::system(), recorder, config);
         Node { runtime, images, recorded, dir }
     }
 

@@ -166,6 +166,11 @@ impl Cluster for KubeCluster {
         self.heartbeats.fetch(&format!("patch status of node {}", self.node_name), request).await
     }
 
+    async fn get_service_account(&self, namespace: &str, name: &str) -> Result<ServiceAccount> {
+        let request = all::<ServiceAccount>(Some(namespace)).get(name, &GetParams::default());
+        self.requests.fetch(&format!("get service account {namespace}/{name}"), request).await
+    }
+
     async fn get_runtime_class(&self, name: &str) -> Result<RuntimeClass> {
         let request = all::<RuntimeClass>(None).get(name, &GetParams::default());
         self.requests.fetch(&format!("get runtime class {name}"), request).await

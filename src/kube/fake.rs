@@ -16,7 +16,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -42,6 +42,7 @@ struct State {
     feeds: BTreeMap<String, Box<dyn Any + Send>>,
     /// Answers to `request_token`, in order.
     tokens: VecDeque<TokenRequest>,
+    service_accounts: BTreeMap<(String, String), ServiceAccount>,
     outage: Option<ApiError>,
     prepared: BTreeMap<String, VecDeque<ApiError>>,
     /// How long each answer takes.
@@ -158,6 +159,12 @@ impl FakeCluster {
 
     pub fn grant_token(&self, answer: TokenRequest) {
         self.state().tokens.push_back(answer);
+    }
+
+    pub fn put_service_account(&self, account: ServiceAccount) {
+        let metadata = &account.metadata;
+        let key = (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default());
+        self.state().service_accounts.insert(key, account);
     }
 
     fn feed<T: Send + 'static>(&self, watch: &str, item: T) {
@@ -364,6 +371,14 @@ impl Cluster for FakeCluster {
         }
         self.remove_pod(namespace, name);
         Ok(())
+    }
+
+    /// The one of its name that was put here.
+    async fn get_service_account(&self, namespace: &str, name: &str) -> Result<ServiceAccount> {
+        let what = format!("get service account {namespace}/{name}");
+        self.enter(what.clone(), Value::Null).await?;
+        let found = self.state().service_accounts.get(&(namespace.to_owned(), name.to_owned())).cloned();
+        found.ok_or(ApiError::NotFound { what })
     }
 
     async fn get_runtime_class(&self, name: &str) -> Result<RuntimeClass> {

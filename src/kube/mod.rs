@@ -27,7 +27,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -114,6 +114,7 @@ pub trait Cluster: Send + Sync + 'static {
     /// Strategic merge patch of the status subresource.
     async fn patch_node_status(&self, patch: &Value) -> Result<Node>;
 
+    async fn get_service_account(&self, namespace: &str, name: &str) -> Result<ServiceAccount>;
     async fn get_runtime_class(&self, name: &str) -> Result<RuntimeClass>;
 
     async fn get_lease(&self) -> Result<Lease>;

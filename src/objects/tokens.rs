@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -71,6 +71,8 @@ pub struct Tokens {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Purpose {
     service_account: String,
+    /// Where it is known, a token of another account of this name will not do.
+    service_account_uid: Option<String>,
     audience: Option<String>,
     expiration_seconds: i64,
 }
@@ -95,9 +97,22 @@ impl Tokens {
         audience: Option<&str>,
         expiration_seconds: i64,
     ) -> Result<Token, TokenError> {
+        self.get_of(pod, service_account, None, audience, expiration_seconds).await
+    }
+
+    /// As [`Tokens::get`], of the account with this UID and no other.
+    pub async fn get_of(
+        &self,
+        pod: &Pod,
+        service_account: &str,
+        service_account_uid: Option<&str>,
+        audience: Option<&str>,
+        expiration_seconds: i64,
+    ) -> Result<Token, TokenError> {
         let uid = PodRef::of(pod).uid;
         let purpose = Purpose {
             service_account: service_account.to_owned(),
+            service_account_uid: service_account_uid.map(str::to_owned),
             audience: audience.filter(|audience| !audience.is_empty()).map(str::to_owned),
             expiration_seconds,
         };
@@ -128,12 +143,23 @@ impl Tokens {
         self.held().remove(uid);
     }
 
+    /// Forgets tokens that are no longer good, whosever they are: for those who are not told of
+    /// the end of pods.
+    pub fn forget_ended(&self) {
+        let now = Instant::now();
+        self.held().retain(|_, tokens| {
+            tokens.retain(|_, held| now < held.ends_at);
+            !tokens.is_empty()
+        });
+    }
+
     async fn request(&self, pod: &Pod, purpose: &Purpose) -> Result<Granted, TokenError> {
         let (pod, service_account) = (PodRef::of(pod), purpose.service_account.clone());
         let Some(cluster) = &self.cluster else {
             return Err(TokenError::NoCluster { service_account, pod });
         };
         let request = TokenRequest {
+            metadata: ObjectMeta { uid: purpose.service_account_uid.clone(), ..ObjectMeta::default() },
             spec: Some(TokenRequestSpec {
                 audiences: purpose.audience.clone().map(|audience| vec![audience]),
                 expiration_seconds: Some(purpose.expiration_seconds),

@@ -15,7 +15,7 @@ use futures::stream::BoxStream;
 use jiff::SignedDuration;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestStatus};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, PodStatus, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, PodStatus, Secret, Service, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
@@ -546,6 +546,11 @@ impl Cluster for SimCluster {
             }),
         )
         .await
+    }
+
+    /// No simulated pod asks for one.
+    async fn get_service_account(&self, namespace: &str, name: &str) -> Result<ServiceAccount> {
+        Err(ApiError::NotFound { what: format!("get service account {namespace}/{name}") })
     }
 
     /// No simulated pod asks for one.

@@ -2,7 +2,8 @@
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
-use serde_json::json;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use serde_json::{Value, json};
 
 use crate::harness::{Case, Lab, Node, PodBuilder, pod};
 use crate::stack::{PRIVATE_IMAGE, REGISTRY, REGISTRY_PASSWORD, REGISTRY_USER};
@@ -17,6 +18,7 @@ pub const CASES: &[Case] = &[
     own!(a_private_image_is_for_those_who_have_its_secret),
     own!(whose_image_it_is_outlives_the_agent),
     own!(a_credential_provider_is_asked),
+    own!(a_credential_provider_is_told_the_service_account),
     own!(a_registry_that_is_mended_ends_the_back_off),
     own!(whatever_a_registry_says_is_told_and_holds_up_nobody),
 ];
@@ -66,15 +68,19 @@ fn private(name: &str, policy: &str) -> PodBuilder {
     pod(name).container(json!({ "image": PRIVATE_IMAGE, "imagePullPolicy": policy }))
 }
 
+/// What `docker login` writes for the registry.
+fn login() -> String {
+    json!({ "auths": { REGISTRY: { "username": REGISTRY_USER, "password": REGISTRY_PASSWORD } } }).to_string()
+}
+
 /// A node with a registry that asks for a password, and a secret that holds it.
 async fn node_with_registry(lab: &Lab) -> Result<Node> {
     let node = lab.node(|stack| stack).await?;
     node.stack().registry().start().await?;
-    let login = json!({ "auths": { REGISTRY: { "username": REGISTRY_USER, "password": REGISTRY_PASSWORD } } });
     let secret = json!({
         "metadata": { "name": "login" },
         "type": "kubernetes.io/dockerconfigjson",
-        "stringData": { ".dockerconfigjson": login.to_string() },
+        "stringData": { ".dockerconfigjson": login() },
     });
     node.create::<Secret>(secret).await?;
     Ok(node)
@@ -127,7 +133,11 @@ async fn whose_image_it_is_outlives_the_agent(lab: Lab) -> Result<()> {
     Ok(())
 }
 
-async fn a_credential_provider_is_asked(lab: Lab) -> Result<()> {
+/// What the provider of the stories below was asked.
+const ASKED: &str = "/var/lib/credentials/asked";
+
+/// A node with a registry, and with a program that knows its password.
+async fn node_with_provider(lab: &Lab, token_attributes: Value) -> Result<Node> {
     const CONFIG: &str = "/var/lib/credentials/config.yaml";
     const PROGRAM: &str = "/var/lib/credentials/bin/ask";
     let node = lab
@@ -139,17 +149,19 @@ async fn a_credential_provider_is_asked(lab: Lab) -> Result<()> {
         })
         .await?;
     let api_version = "credentialprovider.kubelet.k8s.io/v1";
+    let provider = json!({
+        "name": "ask",
+        "apiVersion": api_version,
+        "matchImages": [REGISTRY],
+        "defaultCacheDuration": "1m",
+        "args": ["well"],
+        "env": [{ "name": "WHO", "value": REGISTRY_USER }],
+        "tokenAttributes": token_attributes,
+    });
     let config = json!({
         "apiVersion": "kubelet.config.k8s.io/v1",
         "kind": "CredentialProviderConfig",
-        "providers": [{
-            "name": "ask",
-            "apiVersion": api_version,
-            "matchImages": [REGISTRY],
-            "defaultCacheDuration": "1m",
-            "args": ["well"],
-            "env": [{ "name": "WHO", "value": REGISTRY_USER }],
-        }],
+        "providers": [provider],
     });
     let answer = json!({
         "apiVersion": api_version,
@@ -157,26 +169,68 @@ async fn a_credential_provider_is_asked(lab: Lab) -> Result<()> {
         "cacheKeyType": "Registry",
         "auth": { REGISTRY: { "username": "'$WHO'", "password": REGISTRY_PASSWORD } },
     });
-    let script =
-        format!("#!/bin/sh\nread -r request\necho \"$1 $request\" >> /var/lib/credentials/asked\necho '{answer}'\n");
+    let script = format!("#!/bin/sh\nread -r request\necho \"$1 $request\" >> {ASKED}\necho '{answer}'\n");
     node.stack().write(CONFIG, config.to_string())?;
     node.stack().write(PROGRAM, script)?;
     node.stack().run(&["chmod", "755", PROGRAM]).await?;
     node.stack().registry().start().await?;
     node.stack().agent().start().await?;
+    Ok(node)
+}
 
+async fn a_credential_provider_is_asked(lab: Lab) -> Result<()> {
+    let node = node_with_provider(&lab, Value::Null).await?;
     let pod = node.run(private("owner", "IfNotPresent")).await?;
     pod.expect().ready().await?;
-    let asked = node.stack().read("/var/lib/credentials/asked")?;
+    let asked = node.stack().read(ASKED)?;
     ensure!(asked.starts_with("well {") && asked.contains("CredentialProviderRequest"), "{asked}");
     ensure!(asked.contains(PRIVATE_IMAGE.trim_end_matches(":1")), "{asked}");
+    ensure!(!asked.contains("serviceAccountToken"), "{asked}");
+    Ok(())
+}
+
+async fn a_credential_provider_is_told_the_service_account(lab: Lab) -> Result<()> {
+    let attributes = json!({
+        "serviceAccountTokenAudience": "registry",
+        "cacheType": "ServiceAccount",
+        "requireServiceAccount": true,
+        "requiredServiceAccountAnnotationKeys": ["example.com/role"],
+    });
+    let node = node_with_provider(&lab, attributes).await?;
+    // Nodes ask for tokens of any audience only where somebody lets them.
+    let allowed = json!({
+        "metadata": { "name": "tokens" },
+        "rules": [{ "apiGroups": [""], "resources": ["registry"], "verbs": ["request-serviceaccounts-token-audience"] }],
+    });
+    node.create::<Role>(allowed).await?;
+    node.create::<RoleBinding>(json!({
+        "metadata": { "name": "tokens" },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "tokens" },
+        "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "system:nodes" }],
+    }))
+    .await?;
+    let robot = json!({ "metadata": { "name": "robot", "annotations": { "example.com/role": "puller" } } });
+    node.create::<ServiceAccount>(robot).await?;
+    let of_robot = |name: &str, policy: &str| private(name, policy).spec(json!({ "serviceAccountName": "robot" }));
+
+    // Its account has no such annotation, so nobody is asked for it.
+    node.run(private("stranger", "IfNotPresent")).await?.expect().waiting("ImagePullBackOff").await?;
+    ensure!(node.stack().read(ASKED).is_err(), "asked for an account that is not meant");
+    node.run(of_robot("owner", "IfNotPresent")).await?.expect().ready().await?;
+    let asked = node.stack().read(ASKED)?;
+    let request: Value = serde_json::from_str(asked.trim_start_matches("well ").lines().next().unwrap_or_default())?;
+    ensure!(request["serviceAccountAnnotations"] == json!({ "example.com/role": "puller" }), "{request}");
+    ensure!(request["serviceAccountToken"].as_str().is_some_and(|token| token.split('.').count() == 3), "{request}");
+
+    // Its image is for those of the account.
+    node.run(of_robot("heir", "Never")).await?.expect().ready().await?;
+    node.run(private("guest", "Never")).await?.expect().waiting("ErrImageNeverPull").await?;
     Ok(())
 }
 
 async fn a_registry_that_is_mended_ends_the_back_off(lab: Lab) -> Result<()> {
     let node = lab.node(|stack| stack).await?;
-    let login = json!({ "auths": { REGISTRY: { "username": REGISTRY_USER, "password": REGISTRY_PASSWORD } } });
-    node.stack().write("/var/lib/kubelet/config.json", login.to_string())?;
+    node.stack().write("/var/lib/kubelet/config.json", login())?;
     let pod = node.run(private("early", "IfNotPresent")).await?;
     pod.expect().waiting("ImagePullBackOff").await?;
     node.stack().registry().start().await?;
