@@ -9,7 +9,6 @@ use super::containers::Statuses;
 use super::phase::Phase;
 use super::restart::may_restart_all;
 use crate::pod::containers::{init_containers, is_sidecar, regular_containers};
-use crate::pod::spec;
 
 const RESTARTING_ALL: &str = "AllContainersRestarting";
 
@@ -159,26 +158,27 @@ fn ready(pod: &Pod, containers_ready: &Finding) -> Finding {
     if !containers_ready.holds {
         return containers_ready.clone();
     }
-    let api = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let gates = spec(pod).readiness_gates.as_deref().unwrap_or_default();
-    let closed: Vec<String> = gates
-        .iter()
-        .filter_map(|gate| {
-            let kind = &gate.condition_type;
-            match api.iter().find(|condition| condition.type_ == *kind) {
-                None => Some(format!("corresponding condition of pod readiness gate \"{kind}\" does not exist.")),
-                Some(condition) if condition.status != "True" => Some(format!(
-                    "the status of pod readiness gate \"{kind}\" is not \"True\", but {}",
-                    condition.status
-                )),
-                Some(_) => None,
-            }
+    let closed: Vec<String> = readiness_gates(pod)
+        .filter_map(|(kind, status)| match status {
+            None => Some(format!("corresponding condition of pod readiness gate \"{kind}\" does not exist.")),
+            Some("True") => None,
+            Some(status) => Some(format!("the status of pod readiness gate \"{kind}\" is not \"True\", but {status}")),
         })
         .collect();
     if closed.is_empty() {
         return Finding::yes();
     }
     Finding { message: Some(closed.join(", ")), ..Finding::no("ReadinessGatesNotReady") }
+}
+
+/// The pod's readiness gates, and what others have said of each in its conditions.
+pub fn readiness_gates(pod: &Pod) -> impl Iterator<Item = (&str, Option<&str>)> {
+    let told = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let gates = pod.spec.as_ref().and_then(|spec| spec.readiness_gates.as_deref()).unwrap_or_default();
+    gates.iter().map(move |gate| {
+        let condition = told.iter().find(|condition| condition.type_ == gate.condition_type);
+        (gate.condition_type.as_str(), condition.map(|condition| condition.status.as_str()))
+    })
 }
 
 /// Containers that stand in the way of a condition.

@@ -24,6 +24,7 @@ pub use compute::{
     Cause, Computed, PendingResize, Probed, Resize, ResizeInProgress, Stage, StatusInput, Verdict, WaitingReason,
     compute, deadline,
 };
+pub use conditions::readiness_gates;
 pub use outbox::Flush;
 pub use phase::Phase;
 pub use resources::granted;

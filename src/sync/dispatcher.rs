@@ -20,7 +20,7 @@ use super::worker::{self, Desired, Doom, Stop, StopCause, is_terminal};
 use crate::events::EventType;
 use crate::pod::{self, PodRef, PodUid, Source};
 use crate::sources::{SourceEvent, mirror as content};
-use crate::status::{Cause, Verdict};
+use crate::status::{Cause, Verdict, readiness_gates};
 
 /// Orphans are found by events; this looks for those whose event was lost.
 const SWEEP_PERIOD: Duration = Duration::from_secs(300);
@@ -213,9 +213,7 @@ impl Dispatcher {
             }
         }
         if let Some(entry) = self.pods.get_mut(&uid) {
-            // Only what we wrote ourselves may have changed; the worker needs no wake-up then,
-            // but to hear that the API knows how the pod ended.
-            let changed = !same_but_for_status(&entry.pod, &pod) || is_terminal(&entry.pod) != is_terminal(&pod);
+            let changed = is_news(&entry.pod, &pod);
             entry.pod = pod;
             entry.source = source;
             entry.present = true;
@@ -488,7 +486,15 @@ fn desired(entry: &Entry) -> Desired {
     Desired { pod: entry.pod.clone(), source: entry.source, stop, doom: entry.doom.clone() }
 }
 
-/// Our own status writes come back through the watch; they are no reason to look again.
+/// Whether the pod's worker has to hear of it. Our own status writes come back through the
+/// watch, and are no reason to look again; but that the API knows how the pod ended is one, and
+/// so is what others say of its readiness there.
+fn is_news(before: &Pod, now: &Pod) -> bool {
+    !same_but_for_status(before, now)
+        || is_terminal(before) != is_terminal(now)
+        || !readiness_gates(before).eq(readiness_gates(now))
+}
+
 fn same_but_for_status(a: &Pod, b: &Pod) -> bool {
     a.spec == b.spec
         && a.metadata.labels == b.metadata.labels
@@ -496,4 +502,30 @@ fn same_but_for_status(a: &Pod, b: &Pod) -> bool {
         && a.metadata.deletion_timestamp == b.metadata.deletion_timestamp
         && a.metadata.deletion_grace_period_seconds == b.metadata.deletion_grace_period_seconds
         && a.metadata.generation == b.metadata.generation
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::testing::yaml;
+
+    #[test]
+    fn of_a_status_only_what_others_say_is_news() {
+        let pod = |metadata: &str, phase: &str, gate: &str| -> Pod {
+            yaml(&format!(
+                "{{metadata: {{{metadata}}}, spec: {{containers: [], readinessGates: [{{conditionType: let-in}}]}}, \
+                 status: {{phase: {phase}, conditions: [{{type: Ready, status: '{gate}'}}, {{type: let-in, status: '{gate}'}}]}}}}"
+            ))
+        };
+        let before = pod("generation: 1", "Pending", "False");
+        assert!(!is_news(&before, &before));
+        assert!(!is_news(&before, &pod("generation: 1, resourceVersion: '2'", "Running", "False")), "our own words");
+        assert!(is_news(&before, &pod("generation: 1", "Pending", "True")), "a gate has opened");
+        assert!(is_news(&before, &pod("generation: 1", "Failed", "False")), "the API knows of its end");
+        assert!(is_news(&before, &pod("generation: 2", "Pending", "False")));
+        let ungated = |status: &str| -> Pod {
+            yaml(&format!("{{spec: {{containers: []}}, status: {{conditions: [{{type: x, status: '{status}'}}]}}}}"))
+        };
+        assert!(!is_news(&ungated("True"), &ungated("False")), "nobody waits for this one");
+    }
 }
