@@ -22,6 +22,7 @@ mod security;
 mod sidecars;
 mod standalone;
 mod static_pods;
+mod status;
 mod user_namespaces;
 mod volumes;
 
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Case> {
         node::CASES,
         probes::CASES,
         lifecycle::CASES,
+        status::CASES,
         hooks::CASES,
         images::CASES,
         logs::CASES,

@@ -14,6 +14,7 @@ use crate::{own, shared};
 
 pub const CASES: &[Case] = &[
     shared!(user_and_groups_are_set).in_subset(),
+    shared!(groups_of_the_image_count_unless_the_pod_is_strict),
     shared!(a_container_overrides_its_pod),
     shared!(root_is_refused_where_it_must_not_be),
     shared!(a_named_user_proves_nothing),
@@ -23,6 +24,8 @@ pub const CASES: &[Case] = &[
     shared!(the_root_file_system_can_be_read_only),
     shared!(a_privileged_container_may_do_all),
     shared!(seccomp_can_be_the_runtimes),
+    own!(seccomp_can_be_a_profile_of_the_node),
+    shared!(a_container_can_have_a_terminal_and_an_open_input),
     shared!(safe_sysctls_are_set),
     shared!(a_runtime_class_that_is_missing_is_named),
     own!(a_runtime_class_names_the_handler),
@@ -42,6 +45,17 @@ async fn user_and_groups_are_set(node: Node) -> Result<()> {
     let pod = telling(json!({})).spec(json!({ "securityContext": context }));
     let output = node.run(pod).await?.output().await?;
     expect_lines(&output, &["1234", "2345 3456"])
+}
+
+async fn groups_of_the_image_count_unless_the_pod_is_strict(node: Node) -> Result<()> {
+    for (policy, groups) in [("Merge", "1000 2000 3456"), ("Strict", "1000 3456")] {
+        let name = policy.to_lowercase();
+        let context = json!({ "runAsUser": 1000, "supplementalGroups": [3456], "supplementalGroupsPolicy": policy });
+        let script = "id -G | tr ' ' '\\n' | sort -n | xargs";
+        let pod = pod(&name).script(script).restart("Never").spec(json!({ "securityContext": context }));
+        expect_lines(&node.run(pod).await?.output().await?, &[groups])?;
+    }
+    Ok(())
 }
 
 async fn a_container_overrides_its_pod(node: Node) -> Result<()> {
@@ -113,6 +127,38 @@ async fn seccomp_can_be_the_runtimes(node: Node) -> Result<()> {
     let context = json!({ "seccompProfile": { "type": "RuntimeDefault" } });
     let filtered = telling(context).metadata(json!({ "name": "filtered" }));
     expect_lines(&node.run(filtered).await?.output().await?, &["Seccomp:\t2"])
+}
+
+async fn seccomp_can_be_a_profile_of_the_node(lab: Lab) -> Result<()> {
+    let node = lab.node(|stack| stack).await?;
+    let denied = json!({ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO" });
+    let profile = json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [denied] });
+    node.stack().write("/var/lib/kubelet/seccomp/own/profile.json", profile.to_string())?;
+    let of_node = |place: &str| json!({ "seccompProfile": { "type": "Localhost", "localhostProfile": place } });
+    let pod = pod("held").script("mkdir /tmp/x; touch /tmp/y && echo touched").restart("Never");
+    let held = pod.container(json!({ "securityContext": of_node("own/profile.json") }));
+    let output = node.run(held).await?.output().await?;
+    ensure!(output.contains("Operation not permitted") && output.contains("touched"), "{output:?}");
+    let lost = telling(of_node("own/absent.json"));
+    node.run(lost).await?.expect().waiting("CreateContainerError").await?;
+    Ok(())
+}
+
+async fn a_container_can_have_a_terminal_and_an_open_input(node: Node) -> Result<()> {
+    let pod = pod("talking").script("tty; stty size >/dev/null && echo a terminal; exec sleep 1000000");
+    let pod = pod
+        .container(json!({ "tty": true, "stdin": true }))
+        // Nobody ever writes, and still it does not end.
+        .and_container("open", "cat; echo ended; exec sleep 1000000", json!({ "stdin": true }))
+        .and_container("closed", "cat; echo ended; exec sleep 1000000", json!({}));
+    let pod = node.run(pod).await?;
+    pod.expect().ready().await?;
+    pod.expect_log_of("main", 0, "/dev/pts/").await?;
+    pod.expect_log_of("main", 0, "a terminal").await?;
+    pod.expect_log_of("closed", 0, "ended").await?;
+    let open = pod.log_of("open", 0)?;
+    ensure!(!open.contains("ended"), "{open:?}");
+    Ok(())
 }
 
 async fn safe_sysctls_are_set(node: Node) -> Result<()> {

@@ -9,9 +9,10 @@ use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 
-use crate::harness::{Case, Node, PodHandle, expect_lines, pod};
+use crate::harness::{Case, Lab, Node, PodHandle, expect_lines, pod};
 use crate::poll::{self, Look};
-use crate::shared;
+use crate::provision::BUSYBOX;
+use crate::{own, shared};
 
 pub const CASES: &[Case] = &[
     shared!(an_empty_directory_is_shared_and_outlives_containers).in_subset(),
@@ -20,6 +21,9 @@ pub const CASES: &[Case] = &[
     shared!(a_host_path_is_created_if_asked),
     shared!(a_host_path_of_another_kind_is_refused),
     shared!(a_read_only_mount_cannot_be_written),
+    shared!(a_part_of_a_volume_is_mounted),
+    shared!(a_link_that_leads_out_of_a_volume_is_not_followed),
+    own!(mounts_propagate_where_it_is_asked_for),
     shared!(a_config_map_becomes_files).in_subset(),
     shared!(keys_of_a_config_map_are_chosen_and_placed),
     shared!(an_optional_config_map_may_be_absent),
@@ -109,6 +113,65 @@ async fn a_read_only_mount_cannot_be_written(node: Node) -> Result<()> {
     let output = pod.output().await?;
     ensure!(output.contains("Read-only file system"), "{output:?}");
     Ok(())
+}
+
+async fn a_part_of_a_volume_is_mounted(node: Node) -> Result<()> {
+    let mounts = json!([
+        { "name": "e", "mountPath": "/whole" },
+        { "name": "e", "mountPath": "/named", "subPath": "a/b" },
+        { "name": "e", "mountPath": "/own", "subPathExpr": "of-$(NAME)" },
+    ]);
+    let name = json!([{ "name": "NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }]);
+    let pod = pod("parted").script("echo 1 > /named/x; echo 2 > /own/y; cd /whole; find * -type f").restart("Never");
+    let pod = pod.spec(json!({ "volumes": [{ "name": "e", "emptyDir": {} }] }));
+    let pod = node.run(pod.container(json!({ "volumeMounts": mounts, "env": name }))).await?;
+    let output = pod.output().await?;
+    ensure!(output.contains("a/b/x") && output.contains("of-parted/y"), "{output:?}");
+    Ok(())
+}
+
+async fn a_link_that_leads_out_of_a_volume_is_not_followed(node: Node) -> Result<()> {
+    let volume = json!({ "volumes": [{ "name": "e", "emptyDir": {} }] });
+    let set_up = json!([{
+        "name": "link",
+        "image": BUSYBOX,
+        "command": ["sh", "-c", "ln -s /etc /e/out && mkdir /e/in && ln -s in /e/inside"],
+        "volumeMounts": [{ "name": "e", "mountPath": "/e" }],
+    }]);
+    let within = json!({ "volumeMounts": [{ "name": "e", "mountPath": "/m", "subPath": "inside" }] });
+    let out = json!({ "volumeMounts": [{ "name": "e", "mountPath": "/m", "subPath": "out" }] });
+    let pod = pod("linked").spec(volume).spec(json!({ "initContainers": set_up }));
+    let pod = node.run(pod.container(within).and_container("curious", "ls /m", out)).await?;
+    pod.expect().running().container("curious").waiting("CreateContainerConfigError").await?;
+    let message = pod.expect_event("Failed").await?;
+    ensure!(message.contains("failed to prepare subPath for volumeMount \"e\" of container \"curious\""), "{message}");
+    Ok(())
+}
+
+async fn mounts_propagate_where_it_is_asked_for(lab: Lab) -> Result<()> {
+    const PLACE: &str = "/var/lib/propagation";
+    let node = lab.node(|stack| stack).await?;
+    let volume = |mode: &str| {
+        let mounts = json!([{ "name": "h", "mountPath": "/h", "mountPropagation": mode }]);
+        let volume = json!({ "name": "h", "hostPath": { "path": PLACE, "type": "DirectoryOrCreate" } });
+        (json!({ "volumeMounts": mounts }), json!({ "volumes": [volume] }))
+    };
+    let (mount, volumes) = volume("None");
+    let deaf = node.run(pod("deaf").container(mount).spec(volumes)).await?;
+    let (mount, volumes) = volume("HostToContainer");
+    let hears = node.run(pod("hears").container(mount).spec(volumes)).await?;
+    let (mount, volumes) = volume("Bidirectional");
+    let speaks = pod("speaks").container(mount).spec(volumes);
+    let speaks = node.run(speaks.container(json!({ "securityContext": { "privileged": true } }))).await?;
+    for pod in [&deaf, &hears, &speaks] {
+        pod.expect().ready().await?;
+    }
+    speaks.exec("mkdir /h/new && mount -t tmpfs none /h/new && touch /h/new/seen").await?;
+    ensure!(node.stack().run(&["ls", &format!("{PLACE}/new")]).await?.trim() == "seen");
+    ensure!(hears.exec("ls /h/new").await?.trim() == "seen");
+    ensure!(deaf.exec("ls /h/new").await?.trim().is_empty());
+    // Or it would stay with the node.
+    speaks.exec("umount /h/new").await.map(drop)
 }
 
 async fn config_map(node: &Node, name: &str, data: serde_json::Value) -> Result<()> {
