@@ -33,7 +33,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 
 pub use judge::{Judgement, judge};
 pub use ledger::{Admission, Answer};
-pub use resize::{Allocation, Pending};
+pub use resize::Allocation;
 
 use crate::pod::Source;
 use crate::pod::resources::Amounts;

@@ -12,7 +12,6 @@ use super::ledger::{Entry, take_over_all};
 use super::{Admission, NodeFacts, Refusal};
 use crate::pod::allocation::{RESIZABLE, is_allocated, with_allocation};
 use crate::pod::qos::{self, QosClass};
-use crate::pod::resources::Resources;
 use crate::pod::{PodUid, spec};
 
 /// Other resources than the pod has.
@@ -27,15 +26,8 @@ pub(super) struct Wish {
 pub struct Allocation {
     /// The pod as it is wished for, with the resources that it has.
     pub pod: Arc<Pod>,
-    pub pending: Option<Pending>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Pending {
     /// There is no room now.
-    Deferred(Refusal),
-    /// It cannot be had here, whoever else leaves.
-    Infeasible(Refusal),
+    pub pending: Option<Refusal>,
 }
 
 impl Admission {
@@ -63,7 +55,7 @@ impl Admission {
             drop(ledger);
             return Allocation { pod: self.allocated(uid, pod), pending: None };
         };
-        if is_allocated(pod, &asking.pod) && is_same_at_pod_level(pod, &asking.pod) {
+        if is_allocated(pod, &asking.pod) {
             asking.wish = None;
             return Allocation { pod: pod.clone(), pending: None };
         }
@@ -109,19 +101,15 @@ fn turn(entry: &Entry) -> Option<Turn> {
 
 /// Why a pod cannot have what it wishes. One that asks for no more of a resource is not asked
 /// whether the node has it: that is decided.
-fn refusal(pods: &BTreeMap<PodUid, Entry>, facts: &NodeFacts<'_>, uid: &PodUid) -> Option<Pending> {
+fn refusal(pods: &BTreeMap<PodUid, Entry>, facts: &NodeFacts<'_>, uid: &PodUid) -> Option<Refusal> {
     let entry = &pods[uid];
     let wish = entry.wish.as_ref()?;
-    if !is_same_at_pod_level(&wish.pod, &entry.pod) {
-        let message = "In-place resize of pod-level resources is not supported";
-        return Some(Pending::Infeasible(Refusal::new("Infeasible", message)));
-    }
     let raised = raised(&wish.pod, &entry.pod);
     let others = pods.iter().filter(|(other, entry)| *other != uid && entry.holds());
     let used = sum(others.map(|(_, entry)| &*entry.pod));
     let short = shortages(&wish.pod, &used, &allocatable(facts));
     let short = short.into_iter().find(|short| raised.contains_key(&short.resource))?;
-    Some(Pending::Deferred(short.refusal()))
+    Some(short.refusal())
 }
 
 /// The requests that grow.
@@ -136,10 +124,6 @@ fn raised(wish: &Pod, has: &Pod) -> Figures {
 
 fn lowers(wish: &Pod, has: &Pod) -> bool {
     !raised(has, wish).is_empty()
-}
-
-fn is_same_at_pod_level(a: &Pod, b: &Pod) -> bool {
-    Resources::of(spec(a).resources.as_ref()) == Resources::of(spec(b).resources.as_ref())
 }
 
 #[cfg(test)]
@@ -177,8 +161,7 @@ mod tests {
             let cpu = requests(&pod).get("cpu").copied().unwrap_or(0);
             match pending {
                 None => format!("{cpu}m"),
-                Some(Pending::Deferred(why)) => format!("{cpu}m, {}: {}", why.reason, why.message),
-                Some(Pending::Infeasible(why)) => format!("{cpu}m, never: {}", why.message),
+                Some(why) => format!("{cpu}m, {}: {}", why.reason, why.message),
             }
         }
 
@@ -283,12 +266,14 @@ mod tests {
     }
 
     #[test]
-    fn pod_level_resources_stay() {
+    fn resources_of_the_pod_as_a_whole_are_given_like_those_of_containers() {
         let pod = |cpu: u32| {
             with("a", &format!("resources: {{requests: {{cpu: {cpu}m}}}}, containers: [{{name: c, image: a}}]"))
         };
         let bed = Bed::with(&[&pod(1000)]);
-        assert!(bed.resize(&pod(2000)).contains("never: "));
+        assert_eq!(bed.resize(&pod(2000)), "2000m");
+        assert!(bed.resize(&pod(5000)).starts_with("2000m, OutOfcpu: "));
+        assert_eq!(bed.resize(&pod(500)), "500m");
     }
 
     #[test]

@@ -55,6 +55,7 @@ pub async fn agent_config(
         memory_bytes: facts.memory_bytes,
         single_process_oom_kill: kubelet.single_process_oom_kill.unwrap_or(facts.cgroup_version == CgroupVersion::V1),
         swap_controller: facts.swap_controller,
+        stop_signals: settings.gates.enabled(Gate::ContainerStopSignals),
         thermal_throttle_dirs: Vec::new(),
     };
     let admission = AdmissionConfig {

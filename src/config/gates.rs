@@ -147,6 +147,7 @@ gates! {
 /// The gates whose setting makes a difference in Ferrolet today. A gate set away from its
 /// default that is not here gets a warning; a feature adds its gate when it arrives.
 const HEEDED: &[Gate] = &[
+    Gate::ContainerStopSignals,
     Gate::CustomCPUCFSQuotaPeriod,
     Gate::ImageMaximumGCAge,
     Gate::KubeletCrashLoopBackOffMax,

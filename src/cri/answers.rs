@@ -176,6 +176,7 @@ pub(super) fn listed_container(mut container: wire::Container) -> Option<Contain
 pub(super) fn container_status(answer: wire::ContainerStatusResponse) -> Result<Container> {
     let mut status = required("ContainerStatus", "status", answer.status)?;
     let metadata = required("ContainerStatus", "metadata", status.metadata.take())?;
+    let stop_signal = stop_signal(status.stop_signal());
     let state = match wire::ContainerState::try_from(status.state) {
         Ok(wire::ContainerState::ContainerCreated) => ContainerState::Created,
         Ok(wire::ContainerState::ContainerRunning) => {
@@ -205,7 +206,14 @@ pub(super) fn container_status(answer: wire::ContainerStatusResponse) -> Result<
         user: status.user.and_then(|user| user.linux).map(container_user),
         resources: status.resources.and_then(|resources| resources.linux).map(linux_resources),
         mounts: status.mounts.into_iter().map(mount).collect(),
+        stop_signal,
     })
+}
+
+/// As the API names it; none from a runtime that is too old to say.
+fn stop_signal(signal: wire::Signal) -> Option<String> {
+    let name = signal.as_str_name().replace("MINPLUS", "MIN+").replace("MAXMINUS", "MAX-");
+    (signal != wire::Signal::RuntimeDefault).then_some(name)
 }
 
 pub(super) fn memory_usage(answer: wire::ContainerStatsResponse) -> Option<u64> {
@@ -428,6 +436,13 @@ mod tests {
         };
         container_status(wire::ContainerStatusResponse { status: Some(status), ..Default::default() })
             .expect("the answer is complete")
+    }
+
+    #[test]
+    fn a_stop_signal_has_the_name_that_the_api_gives_it() {
+        assert_eq!(stop_signal(wire::Signal::Sigrtminplus2).as_deref(), Some("SIGRTMIN+2"));
+        assert_eq!(stop_signal(wire::Signal::Sigterm).as_deref(), Some("SIGTERM"));
+        assert_eq!(stop_signal(wire::Signal::RuntimeDefault), None);
     }
 
     #[test]

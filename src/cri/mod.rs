@@ -243,6 +243,8 @@ pub struct Container {
     pub resources: Option<LinuxResources>,
     /// Container path and host path of each mount, for termination messages.
     pub mounts: Vec<Mount>,
+    /// What it is told to end with, as the API names it, from a runtime that says so.
+    pub stop_signal: Option<String>,
 }
 
 impl Container {
@@ -445,6 +447,8 @@ pub struct ContainerConfig {
     pub tty: bool,
     pub resources: LinuxResources,
     pub security: SecurityContext,
+    /// In place of the image's own, as the API names it: `SIGUSR1`, `SIGRTMIN+2`.
+    pub stop_signal: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Default)]

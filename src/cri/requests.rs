@@ -221,8 +221,14 @@ pub(super) fn container_config(config: &ContainerConfig) -> wire::ContainerConfi
             security_context: Some(container_security(&config.security)),
         }),
         cdi_devices: Vec::new(),
-        stop_signal: wire::Signal::RuntimeDefault.into(),
+        stop_signal: config.stop_signal.as_deref().map_or(wire::Signal::RuntimeDefault, signal).into(),
     }
+}
+
+/// The API server knows the same signals. What it lets through all the same is left to the image.
+fn signal(name: &str) -> wire::Signal {
+    let name = name.replace("MIN+", "MINPLUS").replace("MAX-", "MAXMINUS");
+    wire::Signal::from_str_name(&name).unwrap_or(wire::Signal::RuntimeDefault)
 }
 
 fn mount(mount: &Mount) -> wire::Mount {
@@ -313,9 +319,13 @@ mod tests {
                 selinux: Some(SelinuxOptions { kind: "t".into(), ..SelinuxOptions::default() }),
                 ..SecurityContext::default()
             },
+            stop_signal: Some("SIGRTMIN+2".into()),
             ..ContainerConfig::default()
         };
         let sent = container_config(&config);
+        assert_eq!(sent.stop_signal(), wire::Signal::Sigrtminplus2);
+        assert_eq!(signal("SIGRTMAX-1"), wire::Signal::Sigrtmaxminus1);
+        assert_eq!(signal("SIGUSR1"), wire::Signal::Sigusr1);
         assert_eq!(sent.metadata, Some(wire::ContainerMetadata { name: "main".into(), attempt: 2 }));
         assert_eq!(sent.envs[0].value, "välue".as_bytes());
         assert_eq!(sent.mounts[0].propagation(), wire::MountPropagation::PropagationBidirectional);

@@ -27,6 +27,7 @@ pub fn container(name: &str, attempt: u32, state: ContainerState) -> Container {
         user: None,
         resources: None,
         mounts: Vec::new(),
+        stop_signal: None,
     }
 }
 

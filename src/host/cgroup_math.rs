@@ -19,6 +19,8 @@ pub const CPU_PERIOD_DEFAULT: u64 = 100_000;
 pub const CPU_QUOTA_MIN: i64 = 1_000;
 /// "No quota" as v1 and CRI write it.
 pub const CPU_QUOTA_UNLIMITED: i64 = -1;
+/// Bytes of a memory limit that is none, as the kernel itself tells it on v1.
+pub const MEMORY_UNLIMITED: u64 = (1 << 63) - 4096;
 
 /// CPU shares of a request in thousandths of a CPU.
 pub fn milli_cpu_to_shares(milli_cpu: u64) -> u64 {

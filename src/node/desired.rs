@@ -96,7 +96,8 @@ fn spec(config: &NodeConfig) -> NodeSpec {
 
 /// What pods may ask for that not every node has: without it the scheduler sends such pods
 /// elsewhere, and the API server refuses such changes. Sorted.
-const DECLARED_FEATURES: [&str; 1] = ["RestartAllContainersOnContainerExits"];
+const DECLARED_FEATURES: [&str; 2] =
+    ["InPlacePodLevelResourcesVerticalScaling", "RestartAllContainersOnContainerExits"];
 
 fn status(inputs: &NodeInputs<'_>) -> NodeStatus {
     let capacity = capacity(inputs.facts, inputs.config);

@@ -10,8 +10,9 @@ use k8s_openapi::api::core::v1::{HostIP, Pod, PodIP, PodStatus};
 use super::conditions::{conditions, whole_seconds};
 use super::containers::Statuses;
 use super::phase::{Phase, phase};
-use super::resources::{allocated, granted_to_pod};
+use super::resources;
 use crate::cri::{ContainerId, ContainerState};
+use crate::host::CgroupSettings;
 use crate::pleg::PodRuntime;
 use crate::pod::{Source, qos, spec};
 
@@ -33,6 +34,10 @@ pub struct StatusInput<'a> {
     pub start_errors: &'a BTreeMap<String, WaitingReason>,
     /// How far a resize is. The resources of `pod` are those that are allocated.
     pub resize: &'a Resize,
+    /// What the pod's cgroup was set to, once it was.
+    pub cgroup: Option<&'a CgroupSettings>,
+    /// The API knows of stop signals: the gate ContainerStopSignals.
+    pub stop_signals: bool,
     /// What probes say of the instances that somebody probes.
     pub probes: &'a BTreeMap<ContainerId, Probed>,
     /// Addresses of this node, primary first; empty until the node knows them.
@@ -175,7 +180,11 @@ pub fn compute(input: &StatusInput<'_>) -> Computed {
     let published = publish(input, &decided, &told);
     let pod_ips = if refused { Vec::new() } else { pod_ips(input, &earlier) };
     let host_ips = if refused { Vec::new() } else { host_ips(input, &earlier) };
+    let is_running = published.phase == Phase::Running;
+    let resources = || resources::of_pod(input.pod, is_running, input.cgroup, earlier.resources.as_ref());
     let status = PodStatus {
+        allocated_resources: resources::allocated_of_pod(input.pod).filter(|_| !refused),
+        resources: (!refused).then(resources),
         phase: Some(published.phase.as_str().to_owned()),
         reason: published.reason,
         message: published.message,
@@ -193,8 +202,6 @@ pub fn compute(input: &StatusInput<'_>) -> Computed {
         init_container_statuses: some_list(statuses.init),
         container_statuses: some_list(statuses.regular),
         ephemeral_container_statuses: some_list(statuses.ephemeral),
-        allocated_resources: allocated(input.pod).filter(|_| !refused),
-        resources: (!refused).then(|| granted_to_pod(input.pod)),
         ..PodStatus::default()
     };
     Computed { phase: decided.phase, status }

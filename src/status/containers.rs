@@ -254,6 +254,7 @@ impl Subject<'_> {
                 }),
             }),
             volume_mounts: self.volume_mounts(Some(newest)),
+            stop_signal: newest.stop_signal.clone().filter(|_| self.input.stop_signals),
             ..ContainerStatus::default()
         }
     }

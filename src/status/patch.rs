@@ -25,6 +25,8 @@ pub(super) fn status_patch(api: &PodStatus, desired: &PodStatus) -> Option<Value
     put(&mut patch, "podIP", &api.pod_ip, &desired.pod_ip);
     put_replacing(&mut patch, "podIPs", &api.pod_ips, &desired.pod_ips);
     put(&mut patch, "qosClass", &api.qos_class, &desired.qos_class);
+    put_whole(&mut patch, "allocatedResources", &api.allocated_resources, &desired.allocated_resources);
+    put_whole(&mut patch, "resources", &api.resources, &desired.resources);
     put(&mut patch, "startTime", &api.start_time, &desired.start_time);
     put(&mut patch, "observedGeneration", &api.observed_generation, &desired.observed_generation);
     put(&mut patch, "initContainerStatuses", &api.init_container_statuses, &desired.init_container_statuses);
@@ -35,8 +37,6 @@ pub(super) fn status_patch(api: &PodStatus, desired: &PodStatus) -> Option<Value
         &api.ephemeral_container_statuses,
         &desired.ephemeral_container_statuses,
     );
-    put(&mut patch, "allocatedResources", &api.allocated_resources, &desired.allocated_resources);
-    put(&mut patch, "resources", &api.resources, &desired.resources);
     let conditions = conditions_patch(
         api.conditions.as_deref().unwrap_or_default(),
         desired.conditions.as_deref().unwrap_or_default(),
@@ -50,6 +50,27 @@ pub(super) fn status_patch(api: &PodStatus, desired: &PodStatus) -> Option<Value
 fn put<T: PartialEq + Serialize>(patch: &mut Map<String, Value>, key: &str, api: &Option<T>, desired: &Option<T>) {
     if desired.is_some() && api != desired {
         patch.insert(key.into(), json!(desired));
+    }
+}
+
+/// For what the API would merge by key: what is no longer said has to go.
+fn put_whole<T: PartialEq + Serialize>(
+    patch: &mut Map<String, Value>,
+    key: &str,
+    api: &Option<T>,
+    desired: &Option<T>,
+) {
+    if desired.is_some() && api != desired {
+        let mut value = json!(desired);
+        clear_missing(&mut value, &json!(api));
+        patch.insert(key.into(), value);
+    }
+}
+
+fn clear_missing(desired: &mut Value, api: &Value) {
+    let (Value::Object(desired), Value::Object(api)) = (desired, api) else { return };
+    for (key, had) in api {
+        clear_missing(desired.entry(key.as_str()).or_insert(Value::Null), had);
     }
 }
 

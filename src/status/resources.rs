@@ -8,8 +8,10 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use crate::config::Quantity;
 use crate::config::quantity::parse;
 use crate::cri;
-use crate::host::cgroup_math::{quota_to_milli_cpu, shares_to_milli_cpu};
-use crate::pod::resources::{self, pod_resources};
+use crate::host::CgroupSettings;
+use crate::host::cgroup_math::{MEMORY_UNLIMITED, quota_to_milli_cpu, shares_to_milli_cpu};
+use crate::pod::resources::{Resources, pod_resources};
+use crate::pod::spec;
 
 /// Below these the kernel's own minimum hides what was asked for.
 const CPU_LIMIT_VISIBLE_MILLI: u64 = 10;
@@ -20,37 +22,59 @@ type Amounts = BTreeMap<String, ApiQuantity>;
 /// What the spec grants, written as the API server writes it: a static pod's manifest may
 /// have it in other ways.
 pub fn granted(container: &Container) -> ResourceRequirements {
+    container.resources.as_ref().map_or_else(ResourceRequirements::default, canonical)
+}
+
+fn canonical(resources: &ResourceRequirements) -> ResourceRequirements {
     let canonical = |amounts: &Option<Amounts>| {
         let amounts = amounts.as_ref()?;
         let text = |amount: &ApiQuantity| parse(&amount.0).map_or_else(|_| amount.clone(), api);
         Some(amounts.iter().map(|(name, amount)| (name.clone(), text(amount))).collect())
     };
-    let resources = container.resources.clone().unwrap_or_default();
     ResourceRequirements {
         limits: canonical(&resources.limits),
         requests: canonical(&resources.requests),
-        claims: resources.claims,
+        claims: resources.claims.clone(),
     }
 }
 
-/// What the pod as a whole has been given. The API keeps no empty list.
-pub(super) fn allocated(pod: &Pod) -> Option<Amounts> {
-    some_amounts(pod_resources(pod).requests)
+/// What the pod takes in all, by its spec: the allocation.
+pub(super) fn allocated_of_pod(pod: &Pod) -> Option<Amounts> {
+    list(&pod_resources(pod).requests)
 }
 
-/// The same with its limits, told from the spec and not read back from the cgroup: what is small
-/// or unlimited is something else there.
-pub(super) fn granted_to_pod(pod: &Pod) -> ResourceRequirements {
-    let resources = pod_resources(pod);
-    ResourceRequirements {
-        limits: some_amounts(resources.limits),
-        requests: some_amounts(resources.requests),
-        claims: None,
+/// The same with its limits, of a running pod as its cgroup has it. `cgroup` is what that was
+/// set to; until this life of the agent has set it, what was told before stands.
+pub(super) fn of_pod(
+    pod: &Pod,
+    is_running: bool,
+    cgroup: Option<&CgroupSettings>,
+    earlier: Option<&ResourceRequirements>,
+) -> ResourceRequirements {
+    let Resources { requests, limits } = pod_resources(pod);
+    let own = spec(pod).resources.as_ref().map(canonical).unwrap_or_default();
+    let Some(cgroup) = cgroup.filter(|_| is_running) else {
+        let by_spec = || ResourceRequirements { limits: list(&limits), requests: list(&requests), claims: own.claims };
+        return earlier.filter(|_| is_running).cloned().unwrap_or_else(by_spec);
+    };
+    let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let has = cri::LinuxResources {
+        cpu_shares: cgroup.cpu_shares.map_or(0, signed),
+        cpu_quota: cgroup.cpu_quota.unwrap_or(0),
+        cpu_period: cgroup.cpu_period.map_or(0, signed),
+        memory_limit_bytes: cgroup.memory_limit_bytes.filter(|limit| *limit < MEMORY_UNLIMITED).map_or(0, signed),
+        ..cri::LinuxResources::default()
+    };
+    let mut shown = actual(own, &has);
+    if let Some(memory) = requests.get("memory") {
+        shown.requests.get_or_insert_default().entry("memory".to_owned()).or_insert_with(|| api(*memory));
     }
+    shown
 }
 
-fn some_amounts(amounts: resources::Amounts) -> Option<Amounts> {
-    (!amounts.is_empty()).then(|| amounts.into_iter().map(|(name, amount)| (name, api(amount))).collect())
+fn list(amounts: &crate::pod::resources::Amounts) -> Option<Amounts> {
+    Some(amounts.iter().map(|(name, amount)| (name.clone(), api(*amount))).collect())
+        .filter(|all: &Amounts| !all.is_empty())
 }
 
 /// The same as the runtime enforces it, where it says so.

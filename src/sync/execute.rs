@@ -62,7 +62,7 @@ pub struct Round<'a> {
     pub wish: &'a Desired,
     pub runtime: &'a PodRuntime,
     pub begun_hooks: &'a BegunHooks,
-    /// Since when the pod stops under the grace it has now.
+    /// Since when the pod stops under the grace it has now, or ends what it runs for a new sandbox.
     pub stopping_since: Option<Instant>,
 }
 
@@ -124,7 +124,7 @@ impl Round<'_> {
     async fn prepare(&self) -> Result<(), StartFailure> {
         let pod = &self.wish.pod;
         let context = self.context;
-        let settings = resize::pod_cgroup(pod, self.runtime, &context.config.launch);
+        let settings = resize::first_pod_cgroup(pod, self.runtime, &context.config.launch);
         if let Err(error) = context.cgroups.ensure(self.uid, pod, &settings).await {
             let message = format!("unable to ensure pod container exists: {}", chain(&error));
             warn!(error = chain(&error), "cannot make the pod's cgroup, will retry");

@@ -12,6 +12,7 @@ use super::plan::Plan;
 use super::worker::{Desired, Stage};
 use crate::config::GoDuration;
 use crate::events::EventType;
+use crate::host::CgroupSettings;
 use crate::pleg::PodRuntime;
 use crate::pod::{self, PodRef};
 use crate::probes::Standings;
@@ -33,6 +34,8 @@ pub struct Progress<'a> {
     pub verdict: Option<&'a Verdict>,
     pub standings: &'a Standings,
     pub resize: &'a status::Resize,
+    /// What the pod's cgroup was set to.
+    pub cgroup: Option<&'a CgroupSettings>,
 }
 
 /// Where the pod's servers listen.
@@ -77,7 +80,7 @@ impl Reporter {
         plan: &Plan,
         progress: &Progress<'_>,
     ) {
-        let Progress { stage, failures, verdict, standings, resize } = *progress;
+        let Progress { stage, failures, verdict, standings, resize, cgroup } = *progress;
         let mut start_errors: BTreeMap<String, WaitingReason> = failures
             .iter()
             .map(|(name, failure)| {
@@ -114,6 +117,8 @@ impl Reporter {
             previous: self.last.as_ref(),
             start_errors: &start_errors,
             resize,
+            cgroup,
+            stop_signals: context.config.launch.stop_signals,
             probes: &probed,
             host_ips: node.as_ref().map_or(&[], |node| node.host_ips.as_slice()),
             handled_since: self.handled_since,

@@ -146,7 +146,7 @@ struct Worker {
     begun_hooks: Arc<BegunHooks>,
     reporter: Reporter,
     began: Instant,
-    /// Since when the pod stops, and under which grace.
+    /// Since when the pod stops, or what it runs ends for another sandbox, and under which grace.
     stopping: Option<(Instant, Option<i64>)>,
     /// The node has taken the pod.
     admitted: bool,
@@ -277,6 +277,10 @@ impl Worker {
         };
         let plan = self.plan(wish, &runtime, &standings, &condemned.containers, &resize);
         self.restart_all_wait = plan.restart_all_wait.unwrap_or(self.restart_all_wait);
+        if self.stage == Stage::Syncing {
+            let now = self.context.clock.now();
+            self.stopping = plan.ends_sandbox().then(|| self.stopping.unwrap_or((now, None)));
+        }
         if plan.reached && self.stage < Stage::Cleaning {
             self.advance();
             return Outcome::Again;
@@ -582,6 +586,7 @@ impl Worker {
             verdict: self.verdict.as_ref(),
             standings: &standings,
             resize: &resize,
+            cgroup: self.resizing.pod_cgroup(),
         };
         self.reporter.publish(&self.context, wish, runtime, plan, &progress);
     }

@@ -286,7 +286,10 @@ fn a_new_node_says_everything_that_is_known() {
                 "allocatable": {"cpu": "2", "memory": "4Gi", "ephemeral-storage": "97656250Ki", "pods": "110"},
                 "conditions": 4,
                 "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}},
-                "declaredFeatures": ["RestartAllContainersOnContainerExits"],
+                "declaredFeatures": [
+                    "InPlacePodLevelResourcesVerticalScaling",
+                    "RestartAllContainersOnContainerExits",
+                ],
                 "features": {"supplementalGroupsPolicy": true},
                 "images": [],
                 "nodeInfo": {

@@ -661,3 +661,46 @@ fn a_restart_of_all_containers_is_told_step_by_step() {
     check_phase(&case, Phase::Failed);
     assert_eq!(condition(&case.compute().status, "AllContainersRestarting"), "False PodFailed");
 }
+
+#[test]
+fn a_stop_signal_is_told_where_the_api_knows_of_it() {
+    let told = |case: Case| {
+        let statuses = case.compute().status.container_statuses.expect("there are containers");
+        statuses[0].stop_signal.clone()
+    };
+    let case = || Case::new(ONE, &["web/0 running"]);
+    assert_eq!(told(case()), None);
+    assert_eq!(told(Case { stop_signals: true, ..case() }).as_deref(), Some("SIGUSR1"));
+}
+
+#[test]
+fn a_pod_tells_what_it_takes_in_all() {
+    let spec = "{overhead: {cpu: 50m}, resources: {requests: {cpu: 100m}, limits: {memory: 64Mi}}, \
+                containers: [{name: web, image: a, resources: {requests: {cpu: 50m, memory: 8Mi}}}]}";
+    let told = |case: &Case| {
+        let status = case.compute().status;
+        let text =
+            |list: Option<&std::collections::BTreeMap<_, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>| {
+                list.into_iter()
+                    .flatten()
+                    .map(|(name, amount): (&String, _)| format!("{name}={}", amount.0))
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            };
+        let resources = status.resources.expect("always told");
+        let parts = [status.allocated_resources.as_ref(), resources.requests.as_ref(), resources.limits.as_ref()];
+        parts.map(text).join("; ")
+    };
+    let allocated = "cpu=150m memory=64Mi";
+    let before = Case::new(spec, &["sandbox"]);
+    assert_eq!(told(&before), format!("{allocated}; {allocated}; memory=64Mi"));
+    // A running one has what its cgroup has, once that is known.
+    let settings =
+        CgroupSettings { cpu_shares: Some(102), memory_limit_bytes: Some(128 << 20), ..CgroupSettings::default() };
+    let running = Case { cgroup: Some(settings), ..Case::new(spec, &["sandbox", "web/0 running"]) };
+    assert_eq!(told(&running), format!("{allocated}; cpu=100m memory=64Mi; memory=128Mi"));
+    let adopted = Case { cgroup: None, ..running.then(&["sandbox", "web/0 running"]) };
+    assert_eq!(told(&adopted), format!("{allocated}; cpu=100m memory=64Mi; memory=128Mi"));
+    let nothing = Case::new(ONE, &["sandbox", "web/0 running"]);
+    assert_eq!(told(&nothing), "; ; ");
+}

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
 
 use super::{Computed, Resize, Stage, StatusInput, Verdict, WaitingReason};
 use crate::cri::{self, ContainerId, Exit, Sandbox, SandboxState};
+use crate::host::CgroupSettings;
 use crate::pleg::PodRuntime;
 use crate::pod::Source;
 
@@ -59,6 +60,7 @@ fn sandbox(state: &str, ip: Option<&str>) -> Sandbox {
 }
 
 fn container(name: &str, attempt: u32, state: &str, exit_code: i32) -> cri::Container {
+    let stop_signal = (state == "running").then(|| "SIGUSR1".to_owned());
     let state = match state {
         "created" => cri::ContainerState::Created,
         "running" => cri::ContainerState::Running { started_at: at(10 + i64::from(attempt)) },
@@ -75,6 +77,7 @@ fn container(name: &str, attempt: u32, state: &str, exit_code: i32) -> cri::Cont
         created_at: at(9 + i64::from(attempt)),
         image: "img:1".into(),
         image_ref: "sha256:1".into(),
+        stop_signal,
         ..cri::testing::container(name, attempt, state)
     }
 }
@@ -89,6 +92,8 @@ struct Case {
     previous: Option<PodStatus>,
     start_errors: BTreeMap<String, WaitingReason>,
     resize: Resize,
+    cgroup: Option<CgroupSettings>,
+    stop_signals: bool,
     probes: BTreeMap<ContainerId, super::Probed>,
     host_ips: Vec<&'static str>,
     now: i64,
@@ -105,6 +110,8 @@ impl Case {
             previous: None,
             start_errors: BTreeMap::new(),
             resize: Resize::default(),
+            cgroup: None,
+            stop_signals: false,
             probes: BTreeMap::new(),
             host_ips: vec!["192.168.0.1"],
             now: 100,
@@ -147,6 +154,8 @@ impl Case {
             previous: self.previous.as_ref(),
             start_errors: &self.start_errors,
             resize: &self.resize,
+            cgroup: self.cgroup.as_ref(),
+            stop_signals: self.stop_signals,
             probes: &self.probes,
             host_ips: &host_ips,
             handled_since: at(0),

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Pod;
 use super::resources::{amount, hugepage_limits, positive};
 use crate::cri::CgroupDriver;
 use crate::host::cgroup_math::{
-    CPU_QUOTA_UNLIMITED, SHARES_MIN, hugepage_size_name, milli_cpu_to_quota, milli_cpu_to_shares,
+    CPU_QUOTA_UNLIMITED, MEMORY_UNLIMITED, SHARES_MIN, hugepage_size_name, milli_cpu_to_quota, milli_cpu_to_shares,
 };
 use crate::host::{CgroupPath, CgroupSettings, CgroupVersion, systemd_name};
 use crate::pod::containers::workload_containers;
@@ -97,9 +97,6 @@ pub(super) fn cgroup_parent(pod: &Pod, config: &CgroupConfig) -> String {
         CgroupDriver::Systemd => systemd_name(&path),
     }
 }
-
-/// Bytes of a memory limit that is none, as the kernel itself tells it on v1.
-const MEMORY_UNLIMITED: u64 = (1 << 63) - 4096;
 
 /// The same settings, with limits that are not there said to be none: a pod that loses a limit
 /// loses it only if that is written.

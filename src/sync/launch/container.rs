@@ -72,5 +72,10 @@ pub fn container_config(
         tty: container.tty.unwrap_or_default(),
         resources: container_resources(pod, container, config),
         security: container_security(pod, container, image, target, users, config)?,
+        stop_signal: container
+            .lifecycle
+            .as_ref()
+            .filter(|_| config.stop_signals)
+            .and_then(|lifecycle| lifecycle.stop_signal.clone()),
     })
 }

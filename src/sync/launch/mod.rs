@@ -44,6 +44,8 @@ pub struct LaunchConfig {
     pub single_process_oom_kill: bool,
     /// The kernel counts swap by cgroup, so it can be kept from containers.
     pub swap_controller: bool,
+    /// Containers may choose what they are told to end with: the gate ContainerStopSignals.
+    pub stop_signals: bool,
     /// `thermal_throttle` directories of this machine's CPUs, hidden from containers.
     pub thermal_throttle_dirs: Vec<String>,
 }

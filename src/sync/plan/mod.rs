@@ -154,6 +154,12 @@ impl Plan {
         Plan { reached: actions.is_empty(), actions, ..Plan::default() }
     }
 
+    /// What runs ends, because the sandbox around it is no good.
+    pub fn ends_sandbox(&self) -> bool {
+        let ends = |action: &Action| matches!(action, Action::StopContainer { why: StopWhy::SandboxReplaced, .. });
+        self.actions.iter().any(ends)
+    }
+
     /// Look again then, even if nothing happens.
     pub fn look_again(&self) -> Option<Instant> {
         self.held.iter().map(|held| held.until).min()

@@ -8,12 +8,13 @@ use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, ResourceRequir
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 
 use crate::config::Quantity;
+use crate::config::quantity::parse;
 use crate::cri::{Container, ContainerId, ContainerState, LinuxResources};
 use crate::host::CgroupSettings;
 use crate::host::cgroup_math::{CPU_QUOTA_UNLIMITED, quota_to_milli_cpu, shares_to_milli_cpu};
 use crate::pleg::PodRuntime;
-use crate::pod::allocation;
 use crate::pod::containers::workload_containers;
+use crate::pod::{self, allocation};
 use crate::sync::launch::{self, LaunchConfig};
 
 /// What stands between a pod and its allocation.
@@ -113,6 +114,7 @@ pub fn pod_cgroup(pod: &Pod, runtime: &PodRuntime, config: &LaunchConfig) -> Cgr
         let running = runtime.newest(&spec.name).filter(|newest| newest.is_running())?;
         Some(present(spec, running.resources.as_ref()?, &launch::container_resources(pod, spec, config)))
     });
+    let present = allocation::with_pod_level(present, present_of_pod(pod, runtime, config));
     let (target, present) = (launch::unlimited(settings(pod)), launch::unlimited(settings(&present)));
     let quota = match (target.cpu_quota, present.cpu_quota) {
         (Some(target), Some(present)) if target > 0 && present > 0 => target.max(present),
@@ -124,6 +126,54 @@ pub fn pod_cgroup(pod: &Pod, runtime: &PodRuntime, config: &LaunchConfig) -> Cgr
         memory_limit_bytes: target.memory_limit_bytes.max(present.memory_limit_bytes),
         ..target
     })
+}
+
+/// What to set it to before anything was done in this life of the agent. Where a limit of the
+/// pod as a whole is being lowered, the runtime does not tell how far that came, but the status
+/// does: nothing is taken away here, unasked whether it is in use.
+pub fn first_pod_cgroup(pod: &Pod, runtime: &PodRuntime, config: &LaunchConfig) -> CgroupSettings {
+    let settings = pod_cgroup(pod, runtime, config);
+    let limited = |resources: &Option<ResourceRequirements>| amount(&resources.as_ref()?.limits, "memory");
+    let told = pod.status.as_ref().and_then(|status| limited(&status.resources));
+    let told = told.filter(|_| may_be_resized(pod) && limited(&pod::spec(pod).resources).is_some());
+    let told = told.and_then(|told| u64::try_from(told.value()).ok());
+    CgroupSettings { memory_limit_bytes: settings.memory_limit_bytes.max(told), ..settings }
+}
+
+/// What the pod as a whole has while containers that stand under its limits have other ones than
+/// they shall have: as much as the one that has most.
+fn present_of_pod(pod: &Pod, runtime: &PodRuntime, config: &LaunchConfig) -> Option<ResourceRequirements> {
+    let mut resources = pod::spec(pod).resources.clone()?;
+    let limits = resources.limits.iter_mut().flatten();
+    let mut limits: BTreeMap<&str, &mut ApiQuantity> = limits.map(|(name, limit)| (name.as_str(), limit)).collect();
+    let mut raise = |name: &str, has: Option<Quantity>| {
+        if let (Some(limit), Some(has)) = (limits.get_mut(name), has)
+            && parse(&limit.0).is_ok_and(|limit| limit < has)
+        {
+            **limit = ApiQuantity(has.to_string());
+        }
+    };
+    for (_, spec) in workload_containers(pod) {
+        let running = runtime.newest(&spec.name).filter(|newest| newest.is_running());
+        let Some(has) = running.and_then(|newest| newest.resources.as_ref()) else { continue };
+        let target = launch::container_resources(pod, spec, config);
+        if memory_limit(has) != memory_limit(&target) {
+            raise("memory", memory_limit(has).map(Quantity::bytes));
+        }
+        if quota(has) != quota(&target) {
+            raise("cpu", quota(has).map(cpu_limit));
+        }
+    }
+    Some(resources)
+}
+
+fn amount(list: &Option<BTreeMap<String, ApiQuantity>>, name: &str) -> Option<Quantity> {
+    parse(&list.as_ref()?.get(name)?.0).ok()
+}
+
+fn cpu_limit((quota, period): (i64, i64)) -> Quantity {
+    let milli = quota_to_milli_cpu(quota, u64::try_from(period).unwrap_or(0));
+    Quantity::milli(i64::try_from(milli).unwrap_or(i64::MAX))
 }
 
 /// Only a change of its spec makes the API server count a pod's generation on: what is of the
@@ -208,8 +258,7 @@ fn present(spec: &ContainerSpec, has: &LinuxResources, target: &LinuxResources) 
         set(&mut resources.limits, "memory", memory_limit(has).map(Quantity::bytes));
     }
     if quota(has) != quota(target) {
-        let limit = quota(has).map(|(quota, period)| milli(quota_to_milli_cpu(quota, unsigned(period))));
-        set(&mut resources.limits, "cpu", limit);
+        set(&mut resources.limits, "cpu", quota(has).map(cpu_limit));
     }
     if has.cpu_shares != target.cpu_shares {
         set(&mut resources.requests, "cpu", Some(milli(shares_to_milli_cpu(unsigned(has.cpu_shares)))));

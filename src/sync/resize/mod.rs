@@ -24,19 +24,21 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-pub use decide::{Resize, Update, UpdateKind, decide, pod_cgroup};
+#[cfg(test)]
+use decide::pod_cgroup;
+pub use decide::{Resize, Update, UpdateKind, decide, first_pod_cgroup};
 
 use super::execute::{Round, StartFailure, chain};
 use super::worker::Desired;
 use super::{Context, admit, launch};
-use crate::admission::{Allocation, Pending};
+use crate::admission::{Allocation, Refusal};
 use crate::cri::{ContainerId, CriError, LinuxResources};
 use crate::events::EventType;
 use crate::host::CgroupSettings;
 use crate::node::NodeView;
 use crate::pleg::PodRuntime;
 use crate::pod::containers::{init_containers, regular_containers, workload_containers};
-use crate::pod::{PodUid, allocation};
+use crate::pod::{self, PodUid, allocation};
 use crate::status::{self, PendingResize, ResizeInProgress, granted};
 
 /// Does what was decided, up to the first thing that fails.
@@ -55,6 +57,7 @@ pub async fn carry_out(round: &Round<'_>, resize: &Resize) -> Result<(), StartFa
         }
     }
     if let Some(settings) = &resize.pod_cgroup {
+        check_memory_of_pod(round, settings).await?;
         let written = context.cgroups.ensure(round.uid, &round.wish.pod, settings).await;
         written.map_err(|error| failed(format!("cannot resize the pod's cgroup: {}", chain(&error))))?;
     }
@@ -68,6 +71,24 @@ pub async fn carry_out(round: &Round<'_>, resize: &Resize) -> Result<(), StartFa
         }
     }
     Ok(())
+}
+
+/// The kernel would make the pod fit as well. Where every container has a limit of its own, that
+/// was looked at for each of them.
+async fn check_memory_of_pod(round: &Round<'_>, settings: &CgroupSettings) -> Result<(), StartFailure> {
+    let has_limit = pod::spec(&round.wish.pod).resources.as_ref().is_some_and(|resources| resources.limits.is_some());
+    let Some(limit) = settings.memory_limit_bytes.filter(|_| has_limit) else { return Ok(()) };
+    let mut usage = 0u64;
+    for container in round.runtime.containers.iter().filter(|container| container.is_running()) {
+        let used = round.context.runtime.memory_usage(&container.id).await;
+        let used = used.map_err(|error| StartFailure::new("ResizeError", error.to_string()))?;
+        usage = usage.saturating_add(used.unwrap_or(0));
+    }
+    if usage <= limit {
+        return Ok(());
+    }
+    let message = format!("attempting to set pod memory limit ({limit}) below current usage ({usage})");
+    Err(StartFailure::new("ResizeError", message))
 }
 
 /// What the worker of a pod knows of its resizes.
@@ -168,15 +189,12 @@ impl Resizing {
     }
 
     /// A wish that waits is told once: what others use meanwhile changes all the time.
-    fn note_pending(&mut self, context: &Context, wish: &Desired, pending: Option<Pending>) {
-        let (reason, event, why) = match pending {
-            Some(Pending::Deferred(why)) => ("Deferred", "ResizeDeferred", why),
-            Some(Pending::Infeasible(why)) => ("Infeasible", "ResizeInfeasible", why),
-            None => {
-                self.pending = None;
-                return;
-            }
+    fn note_pending(&mut self, context: &Context, wish: &Desired, pending: Option<Refusal>) {
+        let Some(why) = pending else {
+            self.pending = None;
+            return;
         };
+        let reason = "Deferred";
         let generation = wish.pod.metadata.generation;
         let (told_to, told_for) = &self.pending_for;
         let same_word = told_for.as_ref().is_none_or(|word| *word == why.reason);
@@ -186,7 +204,7 @@ impl Resizing {
         }
         info!(reason, message = why.message, "resize has to wait");
         let message = format!("Pod resize {}: {}", why.reason, summary(&wish.pod, Some(&why.message)));
-        context.recorder.pod(&wish.pod, None, EventType::Warning, event, message);
+        context.recorder.pod(&wish.pod, None, EventType::Warning, "ResizeDeferred", message);
         self.pending = Some(PendingResize { reason, message: why.message });
         self.pending_for = (generation, Some(why.reason));
     }
@@ -235,7 +253,7 @@ impl Resizing {
 
     /// The pod's cgroup was made, while the runtime was seen like this.
     pub fn prepared(&mut self, context: &Context, wish: &Desired, runtime: &PodRuntime) {
-        self.written = Some(pod_cgroup(&wish.pod, runtime, &context.config.launch));
+        self.written = Some(first_pod_cgroup(&wish.pod, runtime, &context.config.launch));
     }
 
     /// How carrying `resize` out went.
@@ -275,6 +293,11 @@ impl Resizing {
                 self.error = Some(failure.message.clone());
             }
         }
+    }
+
+    /// What the pod's cgroup was set to in this life of the worker.
+    pub fn pod_cgroup(&self) -> Option<&CgroupSettings> {
+        self.written.as_ref()
     }
 
     pub fn report(&self) -> status::Resize {

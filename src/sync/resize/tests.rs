@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{Resize, decide, pod_cgroup, summary};
+use super::{Resize, decide, first_pod_cgroup, pod_cgroup, summary};
 use crate::cri::testing::{container, exited, running as runs};
 use crate::cri::{Container, ContainerId, LinuxResources};
 use crate::host::CgroupSettings;
@@ -196,4 +196,36 @@ fn events_tell_the_resources_on_one_line() {
     let expected = format!(r#"{{"containers":[{{"name":"a","resources":{amounts}}}],"generation":2}}"#);
     assert_eq!(summary(&pod, None), expected);
     assert!(summary(&pod, Some("too late")).ends_with(r#","generation":2,"error":"too late"}"#));
+}
+
+/// A pod with limits as a whole, of whose containers the first one has none of its own.
+fn whole(cpu: u32, memory: u32) -> Pod {
+    let amounts = format!("{{cpu: {cpu}m, memory: {memory}Mi}}");
+    let own = "resources: {limits: {cpu: 50m, memory: 16Mi}}";
+    let containers = format!("[{{name: a, image: i}}, {{name: b, image: i, {own}}}]");
+    let resources = format!("resources: {{requests: {amounts}, limits: {amounts}}}");
+    pod_yaml(&format!("{{metadata: {{generation: 2}}, spec: {{{resources}, containers: {containers}}}}}"))
+}
+
+#[test]
+fn a_pod_as_a_whole_is_raised_before_and_lowered_after_what_stands_under_its_limits() {
+    let (small, large) = (whole(100, 64), whole(200, 128));
+    check(&small, &large, "resize: the pod's cgroup, more memory for a, more CPU for a");
+    assert_eq!(mib(&step(&small, &large).pod_cgroup), Some(128));
+    // Its shares go first, which take nothing from anyone that he has; its limits stay.
+    check(&large, &small, "resize: the pod's cgroup, less memory for a, less CPU for a");
+    assert_eq!(mib(&step(&large, &small).pod_cgroup), Some(128));
+    let after = running(&small);
+    let written = pod_cgroup(&large, &after, &config());
+    let last = decide(&small, &after, &BTreeMap::new(), Some(&written), &config());
+    assert_eq!((text(&last).as_str(), mib(&last.pod_cgroup)), ("resize: the pod's cgroup", Some(64)));
+}
+
+#[test]
+fn what_an_earlier_life_had_not_yet_taken_away_is_not_taken_unasked() {
+    let mut small = whole(100, 64);
+    let runtime = running(&small);
+    assert_eq!(mib(&Some(first_pod_cgroup(&small, &runtime, &config()))), Some(64));
+    small.status = Some(crate::pod::testing::yaml("{resources: {limits: {memory: 128Mi}}}"));
+    assert_eq!(mib(&Some(first_pod_cgroup(&small, &runtime, &config()))), Some(128));
 }

@@ -545,3 +545,17 @@ fn resources_change_before_containers_start() {
     });
     check(pod("Always", &["a", "b"]), scene, &["resize: less CPU for a", "start b again, attempt 1"]);
 }
+
+#[test]
+fn the_wait_of_sidecars_counts_where_the_sandbox_is_replaced_too() {
+    let pod = || with_init(pod("Always", &["a"]), &[("s", true)]);
+    let dead = || Scene::default().sandbox(0, SandboxState::NotReady);
+    // First the one and then the other: all of it is one end, and under one grace.
+    for (scene, stops) in [(dead().running("s", 0, 0).running("a", 0, 0), "a"), (dead().running("s", 0, 0), "s")] {
+        let plan = plan_of(&pod(), scene, true, true);
+        assert_eq!(plan.to_string(), format!("stop {stops} because its sandbox is replaced\n"));
+        assert!(plan.ends_sandbox());
+    }
+    let changed = plan_of(&pod(), ready().running("s", 0, 0).running("a", 0, 0).outdated(), true, true);
+    assert!(!changed.ends_sandbox(), "{changed}");
+}

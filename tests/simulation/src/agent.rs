@@ -264,6 +264,7 @@ pub fn launch_config() -> LaunchConfig {
         memory_bytes: 8 << 30,
         single_process_oom_kill: false,
         swap_controller: false,
+        stop_signals: false,
         thermal_throttle_dirs: Vec::new(),
     }
 }

@@ -596,6 +596,7 @@ impl SimRuntime {
             user: None,
             resources: Some(config.resources.clone()),
             mounts: config.mounts.clone(),
+            stop_signal: config.stop_signal.clone(),
         };
         let instance = Instance {
             container,

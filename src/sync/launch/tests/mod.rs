@@ -47,6 +47,7 @@ pub fn config() -> LaunchConfig {
         memory_bytes: 10_000 << 20,
         single_process_oom_kill: false,
         swap_controller: false,
+        stop_signals: false,
         thermal_throttle_dirs: Vec::new(),
     }
 }

@@ -104,3 +104,14 @@ fn a_sidecar_goes_no_sooner_than_those_it_serves() {
     assert_eq!(score("10Mi"), 900);
     assert_eq!(score("2000Mi"), 800);
 }
+
+#[test]
+fn a_stop_signal_is_honoured_where_the_gate_says_so() {
+    let pod = pod("", "lifecycle: {stopSignal: SIGUSR1}");
+    let sent = |stop_signals| {
+        let config = LaunchConfig { stop_signals, ..config() };
+        container_with(&pod, "web", &image(), &config).expect("it can be launched").stop_signal
+    };
+    assert_eq!(sent(false), None);
+    assert_eq!(sent(true).as_deref(), Some("SIGUSR1"));
+}

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use ferrolet::config::quantity::parse;
 use ferrolet::cri::{ContainerId, Runtime};
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
@@ -17,6 +18,7 @@ pub const CASES: &[Case] = &[
     shared!(whoever_wants_it_is_restarted_for_memory),
     shared!(memory_in_use_is_not_taken_away),
     shared!(a_sidecar_is_resized_too),
+    shared!(a_pod_as_a_whole_is_resized),
     own!(what_does_not_fit_waits_for_room),
     own!(a_resize_outlives_the_agent),
 ];
@@ -120,6 +122,41 @@ async fn cpu_goes_up_and_down_without_a_restart(node: Node) -> Result<()> {
         "{completed}"
     );
     ensure!(completed.ends_with(r#""generation":2}"#), "{completed}");
+    Ok(())
+}
+
+/// The pod is told to have these resources as a whole, and limits of twice that.
+fn has_as_a_whole(pod: &PodHandle, cpu: u32, memory: u32) -> Expect<'_> {
+    let amount = |list: &Option<std::collections::BTreeMap<String, Quantity>>, name: &str| {
+        parse(&list.as_ref()?.get(name)?.0).ok()
+    };
+    let holds = move |pod: &Pod| {
+        let status = pod.status.clone().unwrap_or_default();
+        let limits = status.resources.and_then(|resources| resources.limits);
+        let wanted =
+            |times: u32| [format!("{}m", cpu * times), format!("{}Mi", memory * times)].map(|it| parse(&it).ok());
+        ["cpu", "memory"].map(|name| amount(&status.allocated_resources, name)) == wanted(1)
+            && ["cpu", "memory"].map(|name| amount(&limits, name)) == wanted(2)
+    };
+    pod.expect().ready().that("its resources as a whole", holds)
+}
+
+async fn a_pod_as_a_whole_is_resized(node: Node) -> Result<()> {
+    let as_a_whole = |cpu, memory| json!({ "resources": amounts(cpu, memory)["resources"] });
+    let pod = node.run(pod("whole").spec(as_a_whole(100, 32))).await?;
+    has_as_a_whole(&pod, 100, 32).await?;
+    check_cgroups(&pod, 100, 32).await?;
+    let before = pod.instance().await?;
+    for (cpu, memory) in [(200, 32), (200, 64), (50, 16)] {
+        let patch = Patch::Strategic(json!({ "spec": as_a_whole(cpu, memory) }));
+        let pods: Api<Pod> = node.api();
+        pods.patch_subresource("resize", "whole", &PatchParams::default(), &patch).await?;
+        let over = |pod: &Pod| condition(pod, "PodResizeInProgress").is_none();
+        has_as_a_whole(&pod, cpu, memory).that("no resize under way", over).await?;
+        // What stands under the limits of the pod goes with them.
+        check_cgroups(&pod, cpu, memory).await?;
+    }
+    ensure!(pod.instance().await? == before, "{before:?} became {:?}", pod.instance().await?);
     Ok(())
 }
 

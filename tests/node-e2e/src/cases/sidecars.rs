@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use ferrolet::cri::{ContainerId, Runtime, Scope};
+use ferrolet::pod::PodUid;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::harness::{Case, Node, pod};
+use crate::harness::{Case, Node, PodCgroup, pod};
 use crate::provision::BUSYBOX;
 use crate::shared;
 
@@ -18,6 +20,7 @@ pub const CASES: &[Case] = &[
     shared!(a_sidecar_is_restarted_on_its_own),
     shared!(what_follows_a_sidecar_waits_for_its_startup_probe),
     shared!(a_sidecar_gets_what_is_left_of_the_grace),
+    shared!(sidecars_of_a_replaced_sandbox_get_what_is_left_of_the_grace),
     shared!(hooks_of_sidecars_do_not_wait_for_their_turn),
     shared!(a_container_is_restarted_by_its_own_rules),
     shared!(a_container_that_is_never_restarted_stays_down),
@@ -134,6 +137,26 @@ async fn a_sidecar_gets_what_is_left_of_the_grace(node: Node) -> Result<()> {
     let took = begin.elapsed();
     // The whole grace for the one, the least there is for the other.
     ensure!(took >= Duration::from_secs(7) && took < Duration::from_secs(12), "took {took:?}");
+    Ok(())
+}
+
+async fn sidecars_of_a_replaced_sandbox_get_what_is_left_of_the_grace(node: Node) -> Result<()> {
+    let deaf = "trap '' TERM; while :; do sleep 0.1; done";
+    let stubborn = pod("stubborn").script(deaf).volume("notes", "/notes", json!({ "emptyDir": {} }));
+    let sidecars = json!({ "initContainers": [sidecar("helper", deaf)], "terminationGracePeriodSeconds": 8 });
+    let stubborn = node.run(stubborn.spec(sidecars)).await?;
+    stubborn.expect().ready().await?;
+    let sandboxes = node.runtime()?.list_sandboxes(&Scope::Pod(PodUid::new(&stubborn.uid))).await?;
+    let sandbox = ContainerId::new(sandboxes[0].id.as_str());
+    for pid in PodCgroup::of(&stubborn, "BestEffort").of_container(&sandbox).processes()? {
+        let killed = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status()?;
+        ensure!(killed.success(), "kill {pid}");
+    }
+    let begin = Instant::now();
+    stubborn.expect().restarts(1).ready().await?;
+    let took = begin.elapsed();
+    // The whole grace for the one, the least there is for the other, and a start.
+    ensure!(took >= Duration::from_secs(9) && took < Duration::from_secs(15), "took {took:?}");
     Ok(())
 }
 

@@ -30,6 +30,11 @@ impl PodCgroup {
         PodCgroup { root: self.root.clone(), path: format!("{}/{id}", self.path) }
     }
 
+    /// The processes right in it.
+    pub fn processes(&self) -> Result<Vec<u32>> {
+        self.text("memory", "cgroup.procs")?.lines().map(|pid| Ok(pid.trim().parse()?)).collect()
+    }
+
     pub fn exists(&self) -> bool {
         self.file("memory", "cgroup.procs").exists()
     }
