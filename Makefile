@@ -23,6 +23,8 @@ FROM ?= 0
 # Pods drawn for `make compare`, one a seed, from this seed on.
 SEED ?= 0
 PODS ?= 100
+# Parts of the bench: single burst rest probes hang restart static; all without.
+ROWS ?=
 # Cases of node-e2e: those whose name contains one of these words; all without.
 CASES ?=
 
@@ -75,8 +77,8 @@ node-e2e-old-runtime: provision build-tests ## the chosen few of them on Debian'
 compare: provision build-tests ## drawn pods, from SEED on, on Ferrolet and upstream's kubelet
 	$(NODE_E2E) compare $(SEED) $(PODS)
 
-bench: provision build-release ## the figures of SPECIFICATION.md, beside upstream's kubelet
-	FERROLET_BIN=$(RELEASE)/ferrolet cargo run --quiet --package node-e2e --bin bench
+bench: provision build-release ## the figures of SPECIFICATION.md, all or ROWS="probes hang", beside upstream's kubelet
+	FERROLET_BIN=$(RELEASE)/ferrolet cargo run --quiet --package node-e2e --bin bench -- $(ROWS)
 
 clean: down ## the build, not the cache
 	cargo clean

@@ -1,7 +1,6 @@
 //! What an agent makes of it.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,19 +10,17 @@ use futures::{StreamExt, pin_mut};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, ListParams, PostParams};
 use kube::runtime::watcher::{self, Event, watcher};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{BURST_PODS, RESTING_PODS, SINGLE_PODS};
+use super::process::Process;
+use super::{BURST_PODS, Part, RESTING_PODS, SINGLE_PODS, load};
 use crate::harness::{client, is_ready, runtime_of};
 use crate::poll::{self, Look};
 use crate::provision::BUSYBOX;
 use crate::stack::Stack;
 
-const WITHIN: Duration = Duration::from_secs(300);
-/// CPU times in /proc are in hundredths of a second, on every Linux there is.
-const TICKS_PER_SECOND: f64 = 100.0;
-
+pub(super) const WITHIN: Duration = Duration::from_secs(300);
 #[derive(Default)]
 pub struct Measured {
     pub singles: Vec<f64>,
@@ -34,74 +31,116 @@ pub struct Measured {
     pub rss_empty: f64,
     pub rss_full: f64,
     pub anonymous_full: f64,
+    pub probes_cpu_percent: f64,
+    /// Starts of pods while nothing is wrong, and while a call about another pod hangs.
+    pub usual: Vec<f64>,
+    pub beside_hang: Vec<f64>,
     pub restart: f64,
     pub static_start: f64,
 }
 
-pub async fn measure(stack: Stack, rest_seconds: u64) -> Result<Measured> {
+/// An agent under measurement.
+pub(super) struct Bench {
+    pub stack: Stack,
+    pub pods: Api<Pod>,
+    pub node: String,
+    pub agent: Process,
+}
+
+pub async fn measure(stack: Stack, parts: &[Part], rest_seconds: u64) -> Result<Measured> {
     let kubeconfig = stack.admin_kubeconfig().context("a stack with a control plane")?;
     let pods: Api<Pod> = Api::namespaced(client(&kubeconfig).await?, "default");
     let node = stack.node_name().to_owned();
     let mut found = Measured::default();
 
     // Let what follows the start be over: registration, first lists, garbage collection.
-    run_one(&pods, &node, "warm-up").await?;
+    run_one(&pods, &pod(&node, "warm-up")?).await?;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let pid = stack.agent().pid().await?;
     let agent = Process::inside(&stack, pid)?;
-    found.rss_empty = agent.memory_mb("VmRSS")?;
+    let bench = Bench { stack, pods, node, agent };
+    found.rss_empty = bench.agent.memory_mb("VmRSS")?;
 
-    for number in 0..SINGLE_PODS {
-        let name = format!("single-{number}");
-        found.singles.push(run_one(&pods, &node, &name).await?);
-        tokio::time::sleep(Duration::from_millis(200)).await;
+    for &part in parts {
+        match part {
+            Part::Single => found.singles = bench.one_after_another("single").await?,
+            Part::Burst => bench.burst(&mut found).await?,
+            Part::Rest => bench.rest(&mut found, rest_seconds).await?,
+            Part::Probes => found.probes_cpu_percent = load::probes(&bench, rest_seconds).await?,
+            Part::Hang => (found.usual, found.beside_hang) = load::beside_a_hanging_call(&bench).await?,
+            Part::Restart => found.restart = restart_gap(&bench.stack, &bench.pods, &bench.node).await?,
+            Part::Static => found.static_start = static_start(&bench.stack).await?,
+        }
+        clear(&bench.pods).await?;
     }
-    clear(&pods).await?;
-
-    let cpu = agent.cpu_seconds()?;
-    found.burst = run_many(&pods, &node, BURST_PODS).await?;
-    // Statuses and events of the burst may still be on their way.
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    found.burst_cpu = agent.cpu_seconds()? - cpu;
-
-    let missing: Vec<_> = (BURST_PODS..RESTING_PODS).map(|number| format!("burst-{number}")).collect();
-    try_join_all(missing.iter().map(|name| run_one(&pods, &node, name))).await?;
-    tokio::time::sleep(Duration::from_secs(15)).await;
-    found.rss_full = agent.memory_mb("VmRSS")?;
-    found.anonymous_full = agent.memory_mb("RssAnon")?;
-    let containerd = Process::inside(&stack, stack.containerd().pid().await?)?;
-    let (cpu, containerd_cpu) = (agent.cpu_seconds()?, containerd.cpu_seconds()?);
-    tokio::time::sleep(Duration::from_secs(rest_seconds)).await;
-    found.rest_cpu_percent = (agent.cpu_seconds()? - cpu) / rest_seconds as f64 * 100.0;
-    found.rest_containerd_percent = (containerd.cpu_seconds()? - containerd_cpu) / rest_seconds as f64 * 100.0;
-    clear(&pods).await?;
-
-    found.restart = restart_gap(&stack, &pods, &node).await?;
-    clear(&pods).await?;
-    found.static_start = static_start(&stack).await?;
-    stack.end().await?;
+    bench.stack.end().await?;
     Ok(found)
 }
 
-fn pod(node: &str, name: &str, script: &[&str]) -> Result<Pod> {
+impl Bench {
+    /// The seconds that each of some pods takes from its creation to Ready.
+    pub async fn one_after_another(&self, name: &str) -> Result<Vec<f64>> {
+        let mut seconds = Vec::new();
+        for number in 0..SINGLE_PODS {
+            seconds.push(run_one(&self.pods, &pod(&self.node, &format!("{name}-{number}"))?).await?);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Ok(seconds)
+    }
+
+    async fn burst(&self, found: &mut Measured) -> Result<()> {
+        let cpu = self.agent.cpu_seconds()?;
+        found.burst = run_many(&self.pods, &self.node, BURST_PODS).await?;
+        // Statuses and events of the burst may still be on their way.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        found.burst_cpu = self.agent.cpu_seconds()? - cpu;
+        Ok(())
+    }
+
+    async fn rest(&self, found: &mut Measured, seconds: u64) -> Result<()> {
+        run_many(&self.pods, &self.node, RESTING_PODS).await?;
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        found.rss_full = self.agent.memory_mb("VmRSS")?;
+        found.anonymous_full = self.agent.memory_mb("RssAnon")?;
+        let containerd = Process::inside(&self.stack, self.stack.containerd().pid().await?)?;
+        let cpu = containerd.cpu_seconds()?;
+        found.rest_cpu_percent = self.cpu_percent(seconds).await?;
+        found.rest_containerd_percent = (containerd.cpu_seconds()? - cpu) / seconds as f64 * 100.0;
+        Ok(())
+    }
+
+    /// How much of one CPU the agent uses in the time to come.
+    pub async fn cpu_percent(&self, seconds: u64) -> Result<f64> {
+        let cpu = self.agent.cpu_seconds()?;
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        Ok((self.agent.cpu_seconds()? - cpu) / seconds as f64 * 100.0)
+    }
+}
+
+fn pod(node: &str, name: &str) -> Result<Pod> {
+    pod_of(node, name, json!([container("main", &["sleep", "1000000"])]))
+}
+
+pub(super) fn container(name: &str, command: &[&str]) -> Value {
+    json!({ "name": name, "image": BUSYBOX, "imagePullPolicy": "IfNotPresent", "command": command })
+}
+
+pub(super) fn pod_of(node: &str, name: &str, containers: Value) -> Result<Pod> {
     Ok(serde_json::from_value(json!({
         "metadata": { "name": name },
-        "spec": {
-            "nodeName": node,
-            "terminationGracePeriodSeconds": 0,
-            "containers": [{ "name": "main", "image": BUSYBOX, "imagePullPolicy": "IfNotPresent", "command": script }],
-        },
+        "spec": { "nodeName": node, "terminationGracePeriodSeconds": 0, "containers": containers },
     }))?)
 }
 
 /// Creates a pod and waits until a watch shows it Ready; the seconds that took.
-async fn run_one(pods: &Api<Pod>, node: &str, name: &str) -> Result<f64> {
+pub(super) async fn run_one(pods: &Api<Pod>, pod: &Pod) -> Result<f64> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
     let changes = watcher(pods.clone(), watcher::Config::default().fields(&format!("metadata.name={name}")));
     pin_mut!(changes);
     // The watch is up before the pod exists.
     while !matches!(changes.next().await.context("the watch goes on")??, Event::InitDone) {}
     let begun = Instant::now();
-    pods.create(&PostParams::default(), &pod(node, name, &["sleep", "1000000"])?).await?;
+    pods.create(&PostParams::default(), pod).await?;
     let ready = async {
         loop {
             if let Event::Apply(pod) = changes.next().await.context("the watch goes on")??
@@ -121,7 +160,7 @@ async fn run_many(pods: &Api<Pod>, node: &str, count: usize) -> Result<f64> {
     let begun = Instant::now();
     let names: Vec<_> = (0..count).map(|number| format!("burst-{number}")).collect();
     let created = try_join_all(names.iter().map(async |name| {
-        pods.create(&PostParams::default(), &pod(node, name, &["sleep", "1000000"])?).await?;
+        pods.create(&PostParams::default(), &pod(node, name)?).await?;
         anyhow::Ok(())
     }));
     let all_ready = async {
@@ -158,7 +197,8 @@ async fn restart_gap(stack: &Stack, pods: &Api<Pod>, node: &str) -> Result<f64> 
     for number in 0..5 {
         let name = format!("restart-{number}");
         let script = "if [ -e /tmp/x ]; then sleep 1000000; fi; sleep 2; exit 1";
-        let created = pods.create(&PostParams::default(), &pod(node, &name, &["sh", "-c", script])?).await?;
+        let restarted = pod_of(node, &name, json!([container("main", &["sh", "-c", script])]))?;
+        let created = pods.create(&PostParams::default(), &restarted).await?;
         let uid = ferrolet::pod::PodUid::new(created.metadata.uid.unwrap_or_default());
         let runtime = runtime_of(stack.made())?;
         let gap = poll::until("a second instance", WITHIN, async || {
@@ -207,32 +247,4 @@ async fn static_start(stack: &Stack) -> Result<f64> {
         ))
     });
     Ok(created.await?.duration_since(begun).as_secs_f64())
-}
-
-/// A process of a stack, by its number inside.
-struct Process {
-    proc_dir: String,
-}
-
-impl Process {
-    fn inside(stack: &Stack, pid: i32) -> Result<Process> {
-        let proc_dir = format!("/proc/{}/root/proc/{pid}", stack.init_pid());
-        fs::metadata(&proc_dir).with_context(|| format!("look at {proc_dir}"))?;
-        Ok(Process { proc_dir })
-    }
-
-    fn cpu_seconds(&self) -> Result<f64> {
-        let stat = fs::read_to_string(format!("{}/stat", self.proc_dir))?;
-        // Fields are counted behind the name, which is in brackets and may hold blanks.
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks: f64 = [11, 12].iter().filter_map(|&index| fields.get(index)?.parse::<f64>().ok()).sum();
-        Ok(ticks / TICKS_PER_SECOND)
-    }
-
-    fn memory_mb(&self, which: &str) -> Result<f64> {
-        let status = fs::read_to_string(format!("{}/status", self.proc_dir))?;
-        let line = status.lines().find(|line| line.starts_with(which)).with_context(|| format!("{which} in status"))?;
-        let kib: f64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
-        Ok(kib * 1024.0 / 1e6)
-    }
 }

@@ -10,12 +10,16 @@ use ferrolet::cri::{
 use futures::future::try_join_all;
 use tokio::time::Instant;
 
-use super::{BURST_PODS, SINGLE_PODS};
+use super::{BURST_PODS, Part, SINGLE_PODS};
 use crate::provision::BUSYBOX;
 use crate::stack::{RUNTIME_SOCKET, Stack};
 
 const CALL_DEADLINE: Duration = Duration::from_secs(120);
 
+/// What makes sense without an agent.
+pub(super) const PARTS: [Part; 3] = [Part::Single, Part::Burst, Part::Restart];
+
+#[derive(Default)]
 pub struct Bare {
     pub singles: Vec<f64>,
     pub burst: f64,
@@ -23,7 +27,7 @@ pub struct Bare {
     pub container: f64,
 }
 
-pub async fn measure(stack: &Stack) -> Result<Bare> {
+pub async fn measure(stack: &Stack, parts: &[Part]) -> Result<Bare> {
     // A hundred at once make each wait for the others.
     let socket = stack.made().on_node(RUNTIME_SOCKET);
     let runtime = GrpcRuntime::connect(&socket.to_string_lossy(), "", CALL_DEADLINE)?;
@@ -35,17 +39,22 @@ pub async fn measure(stack: &Stack) -> Result<Bare> {
         run_container(&runtime, &warm, &warm_config, attempt).await?;
         containers.push(begun.elapsed().as_secs_f64());
     }
-    let mut singles = Vec::new();
-    for number in 0..SINGLE_PODS {
-        let begun = Instant::now();
-        start(&runtime, &format!("single-{number}")).await?;
-        singles.push(begun.elapsed().as_secs_f64());
-        tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut bare = Bare { container: super::percentile(&containers, 50.0), ..Bare::default() };
+    if parts.contains(&Part::Single) {
+        for number in 0..SINGLE_PODS {
+            let begun = Instant::now();
+            start(&runtime, &format!("single-{number}")).await?;
+            bare.singles.push(begun.elapsed().as_secs_f64());
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
-    let begun = Instant::now();
-    let names: Vec<_> = (0..BURST_PODS).map(|number| format!("burst-{number}")).collect();
-    try_join_all(names.iter().map(|name| start(&runtime, name))).await?;
-    Ok(Bare { singles, burst: begun.elapsed().as_secs_f64(), container: super::percentile(&containers, 50.0) })
+    if parts.contains(&Part::Burst) {
+        let begun = Instant::now();
+        let names: Vec<_> = (0..BURST_PODS).map(|number| format!("burst-{number}")).collect();
+        try_join_all(names.iter().map(|name| start(&runtime, name))).await?;
+        bare.burst = begun.elapsed().as_secs_f64();
+    }
+    Ok(bare)
 }
 
 async fn start(runtime: &impl Runtime, name: &str) -> Result<(SandboxId, SandboxConfig)> {

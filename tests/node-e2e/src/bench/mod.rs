@@ -7,9 +7,11 @@
 
 mod agent;
 mod bare;
+mod load;
+mod process;
 mod report;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::provision::Containerd;
 use crate::stack::{Agent, Stack};
@@ -21,16 +23,52 @@ pub(crate) const SINGLE_PODS: usize = 20;
 pub(crate) const BURST_PODS: usize = 100;
 /// Pods on the node while it is looked at, at rest.
 pub(crate) const RESTING_PODS: usize = 110;
+/// HTTP probes a second: pods, containers of each, and a liveness and a readiness probe of each
+/// container every second.
+pub(crate) const PROBED_PODS: usize = 25;
+pub(crate) const PROBED_CONTAINERS: usize = 10;
 
-pub async fn run() -> Result<()> {
+/// What is measured together, and chosen together by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Part {
+    Single,
+    Burst,
+    Rest,
+    Probes,
+    Hang,
+    Restart,
+    Static,
+}
+
+const PARTS: [(&str, Part); 7] = [
+    ("single", Part::Single),
+    ("burst", Part::Burst),
+    ("rest", Part::Rest),
+    ("probes", Part::Probes),
+    ("hang", Part::Hang),
+    ("restart", Part::Restart),
+    ("static", Part::Static),
+];
+
+/// Measures the parts whose name is one of `words`, or all.
+pub async fn run(words: &[String]) -> Result<()> {
+    for word in words {
+        let names = PARTS.map(|(name, _)| name);
+        ensure!(names.contains(&word.as_str()), "{word:?} is none of {}", names.join(", "));
+    }
+    let chosen = PARTS.into_iter().filter(|(name, _)| words.is_empty() || words.iter().any(|word| word == name));
+    let parts: Vec<Part> = chosen.map(|(_, part)| part).collect();
     let seconds = std::env::var("BENCH_REST_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
     eprintln!("==> bare CRI calls ...");
-    let bare = bare::measure(&stack(None).await?).await.context("bare CRI calls")?;
+    let bare = match parts.iter().any(|part| bare::PARTS.contains(part)) {
+        true => bare::measure(&stack(None).await?, &parts).await.context("bare CRI calls")?,
+        false => bare::Bare::default(),
+    };
     eprintln!("==> Ferrolet ...");
-    let ferrolet = agent::measure(stack(Some(Agent::Ferrolet)).await?, seconds).await.context("Ferrolet")?;
+    let ferrolet = agent::measure(stack(Some(Agent::Ferrolet)).await?, &parts, seconds).await.context("Ferrolet")?;
     eprintln!("==> upstream's kubelet ...");
-    let kubelet = agent::measure(stack(Some(Agent::Kubelet)).await?, seconds).await.context("kubelet")?;
-    print!("{}", report::table(&Figures { bare, ferrolet, kubelet }));
+    let kubelet = agent::measure(stack(Some(Agent::Kubelet)).await?, &parts, seconds).await.context("kubelet")?;
+    print!("{}", report::table(&parts, &Figures { bare, ferrolet, kubelet }));
     Ok(())
 }
 

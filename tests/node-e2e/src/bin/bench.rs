@@ -1,4 +1,5 @@
-//! `make bench`: Ferrolet, upstream's kubelet and the bare CRI calls in turn, in one table.
+//! `make bench`: Ferrolet, upstream's kubelet and the bare CRI calls in turn, in one table; `bench probes hang`
+//! measures these parts alone.
 
 use std::process::ExitCode;
 
@@ -8,8 +9,9 @@ fn main() -> ExitCode {
     if let Some(code) = stack::play_role() {
         return code;
     }
+    let words: Vec<String> = std::env::args().skip(1).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("tokio starts");
-    match runtime.block_on(bench::run()) {
+    match runtime.block_on(bench::run(&words)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:#}");

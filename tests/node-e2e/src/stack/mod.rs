@@ -36,6 +36,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 
 use crate::poll::{self, Look};
 
@@ -181,6 +182,24 @@ impl Stack {
             }
         }
         Ok(found)
+    }
+
+    /// The process of this name that was given this argument.
+    pub fn process_with(&self, name: &str, argument: &str) -> Result<i32> {
+        let has = |pid: &i32| {
+            let command_line = fs::read(self.on_node(&format!("/proc/{pid}/cmdline"))).unwrap_or_default();
+            command_line.split(|&byte| byte == 0).any(|word| word == argument.as_bytes())
+        };
+        self.processes(name)?.into_iter().find(has).with_context(|| format!("no {name} with {argument}"))
+    }
+
+    /// SIGSTOP to a process by its number inside: it hangs, and so does who asks it something.
+    pub async fn freeze_process(&self, pid: i32) -> Result<()> {
+        self.supervisor.signal_pid(pid, Signal::SIGSTOP).await.map(drop)
+    }
+
+    pub async fn thaw_process(&self, pid: i32) -> Result<()> {
+        self.supervisor.signal_pid(pid, Signal::SIGCONT).await.map(drop)
     }
 
     /// All log files, below the log directory.
