@@ -10,7 +10,8 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::harness::{Case, Node, PodCgroup, pod};
+use crate::harness::{Case, Node, PodCgroup, WITHIN, pod};
+use crate::poll::{self, Look};
 use crate::provision::BUSYBOX;
 use crate::shared;
 
@@ -45,6 +46,15 @@ fn sidecar(name: &str, script: &str) -> Value {
     })
 }
 
+/// Waits until so many have noted their start.
+async fn expect_notes(node: &Node, file: &str, lines: usize) -> Result<()> {
+    poll::until(format!("{lines} notes in {file}"), WITHIN, async || {
+        let text = node.stack().read(file).unwrap_or_default();
+        Ok(if text.lines().count() >= lines { Look::Done(()) } else { Look::NotYet(text) })
+    })
+    .await
+}
+
 pub(super) fn status_of<'a>(list: &'a Option<Vec<ContainerStatus>>, name: &str) -> Result<&'a ContainerStatus> {
     list.iter().flatten().find(|status| status.name == name).with_context(|| format!("no status of {name}"))
 }
@@ -58,14 +68,7 @@ async fn sidecars_start_first_and_stop_last(node: Node) -> Result<()> {
     let served = node.run(served).await?;
     served.expect().ready().await?;
     let order = format!("{notes}/order");
-    crate::poll::until("all three have begun", Duration::from_secs(20), async || {
-        let text = node.stack().read(&order).unwrap_or_default();
-        Ok(match text.lines().count() {
-            3.. => crate::poll::Look::Done(()),
-            _ => crate::poll::Look::NotYet(text),
-        })
-    })
-    .await?;
+    expect_notes(&node, &order, 3).await?;
     served.delete().await?;
     served.expect_gone().await?;
     let told = node.stack().read(&order)?;
@@ -173,14 +176,7 @@ async fn hooks_of_sidecars_do_not_wait_for_their_turn(node: Node) -> Result<()> 
     let served = node.run(served).await?;
     served.expect().ready().await?;
     let order = format!("{notes}/order");
-    crate::poll::until("both have begun", Duration::from_secs(20), async || {
-        let text = node.stack().read(&order).unwrap_or_default();
-        Ok(match text.lines().count() {
-            2.. => crate::poll::Look::Done(()),
-            _ => crate::poll::Look::NotYet(text),
-        })
-    })
-    .await?;
+    expect_notes(&node, &order, 2).await?;
     served.delete().await?;
     served.expect_gone().await?;
     let told = node.stack().read(&order)?;
