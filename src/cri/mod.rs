@@ -108,6 +108,18 @@ pub enum CriError {
     Malformed { call: &'static str, message: String },
 }
 
+impl CriError {
+    /// For users, who know nothing of calls: what the runtime said, if it said something.
+    pub fn own_words(&self) -> String {
+        match self {
+            CriError::NotFound { message, .. }
+            | CriError::AlreadyExists { message, .. }
+            | CriError::Failed { message, .. } => message.clone(),
+            other => other.to_string(),
+        }
+    }
+}
+
 pub type Result<T> = std::result::Result<T, CriError>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]

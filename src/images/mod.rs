@@ -36,7 +36,7 @@ pub use reference::{Reference, ReferenceError};
 
 use crate::clock::Clock;
 use crate::config::GoDuration;
-use crate::cri::{self, CriError, Image, ImageSpec, Runtime, SandboxConfig};
+use crate::cri::{self, Image, ImageSpec, Runtime, SandboxConfig};
 use crate::events::{EventType, Recorder};
 use crate::host::Host;
 use crate::kube::Cluster;
@@ -230,7 +230,7 @@ impl Images {
             .runtime
             .image_status(&spec)
             .await
-            .map_err(|error| self.inspect_failed(request, Reason::ImageInspectError, &image_error_text(&error)))?;
+            .map_err(|error| self.inspect_failed(request, Reason::ImageInspectError, &error.own_words()))?;
         match (step(request.pull_policy, reference.is_latest(), present.is_some()), present) {
             (Step::Use, Some(image)) if self.may_use(request, &reference, &image.id).await => {
                 let message =
@@ -404,16 +404,6 @@ fn priority(pod: &Pod) -> i32 {
     match source.map(String::as_str) {
         None | Some("api") => pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0),
         Some(_) => i32::MAX,
-    }
-}
-
-/// What went wrong, without the name of the call, which means nothing to a pod's author.
-fn image_error_text(error: &CriError) -> String {
-    match error {
-        CriError::NotFound { message, .. }
-        | CriError::AlreadyExists { message, .. }
-        | CriError::Failed { message, .. } => message.clone(),
-        other => other.to_string(),
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::lane::Lane;
-use super::{ImagesConfig, Reason, image_error_text};
+use super::{ImagesConfig, Reason};
 use crate::clock::Clock;
 use crate::cri::{Auth, CriError, Image, ImageSpec, Runtime, SandboxConfig};
 use crate::kube::limit::{Rate, Throttle};
@@ -174,7 +174,7 @@ async fn try_each(runtime: &dyn Runtime, request: &PullRequest) -> Result<(Strin
 /// CRI runtimes put these two names before the text of an error they mean something by.
 fn failure(errors: &[CriError]) -> PullFailure {
     let mut texts: Vec<String> = Vec::new();
-    for text in errors.iter().map(image_error_text) {
+    for text in errors.iter().map(CriError::own_words) {
         if !texts.contains(&text) {
             texts.push(text);
         }
@@ -199,7 +199,7 @@ async fn look_up(runtime: &dyn Runtime, spec: &ImageSpec, image_ref: &str) -> Re
     let message = match runtime.image_status(&pulled).await {
         Ok(Some(image)) => return Ok(image),
         Ok(None) => format!("image {image_ref} is gone right after it was pulled"),
-        Err(error) => image_error_text(&error),
+        Err(error) => error.own_words(),
     };
     Err(PullFailure { reason: Reason::ImageInspectError, message, is_certain: false })
 }

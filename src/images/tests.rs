@@ -13,8 +13,8 @@ use tokio::time::{sleep, timeout};
 use super::*;
 use crate::config::PullCredentialsPolicy;
 use crate::cri::{
-    Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerSummary, Executed, FilesystemUsage, Image,
-    LinuxResources, Result, RuntimeEvent, RuntimeStatus, RuntimeVersion, Sandbox, SandboxId, Scope,
+    Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerSummary, CriError, Executed, FilesystemUsage,
+    Image, LinuxResources, Result, RuntimeEvent, RuntimeStatus, RuntimeVersion, Sandbox, SandboxId, Scope,
 };
 use crate::events::Recorded;
 use crate::host::{LinuxHost, Roots};

@@ -92,8 +92,9 @@ pub async fn start(
         Ok(id) => id,
         Err(error) => {
             warn!(container = name, %error, "container not created, will retry");
-            round.container_event(name, EventType::Warning, "Failed", format!("Error: {error}"));
-            return Err(StartFailure::new("CreateContainerError", error.to_string()));
+            let words = error.own_words();
+            round.container_event(name, EventType::Warning, "Failed", format!("Error: {words}"));
+            return Err(StartFailure::new("CreateContainerError", words));
         }
     };
     round.container_event(name, EventType::Normal, "Created", "Container created");
@@ -154,8 +155,9 @@ pub async fn resume(round: &Round<'_>, name: &str, id: &ContainerId) -> Result<(
 async fn launch_created(round: &Round<'_>, name: &str, id: &ContainerId, attempt: u32) -> Result<(), StartFailure> {
     if let Err(error) = round.context.runtime.start_container(id).await {
         warn!(container = name, %error, "container not started");
-        round.container_event(name, EventType::Warning, "Failed", format!("Error: {error}"));
-        return Err(StartFailure::new("RunContainerError", error.to_string()));
+        let words = error.own_words();
+        round.container_event(name, EventType::Warning, "Failed", format!("Error: {words}"));
+        return Err(StartFailure::new("RunContainerError", words));
     }
     info!(container = name, %id, attempt, "container started");
     round.container_event(name, EventType::Normal, "Started", "Container started");
