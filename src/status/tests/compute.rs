@@ -137,6 +137,28 @@ fn init_containers_are_ready_once_they_are_done() {
 }
 
 #[test]
+fn a_waiting_pod_tells_its_mounts_and_what_it_was_given() {
+    let spec = "
+      overhead: {cpu: 5m}
+      containers:
+      - {name: a, resources: {requests: {cpu: 10m}, limits: {memory: 1Mi}}, volumeMounts: [{name: v, mountPath: /v}]}
+      - {name: b, resources: {requests: {cpu: 20m, memory: 1536Ki}}}
+    ";
+    let status = Case::new(spec, &[]).compute().status;
+    let mounts = status.container_statuses.as_ref().and_then(|all| all[0].volume_mounts.as_ref());
+    assert_eq!(mounts.map(|mounts| mounts[0].mount_path.as_str()), Some("/v"));
+    let told = |amounts: Option<&BTreeMap<String, _>>| serde_json::to_value(amounts).expect("it is JSON");
+    let requests = serde_json::json!({ "cpu": "35m", "memory": "2560Ki" });
+    let resources = status.resources.as_ref().expect("always told");
+    assert_eq!(told(status.allocated_resources.as_ref()), requests);
+    assert_eq!(told(resources.requests.as_ref()), requests);
+    assert_eq!(told(resources.limits.as_ref()), serde_json::json!({ "memory": "1Mi" }));
+    // The API would drop an empty list, and have it written again for ever.
+    let bare = Case::new("containers: [{name: a}]", &[]).compute().status;
+    assert_eq!((bare.allocated_resources, bare.resources.is_some()), (None, true));
+}
+
+#[test]
 fn the_restart_count_annotation_counts_more_than_the_attempt() {
     let mut case = Case::new(ONE, &["web/0 running"]);
     let annotations = &mut case.runtime.containers[0].annotations;

@@ -86,6 +86,11 @@ const KNOWN: &[Known] = &[
         why: "upstream reads a running pod's resources back from its cgroup, where little and unlimited are something else",
     },
     Known {
+        path: "recursiveReadOnly",
+        holds: |one, _| one.ferrolet == Some("Disabled".into()),
+        why: "whether a mount that is recursively read-only if possible has become so is told once there is a container",
+    },
+    Known {
         path: "failed to connect service",
         holds: |one, _| one.path.starts_with("events.Warning Unhealthy"),
         why: "a refused connection of a gRPC probe is told at once and not tried again until the time is up",

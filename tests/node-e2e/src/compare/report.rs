@@ -72,7 +72,9 @@ pub fn read(log: &str) -> Value {
                     .map(|(mode, file)| (file, mode))
                     .collect::<BTreeMap<_, _>>()
             ),
-            "contents" => json!(lines.into_iter().map(without_notes).collect::<Vec<_>>()),
+            "contents" => {
+                json!(lines.into_iter().map(without_notes).filter(|line| !line.is_empty()).collect::<Vec<_>>())
+            }
             "roots" | "devices" => {
                 lines.sort_unstable();
                 json!(lines)
