@@ -55,6 +55,8 @@ struct State {
     life: Option<Life>,
     /// What the static-pod directory holds, by name.
     static_pods: BTreeMap<String, Arc<Pod>>,
+    /// Names of static pods whose mirror somebody deleted, and what it alone knew with it.
+    without_memory: BTreeSet<String>,
     /// Pods something happened to: one that is never restarted may have ended of it.
     disturbed: BTreeSet<String>,
 }
@@ -115,6 +117,10 @@ impl Machine {
             self.world.log(|| "agent is killed".into());
             life.task.abort();
             let _ = life.task.await;
+            self.runtime.agent_is_gone();
+            let static_pods: Vec<_> =
+                self.state().static_pods.values().filter_map(|pod| pod.metadata.uid.clone()).collect();
+            self.cluster.agent_is_gone(static_pods.into_iter());
         }
     }
 
@@ -129,6 +135,7 @@ impl Machine {
     /// Puts a static pod into the directory, in place of one of its name.
     pub fn write_static_pod(&self, name: &str, pod: Pod, as_list: bool) {
         let pod = Arc::new(pod);
+        self.cluster.static_pod_comes(pod.metadata.uid.as_deref().unwrap_or_default());
         let mut state = self.state();
         self.world.log(|| format!("static pod {name} is now {}", pod.metadata.uid.clone().unwrap_or_default()));
         let before = state.static_pods.insert(name.to_owned(), pod.clone());
@@ -147,6 +154,15 @@ impl Machine {
     /// Something is about to happen to the containers of this pod.
     pub fn disturb(&self, uid: &str) {
         self.state().disturbed.insert(uid.to_owned());
+    }
+
+    /// The mirror of this static pod is deleted.
+    pub fn lose_mirror(&self, name: &str) {
+        self.state().without_memory.insert(name.to_owned());
+    }
+
+    pub fn has_lost_its_mirror(&self, name: &str) -> bool {
+        self.state().without_memory.contains(name)
     }
 
     pub fn is_disturbed(&self, uid: &str) -> bool {
@@ -176,8 +192,10 @@ fn tell(state: &State, as_list: bool, steps: Vec<SourceEvent>) {
     }
 }
 
+/// As many as a node has by default.
+pub const PODS_MAX: usize = 110;
 /// So few that ended pods have to give some up.
-const DEAD_MAX: usize = 4;
+pub const DEAD_MAX: usize = 4;
 
 fn config() -> AgentConfig {
     AgentConfig {
@@ -191,7 +209,7 @@ fn config() -> AgentConfig {
             provider_id: String::new(),
             controller_attach_detach: true,
             local_storage_isolation: true,
-            max_pods: 110,
+            max_pods: PODS_MAX as u32,
             pods_per_core: 0,
             reserved: Reserved::default(),
             status_update_frequency: Duration::from_secs(10),

@@ -1,8 +1,12 @@
 //! A simulated API server, with the little of it that a node agent touches.
 //!
 //! It refuses calls, loses answers, breaks watches, and repeats old versions. Checked here,
-//! at the write: every status is a legal successor of the one before, and a pod is told to
-//! have ended, or taken out of the API, only when the node is done with it.
+//! at the write (`cluster/checks.rs`): every status is a legal successor of the one before, and
+//! a pod is told to have ended, or taken out of the API, only when the node is done with it.
+
+mod checks;
+
+pub use self::checks::OUT_OF_PODS;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -25,7 +29,6 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::faults::Fate;
 use crate::host::SimHost;
-use crate::invariants::Invariant;
 use crate::runtime::SimRuntime;
 use crate::world::World;
 
@@ -58,6 +61,8 @@ struct State {
     /// Names of static pods that were put back while the API was away, until their mirrors
     /// are replaced: the agent may have had no way to tell that these are of another life.
     put_back: BTreeSet<String>,
+    /// Pods this life of the agent may have heard of.
+    known: BTreeSet<String>,
     /// Statuses and events that were written since the record was last taken: the object's
     /// name and the call.
     writes: Vec<(String, &'static str)>,
@@ -133,6 +138,7 @@ impl SimCluster {
         self.world.log(|| format!("user creates pod {}", pod.metadata.name.clone().unwrap_or_default()));
         pod.status = Some(PodStatus { phase: Some("Pending".into()), ..PodStatus::default() });
         pod.metadata.creation_timestamp = Some(Time(self.world.clock.wall()));
+        state.known.extend(pod.metadata.uid.clone());
         self.put(&mut state, pod);
     }
 
@@ -281,60 +287,6 @@ impl SimCluster {
                 tokio::time::sleep_until(deadline).await;
                 Err(ApiError::Unavailable { what, message: "no answer in time".into() })
             }
-        }
-    }
-
-    /// What must hold between two statuses of one pod, whoever asks for it.
-    fn check_successor(&self, pod: &Pod, after: &PodStatus) {
-        let Some(before) = &pod.status else { return };
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let (was, is) = (phase(before), phase(after));
-        if is_terminal(was) && was != is {
-            self.world.violation(Invariant::TerminalStays, format!("pod {name} went from {was} to {is}"));
-        }
-        if is_terminal(is) && !is_mirror(pod) {
-            let running = self.node.0.running_in(pod.metadata.uid.as_deref().unwrap_or_default());
-            if !running.is_empty() {
-                self.world
-                    .violation(Invariant::TerminalIsAtRest, format!("pod {name} is told {is} while {running:?} run"));
-            }
-        }
-        if before.start_time.is_some() && before.start_time != after.start_time && !is_mirror(pod) {
-            let times = format!("{:?} to {:?}", before.start_time, after.start_time);
-            self.world.violation(Invariant::StartTimeStays, format!("of pod {name} from {times}"));
-        }
-        for old in before.container_statuses.iter().flatten().chain(before.init_container_statuses.iter().flatten()) {
-            let mut all =
-                after.container_statuses.iter().flatten().chain(after.init_container_statuses.iter().flatten());
-            let Some(new) = all.find(|new| new.name == old.name) else {
-                self.world.violation(
-                    Invariant::StatusesStay,
-                    format!("pod {name} lost the status of container {}", old.name),
-                );
-                continue;
-            };
-            if new.restart_count < old.restart_count {
-                let counts = format!("{} to {}", old.restart_count, new.restart_count);
-                self.world.violation(Invariant::RestartCountsGrow, format!("of {name}/{} from {counts}", old.name));
-            }
-        }
-    }
-
-    /// What must hold when the agent takes a pod out of the API.
-    fn check_leaving(&self, pod: &Pod) {
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
-        if is_mirror(pod) {
-            return;
-        }
-        if pod.metadata.deletion_timestamp.is_none() {
-            self.world.violation(Invariant::OnlyTheDoomedAreDeleted, format!("pod {name}"));
-        }
-        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        let (runtime, host) = &self.node;
-        let mut left: Vec<String> = runtime.running_in(uid);
-        left.extend(host.leftovers(uid));
-        if !left.is_empty() {
-            self.world.violation(Invariant::GoneFromTheNodeFirst, format!("of pod {name} there are {left:?}"));
         }
     }
 }
@@ -492,7 +444,7 @@ impl Cluster for SimCluster {
                 let next: Pod = merged(&missing, &pod, &Value::Object(status))?;
                 let after = next.status.clone().unwrap_or_default();
                 if !state.put_back.contains(&wanted.1) {
-                    cluster.check_successor(&pod, &after);
+                    cluster.check_successor(&state, &pod, &after);
                 }
                 cluster.world.log(|| format!("status of {}: {}", wanted.1, told(&after)));
                 Ok(cluster.put(&mut state, next))
@@ -669,6 +621,7 @@ impl SimCluster {
         let name = event.involved_object.name.clone().unwrap_or_default();
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
         self.world.log(|| format!("event of {name}: {} {}", text(&event.reason), text(&event.message)));
+        self.check_event(event);
         self.state().writes.push((name, "create event"));
     }
 

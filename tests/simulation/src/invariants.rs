@@ -9,10 +9,17 @@ pub enum Invariant {
     UntouchedIsNotStopped,
     StoppedBeforeRemoved,
     InitBeforeRegular,
+    SidecarsStartFirst,
     SidecarsStopLast,
     NothingTakenFromARunningContainer,
     NoLineIsLost,
     UsersApart,
+    ProbesNeedTheirThreshold,
+    GracesAreKept,
+    PreStopFirst,
+    PostStartFirst,
+    HooksRunOnce,
+    RefusedForCause,
     PodsBoundTheirContainers,
     TerminalStays,
     TerminalIsAtRest,
@@ -36,6 +43,7 @@ pub enum Invariant {
     AllocationsAreActual,
     WishesAreAnswered,
     OneMirrorEach,
+    LoopsGoOn,
     NodeIsReady,
     RestIsRest,
 }
@@ -49,10 +57,23 @@ impl Invariant {
             Invariant::InitBeforeRegular => {
                 "a regular container starts only after every init container of its sandbox ended well"
             }
+            Invariant::SidecarsStartFirst => "what a pod is for starts only once its sidecars have started",
             Invariant::SidecarsStopLast => "a sidecar is stopped only once nothing that it serves runs",
             Invariant::NothingTakenFromARunningContainer => "volumes and cgroup stay while a container of the pod runs",
             Invariant::NoLineIsLost => "what a running container says goes to a file that has a name",
             Invariant::UsersApart => "no two pods have the same user ids, and a pod keeps those of its sandbox",
+            Invariant::ProbesNeedTheirThreshold => {
+                "a container is ready, started, not ready, or killed for a probe after as many answers as the probe says"
+            }
+            Invariant::GracesAreKept => {
+                "a container has the grace of its pod, or of the probe that gave it up, less what its hook took, and two \
+                 seconds at least"
+            }
+            Invariant::PreStopFirst => "a container is stopped after its preStop hook, or after its grace",
+            Invariant::PostStartFirst => "nothing starts in a pod before the postStart hook of what started before it",
+            Invariant::HooksRunOnce => "a hook runs once, unless the agent dies over it",
+            Invariant::RefusedForCause => "a pod is refused for want of what there is no more of",
+            Invariant::LoopsGoOn => "what fails and is to be restarted is restarted, within the longest back-off",
             Invariant::LogsAreBounded => {
                 "a running container has a log of its own name, within the limit, and no more rotated ones than allowed"
             }

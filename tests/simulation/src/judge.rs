@@ -11,7 +11,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodStatus};
 
 use crate::agent::{CONTAINER_LOGS_DIR, LOG_BYTES_MAX, LOG_FILES_MAX, Machine, POD_LOGS_DIR, ROOT_DIR};
-use crate::cluster::{MAP_KEY, is_mirror, is_terminal, phase};
+use crate::cluster::{MAP_KEY, OUT_OF_PODS, is_mirror, is_terminal, phase};
 use crate::invariants::{Invariant, Violation};
 use crate::pods::{self, Lot, PodLot, init_passes, lot, pod_lot};
 
@@ -47,14 +47,41 @@ pub fn complaints(machine: &Machine) -> Vec<Violation> {
     judge.found
 }
 
-/// Pods that never come to rest by their own doing.
-pub fn restless(machine: &Machine) -> BTreeSet<String> {
-    let statics = machine.static_pods();
-    let all = machine.cluster.pods();
-    let all = all.iter().filter(|pod| !is_mirror(pod)).chain(statics.values().map(Arc::as_ref));
-    all.filter(|pod| pod_lot(pod) == PodLot::Restless)
-        .flat_map(|pod| [pods::uid(pod).to_owned(), pods::name(pod).to_owned()])
-        .collect()
+/// Who never comes to rest by its own doing.
+#[derive(Default)]
+pub struct Restless {
+    /// UIDs of those to which something is always done.
+    pub changing: BTreeSet<String>,
+    /// UIDs of those of them in which something has to start again.
+    pub looping: BTreeSet<String>,
+    /// Names of those of which there is always something to tell.
+    pub talking: BTreeSet<String>,
+}
+
+impl Restless {
+    pub fn of(machine: &Machine) -> Self {
+        let statics = machine.static_pods();
+        let api = machine.cluster.pods();
+        let mut restless = Restless::default();
+        for pod in api.iter().filter(|pod| !is_mirror(pod)).chain(statics.values().map(Arc::as_ref)) {
+            let (uid, name) = (pods::uid(pod).to_owned(), pods::name(pod).to_owned());
+            let lot = pod_lot(pod);
+            let is_over = api.iter().any(|told| {
+                let is_it = pods::name(told) == name;
+                is_it && told.status.as_ref().is_some_and(|status| is_terminal(phase(status)))
+            });
+            if lot == PodLot::Restless && !is_over {
+                restless.looping.insert(uid.clone());
+            }
+            if pods::is_noisy(pod) || matches!(lot, PodLot::Restless | PodLot::Anyhow) {
+                restless.talking.insert(name);
+            }
+            if matches!(lot, PodLot::Restless | PodLot::Anyhow) {
+                restless.changing.insert(uid);
+            }
+        }
+        restless
+    }
 }
 
 struct Judge<'a> {
@@ -73,6 +100,10 @@ impl Judge<'_> {
             return self.complain(Invariant::StatusTellsTheTruth, format!("{name} has no status"));
         };
         let phase = phase(status);
+        // Whether that is true was asked when it was written.
+        if status.reason.as_deref() == Some(OUT_OF_PODS) && phase == "Failed" {
+            return self.ended(pod);
+        }
         let lot = pod_lot(pod);
         let may_have_ended = pods::policy(pod) == "Never" && self.machine.is_disturbed(pods::uid(pod));
         match lot {
@@ -89,7 +120,7 @@ impl Judge<'_> {
             PodLot::Restless if is_terminal(phase) => {
                 self.complain(Invariant::StatusTellsTheTruth, format!("{name} goes on and is told {phase}"));
             }
-            PodLot::Runs | PodLot::Restless => {}
+            PodLot::Runs | PodLot::Restless | PodLot::Anyhow => {}
         }
         if is_terminal(phase) {
             let has_told = status.container_statuses.is_some()
@@ -98,15 +129,15 @@ impl Judge<'_> {
                 self.complain(Invariant::StatusTellsTheTruth, format!("{name} was refused and is told otherwise"));
             }
             let is_late = pods::spec(pod).active_deadline_seconds.is_some() && !pods::is_refused(pod);
-            // With its mirror a static pod may lose the reason, and nobody else knows it.
-            let is_late = is_late && !self.machine.static_pods().contains_key(name);
+            // With its mirror a static pod loses the reason, and nobody else knows it.
+            let is_late = is_late && !self.machine.has_lost_its_mirror(name);
             if is_late && !may_have_ended && status.reason.as_deref() != Some("DeadlineExceeded") {
                 let what = format!("{name} was active for too long and is told {:?}", status.reason);
                 self.complain(Invariant::StatusTellsTheTruth, what);
             }
             return self.ended(pod);
         }
-        if init_passes(pod) == Some(true) {
+        if lot != PodLot::Anyhow && init_passes(pod) == Some(true) {
             for container in &pods::spec(pod).containers {
                 self.container(pod, status, container);
             }
@@ -131,14 +162,20 @@ impl Judge<'_> {
     /// A pod in which all goes well.
     fn running(&mut self, pod: &Pod, status: &PodStatus) {
         let (uid, name) = (pods::uid(pod), pods::name(pod));
-        let all_run = pods::spec(pod).containers.iter().all(|container| lot(pod, container) == Lot::Runs);
+        let (containers, sidecars) = (pods::spec(pod).containers.iter(), pods::inits(pod).iter());
+        let all_run = containers.clone().all(|container| lot(pod, container) == Lot::Runs);
+        let all_ready: Option<Vec<bool>> = containers
+            .chain(sidecars.filter(|init| init.restart_policy.is_some()))
+            .map(pods::ready_in_the_end)
+            .collect();
         let ready = status
             .conditions
             .iter()
             .flatten()
             .any(|condition| condition.type_ == "Ready" && condition.status == "True");
         let may_have_ended = pods::policy(pod) == "Never" && self.machine.is_disturbed(uid);
-        if ready != all_run && !may_have_ended {
+        let shall_be = all_ready.map(|ready| all_run && !ready.contains(&false));
+        if shall_be.is_some_and(|shall_be| shall_be != ready) && !may_have_ended {
             self.complain(Invariant::StatusTellsTheTruth, format!("{name} is told ready: {ready}"));
         }
         let sandboxes = self.machine.runtime.ready_sandboxes(uid);
@@ -176,7 +213,7 @@ impl Judge<'_> {
         let may_have_ended = pods::policy(pod) == "Never" && self.machine.is_disturbed(uid);
         match (lot(pod, container), running.as_slice()) {
             (Lot::Runs, [id]) => {
-                self.told_running(&which, id, told);
+                self.told_running(&which, id, told, pods::ready_in_the_end(container));
                 self.made_as_written(&which, id, container);
             }
             (Lot::Runs, []) if may_have_ended => {}
@@ -195,14 +232,15 @@ impl Judge<'_> {
             (Lot::Ends { .. }, running) => {
                 self.complain(Invariant::PodsAreAsTheySay, format!("{which} should have ended and runs: {running:?}"))
             }
-            (Lot::Loops, _) => {}
+            (Lot::Loops | Lot::Anyhow, _) => {}
         }
     }
 
-    fn told_running(&mut self, which: &str, id: &ContainerId, told: Option<&ContainerStatus>) {
+    fn told_running(&mut self, which: &str, id: &ContainerId, told: Option<&ContainerStatus>, ready: Option<bool>) {
         let is_told = told.is_some_and(|told| {
             let runs = told.state.as_ref().is_some_and(|state| state.running.is_some());
-            runs && told.ready && told.container_id.as_deref().is_some_and(|told| told.ends_with(id.as_str()))
+            let is_ready = ready.is_none_or(|ready| ready == told.ready);
+            runs && is_ready && told.container_id.as_deref().is_some_and(|told| told.ends_with(id.as_str()))
         });
         if !is_told {
             let told = told.map(|told| (told.container_id.clone(), told.state.clone(), told.ready));

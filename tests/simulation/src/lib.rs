@@ -1,7 +1,7 @@
 //! The whole agent against simulated edges, on virtual time, from one seed.
 //!
 //! `world.rs` holds chance, weather and log; `runtime.rs`, `cluster.rs`, `host.rs` and
-//! `net.rs` are the edges; `agent.rs` starts and kills the agent between them; `users.rs` has things happen;
+//! `net.rs` are the edges, `programs.rs` what containers do; `agent.rs` starts and kills the agent between them; `users.rs` has things happen;
 //! `judge.rs` says what must hold in the end, and `invariants.rs` has a sentence for all that
 //! is watched. `run.rs` makes a run of it.
 //!
@@ -16,6 +16,7 @@ pub mod invariants;
 pub mod judge;
 pub mod net;
 pub mod pods;
+pub mod programs;
 pub mod regressions;
 pub mod run;
 pub mod runtime;

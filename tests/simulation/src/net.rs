@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use ferrolet::net::{GrpcFailure, HttpAnswer, HttpGet, Net, NetError, Result, ServingStatus};
 
 use crate::faults::Fate;
-use crate::runtime::SimRuntime;
+use crate::runtime::{BROKEN_AFTER, SimRuntime};
 use crate::world::World;
 
 #[derive(Clone)]
@@ -24,25 +24,29 @@ impl SimNet {
     }
 
     /// Whether whoever listens there is well, as far as the network lets it say so.
-    async fn ask(&self, host: &str, port: u16, what: &str) -> Result<bool> {
+    async fn ask(&self, host: &str, port: u16) -> Result<bool> {
         let refused =
             || NetError::Connect { address: format!("{host}:{port}"), message: "connect: connection refused".into() };
+        let asked = host.parse().ok().and_then(|ip: IpAddr| self.runtime.reach(ip, port));
         let fate = self.world.fate().await;
-        let ip: IpAddr = host.parse().map_err(|_| refused())?;
+        let Some(mut asked) = asked else { return Err(refused()) };
         match fate {
-            Fate::Good => self.runtime.answer(ip, port, what).ok_or_else(refused),
+            Fate::Good => asked.answer().await.ok_or_else(refused),
             Fate::Refused => {
-                self.runtime.answer_is_lost(ip, port, what);
+                asked.fail();
                 Err(refused())
             }
             Fate::Lost => {
-                self.runtime.answer_is_lost(ip, port, what);
+                asked.fail();
                 Err(NetError::Exchange("connection reset by peer".into()))
             }
-            Fate::Hangs { .. } => {
-                self.runtime.answer_is_lost(ip, port, what);
-                std::future::pending().await
+            // Who asks for a probe gives up in time; who calls a hook is told in the end.
+            Fate::Hangs { .. } if asked.is_hook() => {
+                tokio::time::sleep(BROKEN_AFTER).await;
+                asked.fail();
+                Err(NetError::Exchange("connection timed out".into()))
             }
+            Fate::Hangs { .. } => std::future::pending().await,
         }
     }
 }
@@ -50,7 +54,7 @@ impl SimNet {
 #[async_trait]
 impl Net for SimNet {
     async fn http_get(&self, request: &HttpGet) -> Result<HttpAnswer> {
-        let is_well = self.ask(&request.host, request.port, request.path.trim_start_matches('/')).await?;
+        let is_well = self.ask(&request.host, request.port).await?;
         Ok(HttpAnswer { status: if is_well { 200 } else { 503 }, ..HttpAnswer::default() })
     }
 
@@ -60,14 +64,19 @@ impl Net for SimNet {
     }
 
     async fn tcp_connect(&self, host: &str, port: u16) -> Result<()> {
-        match self.ask(host, port, "").await {
-            Ok(_) => Ok(()),
+        match self.ask(host, port).await {
+            Ok(true) => Ok(()),
+            // A connection says nothing: whoever is not well takes none.
+            Ok(false) => {
+                let message = "connect: connection refused".into();
+                Err(NetError::Connect { address: format!("{host}:{port}"), message })
+            }
             Err(error) => Err(error),
         }
     }
 
-    async fn grpc_check(&self, host: &str, port: u16, service: &str, _: &str) -> Result<ServingStatus> {
-        match self.ask(host, port, service).await {
+    async fn grpc_check(&self, host: &str, port: u16, _service: &str, _: &str) -> Result<ServingStatus> {
+        match self.ask(host, port).await {
             Ok(true) => Ok(ServingStatus::Serving),
             Ok(false) => Ok(ServingStatus::NotServing),
             Err(NetError::Exchange(text)) => Err(NetError::Grpc(GrpcFailure::Other(text))),

@@ -1,4 +1,8 @@
-//! The pods of a run: how they are drawn, and what has to become of each.
+//! The pods of a run: how they are drawn. `pods/lots.rs` says what has to become of each, and
+//! `pods/manners.rs` draws their probes and hooks.
+
+mod lots;
+pub mod manners;
 
 use std::time::Duration;
 
@@ -9,7 +13,9 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::runtime::{INIT_ANNOTATION, Program, SIDECAR_PREFIX};
+pub use self::lots::{Lot, PodLot, init_passes, is_noisy, is_refused, lot, pod_lot, ready_in_the_end};
+use crate::programs::Program;
+use crate::runtime::{INIT_ANNOTATION, SIDECAR_PREFIX, SIDECAR_SLOT};
 
 pub const NAMESPACE: &str = "sim";
 pub const MAP_VOLUME: &str = "map";
@@ -51,9 +57,15 @@ pub fn draw(random: &mut fastrand::Rng, name: &str, uid: &str) -> Pod {
         termination_message_policy: Some("File".into()),
         ..Container::default()
     };
-    let containers = (0..random.usize(1..=3)).map(|index| {
+    // Whether anyone wants to know how it is.
+    let is_asked = random.u32(0..3) == 0;
+    let containers = (0..random.u16(1..=3)).map(|index| {
         let program = draw_program(random);
-        container(format!("c{index}"), program, random)
+        let mut drawn = container(format!("c{index}"), program.clone(), random);
+        if is_asked {
+            manners::give(random, &mut drawn, index, &program);
+        }
+        drawn
     });
     let mut containers: Vec<_> = containers.collect();
     if policy != "Never" && random.u32(0..3) == 0 {
@@ -77,8 +89,11 @@ pub fn draw(random: &mut fastrand::Rng, name: &str, uid: &str) -> Pod {
     let init_names: Vec<_> = inits.iter().map(|container| container.name.clone()).collect();
     // Sidecars stand among the init containers, wherever they like.
     if random.u32(0..6) == 0 {
-        for index in 0..random.usize(1..=2) {
-            let sidecar = container(format!("{SIDECAR_PREFIX}{index}"), Program::Forever, random);
+        for index in 0..random.u16(1..=2) {
+            let mut sidecar = container(format!("{SIDECAR_PREFIX}{index}"), Program::Forever, random);
+            if is_asked {
+                manners::give(random, &mut sidecar, SIDECAR_SLOT + index, &Program::Forever);
+            }
             let at = random.usize(..=inits.len());
             inits.insert(at, Container { restart_policy: Some("Always".into()), ..sidecar });
         }
@@ -167,28 +182,6 @@ fn draw_program(random: &mut fastrand::Rng) -> Program {
     }
 }
 
-/// What has to become of a container that nobody disturbs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lot {
-    Runs,
-    /// Ends and is started again, for ever.
-    Loops,
-    Ends {
-        well: bool,
-    },
-}
-
-/// What has to become of a pod that nobody disturbs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PodLot {
-    /// An init container fails for ever, or some container is always about to start.
-    Restless,
-    Runs,
-    Ends {
-        well: bool,
-    },
-}
-
 pub fn uid(pod: &Pod) -> &str {
     pod.metadata.uid.as_deref().unwrap_or_default()
 }
@@ -201,60 +194,14 @@ pub fn spec(pod: &Pod) -> &PodSpec {
     pod.spec.as_ref().expect("every drawn pod has a spec")
 }
 
+pub fn own_grace(pod: &Pod) -> i64 {
+    spec(pod).termination_grace_period_seconds.unwrap_or(30)
+}
+
 pub fn policy(pod: &Pod) -> &str {
     spec(pod).restart_policy.as_deref().unwrap_or("Always")
 }
 
 pub fn inits(pod: &Pod) -> &[Container] {
     spec(pod).init_containers.as_deref().unwrap_or_default()
-}
-
-pub fn lot(pod: &Pod, container: &Container) -> Lot {
-    let code = match Program::from_command(container.command.as_deref().unwrap_or_default()) {
-        Program::Forever | Program::Stubborn | Program::Chatty { .. } => return Lot::Runs,
-        Program::Broken => 128,
-        Program::Exits { code, .. } => code,
-    };
-    match policy(pod) {
-        "Never" => Lot::Ends { well: code == 0 },
-        "OnFailure" if code == 0 => Lot::Ends { well: true },
-        _ => Lot::Loops,
-    }
-}
-
-/// Whether the pod asks for more than the node has.
-pub fn is_refused(pod: &Pod) -> bool {
-    let cpu = |container: &Container| container.resources.as_ref()?.requests.as_ref()?.get("cpu").cloned();
-    spec(pod).containers.iter().filter_map(cpu).any(|cpu| cpu.0 == "1000")
-}
-
-/// Whether the init containers of the pod let it pass; `None` if they try for ever.
-pub fn init_passes(pod: &Pod) -> Option<bool> {
-    let ordinary = inits(pod).iter().filter(|init| init.restart_policy.is_none());
-    let codes = ordinary.map(|init| Program::from_command(init.command.as_deref().unwrap_or_default()));
-    let fails = codes.into_iter().any(|program| !matches!(program, Program::Exits { code: 0, .. }));
-    match (fails, policy(pod)) {
-        (false, _) => Some(true),
-        (true, "Never") => Some(false),
-        (true, _) => None,
-    }
-}
-
-pub fn pod_lot(pod: &Pod) -> PodLot {
-    if is_refused(pod) || spec(pod).active_deadline_seconds.is_some() {
-        return PodLot::Ends { well: false };
-    }
-    match init_passes(pod) {
-        None => return PodLot::Restless,
-        Some(false) => return PodLot::Ends { well: false },
-        Some(true) => {}
-    }
-    let lots: Vec<_> = spec(pod).containers.iter().map(|container| lot(pod, container)).collect();
-    if lots.contains(&Lot::Loops) {
-        PodLot::Restless
-    } else if lots.contains(&Lot::Runs) {
-        PodLot::Runs
-    } else {
-        PodLot::Ends { well: lots.iter().all(|lot| *lot == Lot::Ends { well: true }) }
-    }
 }

@@ -1,6 +1,7 @@
 //! One run: a storm, then calm, in which everything has to settle and then to be at rest.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::panic;
 use std::sync::Once;
 use std::time::Duration;
@@ -10,7 +11,8 @@ use tokio::time::{Instant, sleep};
 use crate::agent::Machine;
 use crate::faults::Faults;
 use crate::invariants::{Invariant, Violation};
-use crate::judge;
+use crate::judge::{self, Restless};
+use crate::runtime::REMOVE_SURPLUS;
 use crate::users::Users;
 use crate::world::{LogMode, World};
 
@@ -104,11 +106,21 @@ async fn rest(machine: &Machine) {
     machine.runtime.take_changes();
     machine.cluster.take_writes();
     sleep(REST).await;
-    let restless = judge::restless(machine);
-    let changes = machine.runtime.take_changes().into_iter().chain(machine.cluster.take_writes());
-    // Those that go on give up what is dead of others: there is a limit for all together.
-    let is_limit = |what: &str| !restless.is_empty() && ["RemoveContainer", "RemovePodSandbox"].contains(&what);
-    for (who, what) in changes.filter(|(who, what)| !restless.contains(who) && !is_limit(what)) {
+    let restless = Restless::of(machine);
+    let changes = machine.runtime.take_changes();
+    for uid in &restless.looping {
+        if !changes.iter().any(|(who, what)| who == uid && *what == "StartContainer") {
+            machine.world.violation(Invariant::LoopsGoOn, format!("nothing of {uid} was started within {REST:?}"));
+        }
+    }
+    // There is a limit for all that is dead together, and whoever looks next gives up what exceeds it.
+    let gave_up: BTreeSet<String> =
+        changes.iter().filter(|(_, what)| *what == REMOVE_SURPLUS).map(|(who, _)| who.clone()).collect();
+    let is_given_up =
+        |(who, what): &(String, &str)| gave_up.contains(who) && [REMOVE_SURPLUS, "RemovePodSandbox"].contains(what);
+    let changes = changes.into_iter().filter(|change| !restless.changing.contains(&change.0) && !is_given_up(change));
+    let writes = machine.cluster.take_writes().into_iter().filter(|(who, _)| !restless.talking.contains(who));
+    for (who, what) in changes.chain(writes) {
         machine.world.violation(Invariant::RestIsRest, format!("{what} of {who}"));
     }
     let mut complaints = judge::complaints(machine);

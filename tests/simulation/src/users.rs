@@ -158,7 +158,7 @@ impl Users {
             return;
         }
         let pod = pods::draw(&mut self.random, &name, &uid);
-        self.touch_by_deadline(&pod);
+        self.promise(&pod);
         self.machine.cluster.user_creates(pod);
     }
 
@@ -166,7 +166,7 @@ impl Users {
         let all: Vec<_> = self.machine.cluster.pods().into_iter().filter(|pod| !is_mirror(pod)).collect();
         let Some(pod) = self.random.choice(&all) else { return };
         self.machine.runtime.touch(pods::uid(pod));
-        let own = pods::spec(pod).termination_grace_period_seconds.unwrap_or(30);
+        let own = pods::own_grace(pod);
         let grace = match self.random.u32(0..6) {
             0 => 0,
             1 | 2 => self.random.i64(1..40),
@@ -175,6 +175,7 @@ impl Users {
         if grace == 0 {
             self.machine.runtime.lose_spec(pods::uid(pod));
         }
+        self.machine.runtime.allow_grace(pods::uid(pod), grace);
         self.machine.cluster.user_deletes(NAMESPACE, pods::name(pod), grace);
     }
 
@@ -247,7 +248,7 @@ impl Users {
         }
         let uid = self.next_uid();
         let mut pod = pods::draw(&mut self.random, &name, &uid);
-        self.touch_by_deadline(&pod);
+        self.promise(&pod);
         let annotations = pod.metadata.annotations.get_or_insert_default();
         annotations.insert("kubernetes.io/config.hash".into(), uid.clone());
         annotations.insert("kubernetes.io/config.source".into(), "file".into());
@@ -262,8 +263,9 @@ impl Users {
         self.machine.write_static_pod(&name, pod, as_list);
     }
 
-    /// Whoever gives a pod a deadline wants it stopped one day.
-    fn touch_by_deadline(&self, pod: &Pod) {
+    /// Whoever writes a pod gives it a grace; with a deadline, it is to be stopped one day.
+    fn promise(&self, pod: &Pod) {
+        self.machine.runtime.allow_grace(pods::uid(pod), pods::own_grace(pod));
         if pods::spec(pod).active_deadline_seconds.is_some() {
             self.machine.runtime.touch(pods::uid(pod));
         }
@@ -295,6 +297,7 @@ impl Users {
         let all: Vec<_> = self.machine.cluster.pods().into_iter().filter(is_mirror).collect();
         let Some(mirror) = self.random.choice(&all) else { return };
         let grace = if self.random.bool() { 0 } else { 30 };
+        self.machine.lose_mirror(pods::name(mirror));
         self.machine.cluster.user_deletes(NAMESPACE, pods::name(mirror), grace);
     }
 

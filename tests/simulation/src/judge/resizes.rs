@@ -62,7 +62,9 @@ impl Judge<'_> {
             let target = launch::container_resources(&allocated, container, &config);
             for id in self.machine.runtime.running(pods::uid(pod), &container.name) {
                 let has = self.machine.runtime.resources(&id).unwrap_or_default();
-                if (has.cpu_shares, has.memory_limit_bytes) != (target.cpu_shares, target.memory_limit_bytes) {
+                // No limit was never given, or taken away.
+                let (limit, wanted) = (has.memory_limit_bytes.max(0), target.memory_limit_bytes.max(0));
+                if (has.cpu_shares, limit) != (target.cpu_shares, wanted) {
                     let what = format!("{}/{} has {has:?} and shall have {target:?}", name(pod), container.name);
                     self.complain(Invariant::AllocationsAreActual, what);
                 }

@@ -1,0 +1,132 @@
+//! What must hold at a write, held against what the node has and what was written before.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod, PodStatus};
+
+use super::{SimCluster, State, is_mirror, is_terminal, phase};
+use crate::agent::PODS_MAX;
+use crate::invariants::Invariant;
+use crate::programs::Ask;
+
+impl SimCluster {
+    /// A new life of the agent hears of those that are there.
+    pub fn agent_is_gone(&self, static_pods: impl Iterator<Item = String>) {
+        let mut state = self.state();
+        state.known = state.pods.values().filter_map(|pod| pod.metadata.uid.clone()).chain(static_pods).collect();
+    }
+
+    pub fn static_pod_comes(&self, uid: &str) {
+        self.state().known.insert(uid.to_owned());
+    }
+
+    /// What must hold between two statuses of one pod, whoever asks for it.
+    pub(super) fn check_successor(&self, state: &State, pod: &Pod, after: &PodStatus) {
+        let Some(before) = &pod.status else { return };
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        let (was, is) = (phase(before), phase(after));
+        if is_terminal(was) && was != is {
+            self.world.violation(Invariant::TerminalStays, format!("pod {name} went from {was} to {is}"));
+        }
+        if is_terminal(is) && !is_mirror(pod) {
+            let running = self.node.0.running_in(pod.metadata.uid.as_deref().unwrap_or_default());
+            if !running.is_empty() {
+                self.world
+                    .violation(Invariant::TerminalIsAtRest, format!("pod {name} is told {is} while {running:?} run"));
+            }
+        }
+        if before.start_time.is_some() && before.start_time != after.start_time && !is_mirror(pod) {
+            let times = format!("{:?} to {:?}", before.start_time, after.start_time);
+            self.world.violation(Invariant::StartTimeStays, format!("of pod {name} from {times}"));
+        }
+        self.check_probes(name, before, after);
+        self.check_refusal(state, name, after);
+        for old in before.container_statuses.iter().flatten().chain(before.init_container_statuses.iter().flatten()) {
+            let mut all =
+                after.container_statuses.iter().flatten().chain(after.init_container_statuses.iter().flatten());
+            let Some(new) = all.find(|new| new.name == old.name) else {
+                self.world.violation(
+                    Invariant::StatusesStay,
+                    format!("pod {name} lost the status of container {}", old.name),
+                );
+                continue;
+            };
+            if new.restart_count < old.restart_count {
+                let counts = format!("{} to {}", old.restart_count, new.restart_count);
+                self.world.violation(Invariant::RestartCountsGrow, format!("of {name}/{} from {counts}", old.name));
+            }
+        }
+    }
+
+    /// What must hold when the agent takes a pod out of the API.
+    pub(super) fn check_leaving(&self, pod: &Pod) {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        if is_mirror(pod) {
+            return;
+        }
+        if pod.metadata.deletion_timestamp.is_none() {
+            self.world.violation(Invariant::OnlyTheDoomedAreDeleted, format!("pod {name}"));
+        }
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        let (runtime, host) = &self.node;
+        let mut left: Vec<String> = runtime.running_in(uid);
+        left.extend(host.leftovers(uid));
+        if !left.is_empty() {
+            self.world.violation(Invariant::GoneFromTheNodeFirst, format!("of pod {name} there are {left:?}"));
+        }
+    }
+
+    /// Whatever is told of a running container its probes have said.
+    fn check_probes(&self, name: &str, before: &PodStatus, after: &PodStatus) {
+        let runtime = &self.node.0;
+        let running = |status: &&ContainerStatus| status.state.as_ref().is_some_and(|state| state.running.is_some());
+        for new in containers(after).filter(running) {
+            let Some((_, id)) = new.container_id.as_deref().and_then(|id| id.split_once("://")) else { continue };
+            let same = |old: &&ContainerStatus| old.name == new.name && old.container_id == new.container_id;
+            let old = containers(before).filter(running).find(same);
+            if !runtime.may_tell_ready(id, old.map(|old| old.ready), new.ready) {
+                let what = format!("{name}/{} is told ready: {}", new.name, new.ready);
+                self.world.violation(Invariant::ProbesNeedTheirThreshold, what);
+            }
+            let was_started = old.is_some_and(|old| old.started == Some(true));
+            if new.started == Some(true) && !was_started && !runtime.may_tell_started(id) {
+                let what = format!("{name}/{} is told to have started", new.name);
+                self.world.violation(Invariant::ProbesNeedTheirThreshold, what);
+            }
+        }
+    }
+
+    /// There are as many pods as may be, with those whose end the runtime did not let happen.
+    fn check_refusal(&self, state: &State, name: &str, after: &PodStatus) {
+        if after.reason.as_deref() != Some(OUT_OF_PODS) {
+            return;
+        }
+        let known: BTreeSet<String> = state.known.iter().cloned().chain(self.node.0.pods()).collect();
+        if known.len() <= PODS_MAX {
+            let what = format!("{name} among {} pods, where {PODS_MAX} may be", known.len());
+            self.world.violation(Invariant::RefusedForCause, what);
+        }
+    }
+
+    /// What users are told of a kill.
+    pub(super) fn check_event(&self, event: &Event) {
+        let message = event.message.as_deref().unwrap_or_default();
+        let Some((container, rest)) = message.strip_prefix("Container ").and_then(|text| text.split_once(" failed "))
+        else {
+            return;
+        };
+        let uid = event.involved_object.uid.as_deref().unwrap_or_default();
+        let ask = rest.split(' ').next().and_then(Ask::from_word);
+        if let Some(ask) = ask.filter(|ask| !self.node.0.was_given_up(uid, container, *ask)) {
+            let what = format!("{uid}/{container} is told to have failed its {} probe", ask.word());
+            self.world.violation(Invariant::ProbesNeedTheirThreshold, what);
+        }
+    }
+}
+
+/// Told of pods that are one too many.
+pub const OUT_OF_PODS: &str = "OutOfpods";
+
+fn containers(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
+    status.init_container_statuses.iter().chain(&status.container_statuses).flatten()
+}
