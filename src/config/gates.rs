@@ -152,6 +152,7 @@ const HEEDED: &[Gate] = &[
     Gate::ImageMaximumGCAge,
     Gate::KubeletCrashLoopBackOffMax,
     Gate::KubeletEnsureSecretPulledImages,
+    Gate::KubeletServiceAccountTokenForCredentialProviders,
 ];
 
 /// Gates of the API server, the controllers and the client library, which upstream's kubelet

@@ -40,8 +40,9 @@ const MESSAGE_BYTES_MAX: usize = 128 << 20;
 /// only with the first event, so that silence for this long counts as acceptance.
 const EVENTS_REFUSAL: Duration = Duration::from_millis(500);
 
-/// How much later than its time limit a command may be told to have been stopped.
-const EXEC_OVERRUN: Duration = Duration::from_secs(2);
+/// How much later than its time limit a command may be told to have been stopped: the limit
+/// counts from when it runs, and on a busy machine that may take seconds.
+const EXEC_OVERRUN: Duration = Duration::from_secs(15);
 /// How soon a runtime that is well tells its version.
 const AT_ONCE: Duration = Duration::from_secs(1);
 

@@ -24,7 +24,7 @@ use async_trait::async_trait;
 use tokio::net::TcpStream;
 
 pub use grpc::ServingStatus;
-pub use url::wire_path;
+pub use url::{basic_authorization, wire_path, without_userinfo};
 
 /// More of an answer's body than this is not read.
 pub const BODY_BYTES_MAX: usize = 10 << 10;

@@ -1,5 +1,11 @@
 //! URLs: which request one means, and where a redirect leads.
 
+use std::ops::Range;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use percent_encoding::percent_decode_str;
+
 use super::{HttpGet, Scheme};
 
 impl HttpGet {
@@ -35,6 +41,32 @@ impl HttpGet {
         let (host, port) = split_authority(&rest[..end], scheme)?;
         Some(HttpGet { scheme, host, port, path: wire_path(&rest[end..]), headers: Vec::new() })
     }
+}
+
+/// What an `Authorization` header says for the user and the password in a URL.
+pub fn basic_authorization(url: &str) -> Option<String> {
+    let (range, _) = userinfo(url)?;
+    let user: Vec<u8> = percent_decode_str(&url[range]).collect();
+    // A colon belongs to the form, whether there is a password or not.
+    let user = if user.contains(&b':') { user } else { [user, vec![b':']].concat() };
+    Some(format!("Basic {}", STANDARD.encode(user)))
+}
+
+/// The URL as it may be told to anyone.
+pub fn without_userinfo(url: &str) -> String {
+    match userinfo(url) {
+        Some((range, after)) => format!("{}{}", &url[..range.start], &url[after..]),
+        None => url.to_owned(),
+    }
+}
+
+/// Where user and password stand in a URL, and where the host begins after them.
+fn userinfo(url: &str) -> Option<(Range<usize>, usize)> {
+    let start = url.find("://")? + "://".len();
+    let rest = &url[start..];
+    let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+    let at = authority.rfind('@')?;
+    Some((start..start + at, start + at + 1))
 }
 
 fn split_scheme(url: &str) -> Option<(Scheme, &str)> {
@@ -106,6 +138,18 @@ fn without_dots(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn user_and_password_of_a_url_become_a_header_and_are_not_told() {
+        let check = |url: &str, user: Option<&str>, told: &str| {
+            let expected = user.map(|user| format!("Basic {}", STANDARD.encode(user)));
+            assert_eq!((basic_authorization(url), without_userinfo(url)), (expected, told.to_owned()));
+        };
+        check("http://me:se%2Fcr%40t@a:1/b@c", Some("me:se/cr@t"), "http://a:1/b@c");
+        check("http://me@a/b", Some("me:"), "http://a/b");
+        check("http://a/b@c", None, "http://a/b@c");
+        check("nothing", None, "nothing");
+    }
 
     #[test]
     fn a_url_means_one_request() {

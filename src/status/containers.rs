@@ -8,9 +8,9 @@ use k8s_openapi::api::core::v1::{
 use super::compute::{Stage, StatusInput};
 use super::conditions::{was_restarting_all, whole_seconds};
 use super::resources::{actual, granted};
-use super::restart::{demands_all, restart_sources, restartable};
+use super::restart::{demands_all, may_restart_all, restart_sources, restartable};
 use crate::cri;
-use crate::pod::containers::{Role, all_containers, init_containers, regular_containers};
+use crate::pod::containers::{Role, all_containers, init_containers, regular_containers, workload_containers};
 use crate::pod::qos::{self, QosClass};
 
 /// Bytes of termination messages that one pod may have in its status.
@@ -41,8 +41,14 @@ impl Statuses {
     pub fn of(input: &StatusInput<'_>, earlier: &PodStatus) -> Self {
         let open = input.stage == Stage::Syncing;
         let restarting_all = open && restart_sources(input.pod, input.runtime).next().is_some();
-        // Those removed last are missed when it is over already.
-        let some_removed_for_all = restarting_all || (open && was_restarting_all(earlier));
+        // Those removed last are missed when it is over already; and where the API heard nothing
+        // of it, an agent that comes new finds a sandbox and nobody in it.
+        let is_emptied = || {
+            let is_gone = |name: &str| input.runtime.newest(name).is_none();
+            let all_gone = workload_containers(input.pod).all(|(_, container)| is_gone(&container.name));
+            may_restart_all(input.pod) && input.runtime.sandbox().is_some() && all_gone
+        };
+        let some_removed_for_all = restarting_all || (open && (was_restarting_all(earlier) || is_emptied()));
         let mut statuses = Statuses { restarting_all, ..Statuses::default() };
         for (role, container) in all_containers(input.pod) {
             let earlier = known(earlier, role, &container.name);

@@ -32,7 +32,7 @@ use tracing::{error, info, warn};
 use super::SourceEvent;
 use super::manifests::{Found, MANIFEST_BYTES_MAX, Manifests, Missing, Place, tell};
 use crate::clock::Clock;
-use crate::net::{HttpGet, Net, NetError};
+use crate::net::{HttpGet, Net, NetError, basic_authorization, without_userinfo};
 use crate::pod::Source;
 use crate::pod::static_pod::{Item, ManifestError, items};
 
@@ -78,8 +78,9 @@ enum FetchError {
 
 /// Runs until the dispatcher is gone.
 pub async fn run(config: StaticUrl, net: Arc<dyn Net>, clock: Clock, events: mpsc::Sender<SourceEvent>) {
-    let url = config.url.clone();
-    let manifests = Some(Manifests::new(Place::Url(url.clone()), &config.node_name));
+    // Without a password, for the log.
+    let url = without_userinfo(&config.url);
+    let manifests = Some(Manifests::new(Place::Url(config.url.clone()), &config.node_name));
     let mut task = Task { config, net, clock, manifests, etag: None, fingerprint: None };
     let mut listed: Option<Vec<Arc<Pod>>> = None;
     let mut last_error: Option<String> = None;
@@ -195,7 +196,12 @@ impl Task {
             .filter(|(name, _)| !name.eq_ignore_ascii_case("host"))
             .flat_map(|(name, values)| values.iter().map(|value| (name.clone(), value.clone())))
             .collect();
-        let own = [("User-Agent", Some(&self.config.user_agent)), ("If-None-Match", self.etag.as_ref())];
+        let user = basic_authorization(&self.config.url);
+        let own = [
+            ("User-Agent", Some(&self.config.user_agent)),
+            ("If-None-Match", self.etag.as_ref()),
+            ("Authorization", user.as_ref()),
+        ];
         for (name, value) in own {
             if let Some(value) = value
                 && !request.headers.iter().any(|(configured, _)| configured.eq_ignore_ascii_case(name))

@@ -227,8 +227,8 @@ async fn it_is_asked_as_configured_and_whether_something_is_new() {
     assert_eq!(asked[0].to_string(), "https://s:8443/pods?node=1");
     let texts =
         |request: &HttpGet| request.headers.iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>();
-    assert_eq!(texts(&asked[0]), ["Metadata: a", "Metadata: b", "user-agent: own"]);
-    assert_eq!(texts(&asked[1])[3..], ["If-None-Match: \"v1\""]);
+    assert_eq!(texts(&asked[0]), ["Metadata: a", "Metadata: b", "user-agent: own", "Authorization: Basic bWU6"]);
+    assert_eq!(texts(&asked[1])[3..], ["If-None-Match: \"v1\"", "Authorization: Basic bWU6"]);
     let no_url = Running::start_with("s/pods", &[], [ok("")]).is_silent(3).await;
     assert!(no_url, "what cannot be asked has not spoken");
 }

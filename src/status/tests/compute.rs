@@ -726,3 +726,15 @@ fn a_pod_tells_what_it_takes_in_all() {
     let nothing = Case::new(ONE, &["sandbox", "web/0 running"]);
     assert_eq!(told(&nothing), "; ; ");
 }
+
+#[test]
+fn a_restart_of_all_containers_that_nobody_heard_of_is_no_failure() {
+    let running = || Case::new(WATCHED, &["sandbox", "setup/0 exited 0", "web/0 running", "log/0 running"]);
+    let case = running().then(&["sandbox"]);
+    check_phase(&case, Phase::Pending);
+    let web = "web RestartingAllContainers, last RestartingAllContainers 137 ?, restarts 1";
+    let told = lines(&case.compute().status);
+    assert!(told.iter().any(|line| line == web), "{told:?}");
+    // Without a sandbox it was no restart in place.
+    check_phase(&running().then(&[]), Phase::Failed);
+}

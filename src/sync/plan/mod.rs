@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod};
+use k8s_openapi::api::core::v1::{Container as ContainerSpec, EphemeralContainer, Pod};
 use tokio::time::Instant;
 
 #[cfg(test)]
@@ -190,7 +190,10 @@ pub fn sync(snapshot: &Snapshot) -> Plan {
             plan.actions.push(Action::Prepare);
             return plan;
         }
-        if let Some(restart_all) = restart_all {
+        if let Some(mut restart_all) = restart_all {
+            if restart_all.actions.is_empty() {
+                restart_all.actions = ephemeral_steps(snapshot, sandbox);
+            }
             return restart_all;
         }
         plan.actions.extend(strays(runtime, sandbox));
@@ -343,32 +346,32 @@ fn never_restarts(pod: &Pod, spec: &ContainerSpec) -> bool {
     policy(pod, spec) == "Never" && !ruled
 }
 
+/// Whoever debugs a pod does not wait for the pod.
+fn ephemeral_steps(snapshot: &Snapshot, sandbox: &Sandbox) -> Vec<Action> {
+    let step = |spec: &EphemeralContainer| {
+        let (name, kind) = (spec.name.clone(), Kind::Ephemeral);
+        match snapshot.runtime.newest(&name) {
+            None => Some(Action::StartContainer { name, kind, attempt: None, waits: Waits::default() }),
+            Some(newest) if newest.state == ContainerState::Created && newest.sandbox_id == sandbox.id => {
+                Some(Action::ResumeContainer { name, id: newest.id.clone() })
+            }
+            Some(_) => None,
+        }
+    };
+    ephemeral_containers(snapshot.pod).iter().filter_map(step).collect()
+}
+
 fn progress_in(snapshot: &Snapshot, sandbox: &Sandbox) -> Progress {
     let runtime = snapshot.runtime;
     let here = |name: &str| {
         runtime.containers.iter().find(|container| container.name == name && container.sandbox_id == sandbox.id)
     };
-    let mut steps = Vec::new();
+    let mut steps = ephemeral_steps(snapshot, sandbox);
     let mut held = Vec::new();
 
     let initialised = regular(snapshot.pod).any(|spec| here(&spec.name).is_some());
     if is_regular_done(snapshot) {
         return Progress::Finished;
-    }
-
-    // Whoever debugs a pod does not wait for the pod.
-    for spec in ephemeral_containers(snapshot.pod) {
-        let (name, kind) = (spec.name.clone(), Kind::Ephemeral);
-        match runtime.newest(&name) {
-            None => {
-                let start = Action::StartContainer { name, kind, attempt: None, waits: Waits::default() };
-                steps.push(start);
-            }
-            Some(newest) if newest.state == ContainerState::Created && newest.sandbox_id == sandbox.id => {
-                steps.push(Action::ResumeContainer { name, id: newest.id.clone() });
-            }
-            Some(_) => {}
-        }
     }
 
     for spec in init(snapshot.pod) {

@@ -22,6 +22,8 @@ use crate::sync::launch::{self, LaunchConfig};
 pub struct Resize {
     /// The pod's cgroup is to be set to this, before anything else.
     pub pod_cgroup: Option<CgroupSettings>,
+    /// That may take memory from the pod.
+    pub lowers_pod_memory: bool,
     pub updates: Vec<Update>,
     /// Instances made with other resources that cannot change: those that end, and those
     /// whose owner wants them restarted.
@@ -68,6 +70,9 @@ pub fn decide(
         return resize;
     }
     let wanted = pod_cgroup(pod, runtime, config);
+    // What was not written for certain may be anything.
+    let before = written.and_then(|written| written.memory_limit_bytes);
+    resize.lowers_pod_memory = wanted.memory_limit_bytes < Some(before.unwrap_or(u64::MAX));
     resize.pod_cgroup = Some(wanted).filter(|wanted| written.is_some_and(|written| written != wanted));
     for (_, spec) in workload_containers(pod) {
         let Some(newest) = runtime.newest(&spec.name) else { continue };

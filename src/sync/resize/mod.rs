@@ -57,7 +57,9 @@ pub async fn carry_out(round: &Round<'_>, resize: &Resize) -> Result<(), StartFa
         }
     }
     if let Some(settings) = &resize.pod_cgroup {
-        check_memory_of_pod(round, settings).await?;
+        if resize.lowers_pod_memory {
+            check_memory_of_pod(round, settings).await?;
+        }
         let written = context.cgroups.ensure(round.uid, &round.wish.pod, settings).await;
         written.map_err(|error| failed(format!("cannot resize the pod's cgroup: {}", chain(&error))))?;
     }
@@ -80,9 +82,12 @@ async fn check_memory_of_pod(round: &Round<'_>, settings: &CgroupSettings) -> Re
     let Some(limit) = settings.memory_limit_bytes.filter(|_| has_limit) else { return Ok(()) };
     let mut usage = 0u64;
     for container in round.runtime.containers.iter().filter(|container| container.is_running()) {
-        let used = round.context.runtime.memory_usage(&container.id).await;
-        let used = used.map_err(|error| StartFailure::new("ResizeError", error.to_string()))?;
-        usage = usage.saturating_add(used.unwrap_or(0));
+        let used = match round.context.runtime.memory_usage(&container.id).await {
+            Ok(used) => used.unwrap_or(0),
+            Err(CriError::NotFound { .. }) => 0,
+            Err(error) => return Err(StartFailure::new("ResizeError", error.to_string())),
+        };
+        usage = usage.saturating_add(used);
     }
     if usage <= limit {
         return Ok(());
@@ -110,6 +115,9 @@ pub struct Resizing {
     error: Option<String>,
     /// What the pod's cgroup was set to in this life of the worker.
     written: Option<CgroupSettings>,
+    /// The same, and still so after a failure. The status tells it, and the next life of the agent
+    /// begins with it: a limit that could not be lowered must not be told to have been.
+    in_force: Option<CgroupSettings>,
     /// What instances were given.
     given: BTreeMap<ContainerId, LinuxResources>,
 }
@@ -128,6 +136,7 @@ impl Resizing {
             is_begun: false,
             error: None,
             written: None,
+            in_force: None,
             given: BTreeMap::new(),
         }
     }
@@ -254,6 +263,7 @@ impl Resizing {
     /// The pod's cgroup was made, while the runtime was seen like this.
     pub fn prepared(&mut self, context: &Context, wish: &Desired, runtime: &PodRuntime) {
         self.written = Some(first_pod_cgroup(&wish.pod, runtime, &context.config.launch));
+        self.in_force.clone_from(&self.written);
     }
 
     /// How carrying `resize` out went.
@@ -269,6 +279,7 @@ impl Resizing {
                 self.error = None;
                 if let Some(settings) = &resize.pod_cgroup {
                     self.written = Some(settings.clone());
+                    self.in_force.clone_from(&self.written);
                 }
                 for update in &resize.updates {
                     let spec = workload_containers(&wish.pod).find(|(_, spec)| spec.name == update.name);
@@ -295,9 +306,9 @@ impl Resizing {
         }
     }
 
-    /// What the pod's cgroup was set to in this life of the worker.
+    /// What the pod's cgroup was set to last, for all that is known.
     pub fn pod_cgroup(&self) -> Option<&CgroupSettings> {
-        self.written.as_ref()
+        self.in_force.as_ref()
     }
 
     pub fn report(&self) -> status::Resize {

@@ -89,6 +89,11 @@ fn a_pod_that_restarts_again_and_again_waits_longer_each_time() {
     // The others do not go on meanwhile.
     let others = source(1).running("a", 0, 1).all_carrying(10);
     check(ruled(), others, &["stop a because all containers restart"]);
+    // Whoever debugs does.
+    let mut debugged = ruled();
+    let debugger = crate::pod::testing::yaml("[{name: d, image: 'img:1'}]");
+    debugged.spec.as_mut().expect("made with a spec").ephemeral_containers = Some(debugger);
+    check(debugged, source(1).all_carrying(10), &["start d", "hold b for its back-off of 10s"]);
     let waited = ready().ended("b", 0, 1, 88, 1, 10).all_carrying(10);
     assert_eq!(of(waited).restart_all_wait, Some(Duration::from_secs(20)));
     assert_eq!(of(source(601).all_carrying(300)).restart_all_wait, Some(Duration::from_secs(10)));
