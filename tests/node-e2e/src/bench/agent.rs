@@ -71,7 +71,10 @@ pub async fn measure(stack: Stack, parts: &[Part], rest_seconds: u64) -> Result<
             Part::Restart => found.restart = restart_gap(&bench.stack, &bench.pods, &bench.node).await?,
             Part::Static => found.static_start = static_start(&bench.stack).await?,
         }
-        clear(&bench.pods).await?;
+        // A static pod stays, and its mirror with it; nothing comes after it.
+        if part != Part::Static {
+            clear(&bench.pods).await?;
+        }
     }
     bench.stack.end().await?;
     Ok(found)
