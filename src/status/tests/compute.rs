@@ -1,22 +1,5 @@
 use super::*;
-use crate::status::{Phase, Probed, deadline, restartable};
-use k8s_openapi::api::core::v1::PodCondition;
-
-const ONE: &str = "{containers: [{name: web, image: a}]}";
-const TWO: &str = "{containers: [{name: web, image: a}, {name: log, image: a}]}";
-const NEVER: &str = "{restartPolicy: Never, containers: [{name: web, image: a}, {name: log, image: a}]}";
-const INIT: &str =
-    "{initContainers: [{name: one, image: a}, {name: two, image: a}], containers: [{name: web, image: a}]}";
-const INIT_NEVER: &str = "{restartPolicy: Never, initContainers: [{name: one, image: a}, {name: two, image: a}], \
-                          containers: [{name: web, image: a}]}";
-const SIDECAR: &str = "{restartPolicy: Never, initContainers: [{name: proxy, image: a, restartPolicy: Always}], \
-                       containers: [{name: web, image: a}]}";
-
-#[track_caller]
-fn check_phase(case: &Case, expected: Phase) {
-    let computed = case.compute();
-    assert_eq!(computed.phase, expected, "{:#?}", lines(&computed.status));
-}
+use crate::status::{Probed, deadline, restartable};
 
 #[test]
 fn phase_follows_the_containers() {
@@ -92,11 +75,6 @@ fn the_container_policy_and_its_rules_overrule_the_pods() {
 fn nothing_of_a_deleted_pod_is_restarted() {
     let case = Case::new(ONE, &["web/0 exited 1"]).deleted();
     assert!(!restartable(&case.pod, &case.pod.spec.as_ref().expect("a spec").containers[0], 1));
-}
-
-#[track_caller]
-fn check_lines(case: &Case, expected: &[&str]) {
-    assert_eq!(lines(&case.compute().status), expected);
 }
 
 #[test]
@@ -250,96 +228,6 @@ fn probe_results_decide_started_and_ready_of_their_instance_only() {
     check(Some(false), Some(true), "web running, restarts 1");
     check(Some(true), Some(false), "web running, restarts 1, started");
     check(Some(true), Some(true), "web running, restarts 1, started, ready");
-}
-
-#[track_caller]
-fn check_conditions(case: &Case, expected: [&str; 4]) {
-    let status = case.compute().status;
-    let kinds = ["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"];
-    assert_eq!(kinds.map(|kind| condition(&status, kind)), expected);
-    assert_eq!(condition(&status, "PodScheduled"), "True");
-}
-
-#[test]
-fn conditions_follow_the_containers() {
-    let check = |spec: &str, runtime: &[&str], expected| check_conditions(&Case::new(spec, runtime), expected);
-    let unready = "False ContainersNotReady: containers with unready status: [web]";
-    check(ONE, &[], ["False", "True", unready, unready]);
-    check(ONE, &["sandbox"], ["True", "True", unready, unready]);
-    check(ONE, &["sandbox notready"], ["False", "True", unready, unready]);
-    check(ONE, &["sandbox", "web/0 running"], ["True", "True", "True", "True"]);
-    check(ONE, &["sandbox", "web/0 exited 1"], ["True", "True", unready, unready]);
-    let both = "False ContainersNotReady: containers with unready status: [web log]";
-    check(TWO, &["sandbox"], ["True", "True", both, both]);
-    check(
-        NEVER,
-        &["web/0 exited 0", "log/0 exited 0"],
-        ["False", "True PodCompleted", "False PodCompleted", "False PodCompleted"],
-    );
-    check(NEVER, &["web/0 exited 0", "log/0 exited 1"], ["False", "True", "False PodFailed", "False PodFailed"]);
-    check(
-        INIT,
-        &["sandbox", "one/0 exited 0", "two/0 running"],
-        ["True", "False ContainersNotInitialized: containers with incomplete status: [two]", unready, unready],
-    );
-    check(INIT, &["sandbox", "one/0 exited 0", "two/0 exited 0"], ["True", "True", unready, unready]);
-    check(SIDECAR, &["sandbox", "proxy/0 running", "web/0 running"], ["True", "True", "True", "True"]);
-    let unready_proxy = "False ContainersNotReady: containers with unready status: [proxy]";
-    check(SIDECAR, &["sandbox", "proxy/0 exited 1", "web/0 running"], ["True", "True", unready_proxy, unready_proxy]);
-}
-
-#[test]
-fn a_sandbox_without_an_address_is_usable_on_the_host_network_only() {
-    let check = |host_network: bool, expected: &str| {
-        let mut case =
-            Case::new(&format!("{{hostNetwork: {host_network}, containers: [{{name: web, image: a}}]}}"), &["sandbox"]);
-        case.runtime.sandboxes[0].ips.clear();
-        assert_eq!(condition(&case.compute().status, "PodReadyToStartContainers"), expected);
-    };
-    check(true, "True");
-    check(false, "False");
-}
-
-#[test]
-fn readiness_gates_close_the_ready_condition() {
-    let spec = "{readinessGates: [{conditionType: lb/a}, {conditionType: lb/b}], containers: [{name: web, image: a}]}";
-    let check = |api: &[(&str, &str)], expected: &str| {
-        let mut case = Case::new(spec, &["sandbox", "web/0 running"]);
-        let conditions = api
-            .iter()
-            .map(|(kind, status)| PodCondition {
-                type_: (*kind).into(),
-                status: (*status).into(),
-                ..PodCondition::default()
-            })
-            .collect();
-        case.pod.status = Some(PodStatus { conditions: Some(conditions), ..PodStatus::default() });
-        let status = case.compute().status;
-        assert_eq!(condition(&status, "Ready"), expected);
-        assert_eq!(condition(&status, "ContainersReady"), "True");
-    };
-    check(&[("lb/a", "True"), ("lb/b", "True")], "True");
-    check(
-        &[("lb/a", "False")],
-        "False ReadinessGatesNotReady: the status of pod readiness gate \"lb/a\" is not \"True\", but False, \
-         corresponding condition of pod readiness gate \"lb/b\" does not exist.",
-    );
-}
-
-#[test]
-fn transition_times_move_with_the_status_only() {
-    let time = |case: &Case, kind: &str| {
-        let status = case.compute().status;
-        let condition = status.conditions.into_iter().flatten().find(|condition| condition.type_ == kind);
-        condition.and_then(|condition| condition.last_transition_time).map(|time| time.0)
-    };
-    let starting = Case::new(TWO, &["sandbox"]);
-    assert_eq!(time(&starting, "Ready"), Some(at(100)));
-    let half = starting.then(&["sandbox", "web/0 running"]);
-    assert_eq!(time(&half, "Ready"), Some(at(100)), "another message is no transition");
-    let ready = half.then(&["sandbox", "web/0 running", "log/0 running"]);
-    assert_eq!(time(&ready, "Ready"), Some(at(300)));
-    assert_eq!(time(&ready, "PodScheduled"), Some(at(100)));
 }
 
 #[test]
@@ -545,42 +433,6 @@ fn mounts_tell_whether_they_are_read_only_all_the_way_down() {
 }
 
 #[test]
-fn resources_are_those_of_the_spec_as_the_runtime_has_them() {
-    use k8s_openapi::api::core::v1::ResourceRequirements;
-    let check = |spec: &str, running: Option<cri::LinuxResources>, expected: &str| {
-        let mut case =
-            Case::new(&format!("{{containers: [{{name: web, image: a, resources: {spec}}}]}}"), &["web/0 running"]);
-        case.runtime.containers[0].resources = running;
-        let status = case.compute().status.container_statuses.unwrap_or_default().remove(0);
-        let expected: ResourceRequirements = serde_saphyr::from_str(expected).expect("resources");
-        assert_eq!(status.resources, Some(expected), "{spec}");
-        let granted: ResourceRequirements = serde_saphyr::from_str(spec).expect("resources");
-        let names =
-            |amounts: Option<BTreeMap<String, _>>| amounts.map(|amounts| amounts.into_keys().collect::<Vec<_>>());
-        assert_eq!(status.allocated_resources.map(|amounts| amounts.into_keys().collect()), names(granted.requests));
-    };
-    let running = |cpu_quota, cpu_shares, memory_limit_bytes| {
-        Some(cri::LinuxResources {
-            cpu_period: 100_000,
-            cpu_quota,
-            cpu_shares,
-            memory_limit_bytes,
-            ..cri::LinuxResources::default()
-        })
-    };
-    check("{}", None, "{}");
-    check("{}", running(0, 2, 0), "{}");
-    check("{requests: {cpu: '0.5', memory: 1024Mi}}", None, "{requests: {cpu: 500m, memory: 1Gi}}");
-    let full = "{requests: {cpu: 250m}, limits: {cpu: '1', memory: 64Mi}}";
-    check(full, running(100_000, 256, 64 << 20), full);
-    check(full, running(50_000, 512, 32 << 20), "{requests: {cpu: 500m}, limits: {cpu: 500m, memory: 32Mi}}");
-    check(full, running(-1, 0, 0), full);
-    // The kernel's minimum is more than was asked for.
-    let tiny = "{requests: {cpu: 1m}, limits: {cpu: 5m}}";
-    check(tiny, running(1000, 2, 0), tiny);
-}
-
-#[test]
 fn the_qos_class_is_told() {
     let class = |spec: &str| Case::new(spec, &[]).compute().status.qos_class;
     assert_eq!(class(ONE).as_deref(), Some("BestEffort"));
@@ -588,100 +440,6 @@ fn the_qos_class_is_told() {
         class("{containers: [{name: web, image: a, resources: {requests: {cpu: 1}}}]}").as_deref(),
         Some("Burstable")
     );
-}
-
-#[test]
-fn a_resize_is_told_until_it_is_over() {
-    use super::super::{PendingResize, ResizeInProgress};
-    let told = |case: &Case| {
-        let conditions = case.compute().status.conditions.unwrap_or_default();
-        let of_resize = conditions.into_iter().filter(|condition| condition.type_.starts_with("PodResize"));
-        let line = |it: PodCondition| {
-            let text = |text: Option<String>| text.unwrap_or_default();
-            let generation = it.observed_generation.unwrap_or(0);
-            format!("{} {} {} {generation}", it.type_, text(it.reason), text(it.message))
-        };
-        of_resize.map(line).collect::<Vec<_>>()
-    };
-    let mut case = Case::new(ONE, &["sandbox", "web/0 running"]);
-    case.pod.metadata.generation = Some(3);
-    assert!(told(&case).is_empty());
-    case.resize.pending = Some(PendingResize { reason: "Deferred", message: "no room".into() });
-    case.resize.in_progress = Some(ResizeInProgress { generation: Some(2), error: None });
-    assert_eq!(told(&case), ["PodResizePending Deferred no room 3", "PodResizeInProgress   2"]);
-    case.resize.pending = None;
-    case.resize.in_progress = Some(ResizeInProgress { generation: Some(3), error: Some("too little".into()) });
-    assert_eq!(told(&case), ["PodResizeInProgress Error too little 3"]);
-}
-
-#[test]
-fn what_is_allocated_is_told_before_the_container_is_there() {
-    let spec = "{containers: [{name: web, image: a, resources: {requests: {cpu: 1}}}, {name: log, image: a}]}";
-    let allocated = |case: &Case| {
-        let statuses = case.compute().status.container_statuses.unwrap_or_default().into_iter();
-        let line = |it: ContainerStatus| {
-            let cpu = it.allocated_resources.map(|amounts| amounts["cpu"].0.clone());
-            it.resources.map(|_| format!("{} {}", it.name, cpu.unwrap_or_default()))
-        };
-        statuses.filter_map(line).collect::<Vec<_>>()
-    };
-    assert_eq!(allocated(&Case::new(spec, &["sandbox"])), ["log ", "web 1"]);
-    assert!(allocated(&Case::new(TWO, &["sandbox"])).is_empty());
-}
-
-const WATCHED: &str = "{restartPolicy: Never, initContainers: [{name: setup, image: a}], containers: [{name: web, image: a}, \
-                       {name: log, image: a, restartPolicy: Never, restartPolicyRules: [{action: RestartAllContainers, \
-                       exitCodes: {operator: In, values: [88]}}]}]}";
-
-#[test]
-fn a_restart_of_all_containers_is_told_step_by_step() {
-    let all = ["sandbox", "setup/0 exited 0", "web/0 running", "log/0 running"];
-    let case = Case::new(WATCHED, &all);
-    assert_eq!(condition(&case.compute().status, "AllContainersRestarting"), "False");
-    let told = "True RestartAllContainersStarted: container exited with restart policy rule";
-    // Not yet removed, it looks as if it had failed.
-    let case = case.then(&["sandbox", "setup/0 exited 0", "web/0 exited 137", "log/0 exited 88"]);
-    assert_eq!(condition(&case.compute().status, "AllContainersRestarting"), told);
-    check_phase(&case, Phase::Running);
-    let case = case.then(&["sandbox", "log/0 exited 88"]).then(&["sandbox", "log/0 exited 88"]);
-    assert_eq!(condition(&case.compute().status, "AllContainersRestarting"), told);
-    check_lines(
-        &case,
-        &[
-            "setup RestartingAllContainers, last RestartingAllContainers 137 ?, restarts 1",
-            "log Error 88 log-0, restarts 0",
-            "web RestartingAllContainers, last RestartingAllContainers 137 ?, restarts 1",
-        ],
-    );
-    check_phase(&case, Phase::Pending);
-    // The one that began it shows how it ended.
-    let case = case.then(&["sandbox", "setup/1 running"]);
-    assert_eq!(condition(&case.compute().status, "AllContainersRestarting"), "False");
-    assert_eq!(condition(&case.compute().status, "Initialized"), "True");
-    let setup = "setup running, last RestartingAllContainers 137 ?, restarts 1, started";
-    let removed = "last RestartingAllContainers 137 ?, restarts 1";
-    check_lines(
-        &case,
-        &[
-            setup,
-            "log RestartingAllContainers, last Error 88 log-0, restarts 1",
-            &format!("web RestartingAllContainers, {removed}"),
-        ],
-    );
-    let case = case.then(&["sandbox", "setup/1 exited 0", "log/1 running"]).error("web", "ErrImagePull");
-    check_phase(&case, Phase::Running);
-    check_lines(
-        &case,
-        &[
-            "setup Completed 0 setup-1, last RestartingAllContainers 137 ?, restarts 1, ready",
-            "log running, last Error 88 log-0, restarts 1, started, ready",
-            &format!("web ErrImagePull, {removed}"),
-        ],
-    );
-    // A pod that ends in the middle of it has ended.
-    let case = Case { start_errors: BTreeMap::new(), ..case }.then(&["sandbox"]).stage(Stage::Terminated);
-    check_phase(&case, Phase::Failed);
-    assert_eq!(condition(&case.compute().status, "AllContainersRestarting"), "False PodFailed");
 }
 
 #[test]
@@ -693,48 +451,4 @@ fn a_stop_signal_is_told_where_the_api_knows_of_it() {
     let case = || Case::new(ONE, &["web/0 running"]);
     assert_eq!(told(case()), None);
     assert_eq!(told(Case { stop_signals: true, ..case() }).as_deref(), Some("SIGUSR1"));
-}
-
-#[test]
-fn a_pod_tells_what_it_takes_in_all() {
-    let spec = "{overhead: {cpu: 50m}, resources: {requests: {cpu: 100m}, limits: {memory: 64Mi}}, \
-                containers: [{name: web, image: a, resources: {requests: {cpu: 50m, memory: 8Mi}}}]}";
-    let told = |case: &Case| {
-        let status = case.compute().status;
-        let text =
-            |list: Option<&std::collections::BTreeMap<_, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>| {
-                list.into_iter()
-                    .flatten()
-                    .map(|(name, amount): (&String, _)| format!("{name}={}", amount.0))
-                    .collect::<Vec<_>>()
-                    .join(" ")
-            };
-        let resources = status.resources.expect("always told");
-        let parts = [status.allocated_resources.as_ref(), resources.requests.as_ref(), resources.limits.as_ref()];
-        parts.map(text).join("; ")
-    };
-    let allocated = "cpu=150m memory=64Mi";
-    let before = Case::new(spec, &["sandbox"]);
-    assert_eq!(told(&before), format!("{allocated}; {allocated}; memory=64Mi"));
-    // A running one has what its cgroup has, once that is known.
-    let settings =
-        CgroupSettings { cpu_shares: Some(102), memory_limit_bytes: Some(128 << 20), ..CgroupSettings::default() };
-    let running = Case { cgroup: Some(settings), ..Case::new(spec, &["sandbox", "web/0 running"]) };
-    assert_eq!(told(&running), format!("{allocated}; cpu=100m memory=64Mi; memory=128Mi"));
-    let adopted = Case { cgroup: None, ..running.then(&["sandbox", "web/0 running"]) };
-    assert_eq!(told(&adopted), format!("{allocated}; cpu=100m memory=64Mi; memory=128Mi"));
-    let nothing = Case::new(ONE, &["sandbox", "web/0 running"]);
-    assert_eq!(told(&nothing), "; ; ");
-}
-
-#[test]
-fn a_restart_of_all_containers_that_nobody_heard_of_is_no_failure() {
-    let running = || Case::new(WATCHED, &["sandbox", "setup/0 exited 0", "web/0 running", "log/0 running"]);
-    let case = running().then(&["sandbox"]);
-    check_phase(&case, Phase::Pending);
-    let web = "web RestartingAllContainers, last RestartingAllContainers 137 ?, restarts 1";
-    let told = lines(&case.compute().status);
-    assert!(told.iter().any(|line| line == web), "{told:?}");
-    // Without a sandbox it was no restart in place.
-    check_phase(&running().then(&[]), Phase::Failed);
 }

@@ -1,20 +1,33 @@
 //! What the tests of this room share: pods as YAML, runtimes as one line a container.
 
 mod compute;
+mod conditions;
 mod outbox;
 mod patch;
+mod resources;
+mod restart_all;
 mod writer;
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
 
-use super::{Computed, Resize, Stage, StatusInput, Verdict, WaitingReason};
+use super::{Computed, Phase, Resize, Stage, StatusInput, Verdict, WaitingReason};
 use crate::cri::{self, ContainerId, Exit, Sandbox, SandboxState};
 use crate::host::CgroupSettings;
 use crate::pleg::PodRuntime;
 use crate::pod::Source;
+
+const ONE: &str = "{containers: [{name: web, image: a}]}";
+const TWO: &str = "{containers: [{name: web, image: a}, {name: log, image: a}]}";
+const NEVER: &str = "{restartPolicy: Never, containers: [{name: web, image: a}, {name: log, image: a}]}";
+const INIT: &str =
+    "{initContainers: [{name: one, image: a}, {name: two, image: a}], containers: [{name: web, image: a}]}";
+const INIT_NEVER: &str = "{restartPolicy: Never, initContainers: [{name: one, image: a}, {name: two, image: a}], \
+                          containers: [{name: web, image: a}]}";
+const SIDECAR: &str = "{restartPolicy: Never, initContainers: [{name: proxy, image: a, restartPolicy: Always}], \
+                       containers: [{name: web, image: a}]}";
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + second).expect("within range")
@@ -216,4 +229,15 @@ fn condition(status: &PodStatus, kind: &str) -> String {
         text += &format!(": {message}");
     }
     text
+}
+
+#[track_caller]
+fn check_phase(case: &Case, expected: Phase) {
+    let computed = case.compute();
+    assert_eq!(computed.phase, expected, "{:#?}", lines(&computed.status));
+}
+
+#[track_caller]
+fn check_lines(case: &Case, expected: &[&str]) {
+    assert_eq!(lines(&case.compute().status), expected);
 }
