@@ -5,7 +5,6 @@
 //! Dropping a call's future resets its stream, which cancels the work in the runtime.
 
 use std::error::Error;
-use std::pin::pin;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -90,8 +89,10 @@ impl GrpcRuntime {
         self.images.clone()
     }
 
-    /// Returns if the runtime answers at once. Of one that does not, silence says nothing.
-    async fn well(&self) {
+    /// Returns after this time if the runtime answers at once then. Of one that does not, silence
+    /// says nothing.
+    async fn well_after(&self, time: Duration) {
+        tokio::time::sleep(time).await;
         if !matches!(tokio::time::timeout(AT_ONCE, self.version()).await, Ok(Ok(_))) {
             std::future::pending().await
         }
@@ -305,22 +306,19 @@ impl Runtime for GrpcRuntime {
             timeout: timeout.map_or(0, |timeout| i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX)),
         };
         let mut runtime = self.runtime();
-        let mut answer = pin!(runtime.exec_sync(request));
+        let answer = runtime.exec_sync(request);
         let (answer, deadline) = match timeout {
-            Some(timeout) => match tokio::time::timeout(timeout.saturating_add(EXEC_OVERRUN), &mut answer).await {
-                Ok(answer) => (answer, timeout),
-                Err(_) => {
-                    let deadline = timeout.saturating_add(self.request_timeout);
-                    let late = CriError::Timeout { call: CALL, after: deadline };
-                    // Cancel-safe, both: whichever is dropped is a call given up.
-                    tokio::select! {
-                        biased;
-                        answer = tokio::time::timeout(self.request_timeout, answer) => (answer.map_err(|_| late)?, deadline),
-                        // Processes that the command left behind hold its output open.
-                        () = self.well() => return Ok(Executed::TimedOut),
-                    }
+            Some(timeout) => {
+                let deadline = timeout.saturating_add(self.request_timeout);
+                let late = CriError::Timeout { call: CALL, after: deadline };
+                // Cancel-safe, both: whichever is dropped is a call given up.
+                tokio::select! {
+                    biased;
+                    answer = tokio::time::timeout(deadline, answer) => (answer.map_err(|_| late)?, deadline),
+                    // Processes that the command left behind hold its output open.
+                    () = self.well_after(timeout.saturating_add(EXEC_OVERRUN)) => return Ok(Executed::TimedOut),
                 }
-            },
+            }
             None => (answer.await, Duration::ZERO),
         };
         match answer {
