@@ -21,6 +21,7 @@ pub const CASES: &[Case] = &[
     shared!(a_pod_as_a_whole_is_resized),
     own!(what_does_not_fit_waits_for_room),
     own!(a_resize_outlives_the_agent),
+    own!(memory_in_use_by_a_pod_as_a_whole_is_not_taken_away),
 ];
 
 /// Requests of CPU in thousandths and memory in MiB, and limits of twice that.
@@ -52,6 +53,10 @@ fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<(&'a str, &'a str)> {
     let conditions = pod.status.as_ref()?.conditions.as_deref()?;
     let condition = conditions.iter().find(|condition| condition.type_ == kind && condition.status == "True")?;
     Some((condition.reason.as_deref().unwrap_or_default(), condition.message.as_deref().unwrap_or_default()))
+}
+
+fn has_failed(pod: &Pod) -> bool {
+    condition(pod, "PodResizeInProgress").is_some_and(|(reason, _)| reason == "Error")
 }
 
 /// The container is told to have these resources, and nothing more is to come.
@@ -141,16 +146,24 @@ fn has_as_a_whole(pod: &PodHandle, cpu: u32, memory: u32) -> Expect<'_> {
     pod.expect().ready().that("its resources as a whole", holds)
 }
 
+fn as_a_whole(cpu: u32, memory: u32) -> Value {
+    json!({ "resources": amounts(cpu, memory)["resources"] })
+}
+
+async fn resize_as_a_whole(pod: &PodHandle, cpu: u32, memory: u32) -> Result<()> {
+    let patch = Patch::Strategic(json!({ "spec": as_a_whole(cpu, memory) }));
+    let pods: Api<Pod> = pod.node.api();
+    let patched = pods.patch_subresource("resize", &pod.name, &PatchParams::default(), &patch).await;
+    patched.map(drop).with_context(|| format!("resize pod {} as a whole", pod.name))
+}
+
 async fn a_pod_as_a_whole_is_resized(node: Node) -> Result<()> {
-    let as_a_whole = |cpu, memory| json!({ "resources": amounts(cpu, memory)["resources"] });
     let pod = node.run(pod("whole").spec(as_a_whole(100, 32))).await?;
     has_as_a_whole(&pod, 100, 32).await?;
     check_cgroups(&pod, 100, 32).await?;
     let before = pod.instance().await?;
     for (cpu, memory) in [(200, 32), (200, 64), (50, 16)] {
-        let patch = Patch::Strategic(json!({ "spec": as_a_whole(cpu, memory) }));
-        let pods: Api<Pod> = node.api();
-        pods.patch_subresource("resize", "whole", &PatchParams::default(), &patch).await?;
+        resize_as_a_whole(&pod, cpu, memory).await?;
         let over = |pod: &Pod| condition(pod, "PodResizeInProgress").is_none();
         has_as_a_whole(&pod, cpu, memory).that("no resize under way", over).await?;
         // What stands under the limits of the pod goes with them.
@@ -204,8 +217,7 @@ async fn memory_in_use_is_not_taken_away(node: Node) -> Result<()> {
     pod.expect_log("full").await?;
     let before = pod.instance().await?;
     resize(&pod, 100, 16).await?;
-    let error = |pod: &Pod| condition(pod, "PodResizeInProgress").is_some_and(|(reason, _)| reason == "Error");
-    let told = pod.expect().ready().that("an error", error).await?;
+    let told = pod.expect().ready().that("an error", has_failed).await?;
     let (_, message) = condition(&told, "PodResizeInProgress").unwrap_or_default();
     ensure!(message.contains("below current usage"), "{message}");
     let event = pod.expect_event("ResizeError").await?;
@@ -318,5 +330,47 @@ async fn a_resize_outlives_the_agent(lab: Lab) -> Result<()> {
         let after = pod.instance().await?;
         ensure!(after == *before, "pod {}: {before:?} became {after:?}", pod.name);
     }
+    Ok(())
+}
+
+/// Each container fits; both together do not. Whoever comes new has to know that too.
+async fn memory_in_use_by_a_pod_as_a_whole_is_not_taken_away(lab: Lab) -> Result<()> {
+    let node = lab.node(|stack| stack).await?;
+    let fill = |directory| {
+        format!("dd if=/dev/zero of={directory}/f bs=1M count=40 2>/dev/null; echo full; exec sleep 1000000")
+    };
+    let part = |volume: &str| {
+        json!({
+            "resources": { "requests": { "memory": "8Mi" }, "limits": { "memory": "60Mi" } },
+            "volumeMounts": [{ "name": volume, "mountPath": format!("/{volume}") }],
+        })
+    };
+    let volume = |name: &str| json!({ "name": name, "emptyDir": { "medium": "Memory" } });
+    let both = pod("both").script(&fill("/m")).container(part("m")).and_container("other", &fill("/n"), part("n"));
+    let both = both.spec(json!({ "volumes": [volume("m"), volume("n")] })).spec(as_a_whole(100, 64));
+    let both = node.run(both).await?;
+    both.expect_log("full\n").await?;
+    both.expect_log_of("other", 0, "full\n").await?;
+    let before = (both.instance().await?, node.containers_of(&both).await?.len());
+
+    resize_as_a_whole(&both, 100, 32).await?;
+    for life in ["first", "second"] {
+        both.expect().ready().that("an error", has_failed).await?;
+        let limit = PodCgroup::of(&both, "Burstable").memory_limit()?;
+        ensure!(limit == Some(128 << 20), "limit {limit:?}");
+        let status = both.get().await?.status.unwrap_or_default();
+        let told = status.resources.and_then(|resources| resources.limits?.get("memory").cloned());
+        ensure!(told.as_ref().and_then(|it| parse(&it.0).ok()) == parse("128Mi").ok(), "told {told:?}");
+        // The next look is at what a new agent makes of it.
+        node.stack().agent().kill().await?;
+        node.stack().agent().start().await?;
+        node.run(pod(&format!("after-the-{life}"))).await?.expect().ready().await?;
+    }
+    both.exec("rm /m/f").await?;
+    has_as_a_whole(&both, 100, 32).await?;
+    let limit = PodCgroup::of(&both, "Burstable").memory_limit()?;
+    ensure!(limit == Some(64 << 20), "limit {limit:?}");
+    let after = (both.instance().await?, node.containers_of(&both).await?.len());
+    ensure!(after == before, "{before:?} became {after:?}");
     Ok(())
 }
