@@ -16,8 +16,9 @@ use tracing::{debug, info, warn};
 use super::hooks::BegunHooks;
 use super::launch::{self, SandboxInputs};
 use super::plan::{Action, StopWhy};
+use super::retries::Step;
 use super::user_namespaces::UserNamespaceError;
-use super::worker::{Desired, Step, StopCause};
+use super::worker::{Desired, StopCause};
 use super::{Context, hooks, resize, start};
 use crate::cri::{self, ContainerId, CriError, IdRange, RuntimeHandler, SandboxConfig};
 use crate::events::EventType;
@@ -87,8 +88,10 @@ pub async fn execute(round: &Round<'_>, actions: &[Action]) -> Vec<Done> {
         let failed_stop =
             one.result.is_err() && matches!(action, Action::StopContainer { .. } | Action::RemoveContainer { .. });
         done.push(one);
-        if failed_stop {
-            // Its successor must not start beside it.
+        // The successor of what runs must not start beside it, and what comes after a postStart
+        // hook is for the next plan.
+        let is_start = matches!(action, Action::StartContainer { .. } | Action::ResumeContainer { .. });
+        if failed_stop || (is_start && round.begun_hooks.runs_post_start()) {
             break;
         }
     }
@@ -244,6 +247,7 @@ impl Round<'_> {
             }
             StopWhy::DefinitionChanged => format!("Container {name} definition changed, will be restarted"),
             StopWhy::AllRestart => "killing".to_owned(),
+            StopWhy::HookFailed => "FailedPostStartHook".to_owned(),
             StopWhy::Resized => format!("Container {name} resize requires restart"),
             // With the last container the pod ends, and upstream says that instead.
             StopWhy::ProbeFailed { will_restart: false, .. } if self.is_last_regular(name) => {
@@ -257,18 +261,8 @@ impl Round<'_> {
         };
         let grace = self.grace(name, id, why);
         info!(container = name, %id, ?why, grace_seconds = grace.as_secs(), "stopping container");
-        self.kill(name, id, message, grace).await
-    }
-
-    /// Stops a container whose postStart hook failed. What cannot be stopped now is found
-    /// running, and is then as good as any other.
-    pub async fn kill_for_hook(&self, name: &str, id: &ContainerId) {
-        let grace = self.grace(name, id, StopWhy::PodStops);
-        let _ = self.kill(name, id, "FailedPostStartHook".to_owned(), grace).await;
-    }
-
-    async fn kill(&self, name: &str, id: &ContainerId, message: String, grace: Duration) -> Result<(), StartFailure> {
         self.container_event(name, EventType::Normal, "Killing", message);
+        self.begun_hooks.give_up_post_start(id);
         let rest = hooks::pre_stop(self, name, id, grace).await.max(GRACE_MIN);
         self.settle(self.context.runtime.stop_container(id, rest).await)
     }

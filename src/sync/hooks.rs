@@ -1,32 +1,38 @@
 //! Lifecycle hooks: postStart before anything else starts, preStop before a container is
 //! told to end.
 //!
-//! A preStop hook is a task that belongs to the worker and not to the pass that began it: a
-//! wish to stop sooner interrupts the pass, and the next one goes on waiting for the same
-//! hook, under the new grace. So a hook runs once in a worker's life, however often the stop
-//! has to be tried.
+//! A hook is a task that belongs to the worker and not to the pass that began it. While a
+//! postStart hook runs, passes go on: its container counts as one that has not begun, and the
+//! plan holds back what would start after it. And while a preStop hook runs, a wish to stop
+//! sooner interrupts the pass, and the next one goes on waiting for the same hook, under the
+//! new grace. So a hook runs once in a worker's life, however often the stop has to be tried.
 //!
-//! Always true: a failed hook never keeps a container from being stopped.
+//! Always true: no hook keeps a container from being stopped, failed, or stuck; what stops is
+//! not waited for to start.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, ContainerPort, LifecycleHandler, Pod};
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{info, warn};
+use tracing::{Instrument, info, warn};
 
 use super::execute::Round;
 use super::plan::StopWhy;
 use super::report::pod_ip;
-use crate::cri::{ContainerId, Executed, annotations};
+use crate::cri::{Container, ContainerId, ContainerState, Executed, annotations};
 use crate::events::{EventType, Recorder};
 use crate::handlers::{self, Answer, Call, CallError, Caller, Place};
 use crate::net::{BODY_BYTES_MAX, HttpGet, NetError, Scheme};
+use crate::pleg::PodRuntime;
 use crate::pod::{self, containers::Role};
 
 /// What every hook needs, made once.
@@ -37,13 +43,92 @@ pub struct Hooks {
     pub user_agent: String,
 }
 
-/// The preStop hooks a worker has begun, by instance. Dropping it ends them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Moment {
+    PostStart,
+    PreStop,
+}
+
+/// The hooks a worker has begun, by instance. Dropping it ends them.
 #[derive(Default)]
-pub struct BegunHooks(Mutex<BTreeMap<ContainerId, Begun>>);
+pub struct BegunHooks(Mutex<BTreeMap<(ContainerId, Moment), Begun>>);
 
 struct Begun {
     _task: AbortOnDropHandle<()>,
-    end: Shared<BoxFuture<'static, ()>>,
+    end: End,
+}
+
+/// How a hook ended; the text says what went wrong.
+type End = Shared<BoxFuture<'static, Result<(), String>>>;
+
+/// A postStart hook that its container has not got over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PostStart {
+    Running,
+    /// The container has to be stopped for it.
+    Failed(String),
+}
+
+/// Such hooks, by instances that run.
+pub type PostStarts = BTreeMap<ContainerId, PostStart>;
+
+impl BegunHooks {
+    pub fn post_starts(&self, runtime: &PodRuntime) -> PostStarts {
+        let mut all = self.all();
+        // Its failure still tells why a container has ended; after that nobody asks.
+        all.retain(|(id, moment), _| {
+            let is_newest = |container: &&Container| runtime.newest(&container.name) == Some(container);
+            let known = runtime.containers.iter().find(|container| container.id == *id);
+            *moment != Moment::PostStart || known.as_ref().is_some_and(is_newest)
+        });
+        let of = |((id, moment), begun): (&(ContainerId, Moment), &Begun)| {
+            let runs = runtime.containers.iter().any(|container| container.id == *id && container.is_running());
+            if *moment != Moment::PostStart || !runs {
+                return None;
+            }
+            match begun.end.clone().now_or_never() {
+                None => Some((id.clone(), PostStart::Running)),
+                Some(Ok(())) => None,
+                Some(Err(message)) => Some((id.clone(), PostStart::Failed(message))),
+            }
+        };
+        all.iter().filter_map(of).collect()
+    }
+
+    /// Whether what comes next has to wait.
+    pub fn runs_post_start(&self) -> bool {
+        let runs = |((_, moment), begun): (&(ContainerId, Moment), &Begun)| {
+            *moment == Moment::PostStart && begun.end.clone().now_or_never().is_none()
+        };
+        self.all().iter().any(runs)
+    }
+
+    pub fn failed_post_start(&self, id: &ContainerId) -> Option<String> {
+        self.all().get(&(id.clone(), Moment::PostStart))?.end.clone().now_or_never()?.err()
+    }
+
+    /// What is being stopped needs no help with its start.
+    pub fn give_up_post_start(&self, id: &ContainerId) {
+        self.all().retain(|(known, moment), begun| {
+            *moment != Moment::PostStart || known != id || begun.end.clone().now_or_never().is_some()
+        });
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<(ContainerId, Moment), Begun>> {
+        self.0.lock().expect("nothing that holds the hooks can panic")
+    }
+}
+
+/// The runtime as clients and probes see it: an instance has not begun before its postStart
+/// hook is through.
+pub fn as_shown<'a>(runtime: &'a PodRuntime, post_starts: &PostStarts) -> Cow<'a, PodRuntime> {
+    let mut shown = Cow::Borrowed(runtime);
+    if !post_starts.is_empty() {
+        let begins = |container: &&mut Container| post_starts.contains_key(&container.id);
+        let all = shown.to_mut().containers.iter_mut();
+        all.filter(begins).for_each(|container| container.state = ContainerState::Created);
+    }
+    shown
 }
 
 /// A hook with everything looked up that it needs.
@@ -57,18 +142,13 @@ struct Hook {
     pod: Arc<Pod>,
 }
 
-/// Runs the postStart hook of a container that has just been started. The text says what
-/// went wrong.
-pub async fn post_start(round: &Round<'_>, spec: &ContainerSpec, id: &ContainerId) -> Result<(), String> {
-    let Some(handler) = spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.clone()) else {
-        return Ok(());
-    };
-    let result = hook(round, handler, spec.clone(), id).run().await;
-    if let Err(error) = &result {
-        warn!(container = spec.name, error, "postStart hook failed, the container is stopped");
-        round.container_event(&spec.name, EventType::Warning, "FailedPostStartHook", "PostStartHook failed");
+/// Begins the postStart hook of a container that has just been started, if it has one.
+pub fn begin_post_start(round: &Round<'_>, spec: &ContainerSpec, id: &ContainerId) {
+    let handler = spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.clone());
+    if let Some(handler) = handler {
+        let begun = hook(round, handler, spec.clone(), id).begin(round, Moment::PostStart);
+        round.begun_hooks.all().insert((id.clone(), Moment::PostStart), begun);
     }
-    result
 }
 
 /// Runs the preStop hook of a container, if it has one, or waits for one that runs. Gives
@@ -95,10 +175,11 @@ pub fn begin_pre_stop_of_sidecars(round: &Round<'_>) {
     }
 }
 
-fn begin_pre_stop(round: &Round<'_>, name: &str, id: &ContainerId) -> Option<Shared<BoxFuture<'static, ()>>> {
-    let mut all = round.begun_hooks.0.lock().expect("nothing that holds the hooks can panic");
-    all.retain(|known, _| known == id || round.runtime.containers.iter().any(|container| container.id == *known));
-    if let Some(begun) = all.get(id) {
+fn begin_pre_stop(round: &Round<'_>, name: &str, id: &ContainerId) -> Option<End> {
+    let mut all = round.begun_hooks.all();
+    all.retain(|(known, _), _| known == id || round.runtime.containers.iter().any(|container| container.id == *known));
+    let key = (id.clone(), Moment::PreStop);
+    if let Some(begun) = all.get(&key) {
         return Some(begun.end.clone());
     }
     // What has ended by itself, or never began, has nothing to prepare.
@@ -118,20 +199,9 @@ fn begin_pre_stop(round: &Round<'_>, name: &str, id: &ContainerId) -> Option<Sha
         }
     };
     info!(container = name, %id, "running the preStop hook");
-    let hook = hook(round, handler, container, id);
-    let (ended, end) = tokio::sync::oneshot::channel::<()>();
-    let task = tokio::spawn(async move {
-        if let Err(error) = hook.run().await {
-            warn!(container = hook.container.name, error, "preStop hook failed, the stop goes on");
-            let path = pod::field_path(&hook.pod, &hook.container.name);
-            let told = "PreStopHook failed";
-            hook.recorder.pod(&hook.pod, path.as_deref(), EventType::Warning, "FailedPreStopHook", told);
-        }
-        let _ = ended.send(());
-    });
-    // A hook that panicked has ended too.
-    let end = end.map(drop).boxed().shared();
-    all.insert(id.clone(), Begun { _task: AbortOnDropHandle::new(task), end: end.clone() });
+    let begun = hook(round, handler, container, id).begin(round, Moment::PreStop);
+    let end = begun.end.clone();
+    all.insert(key, begun);
     Some(end)
 }
 
@@ -148,6 +218,35 @@ fn hook(round: &Round<'_>, handler: LifecycleHandler, container: ContainerSpec, 
 }
 
 impl Hook {
+    fn begin(self, round: &Round<'_>, moment: Moment) -> Begun {
+        let (ended, end) = oneshot::channel();
+        let (wakes, uid) = (round.context.wakes.clone(), round.uid.clone());
+        let task = async move {
+            let result = AssertUnwindSafe(self.run()).catch_unwind().await;
+            let result = result.unwrap_or_else(|_| Err("the hook panicked".to_owned()));
+            if let Err(error) = &result {
+                self.tell_failure(moment, error);
+            }
+            // Nobody listens any more if the worker has gone.
+            let _ = ended.send(result);
+            wakes.wake(&uid);
+        };
+        let task = tokio::spawn(task.in_current_span());
+        let end = end.map(|end| end.unwrap_or(Ok(()))).boxed().shared();
+        Begun { _task: AbortOnDropHandle::new(task), end }
+    }
+
+    fn tell_failure(&self, moment: Moment, error: &str) {
+        let name = &self.container.name;
+        let (reason, message) = match moment {
+            Moment::PostStart => ("FailedPostStartHook", "PostStartHook failed"),
+            Moment::PreStop => ("FailedPreStopHook", "PreStopHook failed"),
+        };
+        warn!(container = name, error, "{message}, the container is stopped");
+        let path = pod::field_path(&self.pod, name);
+        self.recorder.pod(&self.pod, path.as_deref(), EventType::Warning, reason, message);
+    }
+
     async fn run(&self) -> Result<(), String> {
         let place = Place { ports: self.container.ports.as_deref().unwrap_or_default(), ip: self.ip };
         if let Some(exec) = &self.handler.exec {

@@ -23,6 +23,7 @@ pub mod mirror;
 pub mod plan;
 mod report;
 mod resize;
+mod retries;
 mod start;
 pub mod user_namespaces;
 mod wakes;

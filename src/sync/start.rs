@@ -162,10 +162,8 @@ async fn launch_created(round: &Round<'_>, name: &str, id: &ContainerId, attempt
     info!(container = name, %id, attempt, "container started");
     round.container_event(name, EventType::Normal, "Started", "Container started");
     link_log(round, name, id, attempt).await;
-    let Some(spec) = round.spec(name) else { return Ok(()) };
-    if let Err(message) = hooks::post_start(round, &spec, id).await {
-        round.kill_for_hook(name, id).await;
-        return Err(StartFailure::new("PostStartHookError", message));
+    if let Some(spec) = round.spec(name) {
+        hooks::begin_post_start(round, &spec, id);
     }
     Ok(())
 }

@@ -25,10 +25,11 @@ use tracing::{debug, info, warn};
 
 use super::dead::Condemned;
 use super::execute::{Done, Round, StartFailure};
-use super::hooks::BegunHooks;
-use super::plan::{self, Action, Plan, Snapshot};
+use super::hooks::{BegunHooks, PostStarts, as_shown};
+use super::plan::{self, Action, Plan, Snapshot, StopWhy};
 use super::report::{Progress, Reporter};
 use super::resize::{Resize, Resizing};
+use super::retries::{Retries, Retry, Step};
 use super::{Context, admit, execute, report};
 use crate::cri::ContainerId;
 use crate::events::EventType;
@@ -92,10 +93,6 @@ pub enum Stage {
 
 /// What the API server fills in where a pod says nothing.
 pub const GRACE_SECONDS_DEFAULT: i64 = 30;
-/// Delays between passes that failed.
-const RETRY_FIRST: Duration = Duration::from_millis(500);
-const RETRY_MAX: Duration = Duration::from_secs(10);
-const RETRY_JITTER: f64 = 0.5;
 
 /// What one pass leaves to do.
 enum Outcome {
@@ -105,25 +102,6 @@ enum Outcome {
     Idle { until: Option<Instant> },
     /// The pod is gone from this machine and from the API.
     Gone,
-}
-
-/// What failed, and so waits. A container that cannot start does not hold up the others.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Step {
-    Read,
-    Prepare,
-    Volumes,
-    Sandbox,
-    Container(String),
-    Resize,
-    Clean,
-}
-
-/// A step that failed so many times in a row and is not tried again before then.
-#[derive(Clone, Copy, Debug)]
-struct Retry {
-    failures: u32,
-    not_before: Instant,
 }
 
 struct Worker {
@@ -136,7 +114,7 @@ struct Worker {
     exits_seen: BTreeMap<ContainerId, Instant>,
     /// Why containers could not be started at the last try.
     start_failures: BTreeMap<String, StartFailure>,
-    retries: BTreeMap<Step, Retry>,
+    retries: Retries,
     /// What the last round did, as far as it was told, and how often it had failed before.
     done: Vec<(Action, Option<Retry>)>,
     /// What containers carry that are made after a restart of all.
@@ -164,7 +142,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
         prepared: false,
         exits_seen: BTreeMap::new(),
         start_failures: BTreeMap::new(),
-        retries: BTreeMap::new(),
+        retries: Retries::new(context.clock.clone()),
         done: Vec::new(),
         restart_all_wait: Duration::ZERO,
         probes: context.probes.of_pod(&uid),
@@ -240,21 +218,21 @@ async fn sleep_until(until: Option<Instant>) {
 
 impl Worker {
     async fn pass(&mut self, wish: &Desired) -> Outcome {
-        if let Some(until) = self.waits_for(&Step::Read) {
+        if let Some(until) = self.retries.waits_for(&Step::Read) {
             return Outcome::Idle { until: Some(until) };
         }
         let runtime = match self.context.pleg.current(&self.uid).await {
             Ok(runtime) => runtime,
             Err(error) => {
                 debug!(%error, "cannot read the pod from the runtime");
-                if !self.retries.contains_key(&Step::Read) {
+                if !self.retries.has_failed(&Step::Read) {
                     let message = format!("error determining status: {error}");
                     self.context.recorder.pod(&wish.pod, None, EventType::Warning, "FailedSync", message);
                 }
                 return self.failed(Step::Read, None);
             }
         };
-        self.retries.remove(&Step::Read);
+        self.retries.succeeded(&Step::Read);
         self.context.logs.observe(&self.uid, &runtime);
         self.note_exits(&runtime);
         self.judge(wish, &runtime).await;
@@ -269,13 +247,18 @@ impl Worker {
                 self.stopping = Some((self.context.clock.now(), grace));
             }
         }
-        let standings = self.look_at_probes(wish, &runtime);
+        let post_starts = match self.stage {
+            Stage::Syncing => self.begun_hooks.post_starts(&runtime),
+            Stage::Stopping | Stage::Cleaning | Stage::Ended => PostStarts::new(),
+        };
+        let shown = as_shown(&runtime, &post_starts);
+        let standings = self.look_at_probes(wish, &shown);
         let condemned = self.condemned(wish, &runtime);
         let resize = match self.stage {
             Stage::Syncing => self.resizing.decide(&self.context, wish, &runtime),
             Stage::Stopping | Stage::Cleaning | Stage::Ended => Resize::default(),
         };
-        let plan = self.plan(wish, &runtime, &standings, &condemned.containers, &resize);
+        let plan = self.plan(wish, &runtime, &standings, &post_starts, &condemned.containers, &resize);
         self.restart_all_wait = plan.restart_all_wait.unwrap_or(self.restart_all_wait);
         if self.stage == Stage::Syncing {
             let now = self.context.clock.now();
@@ -285,7 +268,7 @@ impl Worker {
             self.advance();
             return Outcome::Again;
         }
-        self.publish(wish, &runtime, &plan);
+        self.publish(wish, &shown, &plan);
         match self.stage {
             Stage::Syncing => self.refresh_volumes(wish).await,
             Stage::Cleaning => return self.clean().await,
@@ -294,12 +277,12 @@ impl Worker {
         }
         self.hold_what_had_no_effect(&plan);
         let actions: Vec<_> =
-            plan.actions.iter().filter(|action| self.waits_for(&step(action)).is_none()).cloned().collect();
+            plan.actions.iter().filter(|action| self.retries.waits_for(&Step::of(action)).is_none()).cloned().collect();
         if actions.is_empty() {
             let later = condemned.look_again_in.map(|wait| self.context.clock.now() + wait);
             return Outcome::Idle { until: self.look_again(wish, &plan).into_iter().chain(later).min() };
         }
-        self.execute(wish, &runtime, &plan, &actions).await
+        self.execute(wish, &runtime, &shown, &plan, &actions).await
     }
 
     fn look_at_probes(&mut self, wish: &Desired, runtime: &PodRuntime) -> Standings {
@@ -410,6 +393,7 @@ impl Worker {
         wish: &Desired,
         runtime: &PodRuntime,
         standings: &Standings,
+        post_starts: &PostStarts,
         condemned: &BTreeSet<ContainerId>,
         resize: &Resize,
     ) -> Plan {
@@ -423,6 +407,7 @@ impl Worker {
                 exits_seen: &self.exits_seen,
                 restart_all_wait: self.restart_all_wait,
                 standings,
+                post_starts,
                 condemned,
                 resize,
                 now: self.context.clock.now(),
@@ -435,7 +420,14 @@ impl Worker {
         }
     }
 
-    async fn execute(&mut self, wish: &Desired, runtime: &Arc<PodRuntime>, plan: &Plan, actions: &[Action]) -> Outcome {
+    async fn execute(
+        &mut self,
+        wish: &Desired,
+        runtime: &PodRuntime,
+        shown: &PodRuntime,
+        plan: &Plan,
+        actions: &[Action],
+    ) -> Outcome {
         let (context, uid, hooks) = (self.context.clone(), self.uid.clone(), self.begun_hooks.clone());
         let stopping_since = self.stopping.map(|(since, _)| since);
         let round = Round { context: &context, uid: &uid, wish, runtime, begun_hooks: &hooks, stopping_since };
@@ -447,7 +439,7 @@ impl Worker {
                 report = &mut executing => break report,
                 // Cancel-safe: an unused permit stays. A pull may take minutes and a stop its
                 // grace; meanwhile clients want to know which containers are ready.
-                () = self.probes.changed() => self.publish(wish, runtime, plan),
+                () = self.probes.changed() => self.publish(wish, shown, plan),
             }
         };
         for (Done { step, result }, action) in report.into_iter().zip(actions) {
@@ -463,7 +455,11 @@ impl Worker {
                     if let Step::Container(name) = &step {
                         self.start_failures.remove(name);
                     }
-                    let before = self.retries.remove(&step);
+                    if let Action::StopContainer { name, id, why: StopWhy::HookFailed } = action {
+                        let message = self.begun_hooks.failed_post_start(id).unwrap_or_default();
+                        self.start_failures.insert(name.clone(), StartFailure::new("PostStartHookError", message));
+                    }
+                    let before = self.retries.succeeded(&step);
                     self.done.push((action.clone(), before));
                 }
                 Err(failure) => {
@@ -489,45 +485,33 @@ impl Worker {
         for (action, before) in std::mem::take(&mut self.done) {
             if plan.actions.contains(&action) {
                 debug!(?action, "had no effect, will retry");
-                self.retries.extend(before.map(|before| (step(&action), before)));
-                self.failed(step(&action), None);
+                self.retries.failed_after_all(Step::of(&action), before);
             }
         }
     }
 
     /// Notes a failure and says when there is something to do next.
     fn failed(&mut self, step: Step, retry_at: Option<Instant>) -> Outcome {
-        let failures = self.retries.get(&step).map_or(0, |retry| retry.failures);
-        let delay = RETRY_FIRST.saturating_mul(1 << failures.min(8)).min(RETRY_MAX);
-        let not_before =
-            retry_at.unwrap_or_else(|| self.context.clock.now() + self.context.clock.jitter(delay, RETRY_JITTER));
-        self.retries.insert(step, Retry { failures: failures + 1, not_before });
-        Outcome::Idle { until: Some(not_before) }
-    }
-
-    fn waits_for(&self, step: &Step) -> Option<Instant> {
-        let now = self.context.clock.now();
-        self.retries.get(step).map(|retry| retry.not_before).filter(|not_before| *not_before > now)
+        Outcome::Idle { until: Some(self.retries.failed(step, retry_at)) }
     }
 
     fn look_again(&self, wish: &Desired, plan: &Plan) -> Option<Instant> {
         let now = self.context.clock.now();
-        let retries = self.retries.values().map(|retry| retry.not_before).filter(|not_before| *not_before > now);
         let refresh = self.context.volumes.next_refresh(&self.uid).filter(|_| self.stage == Stage::Syncing);
         // A moment more, so as not to come too soon.
         let deadline = self.active_left(wish).filter(|_| self.stage == Stage::Syncing);
         let deadline = deadline.map(|left| now + left + Duration::from_millis(1));
-        retries.chain(plan.look_again()).chain(refresh).chain(deadline).min()
+        self.retries.next().into_iter().chain(plan.look_again()).chain(refresh).chain(deadline).min()
     }
 
     /// ConfigMaps, Secrets and tokens that changed reach the pod's files here.
     async fn refresh_volumes(&mut self, wish: &Desired) {
-        if !self.prepared || self.waits_for(&Step::Volumes).is_some() {
+        if !self.prepared || self.retries.waits_for(&Step::Volumes).is_some() {
             return;
         }
         match self.context.volumes.refresh(&wish.pod).await {
             Ok(()) => {
-                self.retries.remove(&Step::Volumes);
+                self.retries.succeeded(&Step::Volumes);
             }
             Err(error) => {
                 warn!(error = &error as &dyn std::error::Error, "volume not refreshed, the old content stays for now");
@@ -537,7 +521,7 @@ impl Worker {
     }
 
     async fn clean(&mut self) -> Outcome {
-        if let Some(until) = self.waits_for(&Step::Clean) {
+        if let Some(until) = self.retries.waits_for(&Step::Clean) {
             return Outcome::Idle { until: Some(until) };
         }
         match execute::clean(&self.context, &self.uid).await {
@@ -553,7 +537,7 @@ impl Worker {
     }
 
     async fn take_leave(&mut self, wish: &Desired) -> Outcome {
-        if let Some(until) = self.waits_for(&Step::Clean) {
+        if let Some(until) = self.retries.waits_for(&Step::Clean) {
             return Outcome::Idle { until: Some(until) };
         }
         match execute::take_leave(&self.context, &self.uid, wish).await {
@@ -594,16 +578,4 @@ impl Worker {
 
 pub fn is_terminal(pod: &Pod) -> bool {
     matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
-}
-
-fn step(action: &Action) -> Step {
-    match action {
-        Action::Prepare => Step::Prepare,
-        Action::Resize(_) => Step::Resize,
-        Action::CreateSandbox { .. } | Action::StopSandbox { .. } | Action::RemoveSandbox { .. } => Step::Sandbox,
-        Action::StartContainer { name, .. }
-        | Action::ResumeContainer { name, .. }
-        | Action::StopContainer { name, .. }
-        | Action::RemoveContainer { name, .. } => Step::Container(name.clone()),
-    }
 }

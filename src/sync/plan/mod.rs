@@ -19,6 +19,7 @@ use tokio::time::Instant;
 pub use backoff::{BACKOFF_ANNOTATION, RESTART_ALL_ANNOTATION};
 pub use backoff::{BackoffLimits, Waits};
 
+use super::hooks::{PostStart, PostStarts};
 use super::resize::Resize;
 use crate::cri::{
     Container, ContainerId, ContainerState, NamespaceMode, Sandbox, SandboxId, SandboxState, annotations,
@@ -42,6 +43,8 @@ pub struct Snapshot<'a> {
     pub restart_all_wait: Duration,
     /// What probes say of the instances.
     pub standings: &'a Standings,
+    /// What runs and has not got over its postStart hook.
+    pub post_starts: &'a PostStarts,
     /// Dead instances that have to go.
     pub condemned: &'a BTreeSet<ContainerId>,
     /// What has to be done so that containers have what is allocated to them.
@@ -109,6 +112,8 @@ pub enum StopWhy {
     DefinitionChanged,
     /// It has to restart to have the resources that are allocated to it.
     Resized,
+    /// Its postStart hook failed.
+    HookFailed,
     SandboxReplaced,
     StateUnknown,
     /// Another one ended with a code for which all begin anew.
@@ -203,6 +208,7 @@ pub fn sync(snapshot: &Snapshot) -> Plan {
         // What is to stop waits for nobody's image.
         let (stops, starts): (Vec<_>, Vec<_>) =
             steps.into_iter().partition(|action| matches!(action, Action::StopContainer { .. }));
+        let starts = starts.into_iter().filter(|action| !waits_for_post_start(snapshot, action));
         plan.actions.extend(stops.into_iter().chain(starts));
         plan.held = held;
         plan.actions.extend(surplus(runtime, Some(&sandbox.id), snapshot.condemned));
@@ -319,14 +325,32 @@ fn failed_probe(snapshot: &Snapshot, instance: &Container) -> Option<ProbeKind> 
     snapshot.standings.get(&instance.id).and_then(|standing| standing.failed)
 }
 
+/// Nothing starts before what started earlier is over its postStart hook, but whoever came to
+/// see why it takes so long.
+fn waits_for_post_start(snapshot: &Snapshot, action: &Action) -> bool {
+    let (Action::StartContainer { name, .. } | Action::ResumeContainer { name, .. }) = action else { return false };
+    let is_ephemeral = || ephemeral_containers(snapshot.pod).iter().any(|spec| spec.name == *name);
+    let is_waited_for = |container: &Container| {
+        container.name != *name && snapshot.post_starts.get(&container.id) == Some(&PostStart::Running)
+    };
+    snapshot.runtime.containers.iter().any(is_waited_for) && !is_ephemeral()
+}
+
+fn has_failed_hook(snapshot: &Snapshot, instance: &Container) -> bool {
+    matches!(snapshot.post_starts.get(&instance.id), Some(PostStart::Failed(_)))
+}
+
 /// It has no startup probe, or that has passed.
 fn is_started(snapshot: &Snapshot, instance: &Container) -> bool {
     snapshot.standings.get(&instance.id).is_none_or(Standing::is_started)
 }
 
-/// It runs what it should with what it should have, and no probe has given it up.
+/// It runs what it should with what it should have, and neither hook nor probe has given it up.
 fn is_well(snapshot: &Snapshot, instance: &Container, spec: &ContainerSpec) -> bool {
-    !is_changed(instance, spec) && !is_outgrown(snapshot, instance) && failed_probe(snapshot, instance).is_none()
+    !is_changed(instance, spec)
+        && !is_outgrown(snapshot, instance)
+        && !has_failed_hook(snapshot, instance)
+        && failed_probe(snapshot, instance).is_none()
 }
 
 /// It was made with other resources than are allocated now, and cannot change.
@@ -446,6 +470,9 @@ fn advance(
             steps.push(start(Duration::ZERO));
         }
         // What follows is for the restart policy and the back-off, as after any other end.
+        Some((ContainerState::Running { .. }, newest)) if has_failed_hook(snapshot, newest) => {
+            steps.push(stop(newest, StopWhy::HookFailed));
+        }
         Some((ContainerState::Running { .. }, newest)) => {
             let Some(probe) = failed_probe(snapshot, newest) else { return };
             let will_restart = kind == Kind::Sidecar || policy(snapshot.pod, spec) != "Never";

@@ -42,6 +42,7 @@ impl fmt::Display for Action {
                     StopWhy::PodStops => "the pod stops",
                     StopWhy::DefinitionChanged => "its definition changed",
                     StopWhy::Resized => "it gets other resources",
+                    StopWhy::HookFailed => "its postStart hook failed",
                     StopWhy::SandboxReplaced => "its sandbox is replaced",
                     StopWhy::StateUnknown => "its state is unknown",
                     StopWhy::AllRestart => "all containers restart",

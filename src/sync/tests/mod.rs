@@ -9,6 +9,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
 use tokio::time::Instant;
 
+use super::hooks::{PostStart, PostStarts};
 use super::plan::{self, BACKOFF_ANNOTATION, BackoffLimits, Plan, RESTART_ALL_ANNOTATION, Snapshot};
 use super::resize::{Resize, Update, UpdateKind};
 use super::{DeadContainers, DeadLimits, Wakes};
@@ -51,7 +52,7 @@ fn with_init(mut pod: Pod, init: &[(&str, bool)]) -> Pod {
 
 /// A runtime described step by step.
 #[derive(Default)]
-struct Scene(PodRuntime, Standings, Resize);
+struct Scene(PodRuntime, Standings, Resize, PostStarts);
 
 impl Scene {
     fn sandbox(mut self, attempt: u32, state: SandboxState) -> Self {
@@ -111,6 +112,13 @@ impl Scene {
         self
     }
 
+    /// The newest described container has not got over its postStart hook.
+    fn hooked(mut self, post_start: PostStart) -> Self {
+        let newest = self.0.containers.last().expect("a container was described");
+        self.3.insert(newest.id.clone(), post_start);
+        self
+    }
+
     /// A probe has given the newest described container up.
     fn given_up(mut self, probe: ProbeKind) -> Self {
         let newest = self.0.containers.last().expect("a container was described");
@@ -150,7 +158,8 @@ fn plan_of(pod: &Pod, scene: Scene, prepared: bool, network_ready: bool) -> Plan
 
 /// The plan of a worker that saw all exits so long ago.
 fn plan_seen_for(seen: Duration, pod: &Pod, scene: Scene, prepared: bool, network_ready: bool) -> Plan {
-    let (runtime, standings, resize) = (scene.0.sorted(), scene.1, scene.2);
+    let Scene(runtime, standings, resize, post_starts) = scene;
+    let runtime = runtime.sorted();
     let now = Instant::now() + seen;
     let exits_seen = runtime.containers.iter().map(|container| (container.id.clone(), now - seen)).collect();
     let dead = DeadContainers::new(DeadLimits::default());
@@ -164,6 +173,7 @@ fn plan_seen_for(seen: Duration, pod: &Pod, scene: Scene, prepared: bool, networ
         exits_seen: &exits_seen,
         restart_all_wait: Duration::ZERO,
         standings: &standings,
+        post_starts: &post_starts,
         condemned: &condemned,
         resize: &resize,
         now,
@@ -502,6 +512,36 @@ fn ephemeral_containers_start_once_and_wait_for_nobody() {
     check(debugged(), created, &["start e, already created"]);
     let replaced = Scene::default().sandbox(0, SandboxState::NotReady).sandbox(1, SandboxState::Ready);
     check(debugged(), replaced.running("i", 1, 1).exited("e", 0, 0, 137), &[]);
+}
+
+#[test]
+fn what_follows_waits_for_a_post_start_hook_and_nothing_else_does() {
+    let hooked = |scene: Scene| scene.running("a", 0, 0).hooked(PostStart::Running);
+    check(pod("Always", &["a", "b"]), hooked(ready()), &[]);
+    check(pod("Always", &["a", "b"]), ready().running("a", 0, 0), &["start b"]);
+    // What stops does, and it starts again once the hook is through.
+    let given_up = hooked(ready().running("b", 0, 0).given_up(ProbeKind::Liveness));
+    check(pod("Always", &["a", "b"]), given_up, &["stop b because its liveness probe failed"]);
+    check(pod("Always", &["a", "b"]), hooked(ready().exited("b", 0, 0, 1)), &[]);
+    check(
+        pod("Always", &["a", "b"]),
+        hooked(ready()).outdated(),
+        &["stop a because its definition changed", "start a again, attempt 1"],
+    );
+    let sidecar = with_init(pod("Always", &["b"]), &[("a", true)]);
+    check(sidecar, hooked(ready()), &[]);
+    let mut debugged = pod("Always", &["a", "b"]);
+    let ephemeral = crate::pod::testing::yaml("[{name: e, image: 'img:1'}]");
+    debugged.spec.as_mut().expect("made with a spec").ephemeral_containers = Some(ephemeral);
+    check(debugged, hooked(ready()), &["start e"]);
+}
+
+#[test]
+fn a_container_whose_post_start_hook_failed_is_stopped_and_its_policy_decides() {
+    let failed = ready().running("a", 0, 0).hooked(PostStart::Failed("no luck".into()));
+    check(pod("Never", &["a", "b"]), failed, &["stop a because its postStart hook failed", "start b"]);
+    check(pod("Never", &["a"]), ready().exited("a", 0, 0, 137), &["done"]);
+    check(pod("Always", &["a"]), ready().exited("a", 0, 0, 137), &["start a again, attempt 1"]);
 }
 
 #[test]

@@ -1,0 +1,100 @@
+//! What failed, and when it is tried again. A container that cannot start does not hold up the
+//! others: each step of a pod waits on its own, longer with each failure in a row.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::plan::Action;
+use crate::clock::Clock;
+
+/// Delays between tries.
+const FIRST: Duration = Duration::from_millis(500);
+const MAX: Duration = Duration::from_secs(10);
+const JITTER: f64 = 0.5;
+
+/// What can fail by itself.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    Read,
+    Prepare,
+    Volumes,
+    Sandbox,
+    Container(String),
+    Resize,
+    Clean,
+}
+
+impl Step {
+    pub fn of(action: &Action) -> Step {
+        match action {
+            Action::Prepare => Step::Prepare,
+            Action::Resize(_) => Step::Resize,
+            Action::CreateSandbox { .. } | Action::StopSandbox { .. } | Action::RemoveSandbox { .. } => Step::Sandbox,
+            Action::StartContainer { name, .. }
+            | Action::ResumeContainer { name, .. }
+            | Action::StopContainer { name, .. }
+            | Action::RemoveContainer { name, .. } => Step::Container(name.clone()),
+        }
+    }
+}
+
+/// A step that failed so many times in a row and is not tried again before then.
+#[derive(Clone, Copy, Debug)]
+pub struct Retry {
+    failures: u32,
+    not_before: Instant,
+}
+
+pub struct Retries {
+    clock: Clock,
+    waiting: BTreeMap<Step, Retry>,
+}
+
+impl Retries {
+    pub fn new(clock: Clock) -> Self {
+        Retries { clock, waiting: BTreeMap::new() }
+    }
+
+    /// Notes a failure and says when the step is tried again: at `retry_at`, if that is known
+    /// better than by counting.
+    pub fn failed(&mut self, step: Step, retry_at: Option<Instant>) -> Instant {
+        let failures = self.waiting.get(&step).map_or(0, |retry| retry.failures);
+        let delay = FIRST.saturating_mul(1 << failures.min(8)).min(MAX);
+        let not_before = retry_at.unwrap_or_else(|| self.clock.now() + self.clock.jitter(delay, JITTER));
+        self.waiting.insert(step, Retry { failures: failures + 1, not_before });
+        not_before
+    }
+
+    /// Gives back what is forgotten by it.
+    pub fn succeeded(&mut self, step: &Step) -> Option<Retry> {
+        self.waiting.remove(step)
+    }
+
+    /// It was believed to have succeeded; before that it was waiting like this.
+    pub fn failed_after_all(&mut self, step: Step, before: Option<Retry>) {
+        self.waiting.extend(before.map(|before| (step.clone(), before)));
+        self.failed(step, None);
+    }
+
+    pub fn has_failed(&self, step: &Step) -> bool {
+        self.waiting.contains_key(step)
+    }
+
+    pub fn waits_for(&self, step: &Step) -> Option<Instant> {
+        let not_before = self.waiting.get(step)?.not_before;
+        Some(not_before).filter(|not_before| *not_before > self.clock.now())
+    }
+
+    /// When the next of them may be tried.
+    pub fn next(&self) -> Option<Instant> {
+        let now = self.clock.now();
+        self.waiting.values().map(|retry| retry.not_before).filter(|not_before| *not_before > now).min()
+    }
+
+    /// Whatever they waited for may have changed.
+    pub fn clear(&mut self) {
+        self.waiting.clear();
+    }
+}
