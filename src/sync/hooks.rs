@@ -170,6 +170,7 @@ pub fn begin_pre_stop_of_sidecars(round: &Round<'_>) {
     for container in round.runtime.may_run() {
         let is_sidecar = matches!(pod::containers::find(&round.wish.pod, &container.name), Some((Role::Sidecar, _)));
         if is_sidecar && !round.grace(&container.name, &container.id, StopWhy::PodStops).is_zero() {
+            round.begun_hooks.give_up_post_start(&container.id);
             begin_pre_stop(round, &container.name, &container.id);
         }
     }

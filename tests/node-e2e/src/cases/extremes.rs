@@ -19,6 +19,8 @@ pub const CASES: &[Case] = &[
         .beyond_upstream("it waits for the runtime, which waits for what the command left behind"),
     shared!(a_post_start_hook_that_never_ends_holds_up_its_own_pod_alone)
         .beyond_upstream("it waits for the hook although the pod is deleted"),
+    shared!(a_pod_with_a_post_start_hook_that_never_ends_is_cared_for)
+        .beyond_upstream("it does nothing for the pod before the hook has ended"),
 ];
 
 const A_HUNDRED_STARTS: Duration = Duration::from_secs(120);
@@ -114,4 +116,21 @@ async fn a_post_start_hook_that_never_ends_holds_up_its_own_pod_alone(node: Node
     expect_another_pod_to_start(&node).await?;
     stuck.delete().await?;
     stuck.expect_gone().await
+}
+
+async fn a_pod_with_a_post_start_hook_that_never_ends_is_cared_for(node: Node) -> Result<()> {
+    let dying =
+        json!({ "livenessProbe": { "exec": { "command": ["false"] }, "periodSeconds": 1, "failureThreshold": 1 } });
+    let hook = json!({ "lifecycle": { "postStart": { "exec": { "command": ["sleep", "1000000"] } } } });
+    let idle = "exec sleep 1000000";
+    let caring = pod("caring").container(dying).and_container("stuck", idle, hook);
+    let caring = caring.and_container("last", idle, json!({}));
+    let caring = caring.spec(json!({ "activeDeadlineSeconds": 15, "terminationGracePeriodSeconds": 1 }));
+    let caring = node.run(caring).await?;
+    // A container before it, given up by its probe; itself, as clients see it; and the next one.
+    caring.expect_event("Killing").await?;
+    caring.expect().container("stuck").waiting("ContainerCreating").await?;
+    caring.expect().container("last").waiting("ContainerCreating").await?;
+    ensure!(node.containers_of(&caring).await?.iter().all(|container| container.name != "last"));
+    caring.expect().phase("Failed").await.map(drop)
 }

@@ -95,9 +95,7 @@ fn hook(random: &mut fastrand::Rng, slot: u16, ask: Ask, manners: &mut Manners) 
         ask,
         deed: match random.u32(0..6) {
             0 => Deed::Fails,
-            // While a postStart hook lasts nothing else is done for the pod, as with upstream: one
-            // that never returns would leave nothing to judge.
-            1 if ask == Ask::PreStop => Deed::NeverReturns,
+            1 => Deed::NeverReturns,
             _ => Deed::Succeeds,
         },
         lasts: Duration::from_millis(random.u64(0..=longest * 1000)),

@@ -111,9 +111,7 @@ impl Asked {
         if self.ask.is_hook() {
             state.end_hook(&self.id, self.ask, is_good);
         } else {
-            for id in state.meant_by(&self.id, self.timeout.is_some()) {
-                state.note(&id, self.ask, is_good);
-            }
+            state.note(&self.id, self.ask, is_good);
         }
     }
 }
@@ -145,17 +143,6 @@ impl State {
             (Ask::Startup | Ask::Liveness, false) => self.give_up(id, ask),
             _ => {}
         }
-    }
-
-    /// An address is that of a container, not of an instance: in a round that stops one and starts
-    /// the next, the agent may still mean the one that was.
-    fn meant_by(&self, id: &ContainerId, by_address: bool) -> Vec<ContainerId> {
-        let Some(asked) = self.containers.get(id).filter(|_| by_address) else { return vec![id.clone()] };
-        let of_it = self
-            .containers
-            .values()
-            .filter(|other| other.pod_uid == asked.pod_uid && other.container.name == asked.container.name);
-        of_it.map(|other| other.container.id.clone()).collect()
     }
 
     /// From now on the agent may stop this instance.
