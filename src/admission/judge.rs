@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::Pod;
 
 use super::fit::{self, Figures};
-use super::{NodeFacts, Refusal, affinity, app_armor, is_critical, ports, preemption, sysctls, taints};
+use super::{NodeFacts, Refusal, affinity, app_armor, features, is_critical, ports, preemption, sysctls, taints};
 use crate::pod::resources::amounts;
 use crate::pod::{PodUid, Source, spec};
 
@@ -57,6 +57,9 @@ pub fn judge(facts: &NodeFacts<'_>, taken: &[Taken<'_>], pod: &Pod, source: Sour
     if is_pending && !facts.config.app_armor && app_armor::is_required(pod) {
         let message = "Cannot enforce AppArmor: AppArmor is not enabled on the host";
         return Judgement::Refused(Refusal::new("AppArmor", message));
+    }
+    if let Some(refusal) = features::check(&facts.config.gates, pod) {
+        return Judgement::Refused(refusal);
     }
     match victims.is_empty() {
         true => Judgement::Admitted,

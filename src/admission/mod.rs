@@ -18,6 +18,7 @@
 
 mod affinity;
 mod app_armor;
+mod features;
 mod fit;
 mod judge;
 mod ledger;
@@ -33,8 +34,9 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 
 pub use judge::{Judgement, judge};
 pub use ledger::{Admission, Answer};
-pub use resize::Allocation;
+pub use resize::{Allocation, INFEASIBLE};
 
+use crate::config::FeatureGates;
 use crate::pod::Source;
 use crate::pod::resources::Amounts;
 use crate::sources::mirror;
@@ -51,6 +53,7 @@ pub struct AdmissionConfig {
     /// As `uname -r` has it; young sysctls need a kernel that keeps them in a namespace.
     pub kernel_version: String,
     pub app_armor: bool,
+    pub gates: FeatureGates,
 }
 
 /// The node as it is now.

@@ -10,9 +10,13 @@ use super::fit::{Figures, requests, shortages, sum};
 use super::judge::allocatable;
 use super::ledger::{Entry, take_over_all};
 use super::{Admission, NodeFacts, Refusal};
-use crate::pod::allocation::{RESIZABLE, is_allocated, with_allocation};
+use crate::config::Gate;
+use crate::pod::allocation::{RESIZABLE, is_allocated, resizable, with_allocation};
 use crate::pod::qos::{self, QosClass};
 use crate::pod::{PodUid, spec};
+
+/// The reason of a refusal that stays whatever others free.
+pub const INFEASIBLE: &str = "Infeasible";
 
 /// Other resources than the pod has.
 pub(super) struct Wish {
@@ -104,6 +108,11 @@ fn turn(entry: &Entry) -> Option<Turn> {
 fn refusal(pods: &BTreeMap<PodUid, Entry>, facts: &NodeFacts<'_>, uid: &PodUid) -> Option<Refusal> {
     let entry = &pods[uid];
     let wish = entry.wish.as_ref()?;
+    let whole = |pod: &Pod| resizable(spec(pod).resources.as_ref());
+    let gate = Gate::InPlacePodLevelResourcesVerticalScaling;
+    if !facts.config.gates.enabled(gate) && whole(&wish.pod) != whole(&entry.pod) {
+        return Some(Refusal::new(INFEASIBLE, "InPlacePodLevelResourcesVerticalScaling is disabled"));
+    }
     let raised = raised(&wish.pod, &entry.pod);
     let others = pods.iter().filter(|(other, entry)| *other != uid && entry.holds());
     let used = sum(others.map(|(_, entry)| &*entry.pod));
@@ -130,6 +139,7 @@ fn lowers(wish: &Pod, has: &Pod) -> bool {
 mod tests {
     use super::*;
     use crate::admission::AdmissionConfig;
+    use crate::config::FeatureGates;
     use crate::pod::resources::{Amounts, amounts};
     use crate::pod::testing::{pod_yaml, yaml};
     use crate::pod::{PodRef, Source};
@@ -137,13 +147,15 @@ mod tests {
     /// A node of four CPUs and 4 GiB, and those who live on it.
     struct Bed {
         admission: Admission,
+        config: AdmissionConfig,
         allocatable: Amounts,
     }
 
     impl Bed {
         fn with(pods: &[&Arc<Pod>]) -> Self {
             let list = yaml("{cpu: '4', memory: 4Gi, pods: '10'}");
-            let bed = Bed { admission: Admission::new(), allocatable: amounts(Some(&list)) };
+            let allocatable = amounts(Some(&list));
+            let bed = Bed { admission: Admission::new(), config: AdmissionConfig::default(), allocatable };
             for pod in pods {
                 bed.admission.enlist(pod, Source::Api);
                 bed.admission.take_over(&PodRef::of(pod).uid);
@@ -153,10 +165,9 @@ mod tests {
 
         /// What becomes of a wish: what the pod has then, and why no more.
         fn resize(&self, pod: &Arc<Pod>) -> String {
-            let config = AdmissionConfig::default();
             let node = Default::default();
             let allocatable = &self.allocatable;
-            let facts = NodeFacts { config: &config, node: &node, allocatable, supplemental_groups_policy: None };
+            let facts = NodeFacts { config: &self.config, node: &node, allocatable, supplemental_groups_policy: None };
             let Allocation { pod, pending } = self.admission.resize(&PodRef::of(pod).uid, pod, &facts, |_| false);
             let cpu = requests(&pod).get("cpu").copied().unwrap_or(0);
             match pending {
@@ -274,6 +285,19 @@ mod tests {
         assert_eq!(bed.resize(&pod(2000)), "2000m");
         assert!(bed.resize(&pod(5000)).starts_with("2000m, OutOfcpu: "));
         assert_eq!(bed.resize(&pod(500)), "500m");
+    }
+
+    #[test]
+    fn without_the_gate_no_pod_as_a_whole_gets_other_resources() {
+        let pod = |cpu: u32, of_container: u32| {
+            let container = format!("{{name: c, image: a, resources: {{requests: {{cpu: {of_container}m}}}}}}");
+            with("a", &format!("resources: {{requests: {{cpu: {cpu}m}}}}, containers: [{container}]"))
+        };
+        let mut bed = Bed::with(&[&pod(1000, 100)]);
+        bed.config.gates = FeatureGates::with(&[(Gate::InPlacePodLevelResourcesVerticalScaling, false)]);
+        let refused = "1000m, Infeasible: InPlacePodLevelResourcesVerticalScaling is disabled";
+        assert_eq!(bed.resize(&pod(500, 100)), refused);
+        assert_eq!(bed.resize(&pod(1000, 200)), "1000m");
     }
 
     #[test]

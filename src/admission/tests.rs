@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 
 use super::judge::{Judgement, Taken, judge};
 use super::{Admission, AdmissionConfig, Answer, NodeFacts, is_critical};
+use crate::config::{FeatureGates, Gate};
 use crate::pod::resources::{Amounts, amounts};
 use crate::pod::testing::{pod_yaml, yaml};
 use crate::pod::{PodRef, PodUid, Source};
@@ -38,6 +39,7 @@ impl Bed {
                 allowed_unsafe_sysctls: vec!["net.core.*".into(), "kernel/msgmax".into()],
                 kernel_version: "4.14.0-rpi".into(),
                 app_armor: false,
+                gates: FeatureGates::default(),
             },
             node: yaml(NODE),
             allocatable: amounts(Some(&list)),
@@ -460,4 +462,44 @@ fn a_critical_pod_waits_for_the_end_of_its_victims() {
     assert!(admission.victims().borrow().is_empty());
     assert_eq!(ask(&admission, &bed, &first), "admitted");
     assert_eq!(ask(&admission, &bed, &second), "admitted");
+}
+
+#[test]
+fn what_this_node_does_not_declare_keeps_its_pods_away() {
+    let rule = "{action: RestartAllContainers, exitCodes: {operator: In, values: [1]}}";
+    let ruled = format!("{{name: c, image: a, restartPolicy: Never, restartPolicyRules: [{rule}]}}");
+    let restarts_all = pod(&format!("containers: [{ruled}]"));
+    let at_init = pod(&format!("containers: [{{name: d, image: a}}], initContainers: [{ruled}]"));
+    let own_users = pod("hostNetwork: true, hostUsers: false");
+    let judged = |off: &[Gate], pod: &Pod| {
+        let off: Vec<_> = off.iter().map(|gate| (*gate, false)).collect();
+        let mut bed = Bed::new();
+        bed.config.gates = FeatureGates::with(&off);
+        bed.judge(&[], pod, Source::Api)
+    };
+    let lacks =
+        |feature| format!("PodFeatureUnsupported: Pod requires node features that are not available: {feature}");
+    let restart_all = Gate::RestartAllContainersOnContainerExits;
+    for pod in [&restarts_all, &at_init] {
+        assert_eq!(judged(&[], pod), "admitted");
+        assert_eq!(judged(&[restart_all], pod), lacks("RestartAllContainersOnContainerExits"));
+        assert_eq!(judged(&[restart_all, Gate::NodeDeclaredFeatures], pod), "admitted", "nobody looks");
+    }
+    assert_eq!(judged(&[], &own_users), lacks("UserNamespacesHostNetworkSupport"));
+    assert_eq!(judged(&[], &pod("hostNetwork: true")), "admitted");
+    assert_eq!(judged(&[], &pod("hostUsers: false")), "admitted");
+}
+
+#[test]
+fn resources_of_the_pod_as_a_whole_need_their_gate() {
+    let judged = |on, fields: &str| {
+        let mut bed = Bed::new();
+        bed.config.gates = FeatureGates::with(&[(Gate::PodLevelResources, on)]);
+        bed.judge(&[], &pod(fields), Source::Api)
+    };
+    let limited = "resources: {limits: {memory: 64Mi}}";
+    assert_eq!(judged(true, limited), "admitted");
+    assert_eq!(judged(false, limited), "PodLevelResourcesNotSupported: PodLevelResources feature gate is disabled");
+    assert_eq!(judged(false, "resources: {}"), "admitted");
+    assert_eq!(judged(false, ""), "admitted");
 }

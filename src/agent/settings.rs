@@ -28,6 +28,8 @@ use crate::sync::{BackoffLimits, DeadLimits, IdPool, SyncConfig};
 const CONTAINER_LOGS_DIR: &str = "/var/log/containers";
 const BACKOFF_FIRST: Duration = Duration::from_secs(10);
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
+const BACKOFF_FIRST_REDUCED: Duration = Duration::from_secs(1);
+const BACKOFF_MAX_REDUCED: Duration = Duration::from_secs(60);
 /// Upstream's figure, whatever the cap.
 const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(600);
 /// Upstream's limit for the resolver file.
@@ -44,8 +46,6 @@ pub async fn agent_config(
         Some(path) => read_resolver(host, path).await,
         None => loopback_resolver(&facts.addresses),
     };
-    let max = kubelet.max_container_restart_period.unwrap_or(BACKOFF_MAX);
-    let backoff = BackoffLimits { initial: BACKOFF_FIRST.min(max), max, reset_after: BACKOFF_RESET_AFTER };
     let launch = LaunchConfig {
         pod_logs_dir: kubelet.pod_logs_dir.clone(),
         seccomp_dir: settings.flags.root_dir.join("seccomp"),
@@ -55,7 +55,7 @@ pub async fn agent_config(
         memory_bytes: facts.memory_bytes,
         single_process_oom_kill: kubelet.single_process_oom_kill.unwrap_or(facts.cgroup_version == CgroupVersion::V1),
         swap_controller: facts.swap_controller,
-        stop_signals: settings.gates.enabled(Gate::ContainerStopSignals),
+        gates: settings.gates.clone(),
         thermal_throttle_dirs: Vec::new(),
     };
     let admission = AdmissionConfig {
@@ -63,6 +63,7 @@ pub async fn agent_config(
         allowed_unsafe_sysctls: kubelet.allowed_unsafe_sysctls.clone(),
         kernel_version: facts.kernel_version.clone(),
         app_armor: facts.app_armor,
+        gates: settings.gates.clone(),
     };
     Ok(AgentConfig {
         node,
@@ -71,7 +72,7 @@ pub async fn agent_config(
             pod_logs_dir: kubelet.pod_logs_dir.clone(),
             container_logs_dir: CONTAINER_LOGS_DIR.into(),
             runtime_name: String::new(),
-            backoff,
+            backoff: backoff(settings),
             dead: DeadLimits {
                 per_container: usize::try_from(settings.flags.dead_containers_per_container_max).ok(),
                 in_all: settings.flags.dead_containers_max,
@@ -116,6 +117,16 @@ pub async fn agent_config(
         pleg: PlegConfig::default(),
         healthz: kubelet.healthz_port.map(|port| SocketAddr::new(kubelet.healthz_bind_address, port)),
     })
+}
+
+fn backoff(settings: &Settings) -> BackoffLimits {
+    let (first, max) = match settings.gates.enabled(Gate::ReduceDefaultCrashLoopBackOffDecay) {
+        true => (BACKOFF_FIRST_REDUCED, BACKOFF_MAX_REDUCED),
+        false => (BACKOFF_FIRST, BACKOFF_MAX),
+    };
+    // Upstream's default for this field wins over the reduced maximum too.
+    let max = settings.kubelet.max_container_restart_period.unwrap_or(max);
+    BackoffLimits { initial: first.min(max), max, reset_after: BACKOFF_RESET_AFTER }
 }
 
 /// Where `docker login` leaves credentials: upstream's places, in its order.

@@ -147,12 +147,33 @@ gates! {
 /// The gates whose setting makes a difference in Ferrolet today. A gate set away from its
 /// default that is not here gets a warning; a feature adds its gate when it arrives.
 const HEEDED: &[Gate] = &[
+    Gate::ContainerRestartRules,
     Gate::ContainerStopSignals,
     Gate::CustomCPUCFSQuotaPeriod,
+    Gate::HostnameOverride,
     Gate::ImageMaximumGCAge,
+    Gate::InPlacePodLevelResourcesVerticalScaling,
+    Gate::InPlacePodVerticalScalingInitContainers,
     Gate::KubeletCrashLoopBackOffMax,
     Gate::KubeletEnsureSecretPulledImages,
     Gate::KubeletServiceAccountTokenForCredentialProviders,
+    Gate::NodeDeclaredFeatures,
+    Gate::PodLevelResources,
+    Gate::PodReadyToStartContainersCondition,
+    Gate::ReduceDefaultCrashLoopBackOffDecay,
+    Gate::RestartAllContainersOnContainerExits,
+];
+
+/// Gates that can be on only while others are. Those that are locked need not be looked at.
+const NEEDS: &[(Gate, &[Gate])] = &[
+    (Gate::ExtendWebSocketsToKubelet, &[Gate::NodeDeclaredFeatures]),
+    (Gate::GracefulNodeShutdownBasedOnPodPriority, &[Gate::GracefulNodeShutdown]),
+    (Gate::InPlacePodLevelResourcesVerticalScaling, &[Gate::PodLevelResources, Gate::NodeDeclaredFeatures]),
+    (Gate::InPlacePodVerticalScalingInitContainers, &[Gate::NodeDeclaredFeatures]),
+    (Gate::PodLevelResourceManagers, &[Gate::PodLevelResources]),
+    (Gate::ResourceHealthStatusMessage, &[Gate::ResourceHealthStatus]),
+    (Gate::RestartAllContainersOnContainerExits, &[Gate::ContainerRestartRules, Gate::NodeDeclaredFeatures]),
+    (Gate::UserNamespacesHostNetworkSupport, &[Gate::NodeDeclaredFeatures]),
 ];
 
 /// Gates of the API server, the controllers and the client library, which upstream's kubelet
@@ -314,6 +335,8 @@ pub enum GateError {
     Unknown { name: String, nearest: &'static str },
     #[error("feature gate {name} is locked to {to}")]
     Locked { name: &'static str, to: bool },
+    #[error("feature gate {name} cannot be off while {dependent}, which needs it, is on")]
+    Needed { name: &'static str, dependent: &'static str },
 }
 
 /// What a map of gates comes to.
@@ -365,7 +388,21 @@ impl FeatureGates {
                 }
             }
         }
+        for (dependent, needs) in NEEDS.iter().filter(|(dependent, _)| resolved.gates.enabled(*dependent)) {
+            for &need in needs.iter().filter(|need| !resolved.gates.enabled(**need)) {
+                let (name, dependent) = (info(need).name, info(*dependent).name);
+                resolved.errors.push((name.to_owned(), GateError::Needed { name, dependent }));
+            }
+        }
         resolved
+    }
+
+    /// The defaults but for these.
+    #[cfg(test)]
+    pub fn with(changed: &[(Gate, bool)]) -> Self {
+        let mut gates = FeatureGates::default();
+        changed.iter().for_each(|&(gate, on)| gates.set(info(gate), on));
+        gates
     }
 
     fn set(&mut self, info: &GateInfo, on: bool) {
@@ -437,6 +474,24 @@ mod tests {
         check("NodeSwap", true, None);
         check("GitRepoVolumeDriver", true, Some("feature gate GitRepoVolumeDriver is locked to false"));
         check("APIServerTracing", true, None);
+    }
+
+    #[test]
+    fn a_gate_that_others_need_is_off_only_with_them() {
+        let check = |pairs: &[(&str, bool)], expected: &[&str]| {
+            let texts: Vec<_> = wanted(pairs).errors.iter().map(|(_, error)| error.to_string()).collect();
+            assert_eq!(texts, expected, "{pairs:?}");
+        };
+        let needed = "feature gate PodLevelResources cannot be off while InPlacePodLevelResourcesVerticalScaling, \
+                      which needs it, is on";
+        check(&[("PodLevelResources", false)], &[needed]);
+        check(&[("PodLevelResources", false), ("InPlacePodLevelResourcesVerticalScaling", false)], &[]);
+        check(&[("AllBeta", false)], &[]);
+        check(
+            &[("AllBeta", false), ("InPlacePodLevelResourcesVerticalScaling", true), ("NodeDeclaredFeatures", true)],
+            &[needed],
+        );
+        assert_eq!(wanted(&[("PodLevelResources", false)]).errors[0].0, "PodLevelResources");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Taint;
 
-use crate::config::{NodeIp, Quantity, Settings, Thresholds};
+use crate::config::{FeatureGates, NodeIp, Quantity, Settings, Thresholds};
 
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -34,6 +34,7 @@ pub struct NodeConfig {
     pub version: String,
     /// For the runtime, where no controller gives this node one.
     pub pod_cidr: String,
+    pub gates: FeatureGates,
 }
 
 /// What pods may not have of the machine.
@@ -79,6 +80,7 @@ impl NodeConfig {
             port: kubelet.port,
             version: flags.version.clone(),
             pod_cidr: kubelet.pod_cidr.clone(),
+            gates: settings.gates.clone(),
         }
     }
 }

@@ -14,6 +14,7 @@ use super::conditions::{ConditionInputs, Pressures, conditions};
 use super::config::NodeConfig;
 use crate::cri::{RuntimeStatus, RuntimeVersion};
 use crate::host::MachineFacts;
+use crate::pod::features;
 
 pub(super) const ATTACH_DETACH_ANNOTATION: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
 const PROVIDED_IP_ANNOTATION: &str = "alpha.kubernetes.io/provided-node-ip";
@@ -94,11 +95,6 @@ fn spec(config: &NodeConfig) -> NodeSpec {
     }
 }
 
-/// What pods may ask for that not every node has: without it the scheduler sends such pods
-/// elsewhere, and the API server refuses such changes. Sorted.
-const DECLARED_FEATURES: [&str; 2] =
-    ["InPlacePodLevelResourcesVerticalScaling", "RestartAllContainersOnContainerExits"];
-
 fn status(inputs: &NodeInputs<'_>) -> NodeStatus {
     let capacity = capacity(inputs.facts, inputs.config);
     let allocatable = allocatable(&capacity, inputs.config);
@@ -122,7 +118,7 @@ fn status(inputs: &NodeInputs<'_>) -> NodeStatus {
         runtime_handlers: runtime.map(runtime_handlers).filter(|handlers| !handlers.is_empty()),
         features: runtime
             .map(|runtime| NodeFeatures { supplemental_groups_policy: Some(runtime.supplemental_groups_policy) }),
-        declared_features: Some(DECLARED_FEATURES.iter().map(|&feature| feature.to_owned()).collect()),
+        declared_features: Some(features::declared(&inputs.config.gates).map(str::to_owned).collect()),
         ..NodeStatus::default()
     }
 }

@@ -131,7 +131,8 @@ fn find<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
     workload_containers(pod).map(|(_, container)| container).find(|container| container.name == name)
 }
 
-fn resizable(resources: Option<&ResourceRequirements>) -> (Amounts, Amounts) {
+/// What of this can be changed while the pod runs: requests and limits.
+pub fn resizable(resources: Option<&ResourceRequirements>) -> (Amounts, Amounts) {
     let Resources { mut requests, mut limits } = Resources::of(resources);
     requests.retain(|name, _| RESIZABLE.contains(&name.as_str()));
     limits.retain(|name, _| RESIZABLE.contains(&name.as_str()));

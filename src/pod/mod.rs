@@ -8,6 +8,7 @@ pub mod containers;
 pub mod dns;
 pub mod env;
 pub mod expansion;
+pub mod features;
 pub mod fields;
 mod hash;
 pub mod hosts;

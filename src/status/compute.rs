@@ -11,6 +11,7 @@ use super::conditions::{conditions, whole_seconds};
 use super::containers::Statuses;
 use super::phase::{Phase, phase};
 use super::resources;
+use crate::config::{FeatureGates, Gate};
 use crate::cri::{ContainerId, ContainerState};
 use crate::host::CgroupSettings;
 use crate::pleg::PodRuntime;
@@ -36,8 +37,7 @@ pub struct StatusInput<'a> {
     pub resize: &'a Resize,
     /// What the pod's cgroup was set to, once it was.
     pub cgroup: Option<&'a CgroupSettings>,
-    /// The API knows of stop signals: the gate ContainerStopSignals.
-    pub stop_signals: bool,
+    pub gates: &'a FeatureGates,
     /// What probes say of the instances that somebody probes.
     pub probes: &'a BTreeMap<ContainerId, Probed>,
     /// Addresses of this node, primary first; empty until the node knows them.
@@ -182,9 +182,10 @@ pub fn compute(input: &StatusInput<'_>) -> Computed {
     let host_ips = if refused { Vec::new() } else { host_ips(input, &earlier) };
     let is_running = published.phase == Phase::Running;
     let resources = || resources::of_pod(input.pod, is_running, input.cgroup, earlier.resources.as_ref());
+    let tells_resources = !refused && input.gates.enabled(Gate::InPlacePodLevelResourcesVerticalScaling);
     let status = PodStatus {
-        allocated_resources: resources::allocated_of_pod(input.pod).filter(|_| !refused),
-        resources: (!refused).then(resources),
+        allocated_resources: resources::allocated_of_pod(input.pod).filter(|_| tells_resources),
+        resources: tells_resources.then(resources),
         phase: Some(published.phase.as_str().to_owned()),
         reason: published.reason,
         message: published.message,

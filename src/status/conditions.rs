@@ -8,6 +8,7 @@ use super::compute::{Cause, StatusInput, Verdict};
 use super::containers::Statuses;
 use super::phase::Phase;
 use super::restart::may_restart_all;
+use crate::config::Gate;
 use crate::pod::containers::{init_containers, is_sidecar, regular_containers};
 
 const RESTARTING_ALL: &str = "AllContainersRestarting";
@@ -40,13 +41,16 @@ pub(super) fn conditions(
     earlier: &[PodCondition],
 ) -> Vec<PodCondition> {
     let containers_ready = containers_ready(input.pod, statuses, decided);
-    let mut list = vec![
-        ("PodReadyToStartContainers", ready_to_start(input)),
+    let mut list = Vec::new();
+    if input.gates.enabled(Gate::PodReadyToStartContainersCondition) {
+        list.push(("PodReadyToStartContainers", ready_to_start(input)));
+    }
+    list.extend([
         ("Initialized", initialized(input.pod, statuses, decided, earlier)),
         ("Ready", ready(input.pod, &containers_ready)),
         ("ContainersReady", containers_ready),
         ("PodScheduled", Finding::yes()),
-    ];
+    ]);
     if may_restart_all(input.pod) {
         list.push((RESTARTING_ALL, restarting_all(statuses, decided)));
     }

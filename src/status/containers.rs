@@ -9,6 +9,7 @@ use super::compute::{Stage, StatusInput};
 use super::conditions::{was_restarting_all, whole_seconds};
 use super::resources::{actual, granted};
 use super::restart::{demands_all, may_restart_all, restart_sources, restartable};
+use crate::config::Gate;
 use crate::cri;
 use crate::pod::containers::{Role, all_containers, init_containers, regular_containers, workload_containers};
 use crate::pod::qos::{self, QosClass};
@@ -260,7 +261,7 @@ impl Subject<'_> {
                 }),
             }),
             volume_mounts: self.volume_mounts(Some(newest)),
-            stop_signal: newest.stop_signal.clone().filter(|_| self.input.stop_signals),
+            stop_signal: newest.stop_signal.clone().filter(|_| self.input.gates.enabled(Gate::ContainerStopSignals)),
             ..ContainerStatus::default()
         }
     }

@@ -18,7 +18,7 @@ use tracing::{Instrument, error, info, info_span, warn};
 use super::Context;
 use super::worker::{self, Desired, Doom, Stop, StopCause, is_terminal};
 use crate::events::EventType;
-use crate::pod::{self, PodRef, PodUid, Source};
+use crate::pod::{self, PodRef, PodUid, Source, features};
 use crate::sources::{SourceEvent, mirror as content};
 use crate::status::{Cause, Verdict, readiness_gates};
 
@@ -123,6 +123,9 @@ impl Dispatcher {
             SourceEvent::Listed { source, mut pods } => {
                 // The node takes older pods before younger ones.
                 pods.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
+                for pod in &mut pods {
+                    self.leave_out_unheeded(pod);
+                }
                 if source == Source::Api {
                     // All of them, before one asks for the room of another.
                     for pod in pods.iter().filter(|pod| !content::is_mirror(pod)) {
@@ -172,7 +175,8 @@ impl Dispatcher {
                 }
                 first && self.awaited.is_empty()
             }
-            SourceEvent::Applied { source, pod } => {
+            SourceEvent::Applied { source, mut pod } => {
+                self.leave_out_unheeded(&mut pod);
                 self.applied(source, pod);
                 false
             }
@@ -186,6 +190,11 @@ impl Dispatcher {
                 false
             }
         }
+    }
+
+    /// Of fields whose gate is off nobody in here knows.
+    fn leave_out_unheeded(&self, pod: &mut Arc<Pod>) {
+        features::leave_out_unheeded(pod, &self.context.config.launch.gates);
     }
 
     fn applied(&mut self, source: Source, pod: Arc<Pod>) {

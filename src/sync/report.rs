@@ -118,7 +118,7 @@ impl Reporter {
             start_errors: &start_errors,
             resize,
             cgroup,
-            stop_signals: context.config.launch.stop_signals,
+            gates: &context.config.launch.gates,
             probes: &probed,
             host_ips: node.as_ref().map_or(&[], |node| node.host_ips.as_slice()),
             handled_since: self.handled_since,

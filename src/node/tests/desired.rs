@@ -288,6 +288,7 @@ fn a_new_node_says_everything_that_is_known() {
                 "daemonEndpoints": {"kubeletEndpoint": {"Port": 10250}},
                 "declaredFeatures": [
                     "InPlacePodLevelResourcesVerticalScaling",
+                    "InPlacePodVerticalScalingInitContainers",
                     "RestartAllContainersOnContainerExits",
                 ],
                 "features": {"supplementalGroupsPolicy": true},

@@ -12,8 +12,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::config::{NodeConfig, Reserved};
-use crate::config::NodeIp;
 use crate::config::quantity::parse;
+use crate::config::{FeatureGates, NodeIp};
 use crate::host::{CgroupVersion, MachineFacts};
 
 fn at(second: i64) -> Timestamp {
@@ -67,6 +67,7 @@ fn config() -> NodeConfig {
         port: 10250,
         version: "v1.36.2+ferrolet.0.1.0".into(),
         pod_cidr: String::new(),
+        gates: FeatureGates::default(),
     }
 }
 

@@ -450,5 +450,26 @@ fn a_stop_signal_is_told_where_the_api_knows_of_it() {
     };
     let case = || Case::new(ONE, &["web/0 running"]);
     assert_eq!(told(case()), None);
-    assert_eq!(told(Case { stop_signals: true, ..case() }).as_deref(), Some("SIGUSR1"));
+    let gates = FeatureGates::with(&[(Gate::ContainerStopSignals, true)]);
+    assert_eq!(told(Case { gates, ..case() }).as_deref(), Some("SIGUSR1"));
+}
+
+#[test]
+fn what_the_api_does_not_know_of_is_not_told() {
+    let told = |gate| {
+        let gates = FeatureGates::with(&[(gate, false)]);
+        Case { gates, ..Case::new(&ONE.replace("image: a", "image: a, resources: {requests: {cpu: 1}}"), &["sandbox"]) }
+            .compute()
+            .status
+    };
+    let of_resources = |status: &PodStatus| (status.resources.is_some(), status.allocated_resources.is_some());
+    let kinds = |status: &PodStatus| -> Vec<String> {
+        status.conditions.iter().flatten().map(|condition| condition.type_.clone()).collect()
+    };
+    let without_resources = told(Gate::InPlacePodLevelResourcesVerticalScaling);
+    assert_eq!(of_resources(&without_resources), (false, false));
+    let without_condition = told(Gate::PodReadyToStartContainersCondition);
+    assert_eq!(of_resources(&without_condition), (true, true));
+    let (all, fewer) = (kinds(&without_resources), kinds(&without_condition));
+    assert_eq!(all, [&["PodReadyToStartContainers".to_owned()], fewer.as_slice()].concat());
 }

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, PodStatus};
 
 use super::{Computed, Phase, Resize, Stage, StatusInput, Verdict, WaitingReason};
+use crate::config::{FeatureGates, Gate};
 use crate::cri::{self, ContainerId, Exit, Sandbox, SandboxState};
 use crate::host::CgroupSettings;
 use crate::pleg::PodRuntime;
@@ -106,7 +107,7 @@ struct Case {
     start_errors: BTreeMap<String, WaitingReason>,
     resize: Resize,
     cgroup: Option<CgroupSettings>,
-    stop_signals: bool,
+    gates: FeatureGates,
     probes: BTreeMap<ContainerId, super::Probed>,
     host_ips: Vec<&'static str>,
     now: i64,
@@ -124,7 +125,7 @@ impl Case {
             start_errors: BTreeMap::new(),
             resize: Resize::default(),
             cgroup: None,
-            stop_signals: false,
+            gates: FeatureGates::default(),
             probes: BTreeMap::new(),
             host_ips: vec!["192.168.0.1"],
             now: 100,
@@ -168,7 +169,7 @@ impl Case {
             start_errors: &self.start_errors,
             resize: &self.resize,
             cgroup: self.cgroup.as_ref(),
-            stop_signals: self.stop_signals,
+            gates: &self.gates,
             probes: &self.probes,
             host_ips: &host_ips,
             handled_since: at(0),

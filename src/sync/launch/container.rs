@@ -8,6 +8,7 @@ use super::annotations::{container_annotations, container_labels};
 use super::resources::container_resources;
 use super::security::{check_non_root, container_security};
 use super::{LaunchConfig, LaunchError};
+use crate::config::Gate;
 use crate::cri::{ContainerConfig, ContainerId, IdRange, ImageSpec, Mount};
 use crate::images::ReadyImage;
 use crate::pod::env::expand_command;
@@ -75,7 +76,7 @@ pub fn container_config(
         stop_signal: container
             .lifecycle
             .as_ref()
-            .filter(|_| config.stop_signals)
+            .filter(|_| config.gates.enabled(Gate::ContainerStopSignals))
             .and_then(|lifecycle| lifecycle.stop_signal.clone()),
     })
 }

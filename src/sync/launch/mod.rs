@@ -24,6 +24,7 @@ pub use container::{ContainerInputs, container_config};
 pub use resources::container_resources;
 pub use sandbox::{SandboxInputs, sandbox_config};
 
+use crate::config::FeatureGates;
 use crate::pod::dns::ClusterDns;
 use crate::pod::expansion::TooLong;
 use crate::pod::hosts::HostnameError;
@@ -44,8 +45,7 @@ pub struct LaunchConfig {
     pub single_process_oom_kill: bool,
     /// The kernel counts swap by cgroup, so it can be kept from containers.
     pub swap_controller: bool,
-    /// Containers may choose what they are told to end with: the gate ContainerStopSignals.
-    pub stop_signals: bool,
+    pub gates: FeatureGates,
     /// `thermal_throttle` directories of this machine's CPUs, hidden from containers.
     pub thermal_throttle_dirs: Vec<String>,
 }

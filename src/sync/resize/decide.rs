@@ -7,13 +7,13 @@ use std::fmt;
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 
-use crate::config::Quantity;
 use crate::config::quantity::parse;
+use crate::config::{Gate, Quantity};
 use crate::cri::{Container, ContainerId, ContainerState, LinuxResources};
 use crate::host::CgroupSettings;
 use crate::host::cgroup_math::{CPU_QUOTA_UNLIMITED, quota_to_milli_cpu, shares_to_milli_cpu};
 use crate::pleg::PodRuntime;
-use crate::pod::containers::workload_containers;
+use crate::pod::containers::{Role, workload_containers};
 use crate::pod::{self, allocation};
 use crate::sync::launch::{self, LaunchConfig};
 
@@ -74,7 +74,8 @@ pub fn decide(
     let before = written.and_then(|written| written.memory_limit_bytes);
     resize.lowers_pod_memory = wanted.memory_limit_bytes < Some(before.unwrap_or(u64::MAX));
     resize.pod_cgroup = Some(wanted).filter(|wanted| written.is_some_and(|written| written != wanted));
-    for (_, spec) in workload_containers(pod) {
+    let resizes_init = config.gates.enabled(Gate::InPlacePodVerticalScalingInitContainers);
+    for (_, spec) in workload_containers(pod).filter(|(role, _)| *role != Role::Init || resizes_init) {
         let Some(newest) = runtime.newest(&spec.name) else { continue };
         let target = launch::container_resources(pod, spec, config);
         let Some(has) = newest.resources.as_ref().or_else(|| given.get(&newest.id)) else { continue };

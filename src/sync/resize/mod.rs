@@ -31,7 +31,7 @@ pub use decide::{Resize, Update, UpdateKind, decide, first_pod_cgroup};
 use super::execute::{Round, StartFailure, chain};
 use super::worker::Desired;
 use super::{Context, admit, launch};
-use crate::admission::{Allocation, Refusal};
+use crate::admission::{Allocation, INFEASIBLE, Refusal};
 use crate::cri::{ContainerId, CriError, LinuxResources};
 use crate::events::EventType;
 use crate::host::CgroupSettings;
@@ -40,6 +40,8 @@ use crate::pleg::PodRuntime;
 use crate::pod::containers::{init_containers, regular_containers, workload_containers};
 use crate::pod::{self, PodUid, allocation};
 use crate::status::{self, PendingResize, ResizeInProgress, granted};
+
+const DEFERRED: &str = "Deferred";
 
 /// Does what was decided, up to the first thing that fails.
 pub async fn carry_out(round: &Round<'_>, resize: &Resize) -> Result<(), StartFailure> {
@@ -188,7 +190,7 @@ impl Resizing {
                     self.error = reason.filter(|reason| *reason == "Error").map(|_| message);
                 }
                 ("PodResizePending", Some(reason)) => {
-                    let reason = if reason == "Deferred" { "Deferred" } else { "Infeasible" };
+                    let reason = if reason == DEFERRED { DEFERRED } else { INFEASIBLE };
                     self.pending = Some(PendingResize { reason, message });
                     self.pending_for = (condition.observed_generation, None);
                 }
@@ -203,7 +205,10 @@ impl Resizing {
             self.pending = None;
             return;
         };
-        let reason = "Deferred";
+        let (reason, event) = match why.reason == INFEASIBLE {
+            true => (INFEASIBLE, "ResizeInfeasible"),
+            false => (DEFERRED, "ResizeDeferred"),
+        };
         let generation = wish.pod.metadata.generation;
         let (told_to, told_for) = &self.pending_for;
         let same_word = told_for.as_ref().is_none_or(|word| *word == why.reason);
@@ -213,7 +218,7 @@ impl Resizing {
         }
         info!(reason, message = why.message, "resize has to wait");
         let message = format!("Pod resize {}: {}", why.reason, summary(&wish.pod, Some(&why.message)));
-        context.recorder.pod(&wish.pod, None, EventType::Warning, "ResizeDeferred", message);
+        context.recorder.pod(&wish.pod, None, EventType::Warning, event, message);
         self.pending = Some(PendingResize { reason, message: why.message });
         self.pending_for = (generation, Some(why.reason));
     }

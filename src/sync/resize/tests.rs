@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{Resize, decide, first_pod_cgroup, pod_cgroup, summary};
+use crate::config::{FeatureGates, Gate};
 use crate::cri::testing::{container, exited, running as runs};
 use crate::cri::{Container, ContainerId, LinuxResources};
 use crate::host::CgroupSettings;
 use crate::pleg::PodRuntime;
 use crate::pod::testing::pod_yaml;
-use crate::sync::launch::container_resources;
 use crate::sync::launch::tests::config;
+use crate::sync::launch::{LaunchConfig, container_resources};
 
 /// Containers `a`, `b`, … each with requests and limits of CPU in thousandths and memory in MiB.
 fn pod(containers: &[(u32, u32)], more: &str) -> Pod {
@@ -228,4 +229,27 @@ fn what_an_earlier_life_had_not_yet_taken_away_is_not_taken_unasked() {
     assert_eq!(mib(&Some(first_pod_cgroup(&small, &runtime, &config()))), Some(64));
     small.status = Some(crate::pod::testing::yaml("{resources: {limits: {memory: 128Mi}}}"));
     assert_eq!(mib(&Some(first_pod_cgroup(&small, &runtime, &config()))), Some(128));
+}
+
+#[test]
+fn init_containers_are_resized_where_the_gate_says_so() {
+    let pod = |cpu: u32| {
+        let init = format!("{{name: a, image: i, resources: {{requests: {{cpu: {cpu}m}}, limits: {{cpu: {cpu}m}}}}}}");
+        let sidecar = init.replace("name: a", "name: b, restartPolicy: Always");
+        let spec = format!("initContainers: [{init}, {sidecar}], containers: [{{name: c, image: i}}]");
+        pod_yaml(&format!("{{metadata: {{generation: 2}}, spec: {{{spec}}}}}"))
+    };
+    let (before, after) = (pod(100), pod(200));
+    let containers = before.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    let resources = |spec| Some(container_resources(&before, spec, &config()));
+    let named = containers.map(|spec| Container { resources: resources(spec), ..container(&spec.name, 0, runs()) });
+    let runtime = PodRuntime { containers: named.collect(), ..PodRuntime::default() };
+    let decided = |on| {
+        let gates = FeatureGates::with(&[(Gate::InPlacePodVerticalScalingInitContainers, on)]);
+        let config = LaunchConfig { gates, ..config() };
+        let written = pod_cgroup(&after, &runtime, &config);
+        text(&decide(&after, &runtime, &BTreeMap::new(), Some(&written), &config))
+    };
+    assert_eq!(decided(true), "resize: more CPU for a, more CPU for b");
+    assert_eq!(decided(false), "resize: more CPU for b");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ferrolet::admission::AdmissionConfig;
 use ferrolet::agent::{AgentConfig, Edges, StaticPods, assemble};
-use ferrolet::config::{NodeIp, PullCredentialsPolicy};
+use ferrolet::config::{FeatureGates, NodeIp, PullCredentialsPolicy};
 use ferrolet::cri::CgroupDriver;
 use ferrolet::host::{CgroupSettings, CgroupVersion};
 use ferrolet::images::{AccessConfig, ImagesConfig};
@@ -218,6 +218,7 @@ fn config() -> AgentConfig {
             port: 10250,
             version: "v1.36.0+ferrolet".into(),
             pod_cidr: String::new(),
+            gates: FeatureGates::default(),
         },
         sync: SyncConfig {
             root_dir: ROOT_DIR.into(),
@@ -282,7 +283,7 @@ pub fn launch_config() -> LaunchConfig {
         memory_bytes: 8 << 30,
         single_process_oom_kill: false,
         swap_controller: false,
-        stop_signals: false,
+        gates: FeatureGates::default(),
         thermal_throttle_dirs: Vec::new(),
     }
 }

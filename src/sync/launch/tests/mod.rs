@@ -10,6 +10,7 @@ use std::path::Path;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::*;
+use crate::config::FeatureGates;
 use crate::cri::{
     CgroupDriver, ContainerConfig, ContainerId, DnsConfig, IdRange, LinuxResources, Mount, NamespaceMode,
     NamespaceOptions, PortMapping, Protocol, SandboxConfig, SecurityContext, SecurityProfile, SelinuxOptions,
@@ -47,7 +48,7 @@ pub fn config() -> LaunchConfig {
         memory_bytes: 10_000 << 20,
         single_process_oom_kill: false,
         swap_controller: false,
-        stop_signals: false,
+        gates: FeatureGates::default(),
         thermal_throttle_dirs: Vec::new(),
     }
 }

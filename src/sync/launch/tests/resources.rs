@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::Gate;
 
 #[test]
 fn cpu_and_memory_become_shares_quota_and_limit() {
@@ -108,8 +109,9 @@ fn a_sidecar_goes_no_sooner_than_those_it_serves() {
 #[test]
 fn a_stop_signal_is_honoured_where_the_gate_says_so() {
     let pod = pod("", "lifecycle: {stopSignal: SIGUSR1}");
-    let sent = |stop_signals| {
-        let config = LaunchConfig { stop_signals, ..config() };
+    let sent = |on| {
+        let gates = FeatureGates::with(&[(Gate::ContainerStopSignals, on)]);
+        let config = LaunchConfig { gates, ..config() };
         container_with(&pod, "web", &image(), &config).expect("it can be launched").stop_signal
     };
     assert_eq!(sent(false), None);

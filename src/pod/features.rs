@@ -1,0 +1,104 @@
+//! What pods may ask for that not every node has, and which of it this node has.
+//!
+//! Without the declaration of a feature the scheduler sends pods that need it elsewhere, and
+//! the API server refuses changes that need it.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::containers::{is_sidecar, workload_containers};
+use super::resources::is_pod_level;
+use super::spec;
+use crate::config::{FeatureGates, Gate};
+
+/// Features that are declared where their gates are on. Sorted, as they are told.
+const DECLARED: &[(&str, Gate)] = &[
+    ("InPlacePodLevelResourcesVerticalScaling", Gate::InPlacePodLevelResourcesVerticalScaling),
+    ("InPlacePodVerticalScalingInitContainers", Gate::InPlacePodVerticalScalingInitContainers),
+    (RESTART_ALL, Gate::RestartAllContainersOnContainerExits),
+];
+const RESTART_ALL: &str = "RestartAllContainersOnContainerExits";
+/// Nobody has this yet: it needs a runtime that says so.
+const USERS_ON_HOST_NETWORK: &str = "UserNamespacesHostNetworkSupport";
+
+/// What the Node declares.
+pub fn declared(gates: &FeatureGates) -> impl Iterator<Item = &'static str> {
+    let tells = gates.enabled(Gate::NodeDeclaredFeatures);
+    let on = DECLARED.iter().filter(move |(_, gate)| tells && gates.enabled(*gate));
+    on.map(|(feature, _)| *feature)
+}
+
+/// What a node has to declare to be given this pod. Sorted.
+pub fn required(pod: &Pod) -> impl Iterator<Item = &'static str> {
+    let restarts_all = workload_containers(pod)
+        .flat_map(|(_, container)| container.restart_policy_rules.iter().flatten())
+        .any(|rule| rule.action == "RestartAllContainers");
+    let own_users = spec(pod).host_network == Some(true) && spec(pod).host_users == Some(false);
+    let required = [(restarts_all, RESTART_ALL), (own_users, USERS_ON_HOST_NETWORK)];
+    required.into_iter().filter_map(|(is_required, feature)| is_required.then_some(feature))
+}
+
+/// Whether the pod as a whole says what CPU, memory or huge pages it needs.
+pub fn has_pod_level_resources(pod: &Pod) -> bool {
+    let resources = spec(pod).resources.iter().flat_map(|resources| [&resources.requests, &resources.limits]);
+    resources.flatten().flatten().any(|(name, _)| is_pod_level(name))
+}
+
+/// Takes the fields out of the pod that nobody is to heed, because their gate is off.
+pub fn leave_out_unheeded(pod: &mut Arc<Pod>, gates: &FeatureGates) {
+    if !gates.enabled(Gate::HostnameOverride)
+        && spec(pod).hostname_override.is_some()
+        && let Some(spec) = &mut Arc::make_mut(pod).spec
+    {
+        spec.hostname_override = None;
+    }
+    // The rules are read only where there is a policy.
+    if !gates.enabled(Gate::ContainerRestartRules)
+        && workload_containers(pod).any(|(_, container)| container.restart_policy.is_some() && !is_sidecar(container))
+        && let Some(spec) = &mut Arc::make_mut(pod).spec
+    {
+        let init = spec.init_containers.iter_mut().flatten().filter(|container| !is_sidecar(container));
+        init.chain(&mut spec.containers).for_each(|container| container.restart_policy = None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::testing::pod_yaml;
+
+    #[test]
+    fn features_are_declared_while_their_gates_are_on() {
+        let declared = |gates: &FeatureGates| declared(gates).collect::<Vec<_>>();
+        let all = declared(&FeatureGates::default());
+        assert!(all.is_sorted());
+        for (feature, gate) in DECLARED {
+            let without = declared(&FeatureGates::with(&[(*gate, false)]));
+            assert!(all.contains(feature) && !without.contains(feature), "{feature}");
+            assert_eq!(without.len(), all.len() - 1);
+        }
+        assert!(declared(&FeatureGates::with(&[(Gate::NodeDeclaredFeatures, false)])).is_empty());
+    }
+
+    #[test]
+    fn what_a_gate_switches_off_is_left_out() {
+        let given = "
+            spec:
+              hostnameOverride: elsewhere
+              initContainers:
+              - {name: init, image: a, restartPolicy: Never}
+              - {name: sidecar, image: a, restartPolicy: Always}
+              containers:
+              - {name: c, image: a, restartPolicy: OnFailure}";
+        let check = |gate: Gate, expected: &str| {
+            let mut pod = Arc::new(pod_yaml(given));
+            leave_out_unheeded(&mut pod, &FeatureGates::with(&[(gate, false)]));
+            assert_eq!(*pod, pod_yaml(expected), "{gate:?}");
+        };
+        check(Gate::HostnameOverride, &given.replace("hostnameOverride: elsewhere", ""));
+        let without_policies = given.replace(", restartPolicy: Never", "").replace(", restartPolicy: OnFailure", "");
+        check(Gate::ContainerRestartRules, &without_policies);
+        check(Gate::NodeDeclaredFeatures, given);
+    }
+}
