@@ -150,6 +150,7 @@ const HEEDED: &[Gate] = &[
     Gate::ContainerRestartRules,
     Gate::ContainerStopSignals,
     Gate::CustomCPUCFSQuotaPeriod,
+    Gate::EnvFiles,
     Gate::HostnameOverride,
     Gate::ImageMaximumGCAge,
     Gate::InPlacePodLevelResourcesVerticalScaling,

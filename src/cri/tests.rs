@@ -389,3 +389,16 @@ async fn eventually(condition: impl Fn() -> bool) {
         sleep(Duration::from_millis(5)).await;
     }
 }
+
+#[test]
+fn authors_of_pods_hear_what_the_runtime_said_and_nothing_of_calls() {
+    let call = "StartContainer";
+    let message = || "no such file".to_owned();
+    let check = |error: CriError, expected: &str| assert_eq!(error.own_words(), expected, "{error:?}");
+    check(CriError::Failed { call, message: message() }, "no such file");
+    check(CriError::NotFound { call, message: message() }, "no such file");
+    check(CriError::AlreadyExists { call, message: message() }, "no such file");
+    // Where it said nothing, the call is all there is to tell.
+    check(CriError::Timeout { call, after: Duration::from_secs(2) }, "StartContainer: no answer within 2s");
+    check(CriError::Unavailable { call, message: message() }, "StartContainer: runtime is not reachable: no such file");
+}

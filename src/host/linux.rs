@@ -316,6 +316,11 @@ impl Host for LinuxHost {
         self.at("read", path, move |_, path| files::read_file(path, bytes_max)).await
     }
 
+    async fn read_file_in(&self, volume: &Path, path: &str, bytes_max: usize) -> Result<Option<Vec<u8>>> {
+        let path = path.to_owned();
+        self.at("read a file in", volume, move |_, volume| sub_path::read(volume, &path, bytes_max)).await
+    }
+
     async fn read_tail(&self, path: &Path, bytes_max: usize, lines_max: Option<usize>) -> Result<Option<Vec<u8>>> {
         self.at("read the end of", path, move |_, path| files::read_tail(path, bytes_max, lines_max)).await
     }

@@ -219,6 +219,8 @@ pub trait Host: Send + Sync + 'static {
     async fn write_file(&self, path: &Path, data: &[u8], mode: u32, durability: Durability) -> Result<()>;
     /// `None` if it is not there; a file of more than `bytes_max` is refused.
     async fn read_file(&self, path: &Path, bytes_max: usize) -> Result<Option<Vec<u8>>>;
+    /// The same of a file in a volume that pods write to: no symlink leads out of it.
+    async fn read_file_in(&self, volume: &Path, path: &str, bytes_max: usize) -> Result<Option<Vec<u8>>>;
     /// The last `bytes_max` bytes and at most `lines_max` lines.
     async fn read_tail(&self, path: &Path, bytes_max: usize, lines_max: Option<usize>) -> Result<Option<Vec<u8>>>;
     /// Names in a directory; empty if it is not there.

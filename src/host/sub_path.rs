@@ -30,6 +30,16 @@ pub fn prepare(volume: &Path, sub_path: &str, target: &Path) -> io::Result<()> {
     mount_at(&source, target)
 }
 
+/// A regular file in the volume; `None` if it is not there.
+pub fn read(volume: &Path, sub_path: &str, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
+    let sub_path = check(sub_path)?;
+    let root = open(volume, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    match find(&root, volume, sub_path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => files::read_file(Path::new(&beneath::magic_path(&found?)), bytes_max),
+    }
+}
+
 fn check(sub_path: &str) -> io::Result<&Path> {
     let path = Path::new(sub_path);
     let is_plain = |component| matches!(component, Component::Normal(_) | Component::CurDir);
@@ -228,6 +238,25 @@ mod tests {
             assert!(found.is_err(), "{sub_path} led to {found:?}");
         }
         assert_eq!(fs::read_dir(scratch.path("outside")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn only_files_inside_are_read() {
+        let scratch = volume();
+        nix::unistd::mkfifo(&scratch.path("volume/fifo"), Mode::from_bits_truncate(0o600)).unwrap();
+        let read = |path: &str| super::read(&scratch.path("volume"), path, 2).map(|data| data.map(String::from_utf8));
+        for inside in ["file", "dir/inner", "good/inner", "absolute-inside/inner"] {
+            assert_eq!(read(inside).unwrap(), Some(Ok("in".to_owned())), "{inside}");
+        }
+        for missing in ["new", "dir/new", "dangling"] {
+            assert_eq!(read(missing).unwrap(), None, "{missing}");
+        }
+        for refused in ["..", "up/secret", "around", "absolute/passwd", "magic/passwd", "loop", "dir", "fifo", "/etc"] {
+            assert!(read(refused).is_err(), "{refused} was read");
+        }
+        assert_eq!(scratch.path("volume/new").try_exists().ok(), Some(false), "nothing is made");
+        scratch.file("volume/large", "abc");
+        assert!(read("large").is_err());
     }
 
     /// Where `openat2` is missing, names and single steps have to do.

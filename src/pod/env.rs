@@ -6,13 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, ConfigMapKeySelector, Container, EnvFromSource, EnvVarSource, Pod, Secret, SecretKeySelector,
+    ConfigMap, ConfigMapKeySelector, Container, EnvFromSource, EnvVarSource, FileKeySelector, Pod, Secret,
+    SecretKeySelector,
 };
 
 use super::PodRef;
+use super::env_file;
 use super::expansion::{Budget, TooLong, expand};
 use super::fields::{self, FieldContext, FieldError};
 use super::resources::Amounts;
@@ -32,6 +35,19 @@ pub struct EnvSources<'a> {
     pub host_ips: &'a [IpAddr],
     pub pod_ips: &'a [IpAddr],
     pub node_allocatable: &'a Amounts,
+    /// The files that `fileKeyRef`s of the container mean, by volume and path in it.
+    pub files: &'a BTreeMap<FilePlace, EnvFile>,
+}
+
+/// A volume and a path in it.
+pub type FilePlace = (String, String);
+
+/// A file of variables in a volume.
+#[derive(Clone, Debug)]
+pub struct EnvFile {
+    pub path: PathBuf,
+    /// Or why it cannot be read.
+    pub data: Result<Vec<u8>, String>,
 }
 
 /// Why an environment cannot be made. The texts are upstream's: they end up in the waiting
@@ -46,8 +62,13 @@ pub enum EnvError {
     NoKey { kind: &'static str, key: String, namespace: String, name: String },
     #[error("value of key {key} in Secret {namespace}/{name} is not text, which an environment variable must be")]
     NotText { key: String, namespace: String, name: String },
-    #[error("environment variable {name}: fileKeyRef is not supported by this agent")]
-    FileKeyRef { name: String },
+    #[error("cannot find the volume {volume:?} referenced by FileKeyRef")]
+    NoVolume { volume: String },
+    /// Upstream leaves the reason to its log.
+    #[error("couldn't parse env file: {why}")]
+    File { why: String },
+    #[error("environment variable key {key:?} not found in file {file:?}")]
+    NotInFile { key: String, file: PathBuf },
     #[error(transparent)]
     Field(#[from] FieldError),
     #[error(transparent)]
@@ -71,7 +92,7 @@ pub fn environment(
     for variable in container.env.iter().flatten() {
         let literal = variable.value.as_deref().unwrap_or_default();
         let value = match &variable.value_from {
-            Some(source) if literal.is_empty() => value_of(pod, container, &variable.name, source, sources)?,
+            Some(source) if literal.is_empty() => value_of(pod, container, source, sources)?,
             _ => Some(expand(literal, &mut budget, |name| variables.get(name))?),
         };
         // An optional reference that leads nowhere leaves the variable as it was.
@@ -142,7 +163,6 @@ fn values_from(pod: &Pod, from: &EnvFromSource, sources: &EnvSources<'_>) -> Res
 fn value_of(
     pod: &Pod,
     container: &Container,
-    name: &str,
     source: &EnvVarSource,
     sources: &EnvSources<'_>,
 ) -> Result<Option<String>, EnvError> {
@@ -159,10 +179,27 @@ fn value_of(
     if let Some(reference) = &source.secret_key_ref {
         return secret_value(pod, reference, sources);
     }
-    if source.file_key_ref.is_some() {
-        return Err(EnvError::FileKeyRef { name: name.to_owned() });
+    if let Some(selector) = &source.file_key_ref {
+        return file_value(selector, sources);
     }
     Ok(Some(String::new()))
+}
+
+/// A file that is missing is an error whatever `optional` says, as upstream has it: whoever
+/// writes it may not have come to it yet.
+fn file_value(selector: &FileKeySelector, sources: &EnvSources<'_>) -> Result<Option<String>, EnvError> {
+    let place = (selector.volume_name.clone(), selector.path.clone());
+    let no_volume = || EnvError::NoVolume { volume: selector.volume_name.clone() };
+    let file = sources.files.get(&place).ok_or_else(no_volume)?;
+    let broken = |why: String| EnvError::File { why };
+    let data = file.data.as_ref().map_err(|why| broken(why.clone()))?;
+    let text = std::str::from_utf8(data).map_err(|_| broken("it is not UTF-8 text".to_owned()))?;
+    let value = env_file::value(text, &selector.key).map_err(|error| broken(error.to_string()))?;
+    match value.is_empty() {
+        false => Ok(Some(value)),
+        true if selector.optional == Some(true) => Ok(None),
+        true => Err(EnvError::NotInFile { key: selector.key.clone(), file: file.path.clone() }),
+    }
 }
 
 fn config_map_value(
@@ -288,6 +325,15 @@ mod tests {
         let services = services.map(services_of);
         let config: ConfigMap = yaml("{metadata: {name: config}, data: {B: from-map, A: '1', 'odd key': x}}");
         let secret: Secret = yaml("{metadata: {name: login}, data: {user: cm9vdA==, binary: /w==}}");
+        let file = |name: &str, data: Result<&str, &str>| {
+            let data = data.map(|text| text.as_bytes().to_vec()).map_err(str::to_owned);
+            (("notes".to_owned(), name.to_owned()), EnvFile { path: PathBuf::from("/notes").join(name), data })
+        };
+        let files = BTreeMap::from([
+            file("vars", Ok("A='from file'\nEMPTY=''")),
+            file("odd", Ok("A=1")),
+            file("gone", Err("it is not there")),
+        ]);
         let sources = EnvSources {
             services: services.as_ref(),
             config_maps: &BTreeMap::from([("config".to_owned(), Arc::new(config))]),
@@ -295,6 +341,7 @@ mod tests {
             host_ips: &["10.0.0.1".parse().expect("a test address parses")],
             pod_ips: &["10.1.0.7".parse().expect("a test address parses")],
             node_allocatable: &Amounts::new(),
+            files: &files,
         };
         let env = environment(&pod, &pod.spec.as_ref().expect("the test pod has a spec").containers[0], &sources);
         env.map(|env| env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("\n"))
@@ -351,6 +398,21 @@ mod tests {
         check_from("fieldRef: {fieldPath: status.hostIP}", Ok("V=10.0.0.1"));
         check_from("fieldRef: {fieldPath: spec.unknown}", Err("unsupported fieldPath: spec.unknown"));
         check_from("resourceFieldRef: {resource: requests.cpu}", Ok("V=0"));
+    }
+
+    #[test]
+    fn keys_are_looked_up_in_files_of_volumes() {
+        let check = |volume: &str, path: &str, more: &str, expected| {
+            let source = format!("fileKeyRef: {{volumeName: {volume}, path: {path}, {more}}}");
+            check(&format!("env: [{{name: V, valueFrom: {{{source}}}}}, {{name: W, value: $(V)}}]"), expected);
+        };
+        check("notes", "vars", "key: A", Ok("V=from file\nW=from file"));
+        check("notes", "vars", "key: Z", Err("environment variable key \"Z\" not found in file \"/notes/vars\""));
+        check("notes", "vars", "key: EMPTY, optional: true", Ok("W=$(V)"));
+        check("notes", "vars", "key: Z, optional: true", Ok("W=$(V)"));
+        check("notes", "odd", "key: A", Err("couldn't parse env file: line 1: the value is not in single quotes"));
+        check("notes", "gone", "key: A, optional: true", Err("couldn't parse env file: it is not there"));
+        check("other", "vars", "key: A", Err("cannot find the volume \"other\" referenced by FileKeyRef"));
     }
 
     const SERVICES: &str = "

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{EnvVar, Pod};
 
-use super::containers::{is_sidecar, workload_containers};
+use super::containers::{all_containers, is_sidecar, workload_containers};
 use super::resources::is_pod_level;
 use super::spec;
 use crate::config::{FeatureGates, Gate};
@@ -53,6 +53,20 @@ pub fn leave_out_unheeded(pod: &mut Arc<Pod>, gates: &FeatureGates) {
     {
         spec.hostname_override = None;
     }
+    let is_from_file = |variable: &EnvVar| variable.value_from.as_ref().is_some_and(|from| from.file_key_ref.is_some());
+    let reads_files =
+        |pod: &Pod| all_containers(pod).any(|(_, container)| container.env.iter().flatten().any(is_from_file));
+    if !gates.enabled(Gate::EnvFiles)
+        && reads_files(pod)
+        && let Some(spec) = &mut Arc::make_mut(pod).spec
+    {
+        let workload = spec.init_containers.iter_mut().flatten().chain(&mut spec.containers);
+        let ephemeral = spec.ephemeral_containers.iter_mut().flatten();
+        let lists = workload.map(|container| &mut container.env).chain(ephemeral.map(|container| &mut container.env));
+        for source in lists.flatten().flatten().filter_map(|variable| variable.value_from.as_mut()) {
+            source.file_key_ref = None;
+        }
+    }
     // The rules are read only where there is a policy.
     if !gates.enabled(Gate::ContainerRestartRules)
         && workload_containers(pod).any(|(_, container)| container.restart_policy.is_some() && !is_sidecar(container))
@@ -90,7 +104,7 @@ mod tests {
               - {name: init, image: a, restartPolicy: Never}
               - {name: sidecar, image: a, restartPolicy: Always}
               containers:
-              - {name: c, image: a, restartPolicy: OnFailure}";
+              - {name: c, image: a, restartPolicy: OnFailure, env: [{name: A, valueFrom: {fileKeyRef: {volumeName: v, path: p, key: k}}}]}";
         let check = |gate: Gate, expected: &str| {
             let mut pod = Arc::new(pod_yaml(given));
             leave_out_unheeded(&mut pod, &FeatureGates::with(&[(gate, false)]));
@@ -99,6 +113,7 @@ mod tests {
         check(Gate::HostnameOverride, &given.replace("hostnameOverride: elsewhere", ""));
         let without_policies = given.replace(", restartPolicy: Never", "").replace(", restartPolicy: OnFailure", "");
         check(Gate::ContainerRestartRules, &without_policies);
+        check(Gate::EnvFiles, &given.replace("fileKeyRef: {volumeName: v, path: p, key: k}", ""));
         check(Gate::NodeDeclaredFeatures, given);
     }
 }

@@ -7,6 +7,7 @@ pub mod allocation;
 pub mod containers;
 pub mod dns;
 pub mod env;
+pub mod env_file;
 pub mod expansion;
 pub mod features;
 pub mod fields;

@@ -15,7 +15,7 @@ use crate::cri::{Container, ContainerId, Mount, Sandbox, SandboxConfig, SandboxI
 use crate::events::EventType;
 use crate::host::{Durability, HostError};
 use crate::images::{ImageError, ImageRequest, ReadyImage, Reason};
-use crate::pod::env::EnvSources;
+use crate::pod::env::{EnvSources, FilePlace};
 use crate::pod::hosts::{self, PodHostname};
 use crate::pod::resources::Amounts;
 use crate::pod::{self, containers::ephemeral_containers};
@@ -232,6 +232,12 @@ async fn environment(round: &Round<'_>, spec: &ContainerSpec, ips: &[IpAddr]) ->
     let (host_ips, allocatable) =
         node.as_ref().map_or((&[][..], Amounts::default()), |node| (&node.host_ips[..], node.allocatable.clone()));
     let host_network = pod::spec(pod).host_network == Some(true);
+    let mut files = BTreeMap::new();
+    for (volume, path) in env_files(spec) {
+        if let Some(file) = context.volumes.read_env_file(pod, &volume, &path).await {
+            files.insert((volume, path), file);
+        }
+    }
     let sources = EnvSources {
         services: services.as_ref(),
         config_maps: &config_maps,
@@ -239,6 +245,7 @@ async fn environment(round: &Round<'_>, spec: &ContainerSpec, ips: &[IpAddr]) ->
         host_ips,
         pod_ips: if host_network { host_ips } else { ips },
         node_allocatable: &allocatable,
+        files: &files,
     };
     pod::env::environment(pod, spec, &sources).map_err(|error| error.to_string())
 }
@@ -261,6 +268,12 @@ fn mentioned(spec: &ContainerSpec) -> BTreeSet<(Mentioned, &str)> {
         names.extend(source.secret_key_ref.iter().map(|reference| (Mentioned::Secret, reference.name.as_str())));
     }
     names
+}
+
+/// Files that a container's environment is made from.
+fn env_files(spec: &ContainerSpec) -> BTreeSet<FilePlace> {
+    let sources = spec.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()?.file_key_ref.as_ref());
+    sources.map(|selector| (selector.volume_name.clone(), selector.path.clone())).collect()
 }
 
 /// The pod's image pull secrets. One that is missing does not stop the start: the image may

@@ -35,6 +35,7 @@ use crate::host::{DirMedium, Durability, Host, HostError};
 use crate::images::ReadyImage;
 use crate::objects::Objects;
 use crate::objects::tokens::Tokens;
+use crate::pod::env::EnvFile;
 use crate::pod::fields::{FieldContext, field_ref, resource_ref};
 use crate::pod::resources::Amounts;
 use crate::pod::{PodRef, PodUid, spec};
@@ -47,6 +48,8 @@ pub use mounts::MountError;
 const MARKER_DIR_MODE: u32 = 0o750;
 const MARKER_MODE: u32 = 0o644;
 const MOUNT_POINT_MODE: u32 = 0o755;
+/// More than the kernel takes of all variables together.
+const ENV_FILE_BYTES_MAX: usize = 4 << 20;
 
 /// What pods may use of this node, at present.
 pub type Allocatable = Arc<dyn Fn() -> Amounts + Send + Sync>;
@@ -214,6 +217,20 @@ impl Volumes {
             mounts.push(wanted.mount);
         }
         Ok(mounts)
+    }
+
+    /// A file of variables in an emptyDir of the pod; `None` where there is no such volume. The
+    /// pod may put into it what it likes, so nothing outside the volume is read.
+    pub async fn read_env_file(&self, pod: &Pod, volume: &str, path: &str) -> Option<EnvFile> {
+        let dir = self.dir(&PodRef::of(pod).uid).ok()?;
+        let plans = plan::volumes(pod, &dir, None);
+        let Some(Ok(VolumePlan::EmptyDir { path: volume, .. })) = plans.get(volume) else { return None };
+        let data = match self.host.read_file_in(volume, path, ENV_FILE_BYTES_MAX).await {
+            Ok(Some(data)) => Ok(data),
+            Ok(None) => Err("it is not there".to_owned()),
+            Err(error) => Err(chain(&error)),
+        };
+        Some(EnvFile { path: volume.join(path), data })
     }
 
     /// Takes down all that the pod has under the root dir, mounts first. Its containers are

@@ -177,6 +177,7 @@ async fn each_volume_that_fails_is_named_and_the_others_are_set_up() {
         ]
     );
     assert_eq!(error.to_string(), texts.join("; "));
+    assert_eq!(error.texts(), texts, "one event for each");
     assert!(bed.volume("kubernetes.io~empty-dir/good").is_dir());
     assert!(!bed.scratch.path("kubelet/pods/escape").exists());
 }

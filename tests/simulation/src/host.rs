@@ -342,6 +342,10 @@ impl Host for SimHost {
         self.call("read", path, |state| state.tree.get(path).cloned().flatten()).await
     }
 
+    async fn read_file_in(&self, volume: &Path, path: &str, bytes_max: usize) -> Result<Option<Vec<u8>>> {
+        self.read_file(&volume.join(path), bytes_max).await
+    }
+
     async fn read_tail(&self, path: &Path, _bytes_max: usize, _lines_max: Option<usize>) -> Result<Option<Vec<u8>>> {
         self.read_file(path, usize::MAX).await
     }

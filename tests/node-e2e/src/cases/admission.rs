@@ -19,6 +19,7 @@ pub const CASES: &[Case] = &[
     shared!(a_profile_needs_app_armor),
     shared!(an_unheard_of_resource_is_nobodys_business),
     shared!(a_critical_pod_takes_the_place_of_another),
+    own!(what_the_node_does_not_declare_keeps_pods_away),
     own!(a_refusal_outlives_the_agent).beyond_upstream("it then makes up ends of containers that never began"),
 ];
 
@@ -122,6 +123,36 @@ async fn a_profile_needs_app_armor(node: Node) -> Result<()> {
     } else {
         refused(&node, confined, "AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host").await?;
     }
+    Ok(())
+}
+
+async fn what_the_node_does_not_declare_keeps_pods_away(lab: Lab) -> Result<()> {
+    let off = json!({
+        "InPlacePodLevelResourcesVerticalScaling": false,
+        "PodLevelResources": false,
+        "RestartAllContainersOnContainerExits": false,
+    });
+    let node = lab.node(|stack| stack.config("featureGates", off)).await?;
+    let declares = |node: &core::Node, feature: &str| {
+        let declared = node.status.as_ref().and_then(|status| status.declared_features.as_deref());
+        declared.unwrap_or_default().iter().any(|declared| declared == feature)
+    };
+    node.expect_node("features that are on, and no others", |node| {
+        declares(node, "InPlacePodVerticalScalingInitContainers")
+            && !declares(node, "InPlacePodLevelResourcesVerticalScaling")
+            && !declares(node, "RestartAllContainersOnContainerExits")
+    })
+    .await?;
+    let rules = json!([{ "action": "RestartAllContainers", "exitCodes": { "operator": "In", "values": [88] } }]);
+    let ruled = json!({ "restartPolicy": "Never", "restartPolicyRules": rules });
+    let message = "Pod requires node features that are not available: RestartAllContainersOnContainerExits";
+    refused(&node, sent_to(&node, "ruled").container(ruled), "PodFeatureUnsupported", message).await?;
+    let whole = sent_to(&node, "whole").spec(json!({ "resources": { "limits": { "memory": "64Mi" } } }));
+    let message = "PodLevelResources feature gate is disabled";
+    refused(&node, whole, "PodLevelResourcesNotSupported", message).await?;
+    let usual = node.run(sent_to(&node, "usual")).await?.expect().ready().await?;
+    let status = usual.status.context("a status")?;
+    ensure!(status.resources.is_none() && status.allocated_resources.is_none(), "{:?}", status.resources);
     Ok(())
 }
 

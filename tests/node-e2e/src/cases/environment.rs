@@ -2,9 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{Case, Node, PodBuilder, expect_lines, pod};
+use crate::provision::BUSYBOX;
 use crate::shared;
 
 pub const CASES: &[Case] = &[
@@ -19,10 +20,12 @@ pub const CASES: &[Case] = &[
     shared!(the_working_directory_is_set),
     shared!(a_missing_config_map_holds_up_only_its_container).in_subset(),
     shared!(a_missing_key_is_named),
+    shared!(a_file_in_a_volume_gives_variables),
+    shared!(a_file_of_variables_that_is_missing_or_broken_is_named),
 ];
 
 /// A pod that prints its environment and ends.
-fn printing(env: serde_json::Value) -> PodBuilder {
+fn printing(env: Value) -> PodBuilder {
     pod("printing").script("env").restart("Never").container(json!({ "env": env }))
 }
 
@@ -221,5 +224,66 @@ async fn a_missing_key_is_named(node: Node) -> Result<()> {
             waiting == Some(&expected)
         })
         .await?;
+    Ok(())
+}
+
+fn from_file(path: &str, key: &str, more: Value) -> Value {
+    let mut selector = json!({ "volumeName": "notes", "path": path, "key": key });
+    selector.as_object_mut().expect("it is one").extend(more.as_object().cloned().unwrap_or_default());
+    json!({ "name": key, "valueFrom": { "fileKeyRef": selector } })
+}
+
+/// A pod whose init container runs `script` where it may write to the volume.
+fn with_notes(name: &str, script: &str) -> PodBuilder {
+    let mount = json!([{ "name": "notes", "mountPath": "/notes" }]);
+    let writer = json!({
+        "name": "writer", "image": BUSYBOX, "command": ["sh", "-c", script], "volumeMounts": mount,
+    });
+    let volume = json!({ "name": "notes", "emptyDir": {} });
+    pod(name).spec(json!({ "initContainers": [writer], "volumes": [volume] }))
+}
+
+async fn a_file_in_a_volume_gives_variables(node: Node) -> Result<()> {
+    let file = r#"# what was found out
+FIRST='one'  # and nothing more
+LINES='a
+b $HOME "c"'
+"#;
+    let write = format!("mkdir /notes/deep; cat > /notes/deep/vars <<'END'\n{file}END\nln -s deep/vars /notes/link");
+    let env = json!([
+        from_file("deep/vars", "FIRST", json!({})),
+        from_file("link", "LINES", json!({})),
+        from_file("deep/vars", "NONE", json!({ "optional": true })),
+        { "name": "USED", "value": "$(FIRST) and two" },
+    ]);
+    let told = with_notes("told", &write).script("env").restart("Never").container(json!({ "env": env }));
+    let output = node.run(told).await?.output().await?;
+    expect_lines(&output, &["FIRST=one", "LINES=a", "b $HOME \"c\"", "USED=one and two"])?;
+    ensure!(!output.contains("NONE"), "{output:?}");
+    Ok(())
+}
+
+async fn a_file_of_variables_that_is_missing_or_broken_is_named(node: Node) -> Result<()> {
+    let write = "echo \"GOOD='x'\" > /notes/good; echo 'BAD=x' > /notes/bad; ln -s /etc/passwd /notes/out";
+    let refers = |env: Value| json!({ "env": [env] });
+    let waiting = with_notes("waiting", write)
+        .container(refers(from_file("good", "ABSENT", json!({}))))
+        .and_container("broken", "env", refers(from_file("bad", "BAD", json!({}))))
+        .and_container("missing", "env", refers(from_file("none", "NONE", json!({ "optional": true }))))
+        .and_container("outside", "env", refers(from_file("out", "ROOT", json!({}))));
+    let waiting = node.run(waiting).await?;
+    for (container, text) in [
+        ("main", "environment variable key \"ABSENT\" not found in file \""),
+        ("broken", "couldn't parse env file"),
+        ("missing", "couldn't parse env file"),
+        ("outside", "couldn't parse env file"),
+    ] {
+        let told = waiting.expect().container(container).waiting("CreateContainerConfigError");
+        told.state(format!("told {text:?}"), move |state| {
+            let message = state.waiting.as_ref().and_then(|waiting| waiting.message.as_deref());
+            message.is_some_and(|message| message.starts_with(text))
+        })
+        .await?;
+    }
     Ok(())
 }

@@ -10,6 +10,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
 use crate::harness::{Case, Expect, Lab, Node, PodBuilder, PodCgroup, PodHandle, pod};
+use crate::provision::BUSYBOX;
 use crate::{own, shared};
 
 pub const CASES: &[Case] = &[
@@ -18,6 +19,7 @@ pub const CASES: &[Case] = &[
     shared!(whoever_wants_it_is_restarted_for_memory),
     shared!(memory_in_use_is_not_taken_away),
     shared!(a_sidecar_is_resized_too),
+    shared!(an_init_container_is_resized_while_it_runs),
     shared!(a_pod_as_a_whole_is_resized),
     own!(what_does_not_fit_waits_for_room),
     own!(a_resize_outlives_the_agent),
@@ -155,6 +157,26 @@ async fn resize_as_a_whole(pod: &PodHandle, cpu: u32, memory: u32) -> Result<()>
     let pods: Api<Pod> = pod.node.api();
     let patched = pods.patch_subresource("resize", &pod.name, &PatchParams::default(), &patch).await;
     patched.map(drop).with_context(|| format!("resize pod {} as a whole", pod.name))
+}
+
+async fn an_init_container_is_resized_while_it_runs(node: Node) -> Result<()> {
+    let mut setup = amounts(100, 32);
+    setup["name"] = "setup".into();
+    setup["image"] = BUSYBOX.into();
+    setup["command"] = json!(["sh", "-c", "until [ -e /tmp/done ]; do sleep 0.2; done"]);
+    let pod = node.run(sized("slow", 100, 32).spec(json!({ "initContainers": [setup] }))).await?;
+    has(pod.expect().container("setup").running(), 100, 32).await?;
+    resize_in(&pod, "initContainers", "setup", 200, 48).await?;
+    let resized = has(pod.expect().container("setup").running(), 200, 48).await?;
+    let status = resized.status.context("a status")?;
+    let setup = status.init_container_statuses.into_iter().flatten().next().context("an init container")?;
+    ensure!(setup.restart_count == 0, "{setup:?}");
+    let id = setup.container_id.as_deref().and_then(|id| id.rsplit('/').next()).map(ContainerId::new);
+    let own = PodCgroup::of(&pod, "Burstable").of_container(&id.context("an id")?);
+    ensure!(own.memory_limit()? == Some(96 << 20) && own.cpu_quota()? == Some(40_000));
+    pod.exec_in("setup", "touch /tmp/done").await?;
+    has(pod.expect().ready(), 100, 32).await?;
+    Ok(())
 }
 
 async fn a_pod_as_a_whole_is_resized(node: Node) -> Result<()> {

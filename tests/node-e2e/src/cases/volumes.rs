@@ -23,6 +23,7 @@ pub const CASES: &[Case] = &[
     shared!(a_read_only_mount_cannot_be_written),
     shared!(a_part_of_a_volume_is_mounted),
     shared!(a_link_that_leads_out_of_a_volume_is_not_followed),
+    shared!(each_volume_that_fails_is_told_of),
     own!(mounts_propagate_where_it_is_asked_for),
     shared!(a_config_map_becomes_files).in_subset(),
     shared!(keys_of_a_config_map_are_chosen_and_placed),
@@ -103,6 +104,25 @@ async fn a_host_path_of_another_kind_is_refused(node: Node) -> Result<()> {
     wrong.expect().waiting("ContainerCreating").phase("Pending").await?;
     bystander.expect().ready().await?;
     Ok(())
+}
+
+async fn each_volume_that_fails_is_told_of(node: Node) -> Result<()> {
+    let absent = |name: &str| json!({ "configMap": { "name": name } });
+    let pod = pod("waiting").volume("one", "/one", absent("first")).volume("two", "/two", absent("second"));
+    let waiting = node.run(pod).await?;
+    let expected = [("one", "first"), ("two", "second")].map(|(volume, map)| {
+        format!("MountVolume.SetUp failed for volume \"{volume}\" : configmap \"{map}\" not found")
+    });
+    let told = async || {
+        let events = waiting.events().await?;
+        let mut messages: Vec<_> = events.into_iter().filter_map(|event| event.message).collect();
+        messages.retain(|message| message.contains("MountVolume.SetUp"));
+        Ok(match expected.iter().all(|expected| messages.contains(expected)) {
+            true => Look::Done(()),
+            false => Look::NotYet(messages.join("\n")),
+        })
+    };
+    poll::until("an event for each volume", Duration::from_secs(60), told).await
 }
 
 async fn a_read_only_mount_cannot_be_written(node: Node) -> Result<()> {
