@@ -26,6 +26,7 @@ mod args;
 mod help;
 mod lock_file;
 mod logging;
+mod memory;
 
 #[cfg(test)]
 mod tests;
@@ -64,6 +65,7 @@ impl Name {
 
 /// Does what the arguments say, the first of them being the name of the binary.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    memory::keep_in_one_place();
     let mut args = args.into_iter();
     let name = Name::of(args.next().as_ref());
     match command(&name, args).map_err(anyhow::Error::from).and_then(|command| obey(command, &name)) {

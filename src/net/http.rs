@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use http::header::{ETAG, HOST, LOCATION};
+use http::header::{ETAG, HOST, LOCATION, PROXY_AUTHORIZATION};
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
@@ -14,23 +14,32 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
+use super::proxy::Proxy;
 use super::{HttpAnswer, HttpGet, NetError, Result, Scheme, connect, tls};
 
 pub async fn get(
     request: &HttpGet,
     config: impl FnOnce() -> Result<Arc<ClientConfig>>,
     bytes_max: usize,
+    proxy: Option<&Proxy>,
 ) -> Result<HttpAnswer> {
-    let stream = connect(&request.host, request.port).await?;
     if request.scheme == Scheme::Http {
-        return over_http1(stream, request, bytes_max).await;
+        let stream = match proxy {
+            Some(proxy) => proxy.connect().await?,
+            None => connect(&request.host, request.port).await?,
+        };
+        return over_http1(stream, request, bytes_max, proxy).await;
     }
+    let stream = match proxy {
+        Some(proxy) => proxy.tunnel(request).await?,
+        None => connect(&request.host, request.port).await?,
+    };
     let name = ServerName::try_from(request.host.clone()).map_err(|error| NetError::Request(error.to_string()))?;
     let stream = TlsConnector::from(config()?).connect(name, stream).await.map_err(tls_error)?;
     if stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2) {
         over_http2(stream, request, bytes_max).await
     } else {
-        over_http1(stream, request, bytes_max).await
+        over_http1(stream, request, bytes_max, None).await
     }
 }
 
@@ -46,8 +55,9 @@ async fn over_http1<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     request: &HttpGet,
     bytes_max: usize,
+    proxy: Option<&Proxy>,
 ) -> Result<HttpAnswer> {
-    let wire = http1_request(request)?;
+    let wire = http1_request(request, proxy)?;
     let (mut sender, connection) =
         http1::Builder::new().title_case_headers(true).handshake(TokioIo::new(stream)).await.map_err(exchange_error)?;
     let exchange = async { read(sender.send_request(wire).await.map_err(exchange_error)?, bytes_max).await };
@@ -95,10 +105,16 @@ async fn read(response: Response<Incoming>, bytes_max: usize) -> Result<HttpAnsw
     Ok(HttpAnswer { status: head.status.as_u16(), location: text(LOCATION), etag: text(ETAG), body })
 }
 
-fn http1_request(request: &HttpGet) -> Result<Request<Empty<Bytes>>> {
+/// A proxy is told of which server the document is, and who asks.
+fn http1_request(request: &HttpGet, proxy: Option<&Proxy>) -> Result<Request<Empty<Bytes>>> {
     let mut wire = Request::new(Empty::new());
     *wire.method_mut() = Method::GET;
-    *wire.uri_mut() = request.path.parse().map_err(|error: http::uri::InvalidUri| invalid(&error))?;
+    let uri = if proxy.is_some() { request.to_string() } else { request.path.clone() };
+    *wire.uri_mut() = uri.parse().map_err(|error: http::uri::InvalidUri| invalid(&error))?;
+    if let Some(authorization) = proxy.and_then(|proxy| proxy.authorization.as_deref()) {
+        let authorization = HeaderValue::try_from(authorization).map_err(|error| invalid(&error))?;
+        wire.headers_mut().insert(PROXY_AUTHORIZATION, authorization);
+    }
     let host = own_host(request).map_or_else(|| request.authority(), str::to_owned);
     wire.headers_mut().insert(HOST, HeaderValue::try_from(host).map_err(|error| invalid(&error))?);
     // Nothing follows on this connection; a server that knows so closes it first.

@@ -2,16 +2,17 @@
 //! health check; and whatever else it fetches. The fifth edge, beside runtime, API server,
 //! machine and time.
 //!
-//! `http.rs` and `grpc.rs` are the real thing, `url.rs` says which request a URL means; the
-//! simulation has a network of its own behind the same trait. No task outlives its call.
+//! `http.rs` and `grpc.rs` are the real thing, `url.rs` says which request a URL means and
+//! `proxy.rs` which proxy the environment wants for it; the simulation has a network of its own behind the same trait. No task outlives its call.
 //!
-//! Always true: a call uses a connection of its own and no proxy, and reads a bounded part of
-//! the answer. Of pods any certificate is trusted, since nobody tells the agent which one a
+//! Always true: a call uses a connection of its own and reads a bounded part of the answer. To
+//! pods no proxy is used, whatever the environment says. Of pods any certificate is trusted, since nobody tells the agent which one a
 //! pod should have; what the agent obeys is fetched from servers that this machine trusts.
 //! Calls have no deadline: the caller ends one by dropping it.
 
 mod grpc;
 mod http;
+mod proxy;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -24,6 +25,7 @@ use async_trait::async_trait;
 use tokio::net::TcpStream;
 
 pub use grpc::ServingStatus;
+use proxy::Proxies;
 pub use url::{basic_authorization, wire_path, without_userinfo};
 
 /// More of an answer's body than this is not read.
@@ -125,7 +127,8 @@ pub struct HttpAnswer {
 pub trait Net: Send + Sync + 'static {
     /// A redirect is an answer like any other; nothing is followed.
     async fn http_get(&self, request: &HttpGet) -> Result<HttpAnswer>;
-    /// So much of a document that the agent is going to obey. Neither is anything followed.
+    /// So much of a document that the agent is going to obey, through the proxy that the
+    /// environment names. Neither is anything followed.
     async fn fetch(&self, request: &HttpGet, bytes_max: usize) -> Result<HttpAnswer>;
     /// Opens a TCP connection and closes it.
     async fn tcp_connect(&self, host: &str, port: u16) -> Result<()>;
@@ -140,11 +143,16 @@ pub struct MachineNet {
     /// Trusts whom the machine trusts. Made when somebody needs it, since that is a megabyte
     /// of certificates.
     verifying_tls: OnceLock<Arc<rustls::ClientConfig>>,
+    proxies: Proxies,
 }
 
 impl MachineNet {
     pub fn new() -> Self {
-        MachineNet { tls: tls::trusting_config(), verifying_tls: OnceLock::new() }
+        MachineNet::with_proxies(Proxies::of(|name| std::env::var(name).ok()))
+    }
+
+    fn with_proxies(proxies: Proxies) -> Self {
+        MachineNet { tls: tls::trusting_config(), verifying_tls: OnceLock::new(), proxies }
     }
 }
 
@@ -157,7 +165,7 @@ impl Default for MachineNet {
 #[async_trait]
 impl Net for MachineNet {
     async fn http_get(&self, request: &HttpGet) -> Result<HttpAnswer> {
-        http::get(request, || Ok(self.tls.clone()), BODY_BYTES_MAX).await
+        http::get(request, || Ok(self.tls.clone()), BODY_BYTES_MAX, None).await
     }
 
     async fn fetch(&self, request: &HttpGet, bytes_max: usize) -> Result<HttpAnswer> {
@@ -165,7 +173,7 @@ impl Net for MachineNet {
             Some(tls) => Ok(tls.clone()),
             None => tls::verifying_config().map(|tls| self.verifying_tls.get_or_init(|| tls).clone()),
         };
-        http::get(request, tls, bytes_max).await
+        http::get(request, tls, bytes_max, self.proxies.for_request(request)?).await
     }
 
     async fn tcp_connect(&self, host: &str, port: u16) -> Result<()> {

@@ -231,3 +231,67 @@ async fn a_health_check_tells_what_the_server_says() {
     assert!(matches!(check(Err("12")).await, Err(NetError::Grpc(GrpcFailure::Unimplemented(_)))));
     assert!(matches!(check(Err("5")).await, Err(NetError::Grpc(GrpcFailure::Other(_)))));
 }
+
+/// The network of somebody whose environment names this machine's `port` as the proxy of all.
+fn behind_proxy(port: u16) -> MachineNet {
+    let proxy = format!("http://me:pass@127.0.0.1:{port}");
+    MachineNet::with_proxies(Proxies::of(|name| ["HTTP_PROXY", "HTTPS_PROXY"].contains(&name).then(|| proxy.clone())))
+}
+
+fn of_example(scheme: Scheme) -> HttpGet {
+    HttpGet { host: "pods.example".into(), ..get(scheme, 5480, &[]) }
+}
+
+#[tokio::test]
+async fn a_document_is_fetched_through_the_proxy_of_the_environment() {
+    let (listener, port) = listen().await;
+    let proxy = tokio::spawn(async move { serve_once(listener.accept().await.expect("a caller").0, OK).await });
+    let answer = behind_proxy(port).fetch(&of_example(Scheme::Http), 100).await.expect("an answer");
+    assert_eq!((answer.status, answer.body.as_slice()), (200, &b"hi"[..]));
+    let asked = proxy.await.expect("the proxy is well");
+    assert!(asked.starts_with("GET http://pods.example:5480/live?x=%20 HTTP/1.1\r\n"), "{asked}");
+    assert!(asked.contains("Host: pods.example:5480\r\n"), "{asked}");
+    assert!(asked.contains("Proxy-Authorization: Basic bWU6cGFzcw==\r\n"), "{asked}");
+}
+
+#[tokio::test]
+async fn through_a_proxy_too_the_server_itself_proves_who_it_is() {
+    let (listener, port) = listen().await;
+    let proxy = tokio::spawn(async move {
+        let mut stream = listener.accept().await.expect("a caller").0;
+        let mut asked = Vec::new();
+        while !asked.ends_with(b"\r\n\r\n") {
+            asked.push(stream.read_u8().await.expect("a head"));
+        }
+        stream.write_all(b"HTTP/1.1 200 Connection established\r\nVia: us\r\n\r\n").await.expect("it listens");
+        // From here on it is the server, and a stranger.
+        let greeted = acceptor(&[]).accept(stream).await.map(drop).map_err(|error| error.to_string());
+        (String::from_utf8(asked).expect("text"), greeted)
+    });
+    let error = behind_proxy(port).fetch(&of_example(Scheme::Https), 100).await.expect_err("a stranger");
+    assert!(matches!(error, NetError::Tls(_)), "{error:?}");
+    let (asked, greeted) = proxy.await.expect("the proxy is well");
+    let authorization = "Proxy-Authorization: Basic bWU6cGFzcw==";
+    assert_eq!(
+        asked,
+        format!("CONNECT pods.example:5480 HTTP/1.1\r\nHost: pods.example:5480\r\n{authorization}\r\n\r\n")
+    );
+    assert!(greeted.is_err(), "{greeted:?}");
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_is_named() {
+    let (listener, port) = listen().await;
+    let answer = b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n";
+    tokio::spawn(async move { serve_once(listener.accept().await.expect("a caller").0, answer).await });
+    let error = behind_proxy(port).fetch(&of_example(Scheme::Https), 100).await.expect_err("a refusal");
+    assert_eq!(error.to_string(), format!("proxy 127.0.0.1:{port}: 407 Proxy Authentication Required"));
+}
+
+#[tokio::test]
+async fn pods_are_asked_past_any_proxy() {
+    let (listener, port) = listen().await;
+    let error = behind_proxy(port).http_get(&of_example(Scheme::Http)).await.expect_err("no such host");
+    assert!(error.to_string().starts_with("dial tcp pods.example:5480"), "{error}");
+    drop(listener);
+}

@@ -15,6 +15,7 @@ pub const CASES: &[Case] = &[
     shared!(images_are_listed),
     shared!(the_lease_is_renewed),
     shared!(health_is_told_on_the_loopback).in_subset(),
+    shared!(the_agents_memory_is_in_one_place).beyond_upstream("it has a memory of another kind"),
     own!(labels_and_taints_are_registered),
     own!(a_deleted_node_registers_again).beyond_upstream("it registers once, at its start"),
 ];
@@ -46,6 +47,22 @@ async fn a_node_tells_what_it_is(node: Node) -> Result<()> {
     ensure!(info.os_image.contains("Debian") || !info.os_image.is_empty(), "{info:?}");
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     ensure!(info.boot_id == boot.trim(), "{info:?}");
+    Ok(())
+}
+
+async fn the_agents_memory_is_in_one_place(node: Node) -> Result<()> {
+    // Whatever it has done so far, it has used its threads for this.
+    node.run(pod("passing")).await?.expect().ready().await?;
+    let pid = node.stack().agent().pid().await?;
+    let maps = std::fs::read_to_string(format!("/proc/{}/root/proc/{pid}/maps", node.stack().init_pid()))?;
+    // Arenas of glibc, but for the first one, begin at multiples of this.
+    const ARENA: u64 = 64 << 20;
+    let arenas = maps.lines().filter(|line| {
+        let start = line.split('-').next().and_then(|start| u64::from_str_radix(start, 16).ok());
+        start.is_some_and(|start| start % ARENA == 0) && line.contains(" rw-p 00000000 00:00 0")
+    });
+    let arenas: Vec<_> = arenas.collect();
+    ensure!(arenas.is_empty(), "{arenas:?}");
     Ok(())
 }
 
