@@ -18,9 +18,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
+use futures::future::{self, BoxFuture, Shared};
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, ContainerPort, LifecycleHandler, Pod};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, info, warn};
@@ -51,11 +51,21 @@ enum Moment {
 
 /// The hooks a worker has begun, by instance. Dropping it ends them.
 #[derive(Default)]
-pub struct BegunHooks(Mutex<BTreeMap<(ContainerId, Moment), Begun>>);
+pub struct BegunHooks {
+    all: Mutex<BTreeMap<(ContainerId, Moment), Begun>>,
+    post_start_ended: Arc<Notify>,
+}
 
 struct Begun {
-    _task: AbortOnDropHandle<()>,
+    /// None if it was given up.
+    _task: Option<AbortOnDropHandle<()>>,
     end: End,
+}
+
+impl Begun {
+    fn runs(&self) -> bool {
+        self.end.clone().now_or_never().is_none()
+    }
 }
 
 /// How a hook ended; the text says what went wrong.
@@ -65,7 +75,7 @@ type End = Shared<BoxFuture<'static, Result<(), String>>>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PostStart {
     Running,
-    /// The container has to be stopped for it.
+    /// Or it was given up for a stop; the container does not run on without it.
     Failed(String),
 }
 
@@ -73,14 +83,13 @@ pub enum PostStart {
 pub type PostStarts = BTreeMap<ContainerId, PostStart>;
 
 impl BegunHooks {
+    /// Drops those of instances that are gone. What was begun after the runtime was read is too.
+    pub fn retain(&self, runtime: &PodRuntime) {
+        self.all().retain(|(id, _), _| runtime.containers.iter().any(|container| container.id == *id));
+    }
+
     pub fn post_starts(&self, runtime: &PodRuntime) -> PostStarts {
-        let mut all = self.all();
-        // Its failure still tells why a container has ended; after that nobody asks.
-        all.retain(|(id, moment), _| {
-            let is_newest = |container: &&Container| runtime.newest(&container.name) == Some(container);
-            let known = runtime.containers.iter().find(|container| container.id == *id);
-            *moment != Moment::PostStart || known.as_ref().is_some_and(is_newest)
-        });
+        let all = self.all();
         let of = |((id, moment), begun): (&(ContainerId, Moment), &Begun)| {
             let runs = runtime.containers.iter().any(|container| container.id == *id && container.is_running());
             if *moment != Moment::PostStart || !runs {
@@ -97,9 +106,8 @@ impl BegunHooks {
 
     /// Whether what comes next has to wait.
     pub fn runs_post_start(&self) -> bool {
-        let runs = |((_, moment), begun): (&(ContainerId, Moment), &Begun)| {
-            *moment == Moment::PostStart && begun.end.clone().now_or_never().is_none()
-        };
+        let runs =
+            |((_, moment), begun): (&(ContainerId, Moment), &Begun)| *moment == Moment::PostStart && begun.runs();
         self.all().iter().any(runs)
     }
 
@@ -107,15 +115,31 @@ impl BegunHooks {
         self.all().get(&(id.clone(), Moment::PostStart))?.end.clone().now_or_never()?.err()
     }
 
+    /// Waits until a postStart hook has ended since the last wait.
+    pub async fn post_start_ended(&self) {
+        self.post_start_ended.notified().await;
+    }
+
     /// What is being stopped needs no help with its start.
     pub fn give_up_post_start(&self, id: &ContainerId) {
-        self.all().retain(|(known, moment), begun| {
-            *moment != Moment::PostStart || known != id || begun.end.clone().now_or_never().is_some()
-        });
+        self.give_up(|known| known == id);
+    }
+
+    pub fn give_up_post_starts(&self) {
+        self.give_up(|_| true);
+    }
+
+    fn give_up(&self, is_meant: impl Fn(&ContainerId) -> bool) {
+        for ((id, moment), begun) in self.all().iter_mut() {
+            if *moment == Moment::PostStart && is_meant(id) && begun.runs() {
+                let end = future::ready(Err("given up, because the container has to stop".to_owned()));
+                *begun = Begun { _task: None, end: end.boxed().shared() };
+            }
+        }
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<(ContainerId, Moment), Begun>> {
-        self.0.lock().expect("nothing that holds the hooks can panic")
+        self.all.lock().expect("nothing that holds the hooks can panic")
     }
 }
 
@@ -170,7 +194,6 @@ pub fn begin_pre_stop_of_sidecars(round: &Round<'_>) {
     for container in round.runtime.may_run() {
         let is_sidecar = matches!(pod::containers::find(&round.wish.pod, &container.name), Some((Role::Sidecar, _)));
         if is_sidecar && !round.grace(&container.name, &container.id, StopWhy::PodStops).is_zero() {
-            round.begun_hooks.give_up_post_start(&container.id);
             begin_pre_stop(round, &container.name, &container.id);
         }
     }
@@ -178,7 +201,6 @@ pub fn begin_pre_stop_of_sidecars(round: &Round<'_>) {
 
 fn begin_pre_stop(round: &Round<'_>, name: &str, id: &ContainerId) -> Option<End> {
     let mut all = round.begun_hooks.all();
-    all.retain(|(known, _), _| known == id || round.runtime.containers.iter().any(|container| container.id == *known));
     let key = (id.clone(), Moment::PreStop);
     if let Some(begun) = all.get(&key) {
         return Some(begun.end.clone());
@@ -222,6 +244,7 @@ impl Hook {
     fn begin(self, round: &Round<'_>, moment: Moment) -> Begun {
         let (ended, end) = oneshot::channel();
         let (wakes, uid) = (round.context.wakes.clone(), round.uid.clone());
+        let post_start_ended = round.begun_hooks.post_start_ended.clone();
         let task = async move {
             let result = AssertUnwindSafe(self.run()).catch_unwind().await;
             let result = result.unwrap_or_else(|_| Err("the hook panicked".to_owned()));
@@ -230,11 +253,14 @@ impl Hook {
             }
             // Nobody listens any more if the worker has gone.
             let _ = ended.send(result);
-            wakes.wake(&uid);
+            if moment == Moment::PostStart {
+                post_start_ended.notify_one();
+                wakes.wake(&uid);
+            }
         };
         let task = tokio::spawn(task.in_current_span());
         let end = end.map(|end| end.unwrap_or(Ok(()))).boxed().shared();
-        Begun { _task: AbortOnDropHandle::new(task), end }
+        Begun { _task: Some(AbortOnDropHandle::new(task)), end }
     }
 
     fn tell_failure(&self, moment: Moment, error: &str) {

@@ -247,10 +247,11 @@ impl Worker {
                 self.stopping = Some((self.context.clock.now(), grace));
             }
         }
-        let post_starts = match self.stage {
-            Stage::Syncing => self.begun_hooks.post_starts(&runtime),
-            Stage::Stopping | Stage::Cleaning | Stage::Ended => PostStarts::new(),
-        };
+        self.begun_hooks.retain(&runtime);
+        if self.stage != Stage::Syncing {
+            self.begun_hooks.give_up_post_starts();
+        }
+        let post_starts = self.begun_hooks.post_starts(&runtime);
         let shown = as_shown(&runtime, &post_starts);
         let standings = self.look_at_probes(wish, &shown);
         let condemned = self.condemned(wish, &runtime);
@@ -282,7 +283,7 @@ impl Worker {
             let later = condemned.look_again_in.map(|wait| self.context.clock.now() + wait);
             return Outcome::Idle { until: self.look_again(wish, &plan).into_iter().chain(later).min() };
         }
-        self.execute(wish, &runtime, &shown, &plan, &actions).await
+        self.execute(wish, &runtime, &plan, &actions).await
     }
 
     fn look_at_probes(&mut self, wish: &Desired, runtime: &PodRuntime) -> Standings {
@@ -420,17 +421,11 @@ impl Worker {
         }
     }
 
-    async fn execute(
-        &mut self,
-        wish: &Desired,
-        runtime: &PodRuntime,
-        shown: &PodRuntime,
-        plan: &Plan,
-        actions: &[Action],
-    ) -> Outcome {
+    async fn execute(&mut self, wish: &Desired, runtime: &PodRuntime, plan: &Plan, actions: &[Action]) -> Outcome {
         let (context, uid, hooks) = (self.context.clone(), self.uid.clone(), self.begun_hooks.clone());
         let stopping_since = self.stopping.map(|(since, _)| since);
         let round = Round { context: &context, uid: &uid, wish, runtime, begun_hooks: &hooks, stopping_since };
+        let mut shown = as_shown(runtime, &hooks.post_starts(runtime));
         let mut executing = pin!(execute::execute(&round, actions));
         let report = loop {
             tokio::select! {
@@ -439,7 +434,14 @@ impl Worker {
                 report = &mut executing => break report,
                 // Cancel-safe: an unused permit stays. A pull may take minutes and a stop its
                 // grace; meanwhile clients want to know which containers are ready.
-                () = self.probes.changed() => self.publish(wish, shown, plan),
+                () = self.probes.changed() => self.publish(wish, &shown, plan),
+                // Cancel-safe: an unused permit stays. Nobody waits for the rest of the round to
+                // hear that a container has begun; what else follows is for the next pass.
+                () = hooks.post_start_ended() => {
+                    shown = as_shown(runtime, &hooks.post_starts(runtime));
+                    self.look_at_probes(wish, &shown);
+                    self.publish(wish, &shown, plan);
+                }
             }
         };
         for (Done { step, result }, action) in report.into_iter().zip(actions) {

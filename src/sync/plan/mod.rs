@@ -131,7 +131,8 @@ pub struct Held {
     pub name: String,
     pub kind: Kind,
     pub backoff: Duration,
-    pub until: Instant,
+    /// None if it waits for something else by then.
+    pub until: Option<Instant>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -167,7 +168,7 @@ impl Plan {
 
     /// Look again then, even if nothing happens.
     pub fn look_again(&self) -> Option<Instant> {
-        self.held.iter().map(|held| held.until).min()
+        self.held.iter().filter_map(|held| held.until).min()
     }
 }
 
@@ -205,10 +206,9 @@ pub fn sync(snapshot: &Snapshot) -> Plan {
         if snapshot.resize.is_action() {
             plan.actions.push(Action::Resize(snapshot.resize.clone()));
         }
-        // What is to stop waits for nobody's image.
-        let (stops, starts): (Vec<_>, Vec<_>) =
-            steps.into_iter().partition(|action| matches!(action, Action::StopContainer { .. }));
-        let starts = starts.into_iter().filter(|action| !waits_for_post_start(snapshot, action));
+        // What has to stop waits for nobody's image. What stops for its successor's sake stops when
+        // that can start: between the two, a restart policy might have its say.
+        let (stops, starts): (Vec<_>, Vec<_>) = steps.into_iter().partition(has_to_stop);
         plan.actions.extend(stops.into_iter().chain(starts));
         plan.held = held;
         plan.actions.extend(surplus(runtime, Some(&sandbox.id), snapshot.condemned));
@@ -325,15 +325,19 @@ fn failed_probe(snapshot: &Snapshot, instance: &Container) -> Option<ProbeKind> 
     snapshot.standings.get(&instance.id).and_then(|standing| standing.failed)
 }
 
-/// Nothing starts before what started earlier is over its postStart hook, but whoever came to
-/// see why it takes so long.
-fn waits_for_post_start(snapshot: &Snapshot, action: &Action) -> bool {
-    let (Action::StartContainer { name, .. } | Action::ResumeContainer { name, .. }) = action else { return false };
-    let is_ephemeral = || ephemeral_containers(snapshot.pod).iter().any(|spec| spec.name == *name);
+fn has_to_stop(action: &Action) -> bool {
+    match action {
+        Action::StopContainer { why, .. } => !matches!(why, StopWhy::DefinitionChanged | StopWhy::Resized),
+        _ => false,
+    }
+}
+
+/// Nothing starts before what started earlier is over its postStart hook.
+fn waits_for_post_start(snapshot: &Snapshot, name: &str) -> bool {
     let is_waited_for = |container: &Container| {
-        container.name != *name && snapshot.post_starts.get(&container.id) == Some(&PostStart::Running)
+        container.name != name && snapshot.post_starts.get(&container.id) == Some(&PostStart::Running)
     };
-    snapshot.runtime.containers.iter().any(is_waited_for) && !is_ephemeral()
+    snapshot.runtime.containers.iter().any(is_waited_for)
 }
 
 fn has_failed_hook(snapshot: &Snapshot, instance: &Container) -> bool {
@@ -457,14 +461,15 @@ fn advance(
         let waits = Waits { crash, restart_all };
         Action::StartContainer { name: name.clone(), kind, attempt, waits }
     };
+    let may_start = !waits_for_post_start(snapshot, &name);
     match newest_here.map(|newest| (&newest.state, newest)) {
-        Some((ContainerState::Running { .. }, newest)) if is_changed(newest, spec) => {
+        Some((ContainerState::Running { .. }, newest)) if is_changed(newest, spec) && may_start => {
             steps.push(stop(newest, StopWhy::DefinitionChanged));
             steps.push(start(Duration::ZERO));
         }
         // One that a probe gave up goes for that, with all that follows.
         Some((ContainerState::Running { .. }, newest))
-            if is_outgrown(snapshot, newest) && failed_probe(snapshot, newest).is_none() =>
+            if is_outgrown(snapshot, newest) && failed_probe(snapshot, newest).is_none() && may_start =>
         {
             steps.push(stop(newest, StopWhy::Resized));
             steps.push(start(Duration::ZERO));
@@ -481,6 +486,7 @@ fn advance(
         Some((ContainerState::Unknown, newest)) => {
             steps.push(stop(newest, StopWhy::StateUnknown));
         }
+        Some((ContainerState::Created, _)) if !may_start => {}
         Some((ContainerState::Created, newest)) if is_changed(newest, spec) || is_outgrown(snapshot, newest) => {
             steps.push(remove(newest));
             steps.push(start(Duration::ZERO));
@@ -498,10 +504,12 @@ fn advance(
                 None => Default::default(),
             };
             let remaining = newest.map_or(Duration::ZERO, |newest| backoff::remaining(snapshot, newest, wait));
-            if remaining.is_zero() {
+            if !remaining.is_zero() {
+                held.push(Held { name, kind, backoff: wait, until: Some(snapshot.now + remaining) });
+            } else if may_start {
                 steps.push(start(next));
-            } else {
-                held.push(Held { name, kind, backoff: wait, until: snapshot.now + remaining });
+            } else if !wait.is_zero() {
+                held.push(Held { name, kind, backoff: wait, until: None });
             }
         }
     }

@@ -44,7 +44,7 @@ pub(super) fn next(snapshot: &Snapshot) -> Option<Plan> {
     let (wait, next) = waits.max().unwrap_or_default();
     let left = sources.iter().map(|(_, source)| backoff::remaining(snapshot, source, wait)).max().unwrap_or_default();
     if !left.is_zero() {
-        let until = snapshot.now + left;
+        let until = Some(snapshot.now + left);
         let held = |(kind, source): (_, &Container)| Held { name: source.name.clone(), kind, backoff: wait, until };
         return Some(Plan { held: sources.into_iter().map(held).collect(), ..Plan::default() });
     }

@@ -1,5 +1,6 @@
 //! Scenarios: what a pod and its runtime look like, and the plan that follows, as text.
 
+mod hooks;
 mod restart_all;
 
 use std::collections::BTreeMap;
@@ -512,36 +513,6 @@ fn ephemeral_containers_start_once_and_wait_for_nobody() {
     check(debugged(), created, &["start e, already created"]);
     let replaced = Scene::default().sandbox(0, SandboxState::NotReady).sandbox(1, SandboxState::Ready);
     check(debugged(), replaced.running("i", 1, 1).exited("e", 0, 0, 137), &[]);
-}
-
-#[test]
-fn what_follows_waits_for_a_post_start_hook_and_nothing_else_does() {
-    let hooked = |scene: Scene| scene.running("a", 0, 0).hooked(PostStart::Running);
-    check(pod("Always", &["a", "b"]), hooked(ready()), &[]);
-    check(pod("Always", &["a", "b"]), ready().running("a", 0, 0), &["start b"]);
-    // What stops does, and it starts again once the hook is through.
-    let given_up = hooked(ready().running("b", 0, 0).given_up(ProbeKind::Liveness));
-    check(pod("Always", &["a", "b"]), given_up, &["stop b because its liveness probe failed"]);
-    check(pod("Always", &["a", "b"]), hooked(ready().exited("b", 0, 0, 1)), &[]);
-    check(
-        pod("Always", &["a", "b"]),
-        hooked(ready()).outdated(),
-        &["stop a because its definition changed", "start a again, attempt 1"],
-    );
-    let sidecar = with_init(pod("Always", &["b"]), &[("a", true)]);
-    check(sidecar, hooked(ready()), &[]);
-    let mut debugged = pod("Always", &["a", "b"]);
-    let ephemeral = crate::pod::testing::yaml("[{name: e, image: 'img:1'}]");
-    debugged.spec.as_mut().expect("made with a spec").ephemeral_containers = Some(ephemeral);
-    check(debugged, hooked(ready()), &["start e"]);
-}
-
-#[test]
-fn a_container_whose_post_start_hook_failed_is_stopped_and_its_policy_decides() {
-    let failed = ready().running("a", 0, 0).hooked(PostStart::Failed("no luck".into()));
-    check(pod("Never", &["a", "b"]), failed, &["stop a because its postStart hook failed", "start b"]);
-    check(pod("Never", &["a"]), ready().exited("a", 0, 0, 137), &["done"]);
-    check(pod("Always", &["a"]), ready().exited("a", 0, 0, 137), &["start a again, attempt 1"]);
 }
 
 #[test]
