@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 
 use super::{AgentConfig, StaticPods};
 use crate::admission::AdmissionConfig;
-use crate::config::{self, Gate, Settings};
+use crate::config::{self, FeatureGates, Gate, Settings};
 use crate::cri::CgroupDriver;
 use crate::host::{CgroupVersion, Host, MachineFacts};
 use crate::images::{AccessConfig, ImagesConfig, read_providers};
@@ -72,7 +72,7 @@ pub async fn agent_config(
             pod_logs_dir: kubelet.pod_logs_dir.clone(),
             container_logs_dir: CONTAINER_LOGS_DIR.into(),
             runtime_name: String::new(),
-            backoff: backoff(settings),
+            backoff: backoff(&settings.gates, kubelet.max_container_restart_period),
             dead: DeadLimits {
                 per_container: usize::try_from(settings.flags.dead_containers_per_container_max).ok(),
                 in_all: settings.flags.dead_containers_max,
@@ -119,13 +119,14 @@ pub async fn agent_config(
     })
 }
 
-fn backoff(settings: &Settings) -> BackoffLimits {
-    let (first, max) = match settings.gates.enabled(Gate::ReduceDefaultCrashLoopBackOffDecay) {
+/// `configured` has a default while its own gate is on, which counts as upstream lets it: over
+/// the reduced maximum too.
+fn backoff(gates: &FeatureGates, configured: Option<Duration>) -> BackoffLimits {
+    let (first, max) = match gates.enabled(Gate::ReduceDefaultCrashLoopBackOffDecay) {
         true => (BACKOFF_FIRST_REDUCED, BACKOFF_MAX_REDUCED),
         false => (BACKOFF_FIRST, BACKOFF_MAX),
     };
-    // Upstream's default for this field wins over the reduced maximum too.
-    let max = settings.kubelet.max_container_restart_period.unwrap_or(max);
+    let max = configured.unwrap_or(max);
     BackoffLimits { initial: first.min(max), max, reset_after: BACKOFF_RESET_AFTER }
 }
 
@@ -290,6 +291,20 @@ pub fn adjust_process(settings: &Settings) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn crashes_are_held_back_as_gate_and_configuration_say() {
+        let check = |is_reduced, configured: Option<u64>, (first, max)| {
+            let gates = FeatureGates::with(&[(Gate::ReduceDefaultCrashLoopBackOffDecay, is_reduced)]);
+            let BackoffLimits { initial, max: got, .. } = backoff(&gates, configured.map(Duration::from_secs));
+            assert_eq!((initial.as_secs(), got.as_secs()), (first, max), "{is_reduced}, {configured:?}");
+        };
+        check(false, None, (10, 300));
+        check(false, Some(300), (10, 300));
+        check(false, Some(5), (5, 5));
+        check(true, None, (1, 60));
+        check(true, Some(300), (1, 300));
+    }
 
     #[test]
     fn one_line_of_subordinate_ids_is_understood() {
