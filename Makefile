@@ -29,7 +29,7 @@ ROWS ?=
 CASES ?=
 
 .PHONY: help run run-standalone status down test check unit sim node-e2e \
-	node-e2e-old-runtime compare bench provision rust build-release build-tests clean
+	node-e2e-old-runtime compare compare-quick bench provision rust build-release build-tests clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -56,7 +56,7 @@ status: ## shows the node of `make run`
 down: ## ends the node of `make run` and leaves nothing behind
 	@$(NODE_E2E) down
 
-test: provision check unit sim node-e2e node-e2e-old-runtime ## everything below that tests
+test: provision check unit sim node-e2e node-e2e-old-runtime compare-quick ## everything below that tests
 
 check: rust ## format and clippy, without warnings
 	cargo fmt --all --check
@@ -76,6 +76,9 @@ node-e2e-old-runtime: provision build-tests ## the chosen few of them on Debian'
 
 compare: provision build-tests ## drawn pods, from SEED on, on Ferrolet and upstream's kubelet
 	$(NODE_E2E) compare $(SEED) $(PODS)
+
+compare-quick: provision build-tests ## a fixed few of them, with most of what can be drawn
+	$(NODE_E2E) compare --quick
 
 bench: provision build-release ## the figures of SPECIFICATION.md, all or ROWS="probes hang", beside upstream's kubelet
 	FERROLET_BIN=$(RELEASE)/ferrolet cargo run --quiet --package node-e2e --bin bench -- $(ROWS)

@@ -268,14 +268,15 @@ fn app_armor_profiles_need_app_armor() {
     let confined = pod("securityContext: {appArmorProfile: {type: RuntimeDefault}}");
     check(&confined, refused);
     check(&pod("securityContext: {appArmorProfile: {type: Unconfined}}"), "admitted");
-    let of_container = |kind: &str| {
+    let of_both = |pods: &str, own: &str| {
         pod(&format!(
-            "securityContext: {{appArmorProfile: {{type: RuntimeDefault}}}},
-             containers: [{{name: c, image: a, securityContext: {{appArmorProfile: {{type: {kind}}}}}}}]"
+            "securityContext: {{appArmorProfile: {{type: {pods}}}}},
+             containers: [{{name: c, image: a, securityContext: {{appArmorProfile: {{type: {own}}}}}}}]"
         ))
     };
-    check(&of_container("Unconfined"), "admitted");
-    check(&of_container("Localhost"), refused);
+    check(&of_both("Unconfined", "Unconfined"), "admitted");
+    check(&of_both("RuntimeDefault", "Unconfined"), refused);
+    check(&of_both("Unconfined", "Localhost"), refused);
     let mut annotated = pod("");
     let key = "container.apparmor.security.beta.kubernetes.io/c".to_owned();
     annotated.metadata.annotations = Some([(key, "runtime/default".to_owned())].into());

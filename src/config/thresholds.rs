@@ -33,8 +33,9 @@ impl Limit {
     pub fn of(self, capacity: i64) -> i64 {
         match self {
             Limit::Quantity(quantity) => quantity.value(),
-            // Cut off, not rounded, as upstream does it.
-            Limit::Percent(percent) => (capacity as f64 * percent / 100.0) as i64,
+            // Cut off, not rounded, and of a share in single precision, as upstream has it: what a
+            // node has to give must not change by some bytes with its agent.
+            Limit::Percent(percent) => (capacity as f64 * f64::from(percent as f32 / 100.0)) as i64,
         }
     }
 }
@@ -110,6 +111,13 @@ mod tests {
         check("100%", Purpose::Limit, None);
         check("0", Purpose::Reclaim, quantity("0"));
         check("100%", Purpose::Reclaim, Some(Limit::Percent(100.0)));
+    }
+
+    #[test]
+    fn a_share_is_as_large_as_upstream_has_it() {
+        assert_eq!(Limit::Percent(1.0).of(270_553_174_016), 270_553_174_016 - 267_847_642_337);
+        assert_eq!(Limit::Percent(10.0).of(1000), 100);
+        assert_eq!(Limit::Percent(0.5).of(1 << 30), 5_368_709);
     }
 
     #[test]

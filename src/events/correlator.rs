@@ -2,7 +2,8 @@
 //!
 //! Three steps with client-go's numbers (`EventCorrelator`): many different messages of one
 //! kind about one object are combined; an event seen before raises that one's count; and
-//! each object has a small allowance of writes, refilled slowly. No clock and no I/O here.
+//! each object has a small allowance of writes, refilled slowly. Beyond client-go, repetitions
+//! leave some of that for news. No clock and no I/O here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -23,6 +24,9 @@ const COMBINE_AFTER: usize = 10;
 const COMBINE_WITHIN: Duration = Duration::from_secs(600);
 /// Writes that an object has at once, and how often it gets another one.
 const ALLOWANCE: Rate = Rate { per_second: 1.0 / 300.0, burst: 25 };
+/// How many of them repetitions leave for what was not told before: why a pod was killed must
+/// not go under because something else failed again and again.
+const KEPT_FOR_NEWS: u32 = 5;
 /// Entries each memory holds; the one unused for longest makes room. client-go keeps 4096.
 const REMEMBERED: usize = 2048;
 /// The name upstream's events carry, which tools filter by.
@@ -93,7 +97,11 @@ impl Correlator {
         // Looked at last, as client-go does: a dropped repetition still counts, so that the
         // next one let through shows the true number.
         let allowance = self.allowances.entry(hash(&object), || TokenBucket::new(ALLOWANCE, now));
-        if allowance.try_take(now) { verdict } else { Verdict::Drop }
+        let rest = match &verdict {
+            Verdict::Patch { .. } => KEPT_FOR_NEWS,
+            _ => 0,
+        };
+        if allowance.try_take_leaving(now, rest) { verdict } else { Verdict::Drop }
     }
 
     fn is_one_of_many(&mut self, kind: u64, message: &str, now: Instant) -> bool {

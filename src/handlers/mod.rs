@@ -46,7 +46,8 @@ pub enum Answer {
 
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CallError {
-    #[error(transparent)]
+    /// Told to the pod's author, who knows nothing of calls.
+    #[error("{}", .0.own_words())]
     Runtime(#[from] CriError),
     #[error(transparent)]
     Net(#[from] NetError),

@@ -28,8 +28,13 @@ impl TokenBucket {
 
     /// Takes a token if there is one.
     pub fn try_take(&mut self, now: Instant) -> bool {
+        self.try_take_leaving(now, 0)
+    }
+
+    /// Takes a token if so many are left then.
+    pub fn try_take_leaving(&mut self, now: Instant, rest: u32) -> bool {
         self.fill(now);
-        let taken = self.tokens >= 1.0;
+        let taken = self.tokens >= 1.0 + f64::from(rest);
         if taken {
             self.tokens -= 1.0;
         }

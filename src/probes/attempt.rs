@@ -104,7 +104,7 @@ fn judge_error(error: CallError, call: &Call, subject: &Subject<'_>) -> Verdict 
     match (error, call) {
         // As upstream: a command that never comes back has failed, whoever lost it.
         (CallError::Runtime(CriError::Timeout { .. }), _) => Verdict::Failure(late(call, subject)),
-        (CallError::Runtime(error), _) => Verdict::Error(error.to_string()),
+        (CallError::Runtime(error), _) => Verdict::Error(error.own_words()),
         (CallError::Net(NetError::Request(text)), _) => Verdict::Error(text),
         (CallError::Net(NetError::Grpc(failure @ GrpcFailure::Deadline(_))), _) => {
             Verdict::Failure(format!("timeout: {failure}"))

@@ -292,7 +292,7 @@ async fn what_cannot_be_asked_is_tried_thrice_and_is_no_result() {
     let mut bench = Bench::new(&format!("livenessProbe: {{{exec}, failureThreshold: 1}}"), |_| Saying::Refused);
     assert_eq!(bench.live_until(5).await.failed, None);
     assert_eq!(bench.asked(), [0, 0, 0]);
-    let message = "Unhealthy: Liveness probe errored and resulted in unknown state: ExecSync: no";
+    let message = "Unhealthy: Liveness probe errored and resulted in unknown state: no";
     assert_eq!(bench.messages(), [message]);
 
     let mut bench = Bench::new("readinessProbe: {httpGet: {port: nobody}}", |_| Saying::Good);

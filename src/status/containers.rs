@@ -84,13 +84,13 @@ impl Statuses {
 
     /// Gives every container of a pod that ended an end of its own. Init containers after
     /// the last one that ran, and regular ones of a pod that never got to them, never ran
-    /// and stay waiting.
+    /// and stay waiting; but the first one's turn had come.
     fn close(&mut self) {
         let last_run = self.init.iter().rposition(has_run);
         let initialized = self.any_regular_started() || self.init.iter().all(done_as_init);
         let init = match initialized {
             true => self.init.len(),
-            false => last_run.map_or(0, |index| index + 1),
+            false => last_run.map_or(self.init.len().min(1), |index| index + 1),
         };
         let regular = if initialized { self.regular.len() } else { 0 };
         for status in self.init.iter_mut().take(init).chain(self.regular.iter_mut().take(regular)) {

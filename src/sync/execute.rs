@@ -179,7 +179,7 @@ impl Round<'_> {
                 debug!(sandbox = %id, attempt, "sandbox created");
                 Ok(())
             }
-            Err(error) => Err(self.sandbox_failed(error.to_string())),
+            Err(error) => Err(self.sandbox_failed(error.own_words())),
         }
     }
 

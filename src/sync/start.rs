@@ -50,6 +50,8 @@ pub async fn start(
         .map_err(|message| StartFailure::new("CreateContainerConfigError", message))?;
 
     let secrets = pull_secrets(round).await;
+    let volume_images = volume_images(round, spec, &secrets, &sandbox_config).await;
+    let volume_images = volume_images.map_err(|error| no_image(round, name, error))?;
     let field_path = pod::field_path(pod, name).unwrap_or_default();
     let request = ImageRequest {
         pod,
@@ -63,8 +65,6 @@ pub async fn start(
         Ok(image) => image,
         Err(error) => return Err(no_image(round, name, error)),
     };
-    let volume_images = volume_images(round, spec, &secrets, &sandbox_config).await;
-    let volume_images = volume_images.map_err(|error| no_image(round, name, error))?;
 
     let attempt = match attempt {
         Some(attempt) => attempt,
@@ -81,7 +81,7 @@ pub async fn start(
         env: surroundings.env,
         mounts: surroundings.mounts,
         termination_log: surroundings.termination_log.as_deref(),
-        target: target(round, name, kind, &sandbox.id),
+        target: target(round, name, kind, &sandbox.id).map_err(config_error)?,
         users: sandbox_config.security.namespaces.users,
         config: &context.config.launch,
     };
@@ -101,15 +101,22 @@ pub async fn start(
     launch_created(round, name, &id, attempt).await
 }
 
-/// The container whose processes an ephemeral one wants to see.
-fn target<'a>(round: &'a Round<'_>, name: &str, kind: Kind, sandbox: &SandboxId) -> Option<&'a ContainerId> {
+/// The container whose processes an ephemeral one wants to see, if it wants to see any. Without
+/// them it would be of no use to whoever debugs.
+fn target<'a>(
+    round: &'a Round<'_>,
+    name: &str,
+    kind: Kind,
+    sandbox: &SandboxId,
+) -> Result<Option<&'a ContainerId>, String> {
     if kind != Kind::Ephemeral {
-        return None;
+        return Ok(None);
     }
-    let spec = ephemeral_containers(&round.wish.pod).iter().find(|container| container.name == name)?;
-    let wanted = spec.target_container_name.as_deref().filter(|target| !target.is_empty())?;
-    let here = round.runtime.instances(wanted).find(|container| container.sandbox_id == *sandbox)?;
-    Some(&here.id)
+    let spec = ephemeral_containers(&round.wish.pod).iter().find(|container| container.name == name);
+    let wanted = spec.and_then(|spec| spec.target_container_name.as_deref()).filter(|target| !target.is_empty());
+    let Some(wanted) = wanted else { return Ok(None) };
+    let here = round.runtime.instances(wanted).find(|container| container.sandbox_id == *sandbox);
+    here.map(|here| Some(&here.id)).ok_or_else(|| format!("unable to find target container {wanted}"))
 }
 
 fn no_image(round: &Round<'_>, name: &str, error: ImageError) -> StartFailure {
@@ -156,7 +163,9 @@ async fn launch_created(round: &Round<'_>, name: &str, id: &ContainerId, attempt
     if let Err(error) = round.context.runtime.start_container(id).await {
         warn!(container = name, %error, "container not started");
         let words = error.own_words();
-        round.container_event(name, EventType::Warning, "Failed", format!("Error: {words}"));
+        // Events that differ by an id would not count as one that came again.
+        let told = words.replace(id.as_str(), name);
+        round.container_event(name, EventType::Warning, "Failed", format!("Error: {told}"));
         return Err(StartFailure::new("RunContainerError", words));
     }
     info!(container = name, %id, attempt, "container started");

@@ -18,7 +18,7 @@
 //! The names beginning with two dots are the writer's alone; pods mount the volume
 //! read-only and API content may not use such names.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -28,9 +28,9 @@ use std::path::{Component, Path};
 
 use nix::dir::Type;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat, readlinkat, renameat};
+use nix::fcntl::{AtFlags, OFlag, openat, readlinkat, renameat};
 use nix::sys::stat::{Mode, SFlag, fstat, mkdirat};
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fdatasync, fsync, geteuid, symlinkat, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, fdatasync, fsync, geteuid, symlinkat, unlinkat};
 
 use crate::host::tree::{self, GroupAccess};
 use crate::host::{PayloadFile, beneath};
@@ -115,9 +115,11 @@ fn check_path(path: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// First path elements: what stands in the volume itself.
-fn visible_names(files: &[PayloadFile]) -> BTreeSet<&OsStr> {
-    files.iter().filter_map(|file| Path::new(&file.path).iter().next()).collect()
+/// First path elements: what stands in the volume itself, and whose it is.
+type Names<'a> = BTreeMap<&'a OsStr, Option<u32>>;
+
+fn visible_names(files: &[PayloadFile]) -> Names<'_> {
+    files.iter().filter_map(|file| Some((Path::new(&file.path).iter().next()?, file.uid))).collect()
 }
 
 struct Writer<'a> {
@@ -256,8 +258,8 @@ impl Writer<'_> {
     }
 
     /// Makes the links for all `names`; one with another target is replaced.
-    fn link(&self, names: &BTreeSet<&OsStr>, before: &mut dyn FnMut(&'static str) -> io::Result<()>) -> io::Result<()> {
-        for name in names {
+    fn link(&self, names: &Names<'_>, before: &mut dyn FnMut(&'static str) -> io::Result<()>) -> io::Result<()> {
+        for (name, owner) in names {
             let target = Path::new(DATA).join(name);
             match readlinkat(self.volume, *name) {
                 Ok(present) if present == target => {}
@@ -269,6 +271,9 @@ impl Writer<'_> {
                     before("replace a link")?;
                     replace_link(self.volume, &target, LINK_NEW, name)?;
                 }
+            }
+            if let Some(uid) = owner {
+                fchownat(self.volume, *name, Some(Uid::from_raw(*uid)), None, AtFlags::AT_SYMLINK_NOFOLLOW)?;
             }
         }
         Ok(())
@@ -287,13 +292,13 @@ impl Writer<'_> {
     /// have an old file open keep it.
     fn tidy(
         &self,
-        names: &BTreeSet<&OsStr>,
+        names: &Names<'_>,
         current: &OsStr,
         before: &mut dyn FnMut(&'static str) -> io::Result<()>,
     ) -> io::Result<()> {
         for entry in tree::entries(self.volume)? {
             let (name, _) = entry?;
-            if is_own(&name) || names.contains(name.as_os_str()) {
+            if is_own(&name) || names.contains_key(name.as_os_str()) {
                 continue;
             }
             // Directories are mount points that the agent made for other volumes.

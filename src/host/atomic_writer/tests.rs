@@ -281,6 +281,8 @@ fn the_group_gets_what_it_needs_and_the_user_its_own_files() {
         );
     }
     assert_eq!(fs::metadata(path.join("token")).unwrap().uid(), 1001);
+    let owner_of_link = |name: &str| fs::symlink_metadata(path.join(name)).unwrap().uid();
+    assert_eq!((owner_of_link("token"), owner_of_link("open")), (1001, geteuid().as_raw()));
     assert!(!write("..2026.2", 2000), "nothing changed");
     assert!(write("..2026.3", 2001), "another group");
     assert_eq!(group(&path.join("..data/open")), 2001);

@@ -35,7 +35,7 @@ fn pods_may_have_what_is_not_reserved() {
     config.reserved.eviction.insert(Signal::MemoryAvailable, Limit::Quantity(parse("100Mi").expect("a quantity")));
     config.reserved.eviction.insert(Signal::NodeFsAvailable, Limit::Percent(10.0));
     config.reserved.eviction.insert(Signal::ImageFsAvailable, Limit::Percent(15.0));
-    let storage = ("ephemeral-storage", "97656250Ki", "86842049Ki");
+    let storage = ("ephemeral-storage", "97656250Ki", "88926258027");
     check_amounts(
         &machine(),
         &config,

@@ -318,6 +318,16 @@ fn every_container_of_a_terminated_pod_has_ended() {
         &["one/0 exited 1"],
         &["one Error 1 one-0, restarts 0", "two PodInitializing, restarts 0", "web PodInitializing, restarts 0"],
     );
+    check(
+        INIT,
+        &[],
+        &[],
+        &[
+            "one ContainerStatusUnknown 137 ?, restarts 0",
+            "two PodInitializing, restarts 0",
+            "web PodInitializing, restarts 0",
+        ],
+    );
 }
 
 #[test]

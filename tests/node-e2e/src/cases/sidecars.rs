@@ -26,6 +26,7 @@ pub const CASES: &[Case] = &[
     shared!(a_container_is_restarted_by_its_own_rules),
     shared!(a_container_that_is_never_restarted_stays_down),
     shared!(a_container_for_debugging_joins_a_running_pod),
+    shared!(a_container_for_debugging_needs_its_target),
 ];
 
 /// Notes its start and, when told to end, its end.
@@ -231,5 +232,24 @@ async fn a_container_for_debugging_joins_a_running_pod(node: Node) -> Result<()>
     let list = pod.status.context("a status")?.ephemeral_container_statuses;
     ensure!(status_of(&list, "debugger")?.restart_count == 0);
     ensure!(sick.instance().await? == before);
+    Ok(())
+}
+
+async fn a_container_for_debugging_needs_its_target(node: Node) -> Result<()> {
+    let stuck = pod("stuck").container(json!({ "image": "ferrolet.test/absent:1", "imagePullPolicy": "Never" }));
+    let stuck = node.run(stuck).await?;
+    stuck.expect().waiting("ErrImageNeverPull").await?;
+    let debugger = json!({ "name": "debugger", "image": BUSYBOX, "targetContainerName": "main" });
+    let patch = Patch::Strategic(json!({ "spec": { "ephemeralContainers": [debugger] } }));
+    node.api::<Pod>().patch_ephemeral_containers("stuck", &PatchParams::default(), &patch).await?;
+    let is_told = |pod: &Pod| {
+        let list = pod.status.as_ref().and_then(|status| status.ephemeral_container_statuses.clone());
+        let waiting = status_of(&list, "debugger").ok().and_then(|it| it.state.as_ref()?.waiting.clone());
+        waiting.is_some_and(|it| {
+            it.reason.as_deref() == Some("CreateContainerConfigError")
+                && it.message.as_deref() == Some("unable to find target container main")
+        })
+    };
+    stuck.expect().that("what the debugger waits for", is_told).await?;
     Ok(())
 }

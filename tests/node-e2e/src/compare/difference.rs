@@ -4,9 +4,13 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
+use super::Stage;
+
 /// One place in which the agents differ.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Difference {
+    /// When in the life of the pod.
+    pub stage: Stage,
     /// Field names with dots, `[n]` for what is in a list.
     pub path: String,
     /// As Ferrolet has it; None where it has nothing.
@@ -18,18 +22,43 @@ pub struct Difference {
 struct Known {
     /// What the path has in it.
     path: &'static str,
-    holds: fn(&Difference, &Both) -> bool,
+    holds: fn(&Difference, &Both<'_>) -> bool,
     /// Told at the end of a run.
     why: &'static str,
 }
 
 /// All that was seen of the pod.
 struct Both<'a> {
+    stage: Stage,
     ferrolet: &'a Value,
     kubelet: &'a Value,
 }
 
 impl Both<'_> {
+    /// Whether upstream has told any container of an image that it mounts.
+    fn images_are_mounted(&self) -> bool {
+        let made = self.kubelet["made"].as_object().into_iter().flat_map(|made| made.values());
+        let mounts = made.filter_map(|one| one["asked"]["mounts"].as_object());
+        mounts.flat_map(|mounts| mounts.values()).any(|mount| mount["image"].is_object())
+    }
+
+    fn is_made(&self) -> bool {
+        self.ferrolet["made"].as_object().is_some_and(|made| !made.is_empty())
+    }
+
+    /// Whether upstream says of a container that it was restarted with all.
+    fn restarts_all(&self) -> bool {
+        self.kubelet["status"].to_string().contains("RestartingAllContainers")
+    }
+
+    fn has_ended(&self) -> bool {
+        [self.ferrolet, self.kubelet].iter().all(|side| side["status"]["phase"].as_str().is_some_and(is_over))
+    }
+
+    fn is_running(&self) -> bool {
+        [self.ferrolet, self.kubelet].iter().all(|side| side["status"]["phase"] == "Running")
+    }
+
     /// Whether the pod waits for a volume that does not come.
     fn volumes_are_missing(&self) -> bool {
         let fails = |side: &Value| {
@@ -82,13 +111,120 @@ const KNOWN: &[Known] = &[
     },
     Known {
         path: "status.resources",
-        holds: |one, _| one.kubelet.as_ref().is_none_or(|it| it.to_string().contains(UNLIMITED)),
-        why: "upstream reads a running pod's resources back from its cgroup, where little and unlimited are something else",
+        holds: |one, _| one.kubelet.as_ref().is_some_and(|it| it.to_string().contains(UNLIMITED)),
+        why: "upstream reads a running pod's resources back from its cgroup, and does not know no limit of version 1",
+    },
+    Known {
+        path: "status.resources",
+        holds: |_, both| both.has_ended(),
+        why: "what a pod took that has ended is told by its spec; upstream tells it or not, by when it looked last",
+    },
+    Known {
+        path: "bservedGeneration",
+        holds: |_, both| both.has_ended(),
+        why: "whether an agent looks once more at a pod that has ended is chance",
+    },
+    Known {
+        path: "status.",
+        holds: |_, both| both.stage == Stage::Changed && both.volumes_are_missing(),
+        why: "upstream looks at changes only after the volumes have come",
+    },
+    Known {
+        path: "status.conditions.",
+        holds: |one, both| {
+            both.stage == Stage::Deleted
+                && match &one.ferrolet {
+                    Some(it) => it == "PodFailed" && one.kubelet.as_ref().is_none_or(|it| it == "ContainersNotReady"),
+                    None => one.path.ends_with(".message"),
+                }
+        },
+        why: "a deleted pod's conditions say that it failed; upstream settles that only after them",
+    },
+    Known {
+        path: "status.podIP",
+        holds: |one, both| both.stage == Stage::Deleted && one.kubelet.is_none(),
+        why: "addresses stay told; upstream forgets them if the sandbox is gone when it looks last",
+    },
+    Known {
+        path: ".lastState.terminated",
+        holds: |one, both| both.has_ended() && one.ferrolet.is_none(),
+        why: "how a container ended that waited for its restart upstream tells twice, also as what was before",
+    },
+    Known {
+        path: ".state.waiting",
+        holds: |_, both| both.stage == Stage::Deleted,
+        why: "upstream forgets why a container could not be started once its pod ends",
+    },
+    Known {
+        path: " not registered",
+        holds: |one, both| both.stage == Stage::Deleted && one.ferrolet.is_none(),
+        why: "upstream's volumes may look for what a pod mentions after it has gone",
+    },
+    Known {
+        path: "AllContainersRestarting.observedGeneration",
+        holds: |one, _| one.kubelet.is_none(),
+        why: "every condition tells the generation it is of, but upstream leaves it out here",
+    },
+    Known {
+        path: ".lastState.",
+        holds: |_, both| both.restarts_all(),
+        why: "who restarted all containers shows its exit code; upstream makes one up and hides that",
+    },
+    Known {
+        path: "status.resources",
+        holds: |one, both| one.ferrolet.is_none() && both.is_running(),
+        why: "upstream tells what the spec says until it looks at the running pod again, a minute later",
+    },
+    Known {
+        path: "",
+        holds: |_, both| {
+            let reason = [both.ferrolet, both.kubelet].map(|side| side["status"]["reason"].as_str());
+            reason == [Some("DeadlineExceeded"), None] && both.volumes_are_missing()
+        },
+        why: "a pod that waits for its volumes ends at its deadline; upstream looks at that only after they have come",
+    },
+    Known {
+        path: "status.",
+        holds: |one, both| {
+            let reason = [both.ferrolet, both.kubelet].map(|side| side["status"]["reason"].as_str());
+            let is_refused = both.ferrolet["status"]["conditions"].is_null() && !both.is_made();
+            is_refused && reason[0] == reason[1] && one.ferrolet.as_ref().is_none_or(Value::is_null)
+        },
+        why: "of a pod that was refused there is nothing to tell; upstream tells of its containers once it looks again",
     },
     Known {
         path: "recursiveReadOnly",
         holds: |one, _| one.ferrolet == Some("Disabled".into()),
         why: "whether a mount that is recursively read-only if possible has become so is told once there is a container",
+    },
+    Known {
+        path: "",
+        holds: |one, both| {
+            let is_of_pod = one.path.starts_with("events.Normal Pulled : ")
+                || one.path.starts_with("events.Warning ErrImageNeverPull : ");
+            is_of_pod && one.ferrolet.is_none() && !both.images_are_mounted()
+        },
+        why: "upstream also pulls images as volumes that no container mounts",
+    },
+    Known {
+        path: ".image_sub_path",
+        holds: |one, _| one.ferrolet.is_none(),
+        why: "beside a volume that is an image upstream tells parts of the others as if they were images too",
+    },
+    Known {
+        path: ".writing",
+        holds: |one, _| one.kubelet.as_ref().is_some_and(|it| it.to_string().contains("nonexistent directory")),
+        why: "with its note on the pod upstream rewrites a file of annotations, and a part of that volume is gone",
+    },
+    Known {
+        path: "errored and resulted in unknown state: ",
+        holds: |one, _| THERE_NO_MORE.iter().any(|words| one.path.contains(words)),
+        why: "whether a probe meets the end of its container is chance",
+    },
+    Known {
+        path: "errored and resulted in unknown state: ",
+        holds: |one, _| one.path.contains("couldn't find port") || one.path.contains("strconv.Atoi"),
+        why: "a port that nobody named is told as such; upstream tells that it is no number",
     },
     Known {
         path: "failed to connect service",
@@ -97,15 +233,31 @@ const KNOWN: &[Known] = &[
     },
     Known {
         path: "events.Warning FailedMount",
-        holds: |one, _| one.path.contains("no relationship found between node"),
+        holds: |one, _| {
+            one.path.contains("no relationship found between node")
+                || one.path.contains("request token of service account")
+        },
         why: "the API server takes a moment to know that the pod is on the node; who asks for a token at once is told",
     },
 ];
 
 const BEFORE_CONTAINERS: &str = "what is allocated is told before there is a container, and so outlives the agent";
+/// What the runtime says of a command in a container that has just ended.
+const THERE_NO_MORE: &[&str] = &[
+    "CONTAINER_EXITED",
+    "task <id> not found",
+    "no running task found",
+    "ttrpc: closed",
+    "in a deleted state",
+    "in a stopped state",
+];
 /// How upstream tells of a cgroup of version 1 without a limit of memory.
 const UNLIMITED: &str = "9007199254740988Ki";
 const WHILE_VOLUMES: &str = "the sandbox is made while the volumes are";
+
+fn is_over(phase: &str) -> bool {
+    matches!(phase, "Succeeded" | "Failed")
+}
 
 /// What upstream's sources write among the annotations.
 fn own_notes(path: &str, value: &Value) -> bool {
@@ -118,10 +270,11 @@ fn own_notes(path: &str, value: &Value) -> bool {
 }
 
 /// Where the two differ, with the reason if it is a known one.
-pub fn all(ferrolet: &Value, kubelet: &Value) -> Vec<(Difference, Option<&'static str>)> {
+pub fn all(stage: Stage, ferrolet: &Value, kubelet: &Value) -> Vec<(Difference, Option<&'static str>)> {
     let mut found = Vec::new();
     compare("", Some(ferrolet), Some(kubelet), &mut found);
-    let both = Both { ferrolet, kubelet };
+    found.iter_mut().for_each(|one| one.stage = stage);
+    let both = Both { stage, ferrolet, kubelet };
     let why = |one: &Difference| {
         let known = KNOWN.iter().find(|known| one.path.contains(known.path) && (known.holds)(one, &both));
         known.map(|known| known.why)
@@ -149,26 +302,41 @@ fn compare(path: &str, ferrolet: Option<&Value>, kubelet: Option<&Value>, found:
                 these.iter().filter(|one| !those.contains(one)).cloned().collect()
             };
             let (ferrolet, kubelet) = (Some(only(left, right)), Some(only(right, left)));
-            found.push(Difference { path: path.to_owned(), ferrolet, kubelet });
+            found.push(Difference { stage: Stage::Made, path: path.to_owned(), ferrolet, kubelet });
         }
         (left, right) => {
-            found.push(Difference { path: path.to_owned(), ferrolet: left.cloned(), kubelet: right.cloned() });
+            found.push(Difference {
+                stage: Stage::Made,
+                path: path.to_owned(),
+                ferrolet: left.cloned(),
+                kubelet: right.cloned(),
+            });
         }
     }
 }
 
 impl Difference {
+    fn stage(&self) -> &'static str {
+        match self.stage {
+            Stage::Made => "",
+            Stage::Changed => "(changed) ",
+            Stage::Deleted => "(deleted) ",
+        }
+    }
+
     /// The path without what tells one pod from another: numbers, and what follows an event's reason.
     pub fn kind(&self) -> String {
         let path = self.path.split_once(": ").map_or(self.path.as_str(), |(event, _)| event);
-        path.chars().filter(|letter| !letter.is_ascii_digit()).collect()
+        let path: String = path.chars().filter(|letter| !letter.is_ascii_digit()).collect();
+        format!("{}{path}", self.stage())
     }
 }
 
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let side = |value: &Option<Value>| value.as_ref().map_or_else(|| "–".to_owned(), Value::to_string);
-        write!(f, "{}\n    ferrolet {}\n    kubelet  {}", self.path, side(&self.ferrolet), side(&self.kubelet))
+        let stage = self.stage();
+        write!(f, "{stage}{}\n    ferrolet {}\n    kubelet  {}", self.path, side(&self.ferrolet), side(&self.kubelet))
     }
 }
 
@@ -181,14 +349,26 @@ mod tests {
     fn differences_are_told_by_their_path() {
         let (left, right) =
             (json!({ "a": [1, { "b": 2 }], "c": [1, 2] }), json!({ "a": [1, { "b": 3 }], "c": [2], "d": 1 }));
-        let told: Vec<String> = all(&left, &right).into_iter().map(|(one, _)| one.path).collect();
+        let told: Vec<String> = all(Stage::Made, &left, &right).into_iter().map(|(one, _)| one.path).collect();
         assert_eq!(told, ["a[1].b", "c", "d"]);
+    }
+
+    #[test]
+    fn resources_of_a_running_pod_may_be_told_late_but_not_never() {
+        let why = |ferrolet: Value, kubelet: Value| {
+            let seen = |it: Value| json!({ "status": { "phase": "Running", "resources": it } });
+            all(Stage::Made, &seen(ferrolet), &seen(kubelet))[0].1
+        };
+        assert!(why(json!({}), json!({ "cpu": "1m" })).is_some());
+        assert!(why(json!({}), json!({ "memory": UNLIMITED })).is_some());
+        assert_eq!(why(json!({ "cpu": "1m" }), json!({})), None);
+        assert_eq!(why(json!({ "cpu": "1m" }), json!({ "cpu": "2m" })), None);
     }
 
     #[test]
     fn what_is_known_has_its_reason() {
         let seen = |annotations: Value| json!({ "made": { "(sandbox)": { "asked": { "annotations": annotations } } } });
-        let why = |ferrolet: Value, kubelet: Value| all(&seen(ferrolet), &seen(kubelet))[0].1;
+        let why = |ferrolet: Value, kubelet: Value| all(Stage::Made, &seen(ferrolet), &seen(kubelet))[0].1;
         assert!(why(json!({}), json!({ "kubernetes.io/config.seen": "now" })).is_some());
         assert_eq!(why(json!({}), json!({ "example.com/note": "a" })), None);
         assert_eq!(why(json!({ "kubernetes.io/config.seen": "now" }), json!({})), None);

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 /// Texts of this pod on this node that stand for something without a name of its own.
 pub struct Names {
     replacements: Vec<(String, String)>,
+    first_user: Option<u64>,
     containers: Vec<String>,
 }
 
@@ -15,7 +16,18 @@ impl Names {
         if let Some(uid) = &pod.metadata.uid {
             replacements.push((uid.clone(), "<uid>".to_owned()));
         }
-        Names { replacements, containers: Vec::new() }
+        Names { replacements, first_user: None, containers: Vec::new() }
+    }
+
+    /// The range of ids that the pod's users have on this node.
+    pub fn users(&mut self, sandbox: &Value) {
+        let namespaces = &sandbox["asked"]["linux"]["security_context"]["namespace_options"];
+        let Some(first) = namespaces["userns_options"]["uids"][0]["host_id"].as_u64() else { return };
+        self.first_user = Some(first);
+        // Options of mounts.
+        for kind in ["uid", "gid"] {
+            self.replacements.push((format!("{kind}={first}"), format!("{kind}=<users>")));
+        }
     }
 
     pub fn container(&mut self, name: &str) {
@@ -59,6 +71,10 @@ impl Names {
             Value::Object(fields) => {
                 let old = std::mem::take(fields);
                 for (name, mut value) in old {
+                    let is_user = matches!(name.as_str(), "host_id" | "hostID") && value.as_u64() == self.first_user;
+                    if is_user {
+                        value = "<users>".into();
+                    }
                     self.forget_in(&mut value);
                     fields.insert(self.forget(&name), value);
                 }
@@ -106,6 +122,7 @@ fn ids(text: &str) -> String {
 
 /// A message for people: amounts of time in it are not part of what it says.
 pub fn message(text: &str) -> String {
+    let text = without_call(text.strip_prefix("(combined from similar events): ").unwrap_or(text));
     let mut words = Vec::new();
     for word in text.split(' ') {
         let bare = word.trim_matches(|letter: char| "(),.;:".contains(letter));
@@ -115,6 +132,15 @@ pub fn message(text: &str) -> String {
         });
     }
     words.join(" ")
+}
+
+/// Without what a client of the runtime puts before its words, and upstream shows here and there.
+fn without_call(text: &str) -> String {
+    let Some((before, rest)) = text.split_once("rpc error: code = ") else { return text.to_owned() };
+    match rest.split_once(" desc = ") {
+        Some((code, words)) if !code.contains(' ') => format!("{before}{words}"),
+        _ => text.to_owned(),
+    }
 }
 
 fn is_duration(word: &str) -> bool {
@@ -309,5 +335,7 @@ mod tests {
     fn amounts_of_time_are_not_part_of_a_message() {
         assert_eq!(message("back-off 10s restarting (1.5ms, 2 times)"), "back-off <time> restarting (<time>, 2 times)");
         assert_eq!(message("it has 3 cats"), "it has 3 cats");
+        let combined = "(combined from similar events): Failed: rpc error: code = Unknown desc = no runtime";
+        assert_eq!(message(combined), "Failed: no runtime");
     }
 }

@@ -13,8 +13,20 @@ use super::normal::{self, Names};
 use super::report;
 use crate::harness::{Node, PodHandle};
 
+/// How a deleted pod ended: of its containers nothing is left.
+pub async fn end(handle: &PodHandle, pod: &Pod) -> Result<Value> {
+    let mut names = Names::of_pod(pod);
+    let spec = pod.spec.as_ref().context("a pod has a spec")?;
+    spec.containers.iter().for_each(|container| names.container(&container.name));
+    let mut all = json!({ "status": normal::status(serde_json::to_value(&pod.status)?) });
+    names.forget_in(&mut all);
+    all["events"] = events(&handle.events().await?, &names);
+    Ok(all)
+}
+
 /// What came of a pod, as of now.
-pub async fn pod(node: &Node, handle: &PodHandle, pod: &Pod) -> Result<Value> {
+pub async fn pod(handle: &PodHandle, pod: &Pod) -> Result<Value> {
+    let node = &handle.node;
     let mut names = Names::of_pod(pod);
     let status = normal::status(serde_json::to_value(&pod.status)?);
     let runtime = node.runtime()?;
@@ -28,7 +40,9 @@ pub async fn pod(node: &Node, handle: &PodHandle, pod: &Pod) -> Result<Value> {
     let mut seen = Map::new();
     let mut made = Map::new();
     if let Some(sandbox) = sandboxes.last() {
-        made.insert("(sandbox)".to_owned(), in_runtime(node, sandbox.id.as_str()).await?.unwrap_or_default());
+        let sandbox = in_runtime(node, sandbox.id.as_str()).await?.unwrap_or_default();
+        names.users(&sandbox);
+        made.insert("(sandbox)".to_owned(), sandbox);
     }
     for container in &containers {
         // The newest of each name replaces those before it.

@@ -75,7 +75,8 @@ pub fn read(log: &str) -> Value {
             "contents" => {
                 json!(lines.into_iter().map(without_notes).filter(|line| !line.is_empty()).collect::<Vec<_>>())
             }
-            "roots" | "devices" => {
+            "roots" => json!(lines.into_iter().map(root).collect::<BTreeMap<_, _>>()),
+            "devices" => {
                 lines.sort_unstable();
                 json!(lines)
             }
@@ -89,6 +90,15 @@ pub fn read(log: &str) -> Value {
 /// Upstream shows a pod that reads its annotations what it noted there for itself.
 fn without_notes(line: &str) -> &str {
     line.find("kubernetes.io/config.").map_or(line, |note| &line[..note])
+}
+
+/// Where it is mounted, and of what. A part of a volume is in a directory named by the time;
+/// when the volume changes that is gone, which the machine tells.
+fn root(line: &str) -> (&str, String) {
+    let (root, place) = line.rsplit_once(' ').unwrap_or((line, ""));
+    let root = root.trim_end_matches("//deleted");
+    let names = root.split('/').map(|name| if name.starts_with("..20") { "..<time>" } else { name });
+    (place, names.collect::<Vec<_>>().join("/"))
 }
 
 /// Where it is and how it is mounted, from a line of mountinfo without its first four fields.
@@ -119,6 +129,12 @@ mod tests {
     fn of_a_mount_only_what_belongs_to_the_pod_is_told() {
         let told = mount("/v ro,relatime master:7 - tmpfs tmpfs rw,size=4k");
         assert_eq!(told, Some(("/v".into(), "ro,relatime master tmpfs rw,size=4k".into())));
+    }
+
+    #[test]
+    fn a_part_of_a_volume_is_told_without_its_time() {
+        assert_eq!(root("/..2026_11_21.91/dir/deep//deleted /v/v1"), ("/v/v1", "/..<time>/dir/deep".to_owned()));
+        assert_eq!(root("/etc /v/v0"), ("/v/v0", "/etc".to_owned()));
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub struct Builder {
     /// Set over the defaults of `agent::configuration`.
     pub(super) config: serde_json::Map<String, serde_json::Value>,
     pub(super) flags: Vec<String>,
+    /// Feature gates of the API server that are on, beside those that are anyway.
+    pub(super) api_server_gates: Vec<String>,
     pub(super) static_pods: BTreeMap<String, String>,
     pub(super) held_back: Vec<part::Name>,
 }
@@ -33,6 +35,7 @@ impl Builder {
             agent: Agent::Ferrolet,
             config: serde_json::Map::new(),
             flags: Vec::new(),
+            api_server_gates: Vec::new(),
             static_pods: BTreeMap::new(),
             held_back: Vec::new(),
         }
@@ -80,6 +83,12 @@ impl Builder {
     /// Adds a command line flag of the agent.
     pub fn flag(mut self, flag: &str) -> Self {
         self.flags.push(flag.to_owned());
+        self
+    }
+
+    /// Switches a feature gate of the API server on.
+    pub fn api_server_gate(mut self, gate: &str) -> Self {
+        self.api_server_gates.push(gate.to_owned());
         self
     }
 

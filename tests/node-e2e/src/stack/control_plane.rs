@@ -23,7 +23,7 @@ pub async fn start(part: Part<'_>) -> Result<()> {
     let stack = part.stack;
     let data = data_directory(stack.made.slot);
     let address = stack.node_address();
-    let args = vec![
+    let mut args = vec![
         format!("--data-dir={}", data.display()),
         format!("--log-dir={}", stack.log_directory().join("control-plane").display()),
         "--bind-address=0.0.0.0".to_owned(),
@@ -31,6 +31,10 @@ pub async fn start(part: Part<'_>) -> Result<()> {
         format!("--port={PORT}"),
         format!("--node={}", stack.node_name()),
     ];
+    if !stack.spec.api_server_gates.is_empty() {
+        let gates: Vec<String> = stack.spec.api_server_gates.iter().map(|gate| format!("{gate}=true")).collect();
+        args.push(format!("--kube-apiserver-arg=--feature-gates={}", gates.join(",")));
+    }
     part.start_program(provision::program("control-plane")?, args).await?;
     poll::until("control plane ready", READY_WITHIN, async || {
         if data.join("ready").exists() {
