@@ -48,10 +48,43 @@ impl PodRuntime {
             .filter(|container| matches!(container.state, ContainerState::Running { .. } | ContainerState::Unknown))
     }
 
+    /// Something came, began or ended that was not so `before`.
+    pub fn has_more_than(&self, before: &PodRuntime) -> bool {
+        let is_known = |container: &Container| {
+            before.containers.iter().any(|known| known.id == container.id && known.kind() == container.kind())
+        };
+        let is_known_sandbox = |sandbox: &Sandbox| {
+            before.sandboxes.iter().any(|known| known.id == sandbox.id && known.state == sandbox.state)
+        };
+        !self.containers.iter().all(is_known) || !self.sandboxes.iter().all(is_known_sandbox)
+    }
+
     /// Puts both lists in their documented order.
     pub fn sorted(mut self) -> Self {
         self.sandboxes.sort_by(|a, b| (b.attempt, b.created_at, &b.id).cmp(&(a.attempt, a.created_at, &a.id)));
         self.containers.sort_by(|a, b| (b.attempt, b.created_at, &b.id).cmp(&(a.attempt, a.created_at, &a.id)));
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cri::testing::{container, exited, running, sandbox};
+
+    #[test]
+    fn what_only_goes_is_not_more() {
+        let with =
+            |state, containers: Vec<Container>| PodRuntime { sandboxes: vec![sandbox("s", 0, state)], containers };
+        let (dead, created) = (|| SandboxState::NotReady, || ContainerState::Created);
+        let before = with(dead(), vec![container("a", 0, exited(0)), container("b", 0, created())]);
+        assert!(!before.has_more_than(&before));
+        assert!(!PodRuntime::default().has_more_than(&before));
+        assert!(!with(dead(), vec![container("a", 0, exited(0))]).has_more_than(&before));
+        for state in [running(), exited(0)] {
+            assert!(with(dead(), vec![container("b", 0, state)]).has_more_than(&before), "it has begun");
+        }
+        assert!(with(dead(), vec![container("c", 0, created())]).has_more_than(&before));
+        assert!(with(SandboxState::Ready, Vec::new()).has_more_than(&before));
     }
 }

@@ -5,7 +5,8 @@
 //! postStart hook runs, passes go on: its container counts as one that has not begun, and the
 //! plan holds back what would start after it. And while a preStop hook runs, a wish to stop
 //! sooner interrupts the pass, and the next one goes on waiting for the same hook, under the
-//! new grace. So a hook runs once in a worker's life, however often the stop has to be tried.
+//! new grace. So a hook runs once in a worker's life, however often the stop has to be tried,
+//! and takes its time off the grace but once.
 //!
 //! Always true: no hook keeps a container from being stopped, failed, or stuck; what stops is
 //! not waited for to start.
@@ -21,7 +22,7 @@ use futures::FutureExt;
 use futures::future::{self, BoxFuture, Shared};
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, ContainerPort, LifecycleHandler, Pod};
 use tokio::sync::{Notify, oneshot};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, info, warn};
 
@@ -59,6 +60,7 @@ pub struct BegunHooks {
 struct Begun {
     /// None if it was given up.
     _task: Option<AbortOnDropHandle<()>>,
+    at: Instant,
     end: End,
 }
 
@@ -68,8 +70,14 @@ impl Begun {
     }
 }
 
-/// How a hook ended; the text says what went wrong.
-type End = Shared<BoxFuture<'static, Result<(), String>>>;
+/// How a hook ended, and when; the text says what went wrong.
+#[derive(Clone)]
+struct Ended {
+    at: Instant,
+    result: Result<(), String>,
+}
+
+type End = Shared<BoxFuture<'static, Ended>>;
 
 /// A postStart hook that its container has not got over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,8 +105,8 @@ impl BegunHooks {
             }
             match begun.end.clone().now_or_never() {
                 None => Some((id.clone(), PostStart::Running)),
-                Some(Ok(())) => None,
-                Some(Err(message)) => Some((id.clone(), PostStart::Failed(message))),
+                Some(Ended { result: Ok(()), .. }) => None,
+                Some(Ended { result: Err(message), .. }) => Some((id.clone(), PostStart::Failed(message))),
             }
         };
         all.iter().filter_map(of).collect()
@@ -112,7 +120,7 @@ impl BegunHooks {
     }
 
     pub fn failed_post_start(&self, id: &ContainerId) -> Option<String> {
-        self.all().get(&(id.clone(), Moment::PostStart))?.end.clone().now_or_never()?.err()
+        self.all().get(&(id.clone(), Moment::PostStart))?.end.clone().now_or_never()?.result.err()
     }
 
     /// Waits until a postStart hook has ended since the last wait.
@@ -132,8 +140,9 @@ impl BegunHooks {
     fn give_up(&self, is_meant: impl Fn(&ContainerId) -> bool) {
         for ((id, moment), begun) in self.all().iter_mut() {
             if *moment == Moment::PostStart && is_meant(id) && begun.runs() {
-                let end = future::ready(Err("given up, because the container has to stop".to_owned()));
-                *begun = Begun { _task: None, end: end.boxed().shared() };
+                let result = Err("given up, because the container has to stop".to_owned());
+                let end = future::ready(Ended { at: begun.at, result });
+                *begun = Begun { _task: None, at: begun.at, end: end.boxed().shared() };
             }
         }
     }
@@ -181,29 +190,41 @@ pub async fn pre_stop(round: &Round<'_>, name: &str, id: &ContainerId, grace: Du
     if grace.is_zero() {
         return grace;
     }
-    let begin = round.context.clock.now();
-    let Some(end) = begin_pre_stop(round, name, id) else { return grace };
-    if tokio::time::timeout(grace, end).await.is_err() {
-        warn!(container = name, grace_seconds = grace.as_secs(), "preStop hook lasts over the grace period");
+    let Some((begun, end)) = begin_pre_stop(round, name, id) else { return grace };
+    // A shorter grace begins when it is asked for. Whatever a sidecar has waited is off its own.
+    let from = match is_sidecar(round, name) {
+        true => round.context.clock.now(),
+        false => round.stopping_since.map_or(begun, |since| since.max(begun)),
+    };
+    match timeout(grace.saturating_sub(from.elapsed()), end).await {
+        Ok(ended) => grace.saturating_sub(ended.at.saturating_duration_since(from)),
+        Err(_) => {
+            warn!(container = name, grace_seconds = grace.as_secs(), "preStop hook lasts over the grace period");
+            Duration::ZERO
+        }
     }
-    grace.saturating_sub(begin.elapsed())
+}
+
+fn is_sidecar(round: &Round<'_>, name: &str) -> bool {
+    matches!(pod::containers::find(&round.wish.pod, name), Some((Role::Sidecar, _)))
 }
 
 /// A sidecar waits with its end for the others, but hears with them that the pod stops.
 pub fn begin_pre_stop_of_sidecars(round: &Round<'_>) {
     for container in round.runtime.may_run() {
-        let is_sidecar = matches!(pod::containers::find(&round.wish.pod, &container.name), Some((Role::Sidecar, _)));
-        if is_sidecar && !round.grace(&container.name, &container.id, StopWhy::PodStops).is_zero() {
+        let grace = round.grace(&container.name, &container.id, StopWhy::PodStops);
+        if is_sidecar(round, &container.name) && !grace.is_zero() {
             begin_pre_stop(round, &container.name, &container.id);
         }
     }
 }
 
-fn begin_pre_stop(round: &Round<'_>, name: &str, id: &ContainerId) -> Option<End> {
+/// When it was begun, and its end.
+fn begin_pre_stop(round: &Round<'_>, name: &str, id: &ContainerId) -> Option<(Instant, End)> {
     let mut all = round.begun_hooks.all();
     let key = (id.clone(), Moment::PreStop);
     if let Some(begun) = all.get(&key) {
-        return Some(begun.end.clone());
+        return Some((begun.at, begun.end.clone()));
     }
     // What has ended by itself, or never began, has nothing to prepare.
     let instance = round.runtime.instances(name).find(|container| container.id == *id);
@@ -223,9 +244,9 @@ fn begin_pre_stop(round: &Round<'_>, name: &str, id: &ContainerId) -> Option<End
     };
     info!(container = name, %id, "running the preStop hook");
     let begun = hook(round, handler, container, id).begin(round, Moment::PreStop);
-    let end = begun.end.clone();
+    let known = (begun.at, begun.end.clone());
     all.insert(key, begun);
-    Some(end)
+    Some(known)
 }
 
 fn hook(round: &Round<'_>, handler: LifecycleHandler, container: ContainerSpec, id: &ContainerId) -> Hook {
@@ -243,6 +264,8 @@ fn hook(round: &Round<'_>, handler: LifecycleHandler, container: ContainerSpec, 
 impl Hook {
     fn begin(self, round: &Round<'_>, moment: Moment) -> Begun {
         let (ended, end) = oneshot::channel();
+        let clock = round.context.clock.clone();
+        let at = clock.now();
         let (wakes, uid) = (round.context.wakes.clone(), round.uid.clone());
         let post_start_ended = round.begun_hooks.post_start_ended.clone();
         let task = async move {
@@ -252,15 +275,15 @@ impl Hook {
                 self.tell_failure(moment, error);
             }
             // Nobody listens any more if the worker has gone.
-            let _ = ended.send(result);
+            let _ = ended.send(Ended { at: clock.now(), result });
             if moment == Moment::PostStart {
                 post_start_ended.notify_one();
                 wakes.wake(&uid);
             }
         };
         let task = tokio::spawn(task.in_current_span());
-        let end = end.map(|end| end.unwrap_or(Ok(()))).boxed().shared();
-        Begun { _task: Some(AbortOnDropHandle::new(task)), end }
+        let end = end.map(move |end| end.unwrap_or(Ended { at, result: Ok(()) })).boxed().shared();
+        Begun { _task: Some(AbortOnDropHandle::new(task)), at, end }
     }
 
     fn tell_failure(&self, moment: Moment, error: &str) {

@@ -130,6 +130,8 @@ struct Worker {
     admitted: bool,
     /// Why the pod ends, whatever its containers do.
     verdict: Option<Verdict>,
+    /// What the runtime had of the pod when all else of it was taken down, if nothing was done since.
+    clean_with: Option<Arc<PodRuntime>>,
 }
 
 /// Works on one pod until it is gone; returns its UID.
@@ -153,6 +155,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
         stopping: None,
         admitted: false,
         verdict: None,
+        clean_with: None,
     };
     loop {
         let wish = wishes.borrow_and_update().clone();
@@ -160,7 +163,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
             biased;
             // Cancel-safe: the watch keeps the newest wish. The pass is dropped wherever it
             // waits; calls it had sent may still take effect, which the next read shows.
-            () = stop_wished(&mut wishes, wish.grace_seconds()) => {
+            () = stop_wished(&wishes, wish.grace_seconds()) => {
                 worker.retries.clear();
                 continue;
             }
@@ -197,8 +200,10 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
     uid
 }
 
-/// Waits until the pod is to stop, or to stop sooner than the pass under way believes.
-async fn stop_wished(wishes: &mut watch::Receiver<Desired>, known: Option<i64>) {
+/// Waits until the pod is to stop, or to stop sooner than the pass under way believes. Every
+/// other wish is still news when the pass is over: who waits for a value has seen those before.
+async fn stop_wished(wishes: &watch::Receiver<Desired>, known: Option<i64>) {
+    let mut wishes = wishes.clone();
     let sooner = |wish: &Desired| match (wish.grace_seconds(), known) {
         (Some(_), None) => true,
         (Some(now), Some(before)) => now < before,
@@ -272,7 +277,8 @@ impl Worker {
         self.publish(wish, &shown, &plan);
         match self.stage {
             Stage::Syncing => self.refresh_volumes(wish).await,
-            Stage::Cleaning => return self.clean().await,
+            Stage::Cleaning => return self.clean(&runtime).await,
+            Stage::Ended if self.is_unclean(&runtime, &plan) => return self.clean(&runtime).await,
             Stage::Ended if wish.stop.is_some() && plan.reached => return self.take_leave(wish).await,
             Stage::Stopping | Stage::Ended => {}
         }
@@ -422,6 +428,8 @@ impl Worker {
     }
 
     async fn execute(&mut self, wish: &Desired, runtime: &PodRuntime, plan: &Plan, actions: &[Action]) -> Outcome {
+        // What is about to be removed may have come to life by a call that was given up.
+        self.clean_with = None;
         let (context, uid, hooks) = (self.context.clone(), self.uid.clone(), self.begun_hooks.clone());
         let stopping_since = self.stopping.map(|(since, _)| since);
         let round = Round { context: &context, uid: &uid, wish, runtime, begun_hooks: &hooks, stopping_since };
@@ -522,12 +530,20 @@ impl Worker {
         }
     }
 
-    async fn clean(&mut self) -> Outcome {
+    /// A call that was given up made something after all, and with it the pod's cgroup.
+    fn is_unclean(&self, runtime: &PodRuntime, plan: &Plan) -> bool {
+        let stops = |action: &Action| matches!(action, Action::StopContainer { .. } | Action::StopSandbox { .. });
+        let is_as_it_was = self.clean_with.as_ref().is_some_and(|clean| !runtime.has_more_than(clean));
+        !is_as_it_was && !plan.actions.iter().any(stops)
+    }
+
+    async fn clean(&mut self, runtime: &Arc<PodRuntime>) -> Outcome {
         if let Some(until) = self.retries.waits_for(&Step::Clean) {
             return Outcome::Idle { until: Some(until) };
         }
         match execute::clean(&self.context, &self.uid).await {
             Ok(()) => {
+                self.clean_with = Some(runtime.clone());
                 self.advance();
                 Outcome::Again
             }
@@ -580,4 +596,28 @@ impl Worker {
 
 pub fn is_terminal(pod: &Pod) -> bool {
     matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::pod::testing::yaml;
+
+    #[test]
+    fn a_wish_that_comes_in_the_middle_of_a_pass_is_news_after_it() {
+        let pod = |image: &str| -> Arc<Pod> {
+            Arc::new(yaml(&format!("{{spec: {{containers: [{{name: c, image: {image}}}]}}}}")))
+        };
+        let (sender, wishes) = watch::channel(Desired { pod: pod("a"), source: Source::Api, stop: None, doom: None });
+        sender.send_modify(|wish| wish.pod = pod("b"));
+        assert!(stop_wished(&wishes, None).now_or_never().is_none(), "the pass goes on");
+        assert!(wishes.has_changed().expect("the sender lives"));
+        let stop = Stop { cause: StopCause::Deleted, grace_seconds: 5 };
+        sender.send_modify(|wish| wish.stop = Some(stop));
+        assert!(stop_wished(&wishes, None).now_or_never().is_some());
+        assert!(stop_wished(&wishes, Some(5)).now_or_never().is_none(), "it is known");
+        assert!(stop_wished(&wishes, Some(6)).now_or_never().is_some(), "a shorter grace is not");
+    }
 }

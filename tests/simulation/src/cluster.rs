@@ -63,6 +63,11 @@ struct State {
     put_back: BTreeSet<String>,
     /// Pods this life of the agent may have heard of.
     known: BTreeSet<String>,
+    /// When the agent began its life.
+    life_began: Option<Instant>,
+    /// Pods that were told to have ended while no clock of this life of the agent knew that they
+    /// had been active for too long.
+    ended_in_time: BTreeSet<String>,
     /// Statuses and events that were written since the record was last taken: the object's
     /// name and the call.
     writes: Vec<(String, &'static str)>,
@@ -446,6 +451,7 @@ impl Cluster for SimCluster {
                 if !state.put_back.contains(&wanted.1) {
                     cluster.check_successor(&state, &pod, &after);
                 }
+                cluster.note_end(&mut state, &pod, &after);
                 cluster.world.log(|| format!("status of {}: {}", wanted.1, told(&after)));
                 Ok(cluster.put(&mut state, next))
             }),

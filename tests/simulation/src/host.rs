@@ -60,6 +60,11 @@ impl Ground {
         false
     }
 
+    /// The runtime makes a cgroup below that of a pod, and so that as well, if it is not there.
+    pub fn need_cgroup(&self, path: &str) {
+        self.state().cgroups.entry(path.to_owned()).or_default();
+    }
+
     /// What all containers of a pod may use together, if that is limited.
     pub fn pod_memory_limit(&self, uid: &str) -> Option<u64> {
         pod_cgroup(&self.state(), uid)?.memory_limit_bytes
@@ -107,8 +112,9 @@ impl SimHost {
         files.chain(state.cgroups.keys().filter(|path| pod_of_cgroup(path) == Some(uid)).cloned()).collect()
     }
 
+    /// Whether the pod has a cgroup that the agent made.
     pub fn has_cgroup(&self, uid: &str) -> bool {
-        self.state().cgroups.keys().any(|path| pod_of_cgroup(path) == Some(uid))
+        self.pod_cgroup(uid).is_some_and(|settings| settings != CgroupSettings::default())
     }
 
     /// What the cgroup of a pod is set to.

@@ -131,6 +131,7 @@ impl Judge<'_> {
             let is_late = pods::spec(pod).active_deadline_seconds.is_some() && !pods::is_refused(pod);
             // With its mirror a static pod loses the reason, and nobody else knows it.
             let is_late = is_late && !self.machine.has_lost_its_mirror(name);
+            let is_late = is_late && !self.machine.cluster.has_ended_in_time(pods::uid(pod));
             if is_late && !may_have_ended && status.reason.as_deref() != Some("DeadlineExceeded") {
                 let what = format!("{name} was active for too long and is told {:?}", status.reason);
                 self.complain(Invariant::StatusTellsTheTruth, what);

@@ -3,7 +3,7 @@
 //! A seed stands for its story only as long as the simulation draws the same from it; after
 //! a change to the drawing it is a seed like any other, and costs as little.
 
-pub const REGRESSIONS: [(u64, &str); 14] = [
+pub const REGRESSIONS: [(u64, &str); 21] = [
     (78, "a static pod put back while its first life ends shares its mirror"),
     (84, "a pod ended by its deadline between two runs is told to have succeeded"),
     (154, "a back-off is stretched by a wall clock that jumped back"),
@@ -17,5 +17,12 @@ pub const REGRESSIONS: [(u64, &str); 14] = [
     (2661, "a read taken in the middle of a round of actions is believed after it"),
     (5330, "a static pod put back while it ends as an orphan is never started"),
     (79_891, "what a given-up call made late lives on in a pod that has ended"),
+    (120_443, "a container resumed in the round in which its postStart hook fails gets no preStop hook"),
+    (120_529, "a container resumed in the round in which its postStart hook fails gets no preStop hook"),
+    (120_613, "a container resumed in the round in which its postStart hook fails gets no preStop hook"),
+    (120_929, "a wish that comes in the middle of a pass is lost"),
+    (122_479, "a container resumed in the round in which its postStart hook fails gets no preStop hook"),
+    (122_817, "a stop that is tried again gives its preStop hook a whole grace again"),
+    (122_905, "a wall clock set back over the end of a pod hides its deadline from the next life"),
     (658_091_128_171, "the last look falls into the rotation of a log"),
 ];

@@ -55,6 +55,8 @@ pub struct SimRuntime {
 struct State {
     sandboxes: BTreeMap<SandboxId, Sandbox>,
     log_directories: BTreeMap<SandboxId, PathBuf>,
+    /// The cgroups of their pods.
+    cgroups: BTreeMap<SandboxId, String>,
     /// The user ids of sandboxes that have their own.
     users: BTreeMap<SandboxId, IdRange>,
     containers: BTreeMap<ContainerId, Instance>,
@@ -85,8 +87,6 @@ struct State {
     hooks: BTreeMap<(ContainerId, Ask), HookRun>,
     /// When an instance was started for a caller that heard of it, and in which life of the agent.
     launches: BTreeMap<ContainerId, (u64, Instant)>,
-    /// Instances that the agent asked to stop, and in which life of it.
-    stop_calls: BTreeSet<(ContainerId, u64)>,
     /// The graces that somebody gave a pod, in seconds.
     graces: BTreeMap<String, BTreeSet<u64>>,
     /// When there were last more dead containers than may stay.

@@ -1,8 +1,11 @@
 //! What must hold at a write, held against what the node has and what was written before.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod, PodStatus};
+use tokio::time::Instant;
 
 use super::{SimCluster, State, is_mirror, is_terminal, phase};
 use crate::agent::PODS_MAX;
@@ -14,6 +17,10 @@ impl SimCluster {
     pub fn agent_is_gone(&self, static_pods: impl Iterator<Item = String>) {
         let mut state = self.state();
         state.known = state.pods.values().filter_map(|pod| pod.metadata.uid.clone()).chain(static_pods).collect();
+    }
+
+    pub fn agent_begins(&self) {
+        self.state().life_began = Some(Instant::now());
     }
 
     pub fn static_pod_comes(&self, uid: &str) {
@@ -56,6 +63,25 @@ impl SimCluster {
                 self.world.violation(Invariant::RestartCountsGrow, format!("of {name}/{} from {counts}", old.name));
             }
         }
+    }
+
+    /// Whoever begins anew knows from the wall clock alone how long a pod has been active: where
+    /// that was set back, a pod may have been stopped for its deadline by a life of the agent that
+    /// could not tell it any more, and the next one cannot know.
+    pub(super) fn note_end(&self, state: &mut State, pod: &Pod, after: &PodStatus) {
+        let ends = is_terminal(phase(after)) && !pod.status.as_ref().is_some_and(|before| is_terminal(phase(before)));
+        let seconds = pod.spec.as_ref().and_then(|spec| spec.active_deadline_seconds);
+        let (Some(seconds), Some(start), true) = (seconds, &after.start_time, ends) else { return };
+        let is_in_time = self.world.clock.wall().duration_since(start.0) < SignedDuration::from_secs(seconds);
+        let lasts = state.life_began.map_or(Duration::ZERO, |began| began.elapsed());
+        if is_in_time && lasts < Duration::from_secs(seconds.unsigned_abs()) {
+            state.ended_in_time.extend(node_uid(pod).map(str::to_owned));
+        }
+    }
+
+    /// Whether nobody could know, when the pod was told to have ended, that it was late.
+    pub fn has_ended_in_time(&self, uid: &str) -> bool {
+        self.state().ended_in_time.contains(uid)
     }
 
     /// What must hold when the agent takes a pod out of the API.
@@ -126,6 +152,12 @@ impl SimCluster {
 
 /// Told of pods that are one too many.
 pub const OUT_OF_PODS: &str = "OutOfpods";
+
+/// The UID under which the node has a pod: that of a static pod is in its mirror.
+fn node_uid(pod: &Pod) -> Option<&str> {
+    let hash = pod.metadata.annotations.as_ref().and_then(|all| all.get("kubernetes.io/config.hash"));
+    hash.or(pod.metadata.uid.as_ref()).map(String::as_str)
+}
 
 fn containers(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
     status.init_container_statuses.iter().chain(&status.container_statuses).flatten()

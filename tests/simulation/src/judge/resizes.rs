@@ -47,9 +47,9 @@ impl Judge<'_> {
         if is_told("PodResizeInProgress") {
             self.complain(Invariant::AllocationsAreActual, format!("a resize of {} is not over", name(pod)));
         }
-        if is_allocated(pod, &allocated) == is_pending {
-            let what =
-                format!("{} has what it wishes for: {}, and is told to wait: {is_pending}", name(pod), !is_pending);
+        let is_granted = is_allocated(pod, &allocated);
+        if is_granted == is_pending {
+            let what = format!("{} has what it wishes for: {is_granted}, and is told to wait: {is_pending}", name(pod));
             self.complain(Invariant::WishesAreAnswered, what);
         }
         if is_pending && memory(pod) <= room {

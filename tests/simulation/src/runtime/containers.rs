@@ -184,6 +184,9 @@ impl SimRuntime {
         instance.container.state = ContainerState::Running { started_at: now };
         self.ground.open_log(id.as_str(), Path::new(&instance.container.log_path));
         instance.started = Some(Instant::now());
+        if let Some(cgroup) = state.cgroups.get(&home) {
+            self.ground.need_cgroup(cgroup);
+        }
         self.world.log(|| format!("container {id} runs: {}/{name}", uid));
         self.emit(&mut state, &uid, id.as_str(), RuntimeEventKind::Started);
         drop(state);
@@ -274,7 +277,7 @@ impl SimRuntime {
     }
 
     pub(super) async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<()> {
-        let (wanted, stop) = (id.clone(), self.call_to_stop(id, grace));
+        let (wanted, stop) = (id.clone(), self.call_to_stop(grace));
         let effect = move |runtime: &SimRuntime, fate| runtime.begin_stop(&wanted, &stop, fate);
         let program = self.call_with_fate("StopContainer", effect).await?;
         match program {

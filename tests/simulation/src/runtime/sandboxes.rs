@@ -44,6 +44,8 @@ impl SimRuntime {
         state.users.extend(config.security.namespaces.users.map(|users| (id.clone(), users)));
         state.sandboxes.insert(id.clone(), sandbox);
         state.log_directories.insert(id.clone(), PathBuf::from(&config.log_directory));
+        state.cgroups.insert(id.clone(), config.cgroup_parent.clone());
+        self.ground.need_cgroup(&config.cgroup_parent);
         self.world.log(|| format!("sandbox {id} made for {} attempt {}", config.pod_name, config.attempt));
         self.emit(&mut state, &config.pod_uid, id.as_str(), RuntimeEventKind::Started);
         Ok(id)
@@ -83,6 +85,7 @@ impl SimRuntime {
         }
         state.containers.retain(|_, instance| instance.container.sandbox_id != *id);
         state.users.remove(id);
+        state.cgroups.remove(id);
         self.emit(&mut state, &sandbox.pod_uid, id.as_str(), RuntimeEventKind::Deleted);
         Ok(())
     }

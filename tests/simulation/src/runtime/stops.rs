@@ -33,8 +33,6 @@ pub(super) struct StopCall {
     grace: Duration,
     at: Instant,
     life: u64,
-    /// In this life of the agent another one went before.
-    is_retry: bool,
 }
 
 impl SimRuntime {
@@ -44,11 +42,8 @@ impl SimRuntime {
         self.state().graces.entry(pod_uid.to_owned()).or_default().insert(seconds);
     }
 
-    pub(super) fn call_to_stop(&self, id: &ContainerId, grace: Duration) -> StopCall {
-        let mut state = self.state();
-        let life = state.life;
-        let is_retry = !state.stop_calls.insert((id.clone(), life));
-        StopCall { grace, at: Instant::now(), life, is_retry }
+    pub(super) fn call_to_stop(&self, grace: Duration) -> StopCall {
+        StopCall { grace, at: Instant::now(), life: self.state().life }
     }
 
     /// Starts a container; who hears of it has its postStart hook to run.
@@ -109,9 +104,7 @@ impl SimRuntime {
         // A sidecar waits for the others, and whoever is told a shorter grace begins anew.
         let is_simple = !is_sidecar && !state.touched.contains(uid);
         let is_kept = match is_simple {
-            true => graces.iter().any(|grace| {
-                call.grace == left(grace, spent) || (call.is_retry && call.grace == left(grace, Duration::ZERO))
-            }),
+            true => graces.iter().any(|grace| call.grace == left(grace, spent)),
             false => graces.iter().any(|grace| call.grace <= left(grace, Duration::ZERO)),
         };
         if !is_kept {
