@@ -36,7 +36,14 @@ pub fn read(volume: &Path, sub_path: &str, bytes_max: usize) -> io::Result<Optio
     let root = open(volume, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
     match find(&root, volume, sub_path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        found => files::read_file(Path::new(&beneath::magic_path(&found?)), bytes_max),
+        found => {
+            let found = found?;
+            // Some devices act when they are but opened, and a pod can make any.
+            if !beneath::is_kind(&fstat(&found)?, SFlag::S_IFREG) {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+            }
+            files::read_file(Path::new(&beneath::magic_path(&found)), bytes_max)
+        }
     }
 }
 

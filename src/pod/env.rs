@@ -22,6 +22,9 @@ use super::resources::Amounts;
 use super::services::{Service, ServicePort, Services};
 use super::spec;
 
+/// Bytes of files that are looked through for variables: files may be large, and asked for often.
+const SCANNED_BYTES_MAX: usize = 64 << 20;
+
 /// What the environment is made from besides the pod.
 #[derive(Clone, Copy)]
 pub struct EnvSources<'a> {
@@ -89,10 +92,15 @@ pub fn environment(
         }
     }
     let mut budget = Budget::default();
+    let mut scans = Budget::of(SCANNED_BYTES_MAX);
     for variable in container.env.iter().flatten() {
         let literal = variable.value.as_deref().unwrap_or_default();
         let value = match &variable.value_from {
-            Some(source) if literal.is_empty() => value_of(pod, container, source, sources)?,
+            Some(source) if literal.is_empty() => {
+                let value = value_of(pod, container, source, sources, &mut scans)?;
+                budget.take(value.as_ref().map_or(0, String::len))?;
+                value
+            }
             _ => Some(expand(literal, &mut budget, |name| variables.get(name))?),
         };
         // An optional reference that leads nowhere leaves the variable as it was.
@@ -165,6 +173,7 @@ fn value_of(
     container: &Container,
     source: &EnvVarSource,
     sources: &EnvSources<'_>,
+    scans: &mut Budget,
 ) -> Result<Option<String>, EnvError> {
     if let Some(reference) = &source.field_ref {
         let context = FieldContext { host_ips: sources.host_ips, pod_ips: sources.pod_ips };
@@ -180,19 +189,24 @@ fn value_of(
         return secret_value(pod, reference, sources);
     }
     if let Some(selector) = &source.file_key_ref {
-        return file_value(selector, sources);
+        return file_value(selector, sources, scans);
     }
     Ok(Some(String::new()))
 }
 
 /// A file that is missing is an error whatever `optional` says, as upstream has it: whoever
 /// writes it may not have come to it yet.
-fn file_value(selector: &FileKeySelector, sources: &EnvSources<'_>) -> Result<Option<String>, EnvError> {
+fn file_value(
+    selector: &FileKeySelector,
+    sources: &EnvSources<'_>,
+    scans: &mut Budget,
+) -> Result<Option<String>, EnvError> {
     let place = (selector.volume_name.clone(), selector.path.clone());
     let no_volume = || EnvError::NoVolume { volume: selector.volume_name.clone() };
     let file = sources.files.get(&place).ok_or_else(no_volume)?;
     let broken = |why: String| EnvError::File { why };
     let data = file.data.as_ref().map_err(|why| broken(why.clone()))?;
+    scans.take(data.len())?;
     let text = std::str::from_utf8(data).map_err(|_| broken("it is not UTF-8 text".to_owned()))?;
     let value = env_file::value(text, &selector.key).map_err(|error| broken(error.to_string()))?;
     match value.is_empty() {
@@ -332,6 +346,7 @@ mod tests {
         let files = BTreeMap::from([
             file("vars", Ok("A='from file'\nEMPTY=''")),
             file("odd", Ok("A=1")),
+            file("large", Ok(&format!("A='{}'", "x".repeat(1 << 20)))),
             file("gone", Err("it is not there")),
         ]);
         let sources = EnvSources {
@@ -360,6 +375,19 @@ mod tests {
             Ok("A=1\nB=1-$(C)-$(A)\nC=x"),
         );
         check("env: [{name: A, value: '1'}, {name: B}, {name: A, value: $(A)2}]", Ok("B=\nA=12"));
+    }
+
+    #[test]
+    fn what_files_hold_is_bounded_however_often_it_is_asked_for() {
+        let large = |count: usize, key: &str| {
+            let from = format!("{{fileKeyRef: {{volumeName: notes, path: large, key: {key}, optional: true}}}}");
+            let variables: Vec<_> = (0..count).map(|at| format!("{{name: V{at}, valueFrom: {from}}}")).collect();
+            environment_of(&format!("env: [{}]", variables.join(", ")), Some("[]"))
+        };
+        assert!(large(2, "A").is_ok());
+        assert!(large(8, "A").is_err());
+        assert!(large(60, "NONE").is_ok());
+        assert!(large(70, "NONE").is_err(), "it is looked through each time");
     }
 
     #[test]

@@ -19,7 +19,11 @@ impl Default for Budget {
 }
 
 impl Budget {
-    fn take(&mut self, bytes: usize) -> Result<(), TooLong> {
+    pub fn of(bytes: usize) -> Self {
+        Budget(bytes)
+    }
+
+    pub fn take(&mut self, bytes: usize) -> Result<(), TooLong> {
         self.0 = self.0.checked_sub(bytes).ok_or(TooLong)?;
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{EnvVar, Pod};
 
-use super::containers::{all_containers, is_sidecar, workload_containers};
+use super::containers::{Role, all_containers, is_sidecar, workload_containers};
 use super::resources::is_pod_level;
 use super::spec;
 use crate::config::{FeatureGates, Gate};
@@ -69,7 +69,7 @@ pub fn leave_out_unheeded(pod: &mut Arc<Pod>, gates: &FeatureGates) {
     }
     // The rules are read only where there is a policy.
     if !gates.enabled(Gate::ContainerRestartRules)
-        && workload_containers(pod).any(|(_, container)| container.restart_policy.is_some() && !is_sidecar(container))
+        && workload_containers(pod).any(|(role, container)| container.restart_policy.is_some() && role != Role::Sidecar)
         && let Some(spec) = &mut Arc::make_mut(pod).spec
     {
         let init = spec.init_containers.iter_mut().flatten().filter(|container| !is_sidecar(container));

@@ -267,10 +267,10 @@ impl Round<'_> {
         self.settle(self.context.runtime.stop_container(id, rest).await)
     }
 
-    /// No other regular container of the pod may run.
+    /// All other regular containers of the pod have ended.
     fn is_last_regular(&self, name: &str) -> bool {
         let others = pod::containers::regular_containers(&self.wish.pod).iter().filter(|spec| spec.name != name);
-        others.into_iter().all(|spec| self.runtime.may_run().all(|container| container.name != spec.name))
+        others.into_iter().all(|spec| self.runtime.newest(&spec.name).is_some_and(|newest| newest.exit().is_some()))
     }
 
     /// How long the container may take to end.

@@ -11,7 +11,7 @@ use super::execute::{Round, StartFailure, chain};
 use super::hooks;
 use super::launch::{self, ContainerInputs};
 use super::plan::{Kind, Waits};
-use crate::cri::{Container, ContainerId, Mount, Sandbox, SandboxConfig, SandboxId};
+use crate::cri::{Container, ContainerId, Mount, Sandbox, SandboxConfig, SandboxId, labels};
 use crate::events::EventType;
 use crate::host::{Durability, HostError};
 use crate::images::{ImageError, ImageRequest, ReadyImage, Reason};
@@ -23,6 +23,8 @@ use crate::volumes::Means;
 
 /// Names of links in the container log directory end here.
 const LINK_NAME_BYTES_MAX: usize = 255;
+/// All files of variables of one container: more than the kernel takes of its variables.
+const ENV_FILES_BYTES_MAX: usize = 4 << 20;
 /// More of the node's own hosts file than anyone needs.
 const HOSTS_BYTES_MAX: usize = 1 << 20;
 
@@ -242,8 +244,10 @@ async fn environment(round: &Round<'_>, spec: &ContainerSpec, ips: &[IpAddr]) ->
         node.as_ref().map_or((&[][..], Amounts::default()), |node| (&node.host_ips[..], node.allocatable.clone()));
     let host_network = pod::spec(pod).host_network == Some(true);
     let mut files = BTreeMap::new();
+    let mut bytes_left = ENV_FILES_BYTES_MAX;
     for (volume, path) in env_files(spec) {
-        if let Some(file) = context.volumes.read_env_file(pod, &volume, &path).await {
+        if let Some(file) = context.volumes.read_env_file(pod, &volume, &path, bytes_left).await {
+            bytes_left = bytes_left.saturating_sub(file.data.as_ref().map_or(0, Vec::len));
             files.insert((volume, path), file);
         }
     }
@@ -364,15 +368,15 @@ fn attempt_of_log(file: &str) -> Option<u32> {
 /// Log collectors find a container's log by this link.
 async fn link_log(round: &Round<'_>, name: &str, id: &ContainerId, attempt: u32) {
     let target = round.log_dir().join(name).join(format!("{attempt}.log"));
-    let link = round.context.config.container_logs_dir.join(link_name(round, name, id));
+    let pod = pod::PodRef::of(&round.wish.pod);
+    let link = round.context.config.container_logs_dir.join(link_name(&pod.name, &pod.namespace, name, id));
     if let Err(error) = round.context.host.symlink(&target, &link).await {
         warn!(error = chain(&error), "log link not made");
     }
 }
 
-fn link_name(round: &Round<'_>, name: &str, id: &ContainerId) -> String {
-    let reference = pod::PodRef::of(&round.wish.pod);
-    let mut base = format!("{}_{}_{name}-{id}", reference.name, reference.namespace);
+fn link_name(pod: &str, namespace: &str, name: &str, id: &ContainerId) -> String {
+    let mut base = format!("{pod}_{namespace}_{name}-{id}");
     base.truncate(LINK_NAME_BYTES_MAX - ".log".len());
     base + ".log"
 }
@@ -387,7 +391,15 @@ pub async fn remove_logs(round: &Round<'_>, container: &Container) -> Result<(),
             context.host.remove_file(&dir.join(&file)).await?;
         }
     }
-    let link = link_name(round, &container.name, &container.id);
+    // The names of an orphan may be lost, but its containers carry them.
+    let pod = pod::PodRef::of(&round.wish.pod);
+    let label = |key| container.labels.get(key).map(String::as_str);
+    let link = link_name(
+        label(labels::POD_NAME).unwrap_or(&pod.name),
+        label(labels::POD_NAMESPACE).unwrap_or(&pod.namespace),
+        &container.name,
+        &container.id,
+    );
     context.host.remove_file(&context.config.container_logs_dir.join(link)).await
 }
 

@@ -158,6 +158,10 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
         clean_with: None,
     };
     loop {
+        // It may have come in the middle of the last pass.
+        if wishes.has_changed().unwrap_or(false) {
+            worker.retries.clear();
+        }
         let wish = wishes.borrow_and_update().clone();
         let outcome = tokio::select! {
             biased;
@@ -544,7 +548,11 @@ impl Worker {
         match execute::clean(&self.context, &self.uid).await {
             Ok(()) => {
                 self.clean_with = Some(runtime.clone());
-                self.advance();
+                match self.stage {
+                    // A later life of what was given up: what else failed waits on.
+                    Stage::Ended => drop(self.retries.succeeded(&Step::Clean)),
+                    Stage::Syncing | Stage::Stopping | Stage::Cleaning => self.advance(),
+                }
                 Outcome::Again
             }
             Err(error) => {

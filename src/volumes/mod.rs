@@ -48,8 +48,6 @@ pub use mounts::MountError;
 const MARKER_DIR_MODE: u32 = 0o750;
 const MARKER_MODE: u32 = 0o644;
 const MOUNT_POINT_MODE: u32 = 0o755;
-/// More than the kernel takes of all variables together.
-const ENV_FILE_BYTES_MAX: usize = 4 << 20;
 
 /// What pods may use of this node, at present.
 pub type Allocatable = Arc<dyn Fn() -> Amounts + Send + Sync>;
@@ -220,12 +218,13 @@ impl Volumes {
     }
 
     /// A file of variables in an emptyDir of the pod; `None` where there is no such volume. The
-    /// pod may put into it what it likes, so nothing outside the volume is read.
-    pub async fn read_env_file(&self, pod: &Pod, volume: &str, path: &str) -> Option<EnvFile> {
+    /// pod may put into it what it likes, so nothing outside the volume is read, and no more than
+    /// is asked for.
+    pub async fn read_env_file(&self, pod: &Pod, volume: &str, path: &str, bytes_max: usize) -> Option<EnvFile> {
         let dir = self.dir(&PodRef::of(pod).uid).ok()?;
         let plans = plan::volumes(pod, &dir, None);
         let Some(Ok(VolumePlan::EmptyDir { path: volume, .. })) = plans.get(volume) else { return None };
-        let data = match self.host.read_file_in(volume, path, ENV_FILE_BYTES_MAX).await {
+        let data = match self.host.read_file_in(volume, path, bytes_max).await {
             Ok(Some(data)) => Ok(data),
             Ok(None) => Err("it is not there".to_owned()),
             Err(error) => Err(chain(&error)),

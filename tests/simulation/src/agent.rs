@@ -55,7 +55,8 @@ struct State {
     life: Option<Life>,
     /// What the static-pod directory holds, by name.
     static_pods: BTreeMap<String, Arc<Pod>>,
-    /// Names of static pods whose mirror somebody deleted, and what it alone knew with it.
+    /// Names of static pods of which a life of the agent could not know what an earlier one did:
+    /// their mirror, which would have told, was deleted, or the API had not taken it yet.
     without_memory: BTreeSet<String>,
     /// Pods something happened to: one that is never restarted may have ended of it.
     disturbed: BTreeSet<String>,
@@ -122,6 +123,18 @@ impl Machine {
             let static_pods: Vec<_> =
                 self.state().static_pods.values().filter_map(|pod| pod.metadata.uid.clone()).collect();
             self.cluster.agent_is_gone(static_pods.into_iter());
+            let started = self.runtime.pods();
+            let mut state = self.state();
+            let untold: Vec<_> = state
+                .static_pods
+                .iter()
+                .filter(|(name, pod)| {
+                    pod.metadata.uid.as_ref().is_some_and(|uid| started.contains(uid))
+                        && !self.cluster.has_told_start(name, pod)
+                })
+                .map(|(name, _)| name.clone())
+                .collect();
+            state.without_memory.extend(untold);
         }
     }
 

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::{SimCluster, State, is_mirror, is_terminal, phase};
 use crate::agent::PODS_MAX;
 use crate::invariants::Invariant;
+use crate::pods::NAMESPACE;
 use crate::programs::Ask;
 
 impl SimCluster {
@@ -21,6 +22,13 @@ impl SimCluster {
 
     pub fn agent_begins(&self) {
         self.state().life_began = Some(Instant::now());
+    }
+
+    /// Whether the mirror of a static pod says since when that is active.
+    pub fn has_told_start(&self, name: &str, pod: &Pod) -> bool {
+        let mirror = self.pod(NAMESPACE, name);
+        let mirror = mirror.filter(|mirror| node_uid(mirror) == pod.metadata.uid.as_deref());
+        mirror.and_then(|mirror| mirror.status).is_some_and(|status| status.start_time.is_some())
     }
 
     pub fn static_pod_comes(&self, uid: &str) {
