@@ -21,22 +21,27 @@ use crate::provision::BUSYBOX;
 use crate::stack::Stack;
 
 pub(super) const WITHIN: Duration = Duration::from_secs(300);
+/// A runtime has nothing left to do when it used less than this share of a CPU for so long.
+const CALM_CPU: f64 = 0.05;
+const CALM_FOR: Duration = Duration::from_secs(5);
+
+/// What was measured of one agent, each thing as often as it was.
 #[derive(Default)]
 pub struct Measured {
     pub singles: Vec<f64>,
-    pub burst: f64,
-    pub burst_cpu: f64,
-    pub rest_cpu_percent: f64,
-    pub rest_containerd_percent: f64,
-    pub rss_empty: f64,
-    pub rss_full: f64,
-    pub anonymous_full: f64,
-    pub probes_cpu_percent: f64,
+    pub burst: Vec<f64>,
+    pub burst_cpu: Vec<f64>,
+    pub rest_cpu_percent: Vec<f64>,
+    pub rest_containerd_percent: Vec<f64>,
+    pub rss_empty: Vec<f64>,
+    pub rss_full: Vec<f64>,
+    pub anonymous_full: Vec<f64>,
+    pub probes_cpu_percent: Vec<f64>,
     /// Starts of pods while nothing is wrong, and while a call about another pod hangs.
     pub usual: Vec<f64>,
     pub beside_hang: Vec<f64>,
-    pub restart: f64,
-    pub static_start: f64,
+    pub restart: Vec<f64>,
+    pub static_start: Vec<f64>,
 }
 
 /// An agent under measurement.
@@ -47,11 +52,10 @@ pub(super) struct Bench {
     pub agent: Process,
 }
 
-pub async fn measure(stack: Stack, parts: &[Part], rest_seconds: u64) -> Result<Measured> {
+pub async fn measure(stack: Stack, parts: &[Part], rest_seconds: u64, found: &mut Measured) -> Result<()> {
     let kubeconfig = stack.admin_kubeconfig().context("a stack with a control plane")?;
     let pods: Api<Pod> = Api::namespaced(client(&kubeconfig).await?, "default");
     let node = stack.node_name().to_owned();
-    let mut found = Measured::default();
 
     // Let what follows the start be over: registration, first lists, garbage collection.
     run_one(&pods, &pod(&node, "warm-up")?).await?;
@@ -59,25 +63,24 @@ pub async fn measure(stack: Stack, parts: &[Part], rest_seconds: u64) -> Result<
     let pid = stack.agent().pid().await?;
     let agent = Process::inside(&stack, pid)?;
     let bench = Bench { stack, pods, node, agent };
-    found.rss_empty = bench.agent.memory_mb("VmRSS")?;
+    found.rss_empty.push(bench.agent.memory_mb("VmRSS")?);
 
     for &part in parts {
         match part {
-            Part::Single => found.singles = bench.one_after_another("single").await?,
-            Part::Burst => bench.burst(&mut found).await?,
-            Part::Rest => bench.rest(&mut found, rest_seconds).await?,
-            Part::Probes => found.probes_cpu_percent = load::probes(&bench, rest_seconds).await?,
-            Part::Hang => (found.usual, found.beside_hang) = load::beside_a_hanging_call(&bench).await?,
-            Part::Restart => found.restart = restart_gap(&bench.stack, &bench.pods, &bench.node).await?,
-            Part::Static => found.static_start = static_start(&bench.stack).await?,
+            Part::Single => found.singles.extend(bench.one_after_another("single").await?),
+            Part::Burst => bench.burst(found).await?,
+            Part::Rest => bench.rest(found, rest_seconds).await?,
+            Part::Probes => found.probes_cpu_percent.push(load::probes(&bench, rest_seconds).await?),
+            Part::Hang => load::beside_a_hanging_call(&bench, found).await?,
+            Part::Restart => found.restart.extend(restart_gaps(&bench).await?),
+            Part::Static => found.static_start.push(static_start(&bench.stack).await?),
         }
         // A static pod stays, and its mirror with it; nothing comes after it.
         if part != Part::Static {
-            clear(&bench.pods).await?;
+            bench.clear().await?;
         }
     }
-    bench.stack.end().await?;
-    Ok(found)
+    bench.stack.end().await
 }
 
 impl Bench {
@@ -93,22 +96,22 @@ impl Bench {
 
     async fn burst(&self, found: &mut Measured) -> Result<()> {
         let cpu = self.agent.cpu_seconds()?;
-        found.burst = run_many(&self.pods, &self.node, BURST_PODS).await?;
+        found.burst.push(run_many(&self.pods, &self.node, BURST_PODS).await?);
         // Statuses and events of the burst may still be on their way.
         tokio::time::sleep(Duration::from_secs(3)).await;
-        found.burst_cpu = self.agent.cpu_seconds()? - cpu;
+        found.burst_cpu.push(self.agent.cpu_seconds()? - cpu);
         Ok(())
     }
 
     async fn rest(&self, found: &mut Measured, seconds: u64) -> Result<()> {
         run_many(&self.pods, &self.node, RESTING_PODS).await?;
         tokio::time::sleep(Duration::from_secs(15)).await;
-        found.rss_full = self.agent.memory_mb("VmRSS")?;
-        found.anonymous_full = self.agent.memory_mb("RssAnon")?;
+        found.rss_full.push(self.agent.memory_mb("VmRSS")?);
+        found.anonymous_full.push(self.agent.memory_mb("RssAnon")?);
         let containerd = Process::inside(&self.stack, self.stack.containerd().pid().await?)?;
         let cpu = containerd.cpu_seconds()?;
-        found.rest_cpu_percent = self.cpu_percent(seconds).await?;
-        found.rest_containerd_percent = (containerd.cpu_seconds()? - cpu) / seconds as f64 * 100.0;
+        found.rest_cpu_percent.push(self.cpu_percent(seconds).await?);
+        found.rest_containerd_percent.push((containerd.cpu_seconds()? - cpu) / seconds as f64 * 100.0);
         Ok(())
     }
 
@@ -117,6 +120,29 @@ impl Bench {
         let cpu = self.agent.cpu_seconds()?;
         tokio::time::sleep(Duration::from_secs(seconds)).await;
         Ok((self.agent.cpu_seconds()? - cpu) / seconds as f64 * 100.0)
+    }
+
+    /// Removes all pods, and waits until the runtime has done its part: teardown behind the
+    /// API's back must not weigh on what comes next.
+    pub async fn clear(&self) -> Result<()> {
+        self.pods.delete_collection(&DeleteParams::default().grace_period(0), &ListParams::default()).await?;
+        poll::until("no pods in the API", WITHIN, async || {
+            let left = self.pods.list_metadata(&ListParams::default()).await?.items.len();
+            Ok(if left == 0 { Look::Done(()) } else { Look::NotYet(format!("{left} pods")) })
+        })
+        .await?;
+        let containerd = Process::inside(&self.stack, self.stack.containerd().pid().await?)?;
+        poll::until("a runtime at rest", WITHIN, async || {
+            let cpu = containerd.cpu_seconds()?;
+            tokio::time::sleep(CALM_FOR).await;
+            let used = containerd.cpu_seconds()? - cpu;
+            Ok(if used < CALM_CPU * CALM_FOR.as_secs_f64() {
+                Look::Done(())
+            } else {
+                Look::NotYet(format!("{used:.2} s of CPU in {CALM_FOR:?}"))
+            })
+        })
+        .await
     }
 }
 
@@ -182,20 +208,9 @@ async fn run_many(pods: &Api<Pod>, node: &str, count: usize) -> Result<f64> {
     Ok(seconds)
 }
 
-async fn clear(pods: &Api<Pod>) -> Result<()> {
-    pods.delete_collection(&DeleteParams::default().grace_period(0), &ListParams::default()).await?;
-    poll::until("no pods in the API", WITHIN, async || {
-        let left = pods.list_metadata(&ListParams::default()).await?.items.len();
-        Ok(if left == 0 { Look::Done(()) } else { Look::NotYet(format!("{left} pods")) })
-    })
-    .await?;
-    // Teardown behind the API's back must not weigh on what comes next.
-    tokio::time::sleep(Duration::from_secs(10)).await;
-    Ok(())
-}
-
 /// From the first exit of a container to the start of its successor, by the runtime's clock.
-async fn restart_gap(stack: &Stack, pods: &Api<Pod>, node: &str) -> Result<f64> {
+async fn restart_gaps(bench: &Bench) -> Result<Vec<f64>> {
+    let Bench { stack, pods, node, .. } = bench;
     let mut gaps = Vec::new();
     for number in 0..5 {
         let name = format!("restart-{number}");
@@ -225,7 +240,7 @@ async fn restart_gap(stack: &Stack, pods: &Api<Pod>, node: &str) -> Result<f64> 
         });
         gaps.push(gap.await?);
     }
-    Ok(super::percentile(&gaps, 50.0))
+    Ok(gaps)
 }
 
 /// From the start of the agent's process to the creation of a static pod's sandbox.

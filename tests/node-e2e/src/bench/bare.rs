@@ -22,24 +22,22 @@ pub(super) const PARTS: [Part; 3] = [Part::Single, Part::Burst, Part::Restart];
 #[derive(Default)]
 pub struct Bare {
     pub singles: Vec<f64>,
-    pub burst: f64,
+    pub burst: Vec<f64>,
     /// One more container in a sandbox that is there: the least a restart can take.
-    pub container: f64,
+    pub containers: Vec<f64>,
 }
 
-pub async fn measure(stack: &Stack, parts: &[Part]) -> Result<Bare> {
+pub async fn measure(stack: &Stack, parts: &[Part], bare: &mut Bare) -> Result<()> {
     // A hundred at once make each wait for the others.
     let socket = stack.made().on_node(RUNTIME_SOCKET);
     let runtime = GrpcRuntime::connect(&socket.to_string_lossy(), "", CALL_DEADLINE)?;
     // The first start warms the snapshotter, for everybody.
     let (warm, warm_config) = start(&runtime, "warm-up").await?;
-    let mut containers = Vec::new();
     for attempt in 1..6 {
         let begun = Instant::now();
         run_container(&runtime, &warm, &warm_config, attempt).await?;
-        containers.push(begun.elapsed().as_secs_f64());
+        bare.containers.push(begun.elapsed().as_secs_f64());
     }
-    let mut bare = Bare { container: super::percentile(&containers, 50.0), ..Bare::default() };
     if parts.contains(&Part::Single) {
         for number in 0..SINGLE_PODS {
             let begun = Instant::now();
@@ -52,9 +50,9 @@ pub async fn measure(stack: &Stack, parts: &[Part]) -> Result<Bare> {
         let begun = Instant::now();
         let names: Vec<_> = (0..BURST_PODS).map(|number| format!("burst-{number}")).collect();
         try_join_all(names.iter().map(|name| start(&runtime, name))).await?;
-        bare.burst = begun.elapsed().as_secs_f64();
+        bare.burst.push(begun.elapsed().as_secs_f64());
     }
-    Ok(bare)
+    Ok(())
 }
 
 async fn start(runtime: &impl Runtime, name: &str) -> Result<(SandboxId, SandboxConfig)> {

@@ -6,6 +6,7 @@ use super::agent::Measured;
 use super::bare::Bare;
 use super::{BURST_PODS, PROBED_CONTAINERS, PROBED_PODS, Part, RESTING_PODS, percentile};
 
+#[derive(Default)]
 pub struct Figures {
     pub bare: Bare,
     pub ferrolet: Measured,
@@ -16,39 +17,56 @@ pub fn table(parts: &[Part], figures: &Figures) -> String {
     let Figures { bare, ferrolet, kubelet } = figures;
     let mut text = String::from("| what | bare CRI | Ferrolet | kubelet |\n| --- | --- | --- | --- |\n");
     for Row { what, unit, bare, of, .. } in rows(bare).into_iter().filter(|row| parts.contains(&row.part)) {
-        let bare = bare.map_or_else(|| "–".to_owned(), |value| format!("{value:.3} {unit}"));
-        let cells = [bare, format!("{:.3} {unit}", of(ferrolet)), format!("{:.3} {unit}", of(kubelet))];
+        let bare = cell(bare.unwrap_or(f64::NAN), unit);
+        let cells = [bare, cell(of(ferrolet), unit), cell(of(kubelet), unit)];
         writeln!(text, "| {what} | {} |", cells.join(" | ")).expect("writing to a string");
     }
     text
 }
 
+/// What was not measured is no number.
+fn cell(value: f64, unit: &str) -> String {
+    if value.is_nan() { "–".to_owned() } else { format!("{value:.3} {unit}") }
+}
+
 fn rows(bare: &Bare) -> Vec<Row> {
-    let p50 = |values: &[f64]| percentile(values, 50.0);
-    let p99 = |values: &[f64]| percentile(values, 99.0);
     let probes = PROBED_PODS * PROBED_CONTAINERS * 2;
     use Part::{Burst, Hang, Probes, Rest, Restart, Single, Static};
     vec![
-        row(Single, "one pod, create → Ready, p50", "s", |agent| percentile(&agent.singles, 50.0))
-            .bare(p50(&bare.singles)),
-        row(Single, "one pod, create → Ready, p99", "s", |agent| percentile(&agent.singles, 99.0))
-            .bare(p99(&bare.singles)),
-        row(Burst, "100 pods at once, a pod", "s", |agent| agent.burst / BURST_PODS as f64)
-            .bare(bare.burst / BURST_PODS as f64),
-        row(Burst, "agent CPU to start 100 pods", "s", |agent| agent.burst_cpu),
-        row(Rest, format!("agent CPU at rest, {RESTING_PODS} pods"), "%", |agent| agent.rest_cpu_percent),
-        row(Rest, format!("containerd CPU at rest, {RESTING_PODS} pods"), "%", |agent| agent.rest_containerd_percent),
-        row(Rest, "agent RSS, no pods", "MB", |agent| agent.rss_empty),
-        row(Rest, format!("agent RSS, {RESTING_PODS} pods"), "MB", |agent| agent.rss_full),
-        row(Rest, "  of it anonymous, not pages of the program", "MB", |agent| agent.anonymous_full),
-        row(Probes, format!("agent CPU with {probes} HTTP probes a second"), "%", |agent| agent.probes_cpu_percent),
-        row(Hang, "another pod's start, p99, nothing hangs", "s", |agent| percentile(&agent.usual, 99.0)),
-        row(Hang, "another pod's start, p99, one pod's runtime call hangs", "s", |agent| {
-            percentile(&agent.beside_hang, 99.0)
+        row(Single, "one pod, create → Ready, p50", "s", |agent| p50(&agent.singles)).bare(p50(&bare.singles)),
+        row(Single, "one pod, create → Ready, p99", "s", |agent| p99(&agent.singles)).bare(p99(&bare.singles)),
+        row(Burst, "100 pods at once, a pod", "s", |agent| a_pod(&agent.burst)).bare(a_pod(&bare.burst)),
+        row(Burst, "agent CPU to start 100 pods", "s", |agent| p50(&agent.burst_cpu)),
+        row(Rest, format!("agent CPU at rest, {RESTING_PODS} pods"), "%", |agent| p50(&agent.rest_cpu_percent)),
+        row(Rest, format!("containerd CPU at rest, {RESTING_PODS} pods"), "%", |agent| {
+            p50(&agent.rest_containerd_percent)
         }),
-        row(Restart, "container exit → started again", "s", |agent| agent.restart).bare(bare.container),
-        row(Static, "agent start → static pod's sandbox", "s", |agent| agent.static_start),
+        row(Rest, "agent RSS, no pods", "MB", |agent| p50(&agent.rss_empty)),
+        row(Rest, format!("agent RSS, {RESTING_PODS} pods"), "MB", |agent| p50(&agent.rss_full)),
+        row(Rest, "  of it anonymous, not pages of the program", "MB", |agent| p50(&agent.anonymous_full)),
+        row(Probes, format!("agent CPU with {probes} HTTP probes a second"), "%", |agent| {
+            p50(&agent.probes_cpu_percent)
+        }),
+        row(Hang, "another pod's start, p50, nothing hangs", "s", |agent| p50(&agent.usual)),
+        row(Hang, "another pod's start, p50, one pod's runtime call hangs", "s", |agent| p50(&agent.beside_hang)),
+        row(Hang, "another pod's start, p99, nothing hangs", "s", |agent| p99(&agent.usual)),
+        row(Hang, "another pod's start, p99, one pod's runtime call hangs", "s", |agent| p99(&agent.beside_hang)),
+        row(Restart, "container exit → started again", "s", |agent| p50(&agent.restart)).bare(p50(&bare.containers)),
+        row(Static, "agent start → static pod's sandbox", "s", |agent| p50(&agent.static_start)),
     ]
+}
+
+/// Of the seconds that many took at once.
+fn a_pod(bursts: &[f64]) -> f64 {
+    p50(bursts) / BURST_PODS as f64
+}
+
+fn p50(values: &[f64]) -> f64 {
+    percentile(values, 50.0)
+}
+
+fn p99(values: &[f64]) -> f64 {
+    percentile(values, 99.0)
 }
 
 struct Row {

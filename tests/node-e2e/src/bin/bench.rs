@@ -1,5 +1,5 @@
 //! `make bench`: Ferrolet, upstream's kubelet and the bare CRI calls in turn, in one table; `bench probes hang`
-//! measures these parts alone.
+//! measures these parts alone, `AGENT=ferrolet` or `AGENT=kubelet` this agent alone.
 
 use std::process::ExitCode;
 
