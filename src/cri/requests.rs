@@ -114,7 +114,17 @@ fn container_security(security: &SecurityContext) -> wire::LinuxContainerSecurit
         readonly_paths: security.readonly_paths.clone(),
         seccomp: security.seccomp.as_ref().map(security_profile),
         apparmor: security.apparmor.as_ref().map(security_profile),
+        apparmor_profile: security.apparmor.as_ref().map(old_apparmor).unwrap_or_default(),
         ..Default::default()
+    }
+}
+
+/// In the words of runtimes that do not know the newer field.
+fn old_apparmor(profile: &SecurityProfile) -> String {
+    match profile {
+        SecurityProfile::RuntimeDefault => "runtime/default".to_owned(),
+        SecurityProfile::Unconfined => "unconfined".to_owned(),
+        SecurityProfile::Localhost(name) => format!("localhost/{name}"),
     }
 }
 
@@ -341,6 +351,7 @@ mod tests {
         assert_eq!(security.supplemental_groups_policy(), wire::SupplementalGroupsPolicy::Strict);
         assert_eq!(security.seccomp.map(|profile| profile.localhost_ref).as_deref(), Some("/p.json"));
         let unconfined = wire::security_profile::ProfileType::Unconfined;
+        assert_eq!(security.apparmor_profile, "unconfined");
         assert_eq!(security.apparmor.map(|profile| profile.profile_type()), Some(unconfined));
         assert_eq!(security.capabilities.map(|all| all.drop_capabilities), Some(vec!["ALL".to_owned()]));
         assert_eq!(security.selinux_options.map(|options| options.r#type).as_deref(), Some("t"));

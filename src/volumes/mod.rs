@@ -343,10 +343,14 @@ impl Volumes {
         if self.ready().get(&context.uid).and_then(|ready| ready.written.get(name)) == Some(&digest) {
             return Ok(());
         }
-        let changed = self.host.write_payload(path, medium, &files, context.owners.group).await?;
+        // The writer leaves them alone only if they are there before its links.
+        if !nested.is_empty() {
+            self.host.make_empty_dir(path, medium).await?;
+        }
         for mount_point in nested {
             self.host.make_dir(&path.join(mount_point), MOUNT_POINT_MODE).await?;
         }
+        let changed = self.host.write_payload(path, medium, &files, context.owners.group).await?;
         if changed {
             debug!(pod = %PodRef::of(context.pod), volume = name, files = files.len(), "volume written");
         }

@@ -267,6 +267,10 @@ impl Writer<'_> {
                     before("make a link")?;
                     symlinkat(&target, self.volume, *name)?;
                 }
+                // The agent made it for another volume to be mounted there, which would hide
+                // what is below the link as well; a link would lead that mount into a directory
+                // that goes with the next change.
+                Err(Errno::EINVAL) if beneath::sub_directory(self.volume, name).is_ok() => continue,
                 _ => {
                     before("replace a link")?;
                     replace_link(self.volume, &target, LINK_NEW, name)?;

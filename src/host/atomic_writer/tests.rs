@@ -248,6 +248,17 @@ fn a_name_that_is_file_and_directory_at_once_is_an_error_and_the_old_stays() {
 }
 
 #[test]
+fn a_mount_point_of_another_volume_stays_where_a_link_would_go() {
+    let mut volume = Volume::new();
+    fs::create_dir(volume.path.join("d")).unwrap();
+    volume.write(&[file("a", "1"), file("d/hidden", "2")]).unwrap();
+    volume.write(&[file("a", "2"), file("d/hidden", "2")]).unwrap();
+    assert!(fs::symlink_metadata(volume.path.join("d")).unwrap().is_dir());
+    assert_eq!(fs::read_to_string(volume.path.join("a")).unwrap(), "2");
+    assert!(!volume.write(&[file("a", "2"), file("d/hidden", "2")]).unwrap());
+}
+
+#[test]
 fn the_group_gets_what_it_needs_and_the_user_its_own_files() {
     if !may_mount("changing owners") {
         return;

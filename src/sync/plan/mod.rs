@@ -402,9 +402,14 @@ fn progress_in(snapshot: &Snapshot, sandbox: &Sandbox) -> Progress {
         return Progress::Finished;
     }
 
-    for spec in init(snapshot.pod) {
+    // What has a later one beside it has made way for that, and no longer holds up anybody: it
+    // may be gone from the runtime, or be a sidecar that crashes.
+    let begun = init(snapshot.pod).enumerate().filter(|(_, spec)| here(&spec.name).is_some());
+    let furthest = begun.map(|(position, _)| position).last();
+    for (position, spec) in init(snapshot.pod).enumerate() {
         let kind = init_kind(spec);
-        if kind == Kind::Init && initialised {
+        let has_made_way = initialised || furthest.is_some_and(|furthest| position < furthest);
+        if kind == Kind::Init && has_made_way {
             continue;
         }
         let newest = here(&spec.name);
@@ -417,15 +422,14 @@ fn progress_in(snapshot: &Snapshot, sandbox: &Sandbox) -> Progress {
             }
             (_, Some((ContainerState::Running { .. }, newest))) if is_well(snapshot, newest, spec) => {
                 // A sidecar may say when it has started, and what comes after it needs it.
-                if kind == Kind::Sidecar && (initialised || is_started(snapshot, newest)) {
+                if kind == Kind::Sidecar && (has_made_way || is_started(snapshot, newest)) {
                     continue;
                 }
                 return Progress::Open { steps, held };
             }
             _ => {
                 advance(snapshot, spec, kind, newest, &mut steps, &mut held);
-                // The next one waits for this one; once initialised nobody waits any more.
-                if !initialised {
+                if !has_made_way {
                     return Progress::Open { steps, held };
                 }
             }

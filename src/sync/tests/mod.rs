@@ -398,6 +398,21 @@ fn sidecars_start_in_order_and_are_kept_running() {
 }
 
 #[test]
+fn what_has_made_way_once_holds_up_nobody_any_more() {
+    let pod = || with_init(pod("Always", &["a"]), &[("s", true), ("i", false), ("t", true)]);
+    // It crashes, but the ones after it have begun.
+    let crashed = || ready().exited("s", 0, 0, 1);
+    check(pod(), crashed().exited("i", 0, 0, 1), &["start s again, attempt 1", "start i again, attempt 1"]);
+    check(pod(), crashed().exited("i", 0, 0, 0), &["start s again, attempt 1", "start t"]);
+    check(pod(), crashed().running("t", 0, 0), &["start s again, attempt 1", "start a"]);
+    check(pod(), crashed().running("t", 0, 0).started(false), &["start s again, attempt 1"]);
+    // The runtime has lost it, or somebody removed it.
+    check(pod(), ready().running("s", 0, 0).running("t", 0, 0), &["start a"]);
+    check(pod(), ready().running("t", 0, 0), &["start s", "start a"]);
+    check(pod(), ready().running("i", 0, 0), &["start s"]);
+}
+
+#[test]
 fn what_follows_a_sidecar_waits_for_its_startup_probe() {
     let pod = || with_init(pod("Always", &["a"]), &[("s", true), ("i", false), ("t", true)]);
     check(pod(), ready().running("s", 0, 0).started(false), &[]);

@@ -20,6 +20,7 @@ pub const CASES: &[Case] = &[
     shared!(a_sidecar_does_not_keep_a_job_from_its_end).in_subset(),
     shared!(a_sidecar_is_restarted_on_its_own),
     shared!(what_follows_a_sidecar_waits_for_its_startup_probe),
+    shared!(a_sidecar_that_crashes_does_not_hold_up_what_has_begun_after_it),
     shared!(a_sidecar_gets_what_is_left_of_the_grace),
     shared!(sidecars_of_a_replaced_sandbox_get_what_is_left_of_the_grace),
     shared!(hooks_of_sidecars_do_not_wait_for_their_turn),
@@ -126,6 +127,27 @@ async fn what_follows_a_sidecar_waits_for_its_startup_probe(node: Node) -> Resul
     served.expect().that("still a helper alone", waits).await?;
     served.exec_in("helper", "touch /tmp/up").await?;
     served.expect().ready().await?;
+    Ok(())
+}
+
+async fn a_sidecar_that_crashes_does_not_hold_up_what_has_begun_after_it(node: Node) -> Result<()> {
+    let script = "[ -e /notes/been-here ] && exit 1; touch /notes/been-here; sleep 4; exit 1";
+    let crashing = sidecar("crashing", script);
+    let mut steady = sidecar("steady", "while :; do sleep 0.1; done");
+    steady["startupProbe"] = json!({ "exec": { "command": ["sh", "-c", "[ -e /tmp/up ]"] }, "periodSeconds": 1 });
+    let served = pod("served").volume("notes", "/notes", json!({ "emptyDir": {} }));
+    let served = node.run(served.spec(json!({ "initContainers": [crashing, steady] }))).await?;
+    let is_down = |pod: &Pod| {
+        let list = pod.status.as_ref().and_then(|status| status.init_container_statuses.clone());
+        let runs = |name: &str| {
+            status_of(&list, name).is_ok_and(|it| it.state.as_ref().is_some_and(|it| it.running.is_some()))
+        };
+        let restarts = status_of(&list, "crashing").map_or(0, |it| it.restart_count);
+        restarts > 0 && !runs("crashing") && runs("steady")
+    };
+    served.expect().that("a crashed sidecar beside a steady one", is_down).await?;
+    served.exec_in("steady", "touch /tmp/up").await?;
+    served.expect().running().await?;
     Ok(())
 }
 

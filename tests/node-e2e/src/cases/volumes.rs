@@ -27,6 +27,7 @@ pub const CASES: &[Case] = &[
     own!(mounts_propagate_where_it_is_asked_for),
     shared!(a_config_map_becomes_files).in_subset(),
     shared!(keys_of_a_config_map_are_chosen_and_placed),
+    shared!(another_volume_is_mounted_where_a_key_would_be),
     shared!(an_optional_config_map_may_be_absent),
     shared!(a_missing_config_map_holds_up_the_pod_until_it_appears).in_subset(),
     shared!(a_changed_config_map_reaches_the_pod_at_once)
@@ -220,6 +221,17 @@ async fn keys_of_a_config_map_are_chosen_and_placed(node: Node) -> Result<()> {
     let pod = pod("reading").script(script).restart("Never").volume("c", "/c", source);
     let output = node.run(pod).await?.output().await?;
     ensure!(output.trim() == "deep\n400 1\n2", "{output:?}");
+    Ok(())
+}
+
+async fn another_volume_is_mounted_where_a_key_would_be(node: Node) -> Result<()> {
+    config_map(&node, "config", json!({ "one": "1", "two": "2" })).await?;
+    let items = json!([{ "key": "one", "path": "one" }, { "key": "two", "path": "deep/two" }]);
+    let source = json!({ "configMap": { "name": "config", "items": items } });
+    let script = "cd /c; ls -d *; echo here > deep/three; ls deep; cut -d' ' -f5 /proc/self/mountinfo | grep ^/c/";
+    let pod = pod("reading").script(script).restart("Never").volume("c", "/c", source);
+    let output = node.run(pod.volume("e", "/c/deep", json!({ "emptyDir": {} }))).await?.output().await?;
+    ensure!(output.trim() == "deep\none\nthree\n/c/deep", "{output:?}");
     Ok(())
 }
 
