@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::{AdmissionConfig, Refusal};
 use crate::pod::spec;
+use crate::pod::sysctls::dotted;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Namespace {
@@ -59,19 +60,6 @@ fn namespace(name: &str) -> Option<Namespace> {
         return Some(Namespace::Net);
     }
     IPC.iter().any(|prefix| name.starts_with(prefix)).then_some(Namespace::Ipc)
-}
-
-/// Slashes may stand for dots, and then dots for slashes, as for the sysctl program.
-fn dotted(name: &str) -> String {
-    if name.find(['.', '/']).is_none_or(|first| name.as_bytes()[first] == b'.') {
-        return name.to_owned();
-    }
-    let swap = |sign| match sign {
-        '/' => '.',
-        '.' => '/',
-        other => other,
-    };
-    name.chars().map(swap).collect()
 }
 
 /// Major and minor version; of a name nobody can read it is taken to be new enough.

@@ -56,7 +56,7 @@ pub async fn agent_config(
         single_process_oom_kill: kubelet.single_process_oom_kill.unwrap_or(facts.cgroup_version == CgroupVersion::V1),
         swap_controller: facts.swap_controller,
         gates: settings.gates.clone(),
-        thermal_throttle_dirs: Vec::new(),
+        thermal_throttle_dirs: facts.thermal_throttle_dirs.clone(),
     };
     let admission = AdmissionConfig {
         node_name: node.name.clone(),

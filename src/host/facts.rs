@@ -39,6 +39,7 @@ pub fn read(roots: &Roots, cgroup_version: CgroupVersion) -> Result<MachineFacts
         addresses: addresses(roots)?,
         cgroup_version,
         app_armor: line(&roots.sys.join("module/apparmor/parameters/enabled")).starts_with('Y'),
+        thermal_throttle_dirs: thermal_throttle_dirs(&roots.sys.join("devices/system/cpu")),
     })
 }
 
@@ -115,6 +116,15 @@ fn cpus(roots: &Roots) -> Result<u32> {
         Ok(cpus) if cpus > 0 => Ok(cpus),
         _ => Err(HostError::Refused(format!("no CPU listed in {}", path.display()))),
     }
+}
+
+/// As containers see them, whose /sys is at its usual place.
+fn thermal_throttle_dirs(cpus: &Path) -> Vec<String> {
+    let names = fs::read_dir(cpus).into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let of_cpu = names.filter(|name| cpus.join(name).join("thermal_throttle").is_dir());
+    let mut found: Vec<_> = of_cpu.map(|name| format!("/sys/devices/system/cpu/{name}/thermal_throttle")).collect();
+    found.sort();
+    found
 }
 
 /// How many a list such as `0-3,8` names.
@@ -324,6 +334,8 @@ mod tests {
         write("proc/sys/kernel/threads-max", "1000\n");
         write("proc/device-tree/vm,uuid", "dev-tree-uuid\0");
         write("sys/devices/system/cpu/online", "0-3\n");
+        write("sys/devices/system/cpu/cpu0/cache", "\n");
+        write("sys/devices/system/cpu/cpu1/thermal_throttle/core_throttle_count", "0\n");
         write("sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages", "1\n");
         write("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "0\n");
         write("sys/module/apparmor/parameters/enabled", "Y\n");
@@ -363,6 +375,7 @@ mod tests {
                 addresses: vec![],
                 cgroup_version: CgroupVersion::V1,
                 app_armor: true,
+                thermal_throttle_dirs: vec!["/sys/devices/system/cpu/cpu1/thermal_throttle".into()],
             }
         );
 

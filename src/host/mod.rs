@@ -95,6 +95,8 @@ pub struct MachineFacts {
     pub cgroup_version: CgroupVersion,
     /// The kernel confines by AppArmor profiles.
     pub app_armor: bool,
+    /// `thermal_throttle` directories of the CPUs, which tell how busy the whole machine is.
+    pub thermal_throttle_dirs: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerImage, Pod, Secret};
 use tokio::time::Instant;
+use tracing::info;
 
 pub use access::AccessConfig;
 pub use providers::{Provider, ProviderConfigError, read_config as read_providers};
@@ -40,7 +41,7 @@ use crate::cri::{self, Image, ImageSpec, Runtime, SandboxConfig};
 use crate::events::{EventType, Recorder};
 use crate::host::Host;
 use crate::kube::Cluster;
-use crate::pod::PodUid;
+use crate::pod::{PodRef, PodUid};
 use access::{Access, Use};
 use backoff::Backoff;
 use credentials::{Credential, Credentials, Keyring};
@@ -238,11 +239,11 @@ impl Images {
                 self.event(request, EventType::Normal, "Pulled", message);
                 Ok(ReadyImage::new(image.id.clone(), &image))
             }
-            (Step::Use, Some(_)) if request.pull_policy == Some("Never") => Err(self.never_pulled(
-                request,
-                "is present, but the pod has no credentials for it, and its pull policy is Never",
-            )),
-            (Step::Refuse, _) => Err(self.never_pulled(request, "is not present with pull policy of Never")),
+            (Step::Use, Some(_)) if request.pull_policy == Some("Never") => {
+                info!(pod = %PodRef::of(request.pod), image = name, "present, but the pod has no credentials for it");
+                Err(self.never_pulled(request))
+            }
+            (Step::Refuse, _) => Err(self.never_pulled(request)),
             (_, present) => self.pull(request, &reference, spec, present.map(|image| image.id.clone())).await,
         }
     }
@@ -263,8 +264,10 @@ impl Images {
         access.allows(&used, &credentials.list).await
     }
 
-    fn never_pulled(&self, request: &ImageRequest<'_>, why: &str) -> ImageError {
-        let message = format!("Container image \"{}\" {why}", request.image);
+    /// In the same words whether it is absent or somebody else's: what others run is not for a
+    /// pod to find out.
+    fn never_pulled(&self, request: &ImageRequest<'_>) -> ImageError {
+        let message = format!("Container image \"{}\" is not present with pull policy of Never", request.image);
         self.event(request, EventType::Warning, "ErrImageNeverPull", message.clone());
         ImageError { reason: Reason::ErrImageNeverPull, message, retry_at: None }
     }

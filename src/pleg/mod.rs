@@ -216,8 +216,6 @@ impl Pleg {
             let known = cached.sandboxes.iter().find(|known| known.id == listed.id && known.state == listed.state);
             match known {
                 Some(known) => read.sandboxes.push(known.clone()),
-                // A dead sandbox has no address worth a call.
-                None if listed.state == SandboxState::NotReady => read.sandboxes.push(listed),
                 None => match runtime.sandbox_status(&listed.id).await {
                     Ok(status) => read.sandboxes.push(status),
                     Err(CriError::NotFound { .. }) => {}

@@ -19,6 +19,7 @@ pub mod references;
 pub mod resources;
 pub mod services;
 pub mod static_pod;
+pub mod sysctls;
 #[cfg(test)]
 pub mod testing;
 

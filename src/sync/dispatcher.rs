@@ -15,8 +15,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tracing::{Instrument, error, info, info_span, warn};
 
-use super::Context;
 use super::worker::{self, Desired, Doom, Stop, StopCause, is_terminal};
+use super::{Context, start};
 use crate::events::EventType;
 use crate::pod::{self, PodRef, PodUid, Source, features};
 use crate::sources::{SourceEvent, mirror as content};
@@ -457,10 +457,18 @@ async fn orphans(context: &Context, known: &BTreeSet<PodUid>) -> Vec<Pod> {
     pods
 }
 
-/// Links to logs that are gone: the agent was cut off between a container and its link.
+/// Links to logs that are gone: the agent was cut off between a container and its link. Of what
+/// still runs the log is only away for a moment, while it is rotated.
 async fn remove_dangling_links(context: &Context) {
     let dir = &context.config.container_logs_dir;
-    for link in context.host.dangling_links(dir).await.unwrap_or_default() {
+    let dangling = context.host.dangling_links(dir).await.unwrap_or_default();
+    let pods = context.pleg.known().into_iter().filter_map(|uid| context.pleg.cached(&uid));
+    let alive: BTreeSet<_> = pods
+        .flat_map(|pod| {
+            pod.containers.iter().filter(|container| container.exit().is_none()).map(start::link_to).collect::<Vec<_>>()
+        })
+        .collect();
+    for link in dangling.iter().filter(|link| !alive.contains(*link)) {
         // What stays now is found again by the next sweep.
         let _ = context.host.remove_file(&dir.join(link)).await;
     }

@@ -303,6 +303,9 @@ impl Round<'_> {
     /// that was cut off is planned again.
     async fn remove_container(&self, name: &str, id: &ContainerId, keep_log: bool) -> Result<(), StartFailure> {
         if let Some(container) = self.runtime.instances(name).find(|container| container.id == *id) {
+            if container.exit().is_none() {
+                self.check_lifeless(name, id).await?;
+            }
             self.context.logs.release(self.uid, id).await;
             let removed = match keep_log {
                 true => start::remove_logs_before(self, container).await,
@@ -314,6 +317,19 @@ impl Round<'_> {
             })?;
         }
         self.settle(self.context.runtime.remove_container(id).await)
+    }
+
+    /// What had not begun when the plan was made may have since, by a call that was given up. It
+    /// has to be stopped, and its hooks heard.
+    async fn check_lifeless(&self, name: &str, id: &ContainerId) -> Result<(), StartFailure> {
+        match self.context.runtime.container_status(id).await {
+            Ok(container) if container.is_running() => {
+                info!(container = name, %id, "has begun meanwhile, is not removed");
+                Err(StartFailure::new("FailedKillPod", format!("container {name} has begun meanwhile")))
+            }
+            Ok(_) => Ok(()),
+            Err(error) => self.settle(Err(error)),
+        }
     }
 
     /// What is already gone counts as done.

@@ -300,7 +300,8 @@ impl Hook {
     async fn run(&self) -> Result<(), String> {
         let place = Place { ports: self.container.ports.as_deref().unwrap_or_default(), ip: self.ip };
         if let Some(exec) = &self.handler.exec {
-            self.exec(&handlers::exec_command(exec, &self.container)).await
+            // Word by word as written, unlike a probe's.
+            self.exec(&Call::Exec { command: exec.command.clone().unwrap_or_default() }).await
         } else if let Some(get) = &self.handler.http_get {
             let request = handlers::http_get(get, place, &self.hooks.user_agent).map_err(|error| error.to_string())?;
             self.get(request).await

@@ -391,16 +391,14 @@ pub async fn remove_logs(round: &Round<'_>, container: &Container) -> Result<(),
             context.host.remove_file(&dir.join(&file)).await?;
         }
     }
-    // The names of an orphan may be lost, but its containers carry them.
-    let pod = pod::PodRef::of(&round.wish.pod);
-    let label = |key| container.labels.get(key).map(String::as_str);
-    let link = link_name(
-        label(labels::POD_NAME).unwrap_or(&pod.name),
-        label(labels::POD_NAMESPACE).unwrap_or(&pod.namespace),
-        &container.name,
-        &container.id,
-    );
-    context.host.remove_file(&context.config.container_logs_dir.join(link)).await
+    context.host.remove_file(&context.config.container_logs_dir.join(link_to(container))).await
+}
+
+/// The name of the link to a container's log, from what the container itself carries: the pod may
+/// be forgotten.
+pub fn link_to(container: &Container) -> String {
+    let label = |key| container.labels.get(key).map_or("", String::as_str);
+    link_name(label(labels::POD_NAME), label(labels::POD_NAMESPACE), &container.name, &container.id)
 }
 
 /// Of a container whose log outlives it, removes the logs of those before it that are too many:

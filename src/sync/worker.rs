@@ -31,7 +31,7 @@ use super::report::{Progress, Reporter};
 use super::resize::{Resize, Resizing};
 use super::retries::{Retries, Retry, Step};
 use super::{Context, admit, execute, report};
-use crate::cri::ContainerId;
+use crate::cri::{ContainerId, SandboxId};
 use crate::events::EventType;
 use crate::pleg::PodRuntime;
 use crate::pod::{self, PodUid, Source};
@@ -130,6 +130,8 @@ struct Worker {
     admitted: bool,
     /// Why the pod ends, whatever its containers do.
     verdict: Option<Verdict>,
+    /// Sandboxes that were stopped in this life.
+    stopped: BTreeSet<SandboxId>,
     /// What the runtime had of the pod when all else of it was taken down, if nothing was done since.
     clean_with: Option<Arc<PodRuntime>>,
 }
@@ -155,6 +157,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
         stopping: None,
         admitted: false,
         verdict: None,
+        stopped: BTreeSet::new(),
         clean_with: None,
     };
     loop {
@@ -257,6 +260,7 @@ impl Worker {
             }
         }
         self.begun_hooks.retain(&runtime);
+        self.stopped.retain(|id| runtime.sandboxes.iter().any(|sandbox| sandbox.id == *id));
         if self.stage != Stage::Syncing {
             self.begun_hooks.give_up_post_starts();
         }
@@ -420,14 +424,15 @@ impl Worker {
                 standings,
                 post_starts,
                 condemned,
+                stopped: &self.stopped,
                 resize,
                 now: self.context.clock.now(),
                 wall: self.context.clock.wall(),
             }),
-            Stage::Stopping => plan::stop_pod(&wish.pod, runtime),
+            Stage::Stopping => plan::stop_pod(&wish.pod, runtime, &self.stopped),
             Stage::Cleaning => Plan::default(),
-            Stage::Ended if wish.stop.is_none() => plan::keep_ended_pod(&wish.pod, runtime, condemned),
-            Stage::Ended => plan::remove_pod(&wish.pod, runtime),
+            Stage::Ended if wish.stop.is_none() => plan::keep_ended_pod(&wish.pod, runtime, condemned, &self.stopped),
+            Stage::Ended => plan::remove_pod(&wish.pod, runtime, &self.stopped),
         }
     }
 
@@ -468,6 +473,9 @@ impl Worker {
                     }
                     if let Step::Container(name) = &step {
                         self.start_failures.remove(name);
+                    }
+                    if let Action::StopSandbox { id } = action {
+                        self.stopped.insert(id.clone());
                     }
                     if let Action::StopContainer { name, id, why: StopWhy::HookFailed } = action {
                         let message = self.begun_hooks.failed_post_start(id).unwrap_or_default();

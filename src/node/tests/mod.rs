@@ -44,6 +44,7 @@ fn machine() -> MachineFacts {
         addresses: vec![ip("192.0.2.7"), ip("fd00::7")],
         cgroup_version: CgroupVersion::V1,
         app_armor: false,
+        thermal_throttle_dirs: Vec::new(),
     }
 }
 

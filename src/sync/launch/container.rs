@@ -46,6 +46,7 @@ pub fn container_config(
         mounts.push(Mount {
             container_path: container_path.to_owned(),
             host_path: host_path.to_string_lossy().into_owned(),
+            selinux_relabel: true,
             ..Mount::default()
         });
     }

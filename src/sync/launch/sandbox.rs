@@ -11,6 +11,7 @@ use crate::cri::{DnsConfig, IdRange, PortMapping, Protocol, SandboxConfig};
 use crate::pod::containers::regular_containers;
 use crate::pod::dns::{DnsWarning, Resolver, pod_resolver};
 use crate::pod::hosts::PodHostname;
+use crate::pod::sysctls::dotted;
 use crate::pod::{PodRef, log_directory_name, spec};
 
 /// What a sandbox depends on besides its pod.
@@ -56,7 +57,7 @@ pub fn sandbox_config(pod: &Pod, inputs: SandboxInputs<'_>) -> Result<(SandboxCo
         labels: sandbox_labels(pod),
         annotations: pod.metadata.annotations.clone().unwrap_or_default(),
         cgroup_parent: cgroup_parent(pod, &config.cgroups),
-        sysctls: sysctls.into_iter().flatten().map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
+        sysctls: sysctls.into_iter().flatten().map(|sysctl| (dotted(&sysctl.name), sysctl.value.clone())).collect(),
         security: sandbox_security(pod, users)?,
         resources: Some(sandbox_resources(pod, config)),
         overhead: Some(overhead_resources(pod, config)),

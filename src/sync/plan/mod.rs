@@ -22,7 +22,7 @@ pub use backoff::{BackoffLimits, Waits};
 use super::hooks::{PostStart, PostStarts};
 use super::resize::Resize;
 use crate::cri::{
-    Container, ContainerId, ContainerState, NamespaceMode, Sandbox, SandboxId, SandboxState, annotations,
+    Container, ContainerId, ContainerState, Exit, NamespaceMode, Sandbox, SandboxId, SandboxState, annotations,
 };
 use crate::pleg::PodRuntime;
 use crate::pod::{self, containers::ephemeral_containers};
@@ -47,6 +47,8 @@ pub struct Snapshot<'a> {
     pub post_starts: &'a PostStarts,
     /// Dead instances that have to go.
     pub condemned: &'a BTreeSet<ContainerId>,
+    /// Sandboxes that this worker has stopped.
+    pub stopped: &'a BTreeSet<SandboxId>,
     /// What has to be done so that containers have what is allocated to them.
     pub resize: &'a Resize,
     pub now: Instant,
@@ -211,7 +213,7 @@ pub fn sync(snapshot: &Snapshot) -> Plan {
         let (stops, starts): (Vec<_>, Vec<_>) = steps.into_iter().partition(has_to_stop);
         plan.actions.extend(stops.into_iter().chain(starts));
         plan.held = held;
-        plan.actions.extend(surplus(runtime, Some(&sandbox.id), snapshot.condemned));
+        plan.actions.extend(surplus(runtime, Some(&sandbox.id), snapshot.condemned, snapshot.stopped));
         return plan;
     }
 
@@ -222,10 +224,9 @@ pub fn sync(snapshot: &Snapshot) -> Plan {
         plan.actions = running;
         return plan;
     }
-    let ready: Vec<_> =
-        ready_sandboxes(runtime).map(|sandbox| Action::StopSandbox { id: sandbox.id.clone() }).collect();
-    if !ready.is_empty() {
-        plan.actions = ready;
+    let standing: Vec<_> = stop_sandboxes(runtime, snapshot.stopped).collect();
+    if !standing.is_empty() {
+        plan.actions = standing;
         return plan;
     }
     if !snapshot.prepared {
@@ -242,10 +243,9 @@ pub fn sync(snapshot: &Snapshot) -> Plan {
 
 /// The plan for a pod that must end: stop everything, then the sandbox. After the end it still
 /// comes first: a call that was given up may have made something late.
-pub fn stop_pod(pod: &Pod, runtime: &PodRuntime) -> Plan {
+pub fn stop_pod(pod: &Pod, runtime: &PodRuntime, stopped: &BTreeSet<SandboxId>) -> Plan {
     let containers = next_to_stop(pod, runtime).map(|container| stop(container, StopWhy::PodStops));
-    let sandboxes = ready_sandboxes(runtime).map(|sandbox| Action::StopSandbox { id: sandbox.id.clone() });
-    Plan::of_first(containers, sandboxes)
+    Plan::of_first(containers, stop_sandboxes(runtime, stopped))
 }
 
 /// The containers to stop now, all together: first those that are no sidecars, then the
@@ -263,16 +263,21 @@ fn next_to_stop<'a>(pod: &Pod, runtime: &'a PodRuntime) -> impl Iterator<Item = 
 }
 
 /// The plan for a pod that has ended and that somebody may still want to look at.
-pub fn keep_ended_pod(pod: &Pod, runtime: &PodRuntime, condemned: &BTreeSet<ContainerId>) -> Plan {
-    let late = stop_pod(pod, runtime).actions;
+pub fn keep_ended_pod(
+    pod: &Pod,
+    runtime: &PodRuntime,
+    condemned: &BTreeSet<ContainerId>,
+    stopped: &BTreeSet<SandboxId>,
+) -> Plan {
+    let late = stop_pod(pod, runtime, stopped).actions;
     let newest = runtime.sandbox().map(|sandbox| &sandbox.id);
-    let actions = if late.is_empty() { surplus(runtime, newest, condemned) } else { late };
+    let actions = if late.is_empty() { surplus(runtime, newest, condemned, stopped) } else { late };
     Plan { actions, ..Plan::default() }
 }
 
 /// The plan for a pod that has ended and is no longer wanted: leave nothing in the runtime.
-pub fn remove_pod(pod: &Pod, runtime: &PodRuntime) -> Plan {
-    let late = stop_pod(pod, runtime);
+pub fn remove_pod(pod: &Pod, runtime: &PodRuntime, stopped: &BTreeSet<SandboxId>) -> Plan {
+    let late = stop_pod(pod, runtime, stopped);
     if !late.reached {
         return late;
     }
@@ -362,6 +367,11 @@ fn is_outgrown(snapshot: &Snapshot, instance: &Container) -> bool {
     snapshot.resize.outgrown.contains(&instance.id)
 }
 
+/// Of an init container. Whoever lost a process for want of memory has not, whatever it says.
+fn has_done_its_work(exit: &Exit) -> bool {
+    exit.exit_code == 0 && exit.reason != "OOMKilled"
+}
+
 /// The container's own restart policy, else the pod's.
 fn policy<'a>(pod: &'a Pod, spec: &'a ContainerSpec) -> &'a str {
     let policy = spec.restart_policy.as_deref().or(pod::spec(pod).restart_policy.as_deref());
@@ -414,7 +424,7 @@ fn progress_in(snapshot: &Snapshot, sandbox: &Sandbox) -> Progress {
         }
         let newest = here(&spec.name);
         match (kind, newest.map(|newest| (&newest.state, newest))) {
-            (Kind::Init, Some((ContainerState::Exited(exit), _))) if exit.exit_code == 0 => continue,
+            (Kind::Init, Some((ContainerState::Exited(exit), _))) if has_done_its_work(exit) => continue,
             (Kind::Init, Some((ContainerState::Exited(exit), _)))
                 if !restartable(snapshot.pod, spec, exit.exit_code) =>
             {
@@ -501,7 +511,7 @@ fn advance(
         Some((ContainerState::Exited(_), _)) | None => {
             let (wait, next) = match newest {
                 // An init container that did its work runs again only for a new sandbox.
-                Some(newest) if kind == Kind::Init && newest.exit().is_some_and(|exit| exit.exit_code == 0) => {
+                Some(newest) if kind == Kind::Init && newest.exit().is_some_and(has_done_its_work) => {
                     Default::default()
                 }
                 Some(newest) => backoff::after_crash(snapshot, newest, spec),
@@ -528,7 +538,12 @@ fn strays<'a>(runtime: &'a PodRuntime, sandbox: &'a Sandbox) -> impl Iterator<It
 }
 
 /// Dead instances that have to go, and dead sandboxes nobody is in.
-fn surplus(runtime: &PodRuntime, keep: Option<&SandboxId>, condemned: &BTreeSet<ContainerId>) -> Vec<Action> {
+fn surplus(
+    runtime: &PodRuntime,
+    keep: Option<&SandboxId>,
+    condemned: &BTreeSet<ContainerId>,
+    stopped: &BTreeSet<SandboxId>,
+) -> Vec<Action> {
     let dead = runtime.containers.iter().filter(|container| container.exit().is_some());
     let mut actions: Vec<_> = dead.filter(|container| condemned.contains(&container.id)).map(remove).collect();
     // Created in a sandbox that is gone: it will never be started.
@@ -539,7 +554,11 @@ fn surplus(runtime: &PodRuntime, keep: Option<&SandboxId>, condemned: &BTreeSet<
     for sandbox in &runtime.sandboxes {
         let empty = !runtime.containers.iter().any(|container| container.sandbox_id == sandbox.id);
         if Some(&sandbox.id) != keep && empty && sandbox.state == SandboxState::NotReady {
-            actions.push(Action::RemoveSandbox { id: sandbox.id.clone() });
+            let id = sandbox.id.clone();
+            actions.push(match is_standing(sandbox, stopped) {
+                true => Action::StopSandbox { id },
+                false => Action::RemoveSandbox { id },
+            });
         }
     }
     actions
@@ -555,6 +574,17 @@ fn is_usable(sandbox: &Sandbox, pod: &Pod) -> bool {
 /// Two ready sandboxes: nobody can say which one the pod's address belongs to.
 fn is_rivalled(runtime: &PodRuntime) -> bool {
     ready_sandboxes(runtime).nth(1).is_some()
+}
+
+/// Its network is not taken down yet: one that died by itself keeps its address and its ports. A
+/// runtime may go on telling the address of one that was stopped.
+fn is_standing(sandbox: &Sandbox, stopped: &BTreeSet<SandboxId>) -> bool {
+    sandbox.state == SandboxState::Ready || (!sandbox.ips.is_empty() && !stopped.contains(&sandbox.id))
+}
+
+fn stop_sandboxes(runtime: &PodRuntime, stopped: &BTreeSet<SandboxId>) -> impl Iterator<Item = Action> {
+    let standing = runtime.sandboxes.iter().filter(|sandbox| is_standing(sandbox, stopped));
+    standing.map(|sandbox| Action::StopSandbox { id: sandbox.id.clone() })
 }
 
 fn ready_sandboxes(runtime: &PodRuntime) -> impl Iterator<Item = &Sandbox> {

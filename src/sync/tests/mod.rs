@@ -3,7 +3,7 @@
 mod hooks;
 mod restart_all;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -57,12 +57,21 @@ struct Scene(PodRuntime, Standings, Resize, PostStarts);
 
 impl Scene {
     fn sandbox(mut self, attempt: u32, state: SandboxState) -> Self {
+        // A runtime tells the address of a sandbox until that is stopped.
+        let address = (state == SandboxState::Ready).then(|| "10.0.0.1".parse().expect("a literal address"));
         self.0.sandboxes.push(Sandbox {
-            ips: vec!["10.0.0.1".parse().expect("a literal address")],
+            ips: address.into_iter().collect(),
             network_mode: Some(NamespaceMode::Pod),
             ..cri::testing::sandbox(&format!("s{attempt}"), attempt, state)
         });
         self
+    }
+
+    /// One that died by itself: its network is still there.
+    fn dead_sandbox(self, attempt: u32) -> Self {
+        let mut scene = self.sandbox(attempt, SandboxState::Ready);
+        scene.0.sandboxes.last_mut().expect("just described").state = SandboxState::NotReady;
+        scene
     }
 
     fn container(mut self, name: &str, sandbox: u32, attempt: u32, state: ContainerState) -> Self {
@@ -176,6 +185,7 @@ fn plan_seen_for(seen: Duration, pod: &Pod, scene: Scene, prepared: bool, networ
         standings: &standings,
         post_starts: &post_starts,
         condemned: &condemned,
+        stopped: &BTreeSet::new(),
         resize: &resize,
         now,
         wall: noon(),
@@ -365,6 +375,23 @@ fn only_the_newest_dead_instance_is_kept() {
 }
 
 #[test]
+fn a_sandbox_that_died_is_stopped_before_another_is_made() {
+    let died = || Scene::default().dead_sandbox(0).exited("a", 0, 0, 137);
+    check(pod("Always", &["a"]), died(), &["stop sandbox"]);
+    let stopped = || Scene::default().sandbox(0, SandboxState::NotReady).exited("a", 0, 0, 137);
+    check(pod("Always", &["a"]), stopped(), &["create sandbox 1"]);
+    let replaced = Scene::default().dead_sandbox(0).sandbox(1, SandboxState::Ready).running("a", 1, 1);
+    check(pod("Always", &["a"]), replaced, &["stop sandbox"]);
+
+    let runtime = died().0.sorted();
+    assert_eq!(plan::stop_pod(&Pod::default(), &runtime, &BTreeSet::new()).to_string(), "stop sandbox\n");
+    // Some runtimes go on telling its address.
+    let done = BTreeSet::from([runtime.sandboxes[0].id.clone()]);
+    assert_eq!(plan::stop_pod(&Pod::default(), &runtime, &done).to_string(), "done\n");
+    assert_eq!(plan::remove_pod(&Pod::default(), &runtime, &done).to_string(), "remove a dead a\n");
+}
+
+#[test]
 fn dead_sandboxes_go_once_nothing_is_in_them() {
     let replaced = || Scene::default().sandbox(0, SandboxState::NotReady).sandbox(1, SandboxState::Ready);
     check(pod("Always", &["a"]), replaced().running("a", 1, 1).exited("a", 0, 0, 1), &[]);
@@ -380,6 +407,19 @@ fn init_containers_run_one_after_another_and_then_the_rest() {
     check(pod(), ready().exited("i", 0, 0, 1), &["start i again, attempt 1"]);
     check(pod(), ready().exited("i", 0, 0, 0).exited("j", 0, 0, 0), &["start a"]);
     check(pod(), ready().exited("i", 0, 0, 0).exited("j", 0, 0, 0).running("a", 0, 0), &[]);
+}
+
+#[test]
+fn an_init_container_that_lost_a_process_for_want_of_memory_has_not_done_its_work() {
+    let killed = || {
+        let mut scene = ready().exited("i", 0, 0, 0);
+        let ContainerState::Exited(exit) = &mut scene.0.containers[0].state else { panic!("just described as ended") };
+        exit.reason = "OOMKilled".to_owned();
+        scene
+    };
+    check(with_init(pod("Always", &["a"]), &[("i", false)]), killed(), &["start i again, attempt 1"]);
+    check(with_init(pod("OnFailure", &["a"]), &[("i", false)]), killed(), &["done"]);
+    check(with_init(pod("Never", &["a"]), &[("i", false)]), killed(), &["done"]);
 }
 
 #[test]
@@ -428,17 +468,20 @@ fn what_follows_a_sidecar_waits_for_its_startup_probe() {
 #[test]
 fn a_stopping_pod_stops_containers_before_its_sandbox() {
     let runtime = ready().running("a", 0, 0).exited("b", 0, 0, 0).0.sorted();
-    assert_eq!(plan::stop_pod(&Pod::default(), &runtime).to_string(), "stop a because the pod stops\n");
+    assert_eq!(
+        plan::stop_pod(&Pod::default(), &runtime, &BTreeSet::new()).to_string(),
+        "stop a because the pod stops\n"
+    );
     let runtime = ready().exited("a", 0, 0, 0).0.sorted();
-    assert_eq!(plan::stop_pod(&Pod::default(), &runtime).to_string(), "stop sandbox\n");
+    assert_eq!(plan::stop_pod(&Pod::default(), &runtime, &BTreeSet::new()).to_string(), "stop sandbox\n");
     let runtime = Scene::default().sandbox(0, SandboxState::NotReady).exited("a", 0, 0, 0).0.sorted();
-    assert_eq!(plan::stop_pod(&Pod::default(), &runtime).to_string(), "done\n");
+    assert_eq!(plan::stop_pod(&Pod::default(), &runtime, &BTreeSet::new()).to_string(), "done\n");
 }
 
 #[test]
 fn an_unwanted_pod_loses_its_containers_before_its_sandbox() {
     let runtime = Scene::default().sandbox(0, SandboxState::NotReady).exited("a", 0, 0, 0).0.sorted();
-    let remove = |runtime: &PodRuntime| plan::remove_pod(&Pod::default(), runtime).to_string();
+    let remove = |runtime: &PodRuntime| plan::remove_pod(&Pod::default(), runtime, &BTreeSet::new()).to_string();
     assert_eq!(remove(&runtime), "remove a dead a\n");
     let runtime = Scene::default().sandbox(0, SandboxState::NotReady).0.sorted();
     assert_eq!(remove(&runtime), "remove sandbox\n");
@@ -450,8 +493,8 @@ fn what_comes_to_life_after_the_end_is_stopped() {
     let check = |scene: Scene, kept: &str, removed: &str| {
         let runtime = scene.0.sorted();
         let condemned = runtime.containers.iter().map(|container| container.id.clone()).collect();
-        assert_eq!(plan::keep_ended_pod(&Pod::default(), &runtime, &condemned).to_string(), kept);
-        assert_eq!(plan::remove_pod(&Pod::default(), &runtime).to_string(), removed);
+        assert_eq!(plan::keep_ended_pod(&Pod::default(), &runtime, &condemned, &BTreeSet::new()).to_string(), kept);
+        assert_eq!(plan::remove_pod(&Pod::default(), &runtime, &BTreeSet::new()).to_string(), removed);
     };
     let late = "stop a because the pod stops\n";
     check(ready().running("a", 0, 1).exited("a", 0, 0, 0), late, late);
@@ -533,7 +576,7 @@ fn ephemeral_containers_start_once_and_wait_for_nobody() {
 #[test]
 fn sidecars_stop_after_all_others_and_the_last_one_first() {
     let pod = with_init(pod("Always", &["a", "b"]), &[("s", true), ("i", false), ("t", true)]);
-    let stops = |scene: Scene| plan::stop_pod(&pod, &scene.0.sorted()).to_string();
+    let stops = |scene: Scene| plan::stop_pod(&pod, &scene.0.sorted(), &BTreeSet::new()).to_string();
     let all = ready().running("s", 0, 0).running("t", 0, 0).running("a", 0, 0).running("b", 0, 0);
     assert_eq!(stops(all), "stop b because the pod stops\nstop a because the pod stops\n");
     assert_eq!(

@@ -121,7 +121,7 @@ fn a_sandbox_is_told_everything_of_its_pod() {
             supplementalGroups: [3000, 3001]
             supplementalGroupsPolicy: Strict
             seLinuxOptions: {level: s0}
-            sysctls: [{name: net.ipv4.tcp_syncookies, value: '1'}]
+            sysctls: [{name: net/ipv4/tcp_syncookies, value: '1'}]
           overhead: {cpu: 250m, memory: 64Mi}
           containers:
           - name: web
@@ -258,10 +258,8 @@ fn a_container_is_told_everything_of_its_spec() {
     assert_eq!(container.args, ["echo hello world $(NOBODY)"]);
     assert_eq!(container.working_dir, "/work");
     assert_eq!(container.env, [("WHO".to_owned(), "world".to_owned())]);
-    assert_eq!(
-        container.mounts,
-        [mount("/data", "/pods/x/data"), mount("/dev/termination-log", "/pods/x/containers/web/0a1b2c3d"),]
-    );
+    let message = Mount { selinux_relabel: true, ..mount("/dev/termination-log", "/pods/x/containers/web/0a1b2c3d") };
+    assert_eq!(container.mounts, [mount("/data", "/pods/x/data"), message]);
     let labels = map([
         ("io.kubernetes.container.name", "web"),
         ("io.kubernetes.pod.name", "web-0"),

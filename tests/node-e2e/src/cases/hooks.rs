@@ -11,6 +11,7 @@ use crate::shared;
 
 pub const CASES: &[Case] = &[
     shared!(a_post_start_hook_runs_before_the_next_container).in_subset(),
+    shared!(the_words_of_a_hook_are_as_written),
     shared!(a_failed_post_start_hook_ends_its_container),
     shared!(a_pre_stop_hook_runs_before_the_signal).in_subset(),
     shared!(a_failed_pre_stop_hook_keeps_nobody_from_stopping),
@@ -41,6 +42,16 @@ async fn a_post_start_hook_runs_before_the_next_container(node: Node) -> Result<
     let two = node.run(two).await?;
     two.expect().ready().await?;
     two.expect_log_of("second", 0, "hooked\n").await
+}
+
+async fn the_words_of_a_hook_are_as_written(node: Node) -> Result<()> {
+    let hook = json!({ "exec": { "command": ["sh", "-c", "echo \"$1\" > /tmp/log", "sh", "$$(NAME) $(NAME)"] } });
+    let named = json!({ "env": [{ "name": "NAME", "value": "n" }], "lifecycle": { "postStart": hook } });
+    let named = node.run(pod("named").container(named)).await?;
+    named.expect().ready().await?;
+    let log = named.exec("cat /tmp/log").await?;
+    ensure!(log == "$$(NAME) $(NAME)\n", "{log:?}");
+    Ok(())
 }
 
 async fn a_failed_post_start_hook_ends_its_container(node: Node) -> Result<()> {

@@ -1,11 +1,13 @@
 //! Addresses, names and ports.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use ferrolet::cri::{ContainerId, Runtime, Scope};
+use ferrolet::pod::PodUid;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{Case, Node, PodBuilder, PodHandle, WITHIN, expect_lines, pod};
+use crate::harness::{Case, Node, PodBuilder, PodCgroup, PodHandle, WITHIN, expect_lines, pod};
 use crate::poll::{self, Look};
 use crate::shared;
 
@@ -13,6 +15,7 @@ pub const CASES: &[Case] = &[
     shared!(pods_reach_each_other).in_subset(),
     shared!(a_pod_on_the_host_network_has_the_nodes_address).in_subset(),
     shared!(a_host_port_leads_to_the_pod).in_subset(),
+    shared!(a_sandbox_that_died_gives_its_address_back),
     shared!(the_hosts_file_names_the_pod_and_its_aliases),
     shared!(the_hosts_file_of_the_host_network_is_the_nodes),
     shared!(a_host_name_and_a_domain_can_be_chosen),
@@ -75,6 +78,23 @@ async fn page(node: &Node, port: u16) -> std::io::Result<String> {
     let mut answer = String::new();
     connection.read_to_string(&mut answer).await?;
     Ok(answer)
+}
+
+async fn a_sandbox_that_died_gives_its_address_back(node: Node) -> Result<()> {
+    let unlucky = node.run(pod("unlucky").script("sleep 1000000")).await?;
+    unlucky.expect().ready().await?;
+    let runtime = node.runtime()?;
+    let sandboxes = runtime.list_sandboxes(&Scope::Pod(PodUid::new(&unlucky.uid))).await?;
+    let [sandbox] = sandboxes.as_slice() else { bail!("one sandbox was to be there: {sandboxes:?}") };
+    for pid in PodCgroup::of(&unlucky, "BestEffort").of_container(&ContainerId::new(sandbox.id.as_str())).processes()? {
+        let killed = std::process::Command::new("kill").args(["-9", &pid.to_string()]).status()?;
+        ensure!(killed.success(), "kill {pid}");
+    }
+    unlucky.expect().restarts(1).ready().await?;
+    // It is kept with the container that died in it; what it had of the network is not.
+    let old = runtime.sandbox_status(&sandbox.id).await?;
+    ensure!(old.ips.is_empty(), "{old:?}");
+    Ok(())
 }
 
 async fn the_hosts_file_names_the_pod_and_its_aliases(node: Node) -> Result<()> {

@@ -162,10 +162,13 @@ async fn a_container_can_have_a_terminal_and_an_open_input(node: Node) -> Result
 }
 
 async fn safe_sysctls_are_set(node: Node) -> Result<()> {
-    let sysctls = json!([{ "name": "net.ipv4.ip_unprivileged_port_start", "value": "80" }]);
-    let pod = pod("tuned").script("cat /proc/sys/net/ipv4/ip_unprivileged_port_start");
+    let sysctls = json!([
+        { "name": "net.ipv4.ip_unprivileged_port_start", "value": "80" },
+        { "name": "net/ipv4/tcp_syncookies", "value": "0" },
+    ]);
+    let pod = pod("tuned").script("cd /proc/sys/net/ipv4; cat ip_unprivileged_port_start tcp_syncookies");
     let pod = pod.restart("Never").spec(json!({ "securityContext": { "sysctls": sysctls } }));
-    ensure!(node.run(pod).await?.output().await? == "80\n");
+    ensure!(node.run(pod).await?.output().await? == "80\n0\n");
     Ok(())
 }
 

@@ -57,6 +57,7 @@ impl SimRuntime {
             let State { sandboxes, changes, .. } = &mut *state;
             let Some(sandbox) = sandboxes.get_mut(id) else { return Ok(()) };
             changes.push((sandbox.pod_uid.clone(), "StopPodSandbox"));
+            sandbox.ips.clear();
             if sandbox.state == SandboxState::Ready {
                 sandbox.state = SandboxState::NotReady;
                 let uid = sandbox.pod_uid.clone();
