@@ -25,7 +25,7 @@ use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::cri::{CgroupDriver, CriError, GrpcRuntime, Runtime};
-use crate::events::{self, Recorder};
+use crate::events::{self, EventType, Recorder};
 use crate::handlers::Caller;
 use crate::host::{CgroupVersion, DirLock, Host, LinuxHost, MachineFacts, Roots};
 use crate::images::{Images, ImagesConfig};
@@ -79,6 +79,8 @@ pub struct AgentConfig {
     pub images: ImagesConfig,
     pub logs: LogsConfig,
     pub event_rate: Option<Rate>,
+    /// What is wrong with the node's own resolver file for the pods that start from it.
+    pub resolver_problem: Option<String>,
     pub pleg: PlegConfig,
     pub healthz: Option<SocketAddr>,
 }
@@ -174,6 +176,9 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: Vec<Static
     // Who tells the world, and who is woken: everything else may use these.
     let (recorder, queue) = Recorder::new(clock.clone(), &config.node.name);
     tasks.spawn("events", events::run(queue, cluster.clone(), config.event_rate));
+    if let Some(problem) = config.resolver_problem {
+        recorder.node(EventType::Warning, "CheckLimitsForResolvConf", problem);
+    }
     let wakes = Wakes::default();
 
     // What the runtime holds, and how it is.

@@ -19,7 +19,7 @@ use crate::kube::limit::Rate;
 use crate::logs::LogsConfig;
 use crate::node::NodeConfig;
 use crate::pleg::PlegConfig;
-use crate::pod::dns::{ClusterDns, Resolver, loopback_resolver, parse_resolv_conf};
+use crate::pod::dns::{ClusterDns, Resolver, excess, loopback_resolver, parse_resolv_conf};
 use crate::sources::static_dir::StaticDir;
 use crate::sources::static_url::StaticUrl;
 use crate::sync::launch::{CgroupConfig, KubepodsLimits, LaunchConfig, kubepods_settings};
@@ -42,15 +42,16 @@ pub async fn agent_config(
     host: &dyn Host,
 ) -> anyhow::Result<AgentConfig> {
     let kubelet = &settings.kubelet;
-    let resolver = match &kubelet.resolv_conf {
-        Some(path) => read_resolver(host, path).await,
-        None => loopback_resolver(&facts.addresses),
+    let cluster_dns = ClusterDns { servers: kubelet.cluster_dns.clone(), domain: kubelet.cluster_domain.clone() };
+    let (resolver, resolver_problem) = match &kubelet.resolv_conf {
+        Some(path) => read_resolver(host, path, &cluster_dns).await,
+        None => (loopback_resolver(&facts.addresses), None),
     };
     let launch = LaunchConfig {
         pod_logs_dir: kubelet.pod_logs_dir.clone(),
         seccomp_dir: settings.flags.root_dir.join("seccomp"),
         seccomp_default: settings.seccomp_default(),
-        cluster_dns: ClusterDns { servers: kubelet.cluster_dns.clone(), domain: kubelet.cluster_domain.clone() },
+        cluster_dns,
         cgroups: cgroups(settings, &node, facts).context("cannot set up cgroups")?,
         memory_bytes: facts.memory_bytes,
         single_process_oom_kill: kubelet.single_process_oom_kill.unwrap_or(facts.cgroup_version == CgroupVersion::V1),
@@ -114,6 +115,7 @@ pub async fn agent_config(
             time_zone: TimeZone::system(),
         },
         event_rate: rate(kubelet.event_record_qps, kubelet.event_burst),
+        resolver_problem,
         pleg: PlegConfig::default(),
         healthz: kubelet.healthz_port.map(|port| SocketAddr::new(kubelet.healthz_bind_address, port)),
     })
@@ -195,10 +197,12 @@ fn parse_subordinate_ids(text: &str) -> Option<(u32, u32)> {
 /// The places where this node's static pods come from.
 pub fn static_pods(settings: &Settings, node: &NodeConfig) -> Vec<StaticPods> {
     let kubelet = &settings.kubelet;
+    let may_need_api = !settings.gates.enabled(Gate::PreventStaticPodAPIReferences);
     let directory = kubelet.static_pod_path.as_ref().map(|path| {
         StaticPods::Directory(StaticDir {
             path: path.clone(),
             node_name: node.name.clone(),
+            may_need_api,
             rescan_period: kubelet.file_check_frequency,
         })
     });
@@ -208,6 +212,7 @@ pub fn static_pods(settings: &Settings, node: &NodeConfig) -> Vec<StaticPods> {
             headers: kubelet.static_pod_url_header.clone(),
             user_agent: format!("ferrolet/{}", env!("CARGO_PKG_VERSION")),
             node_name: node.name.clone(),
+            may_need_api,
             period: kubelet.http_check_frequency,
         })
     });
@@ -219,16 +224,22 @@ pub fn rate(qps: u32, burst: u32) -> Option<Rate> {
     (qps > 0).then_some(Rate { per_second: qps.into(), burst })
 }
 
-async fn read_resolver(host: &dyn Host, path: &Path) -> Resolver {
+/// What the node itself asks for names, and what is wrong with that for its pods.
+async fn read_resolver(host: &dyn Host, path: &Path, cluster_dns: &ClusterDns) -> (Resolver, Option<String>) {
+    let shown = path.display().to_string();
     match host.read_file(path, RESOLV_CONF_BYTES_MAX).await {
-        Ok(Some(text)) => parse_resolv_conf(&String::from_utf8_lossy(&text)),
+        Ok(Some(text)) => {
+            let resolver = parse_resolv_conf(&String::from_utf8_lossy(&text));
+            let problem = excess(&shown, &resolver, cluster_dns);
+            (resolver, problem)
+        }
         Ok(None) => {
-            warn!(path = %path.display(), "resolvConf does not exist, pods get no name servers from the host");
-            Resolver::default()
+            warn!(path = shown, "resolvConf does not exist, pods get no name servers from the host");
+            (Resolver::default(), Some(format!("open {shown}: no such file or directory")))
         }
         Err(error) => {
-            warn!(path = %path.display(), error = &error as &dyn std::error::Error, "cannot read resolvConf");
-            Resolver::default()
+            warn!(path = shown, error = &error as &dyn std::error::Error, "cannot read resolvConf");
+            (Resolver::default(), Some(format!("{:#}", anyhow::Error::new(error))))
         }
     }
 }

@@ -147,6 +147,7 @@ gates! {
 /// The gates whose setting makes a difference in Ferrolet today. A gate set away from its
 /// default that is not here gets a warning; a feature adds its gate when it arrives.
 const HEEDED: &[Gate] = &[
+    Gate::ChangeContainerStatusOnKubeletRestart,
     Gate::ContainerRestartRules,
     Gate::ContainerStopSignals,
     Gate::CustomCPUCFSQuotaPeriod,
@@ -157,10 +158,12 @@ const HEEDED: &[Gate] = &[
     Gate::InPlacePodVerticalScalingInitContainers,
     Gate::KubeletCrashLoopBackOffMax,
     Gate::KubeletEnsureSecretPulledImages,
+    Gate::KubeletRegistrationGetOnExistsOnly,
     Gate::KubeletServiceAccountTokenForCredentialProviders,
     Gate::NodeDeclaredFeatures,
     Gate::PodLevelResources,
     Gate::PodReadyToStartContainersCondition,
+    Gate::PreventStaticPodAPIReferences,
     Gate::ReduceDefaultCrashLoopBackOffDecay,
     Gate::RestartAllContainersOnContainerExits,
 ];

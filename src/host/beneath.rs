@@ -55,9 +55,18 @@ pub fn handle(parent: impl AsFd, name: &OsStr) -> io::Result<OwnedFd> {
 /// Resolves `path` below `parent`, symlinks included as long as none leads out of it.
 /// `EXDEV` means that one would, `ENOSYS` that this kernel cannot tell.
 pub fn resolve(parent: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    resolve_by(ResolveFlag::RESOLVE_BENEATH, parent, path)
+}
+
+/// Resolves `path` as if `root` were all there is: where a symlink leads out of it, it is its own
+/// places that are meant. `ENOSYS` means that this kernel cannot.
+pub fn resolve_in_root(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+    resolve_by(ResolveFlag::RESOLVE_IN_ROOT, root, path)
+}
+
+fn resolve_by(bound: ResolveFlag, parent: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+    let how =
+        OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(bound | ResolveFlag::RESOLVE_NO_MAGICLINKS);
     for _ in 0..RESOLVE_TRIES {
         match openat2(&parent, path, how) {
             // Something was renamed on the way, by the pod or anyone on this machine.

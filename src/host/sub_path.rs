@@ -30,11 +30,13 @@ pub fn prepare(volume: &Path, sub_path: &str, target: &Path) -> io::Result<()> {
     mount_at(&source, target)
 }
 
-/// A regular file in the volume; `None` if it is not there.
+/// A regular file in the volume; `None` if it is not there. As upstream has it, the volume is all
+/// there is: what a symlink in it says of other places is looked for in the volume, so that no
+/// answer tells what the machine has there.
 pub fn read(volume: &Path, sub_path: &str, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
     let sub_path = check(sub_path)?;
     let root = open(volume, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-    match find(&root, volume, sub_path) {
+    match find_in_root(&root, sub_path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         found => {
             let found = found?;
@@ -97,6 +99,14 @@ fn find(root: &OwnedFd, volume: &Path, sub_path: &Path) -> io::Result<OwnedFd> {
     }
     match beneath::resolve(root, sub_path) {
         Err(error) if needs_names(&error) => find_by_names(root, volume, sub_path),
+        found => found,
+    }
+}
+
+/// On an old kernel no symlink is followed at all.
+fn find_in_root(root: &OwnedFd, sub_path: &Path) -> io::Result<OwnedFd> {
+    match beneath::resolve_in_root(root, sub_path) {
+        Err(error) if error.raw_os_error() == Some(Errno::ENOSYS as i32) => beneath::walk(root, sub_path),
         found => found,
     }
 }
@@ -252,13 +262,17 @@ mod tests {
         let scratch = volume();
         nix::unistd::mkfifo(&scratch.path("volume/fifo"), Mode::from_bits_truncate(0o600)).unwrap();
         let read = |path: &str| super::read(&scratch.path("volume"), path, 2).map(|data| data.map(String::from_utf8));
-        for inside in ["file", "dir/inner", "good/inner", "absolute-inside/inner"] {
+        symlink("/dir/inner", scratch.path("volume/of-the-volume")).unwrap();
+        for inside in ["file", "dir/inner", "good/inner", "of-the-volume"] {
             assert_eq!(read(inside).unwrap(), Some(Ok("in".to_owned())), "{inside}");
         }
-        for missing in ["new", "dir/new", "dangling"] {
+        // Of what lies outside nothing is told, not even whether it is there.
+        symlink("/nowhere", scratch.path("volume/absolute-nowhere")).unwrap();
+        let outside = ["up/secret", "up/nothing", "around", "absolute/passwd", "absolute-nowhere", "magic/passwd"];
+        for missing in ["new", "dir/new", "dangling", "absolute-inside/inner"].into_iter().chain(outside) {
             assert_eq!(read(missing).unwrap(), None, "{missing}");
         }
-        for refused in ["..", "up/secret", "around", "absolute/passwd", "magic/passwd", "loop", "dir", "fifo", "/etc"] {
+        for refused in ["..", "loop", "dir", "fifo", "/etc"] {
             assert!(read(refused).is_err(), "{refused} was read");
         }
         assert_eq!(scratch.path("volume/new").try_exists().ok(), Some(false), "nothing is made");

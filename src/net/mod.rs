@@ -8,7 +8,8 @@
 //! Always true: a call uses a connection of its own and reads a bounded part of the answer. To
 //! pods no proxy is used, whatever the environment says. Of pods any certificate is trusted, since nobody tells the agent which one a
 //! pod should have; what the agent obeys is fetched from servers that this machine trusts.
-//! Calls have no deadline: the caller ends one by dropping it.
+//! Calls have no deadline: the caller ends one by dropping it. But a peer that has vanished from
+//! the network is noticed after two minutes and a half.
 
 mod grpc;
 mod http;
@@ -22,6 +23,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::TcpStream;
 
 pub use grpc::ServingStatus;
@@ -30,6 +32,10 @@ pub use url::{basic_authorization, wire_path, without_userinfo};
 
 /// More of an answer's body than this is not read.
 pub const BODY_BYTES_MAX: usize = 10 << 10;
+/// How long a peer may be silent before it is asked whether it is there, and between the asks.
+const SILENCE_SECONDS: u32 = 15;
+/// Asked so often in vain, it is gone.
+const SILENCE_ASKED: u32 = 9;
 
 /// Why a call got no answer. The texts end up in events, where people look for the words
 /// that upstream's probes have: `connection refused`, `no such host`.
@@ -196,5 +202,15 @@ async fn connect(host: &str, port: u16) -> Result<TcpStream> {
     let stream = TcpStream::connect((host, port)).await.map_err(failed)?;
     // A request is one packet; nothing follows it that would be worth waiting for.
     let _ = stream.set_nodelay(true);
+    notice_silence(&stream).map_err(|error| failed(error.into()))?;
     Ok(stream)
+}
+
+/// A machine that has vanished says nothing for ever, and not every call here has a deadline:
+/// the kernel asks whether it is still there, as often as it does for upstream.
+fn notice_silence(stream: &TcpStream) -> nix::Result<()> {
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &SILENCE_SECONDS)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &SILENCE_SECONDS)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &SILENCE_ASKED)
 }

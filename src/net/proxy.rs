@@ -29,8 +29,8 @@ pub struct Proxies {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Choice {
     Through(Proxy),
-    /// Of a kind that we cannot speak to. To go around it would be against the operator's word.
-    Unknown(String),
+    /// None that we can speak to, and why. To go around it would be against the operator's word.
+    Unusable(String),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,14 +56,14 @@ enum Whom {
 impl Proxies {
     /// `variable` looks a variable of the environment up.
     pub fn of(variable: impl Fn(&str) -> Option<String>) -> Self {
-        let either = |name: &str| {
-            let filled = |name: &str| variable(name).filter(|value| !value.is_empty());
-            filled(name).or_else(|| filled(&name.to_ascii_lowercase())).unwrap_or_default()
-        };
+        let filled = |name: String| variable(&name).filter(|value| !value.is_empty()).map(|value| (name, value));
+        let either = |name: &str| filled(name.to_owned()).or_else(|| filled(name.to_ascii_lowercase()));
+        let choice = |name: &str| either(name).map(|(name, value)| choice(&name, &value));
+        let (_, exceptions) = either("NO_PROXY").unwrap_or_default();
         Proxies {
-            http: choice(&either("HTTP_PROXY")),
-            https: choice(&either("HTTPS_PROXY")),
-            exceptions: either("NO_PROXY").split(',').filter_map(exception).collect(),
+            http: choice("HTTP_PROXY"),
+            https: choice("HTTPS_PROXY"),
+            exceptions: exceptions.split(',').filter_map(exception).collect(),
         }
     }
 
@@ -76,7 +76,7 @@ impl Proxies {
         match choice {
             Some(choice) if !self.is_excepted(&request.host, request.port) => match choice {
                 Choice::Through(proxy) => Ok(Some(proxy)),
-                Choice::Unknown(scheme) => Err(NetError::Request(format!("proxies by {scheme} are not supported"))),
+                Choice::Unusable(why) => Err(NetError::Request(why.clone())),
             },
             _ => Ok(None),
         }
@@ -100,16 +100,22 @@ impl Proxies {
     }
 }
 
-/// A URL, or `host:port` for one of plain HTTP.
-fn choice(written: &str) -> Option<Choice> {
+/// A URL, or `host:port` for one of plain HTTP. What is written may hold a password: it is not told.
+fn choice(variable: &str, written: &str) -> Choice {
     let url = match written.split_once("://") {
-        None if written.is_empty() => return None,
         None => format!("http://{written}"),
         Some((scheme, _)) if scheme.eq_ignore_ascii_case("http") => written.to_owned(),
-        Some((scheme, _)) => return Some(Choice::Unknown(scheme.to_ascii_lowercase())),
+        Some((scheme, _)) => {
+            let scheme = scheme.to_ascii_lowercase();
+            return Choice::Unusable(format!("proxies by {scheme} are not supported, as {variable} has it"));
+        }
     };
-    let HttpGet { host, port, .. } = HttpGet::of_url(&url)?;
-    Some(Choice::Through(Proxy { host, port, authorization: basic_authorization(&url) }))
+    match HttpGet::of_url(&url) {
+        Some(HttpGet { host, port, .. }) => {
+            Choice::Through(Proxy { host, port, authorization: basic_authorization(&url) })
+        }
+        None => Choice::Unusable(format!("the environment variable {variable} is no URL of a proxy")),
+    }
 }
 
 fn exception(written: &str) -> Option<Exception> {
@@ -220,9 +226,17 @@ mod tests {
     #[test]
     fn a_proxy_that_nobody_can_speak_to_is_not_gone_around() {
         let by = |proxy: &'static str| proxies(&[("HTTP_PROXY", proxy), ("NO_PROXY", "b")]);
-        let refused = "invalid request: proxies by socks5 are not supported";
+        let refused = "invalid request: proxies by socks5 are not supported, as HTTP_PROXY has it";
         assert_eq!(proxy(&by("socks5://p:1080"), "http://a"), refused);
         assert_eq!(proxy(&by("socks5://p:1080"), "http://b"), "none");
+        let malformed = "invalid request: the environment variable HTTP_PROXY is no URL of a proxy";
+        for written in ["p:port", "http://", "http://me:secret@p:99999"] {
+            assert_eq!(proxy(&by(written), "http://a"), malformed, "{written}");
+            assert_eq!(proxy(&by(written), "http://b"), "none", "{written}");
+        }
+        let small = proxies(&[("https_proxy", "p:port")]);
+        assert_eq!(proxy(&small, "https://a"), malformed.replace("HTTP_PROXY", "https_proxy"));
+        assert_eq!(proxy(&small, "http://a"), "none");
     }
 
     #[test]

@@ -52,6 +52,17 @@ async fn a_get_says_what_it_was_told_to_say_and_no_more() {
 }
 
 #[tokio::test]
+async fn a_peer_that_vanishes_is_noticed() {
+    use nix::sys::socket::getsockopt;
+    let (_listener, port) = listen().await;
+    let stream = connect("127.0.0.1", port).await.expect("a connection");
+    assert_eq!(getsockopt(&stream, sockopt::KeepAlive), Ok(true));
+    assert_eq!(getsockopt(&stream, sockopt::TcpKeepIdle), Ok(15));
+    assert_eq!(getsockopt(&stream, sockopt::TcpKeepInterval), Ok(15));
+    assert_eq!(getsockopt(&stream, sockopt::TcpKeepCount), Ok(9));
+}
+
+#[tokio::test]
 async fn a_host_header_replaces_the_usual_one() {
     let (listener, port) = listen().await;
     let server = tokio::spawn(async move { serve_once(listener.accept().await.expect("a caller").0, OK).await });

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{Node, NodeStatus};
 use tracing::info;
 
 use super::task::{Registered, Standing, Task, bounded};
+use crate::config::Gate;
 use crate::events::EventType;
 use crate::kube::{ApiError, Cluster, Result};
 
@@ -35,13 +36,17 @@ impl Task {
                 }
                 // Credentials may allow to use a Node and not to create it.
                 Err(ApiError::AlreadyExists { .. }) => {}
-                Err(refused @ ApiError::Refused { .. }) => match bounded("get node", cluster.get_node()).await {
-                    Ok(node) => {
-                        self.adopt(node);
-                        return Ok(());
+                Err(refused @ ApiError::Refused { .. })
+                    if !self.config.gates.enabled(Gate::KubeletRegistrationGetOnExistsOnly) =>
+                {
+                    match bounded("get node", cluster.get_node()).await {
+                        Ok(node) => {
+                            self.adopt(node);
+                            return Ok(());
+                        }
+                        Err(_) => return Err(refused),
                     }
-                    Err(_) => return Err(refused),
-                },
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -11,6 +11,8 @@ const NAMESERVERS_MAX: usize = 3;
 const SEARCHES_MAX: usize = 32;
 const SEARCH_LINE_LENGTH_MAX: usize = 2048;
 const SEARCH_LENGTH_MAX: usize = 253;
+/// As many the cluster puts before those of the host.
+const CLUSTER_SEARCHES: usize = 3;
 
 /// What goes into a `resolv.conf`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,23 +29,30 @@ pub struct ClusterDns {
     pub domain: String,
 }
 
-/// Something about a pod's resolver that its owner should know: an event in the making. The
-/// messages begin as upstream's do, which is what alerts are matched by.
+/// Something about a pod's resolver that its owner should know: an event in the making, in
+/// upstream's words, which is what alerts are matched by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsWarning {
     pub reason: &'static str,
     pub message: String,
+    /// What is told of the node beside it.
+    pub of_node: Option<&'static str>,
 }
 
 impl DnsWarning {
-    fn missing_cluster_dns() -> Self {
-        let message = "no clusterDNS is configured on this node, policy \"ClusterFirst\" falls back to \"Default\"";
-        DnsWarning { reason: "MissingClusterDNS", message: message.into() }
+    fn missing_cluster_dns(pod: &Pod) -> Self {
+        const OF_NODE: &str = "kubelet does not have ClusterDNS IP configured and cannot create Pod using \
+                               \"ClusterFirst\" policy. Falling back to \"Default\" policy.";
+        let message = format!("pod: {:?}. {OF_NODE}", PodRef::of(pod).in_full());
+        DnsWarning { reason: "MissingClusterDNS", message, of_node: Some(OF_NODE) }
     }
 
-    fn cut(limits: &str, kept: &[String]) -> Self {
-        let message = format!("{limits} limits were exceeded, kept: {}", kept.join(" "));
-        DnsWarning { reason: "DNSConfigForming", message }
+    fn cut(limits: &str, what: &str, line: &str, kept: &[String]) -> Self {
+        let message = format!(
+            "{limits} limits were exceeded, some {what} have been omitted, the applied {line} line is: {}",
+            kept.join(" ")
+        );
+        DnsWarning { reason: "DNSConfigForming", message, of_node: None }
     }
 }
 
@@ -79,6 +88,21 @@ pub fn loopback_resolver(node_ips: &[IpAddr]) -> Resolver {
     Resolver { servers, searches: vec![".".into()], options: Vec::new() }
 }
 
+/// What is too much in the node's own resolver file at `path`, for the pods that start from it.
+pub fn excess(path: &str, host: &Resolver, cluster: &ClusterDns) -> Option<String> {
+    let searches_max = SEARCHES_MAX - if cluster.domain.is_empty() { 0 } else { CLUSTER_SEARCHES };
+    let problem = if host.searches.len() > searches_max {
+        format!("'{path}' contains search line consisting of more than {searches_max} domains!")
+    } else if host.searches.iter().any(|domain| domain.len() > SEARCH_LENGTH_MAX) {
+        format!("{path:?} contains a search path which length is more than allowed {SEARCH_LENGTH_MAX} chars!")
+    } else if host.searches.join(" ").len() > SEARCH_LINE_LENGTH_MAX {
+        format!("'{path}' contains search line which length is more than allowed {SEARCH_LINE_LENGTH_MAX} chars!")
+    } else {
+        return None;
+    };
+    Some(format!("Resolv.conf file {problem}"))
+}
+
 /// The resolver of a pod on a node whose own resolver is `host`.
 pub fn pod_resolver(pod: &Pod, cluster: &ClusterDns, host: &Resolver) -> (Resolver, Vec<DnsWarning>) {
     let mut warnings = Vec::new();
@@ -86,7 +110,7 @@ pub fn pod_resolver(pod: &Pod, cluster: &ClusterDns, host: &Resolver) -> (Resolv
         Base::Nothing => Resolver::default(),
         Base::Cluster if !cluster.servers.is_empty() => cluster_resolver(pod, cluster, host),
         Base::Cluster => {
-            warnings.push(DnsWarning::missing_cluster_dns());
+            warnings.push(DnsWarning::missing_cluster_dns(pod));
             host.clone()
         }
         Base::Host => host.clone(),
@@ -161,7 +185,7 @@ fn drop_repeated(words: &mut Vec<String>) {
 fn cut_to_limits(resolver: &mut Resolver, warnings: &mut Vec<DnsWarning>) {
     if resolver.servers.len() > NAMESERVERS_MAX {
         resolver.servers.truncate(NAMESERVERS_MAX);
-        warnings.push(DnsWarning::cut("Nameserver", &resolver.servers));
+        warnings.push(DnsWarning::cut("Nameserver", "nameservers", "nameserver", &resolver.servers));
     }
     let asked = resolver.searches.len();
     resolver.searches.truncate(SEARCHES_MAX);
@@ -175,7 +199,7 @@ fn cut_to_limits(resolver: &mut Resolver, warnings: &mut Vec<DnsWarning>) {
     let kept = resolver.searches.iter().take_while(fits).count();
     resolver.searches.truncate(kept);
     if resolver.searches.len() < asked {
-        warnings.push(DnsWarning::cut("Search Line", &resolver.searches));
+        warnings.push(DnsWarning::cut("Search Line", "search paths", "search", &resolver.searches));
     }
 }
 
@@ -246,11 +270,19 @@ mod tests {
 
     #[test]
     fn without_cluster_dns_the_pod_gets_the_hosts_and_its_owner_a_warning() {
-        let pod = pod_yaml("spec: {containers: []}");
+        let pod = pod_yaml("{metadata: {name: a, namespace: n, uid: u}, spec: {containers: []}}");
         let host = parse_resolv_conf(OF_HOST);
         let (resolver, warnings) = pod_resolver(&pod, &ClusterDns::default(), &host);
         assert_eq!(text(&resolver), OF_HOST);
-        assert_eq!(warnings, [DnsWarning::missing_cluster_dns()]);
+        let [DnsWarning { reason: "MissingClusterDNS", message, of_node: Some(of_node) }] = &warnings[..] else {
+            panic!("{warnings:?}");
+        };
+        assert_eq!(*message, format!("pod: \"a_n(u)\". {of_node}"));
+        assert_eq!(
+            *of_node,
+            "kubelet does not have ClusterDNS IP configured and cannot create Pod using \"ClusterFirst\" policy. \
+             Falling back to \"Default\" policy."
+        );
     }
 
     #[test]
@@ -268,7 +300,15 @@ mod tests {
     fn what_exceeds_the_limits_is_cut_and_told() {
         let (resolver, warnings) = resolver_of("dnsPolicy: None, dnsConfig: {nameservers: [a, b, c, d]}");
         assert_eq!(text(&resolver), "nameserver a b c\n");
-        assert_eq!(warnings[0].message, "Nameserver limits were exceeded, kept: a b c");
+        assert_eq!(
+            warnings[0].message,
+            "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: a b c"
+        );
+        let (_, warnings) = resolver_of(&format!("dnsPolicy: None, dnsConfig: {{searches: [a, {}]}}", "b".repeat(254)));
+        assert_eq!(
+            warnings[0].message,
+            "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: a"
+        );
 
         let searches = |domains: &[String]| {
             let (resolver, warnings) =
@@ -287,6 +327,31 @@ mod tests {
         assert_eq!(searches(&full), 32);
         full[31].push('z');
         assert_eq!(searches(&full), 31);
+    }
+
+    #[test]
+    fn too_much_in_the_nodes_own_file_is_told() {
+        let told = |domain: &str, searches: Vec<String>| {
+            let cluster = ClusterDns { servers: Vec::new(), domain: domain.into() };
+            excess("/r", &Resolver { searches, ..Resolver::default() }, &cluster)
+        };
+        let of_length = |length: usize, count: usize| vec!["a".repeat(length); count];
+        assert_eq!(told("c", of_length(1, 29)), None);
+        let line =
+            |limit: u32| format!("Resolv.conf file '/r' contains search line consisting of more than {limit} domains!");
+        assert_eq!(told("c", of_length(1, 30)), Some(line(29)));
+        assert_eq!(told("", of_length(1, 32)), None);
+        assert_eq!(told("", of_length(1, 33)), Some(line(32)));
+        assert_eq!(told("", of_length(253, 1)), None);
+        let long = "Resolv.conf file \"/r\" contains a search path which length is more than allowed 253 chars!";
+        assert_eq!(told("", of_length(254, 1)).as_deref(), Some(long));
+        // 32 × 63 + 31 = 2047 characters with the blanks between them.
+        let mut full = of_length(63, 32);
+        full[0].push('a');
+        assert_eq!(told("", full.clone()), None);
+        full[0].push('a');
+        let whole = "Resolv.conf file '/r' contains search line which length is more than allowed 2048 chars!";
+        assert_eq!(told("", full).as_deref(), Some(whole));
     }
 
     #[test]

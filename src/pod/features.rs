@@ -14,10 +14,12 @@ use crate::config::{FeatureGates, Gate};
 
 /// Features that are declared where their gates are on. Sorted, as they are told.
 const DECLARED: &[(&str, Gate)] = &[
-    ("InPlacePodLevelResourcesVerticalScaling", Gate::InPlacePodLevelResourcesVerticalScaling),
-    ("InPlacePodVerticalScalingInitContainers", Gate::InPlacePodVerticalScalingInitContainers),
+    (RESIZED_AS_A_WHOLE, Gate::InPlacePodLevelResourcesVerticalScaling),
+    (RESIZED_INIT, Gate::InPlacePodVerticalScalingInitContainers),
     (RESTART_ALL, Gate::RestartAllContainersOnContainerExits),
 ];
+const RESIZED_AS_A_WHOLE: &str = "InPlacePodLevelResourcesVerticalScaling";
+const RESIZED_INIT: &str = "InPlacePodVerticalScalingInitContainers";
 const RESTART_ALL: &str = "RestartAllContainersOnContainerExits";
 /// Nobody has this yet: it needs a runtime that says so.
 const USERS_ON_HOST_NETWORK: &str = "UserNamespacesHostNetworkSupport";
@@ -30,13 +32,43 @@ pub fn declared(gates: &FeatureGates) -> impl Iterator<Item = &'static str> {
 }
 
 /// What a node has to declare to be given this pod. Sorted.
-pub fn required(pod: &Pod) -> impl Iterator<Item = &'static str> {
+fn required(pod: &Pod) -> impl Iterator<Item = &'static str> {
     let restarts_all = workload_containers(pod)
         .flat_map(|(_, container)| container.restart_policy_rules.iter().flatten())
         .any(|rule| rule.action == "RestartAllContainers");
     let own_users = spec(pod).host_network == Some(true) && spec(pod).host_users == Some(false);
     let required = [(restarts_all, RESTART_ALL), (own_users, USERS_ON_HOST_NETWORK)];
     required.into_iter().filter_map(|(is_required, feature)| is_required.then_some(feature))
+}
+
+/// What a node has to declare for this change of a pod that it has. Sorted.
+fn required_for_change(before: &Pod, now: &Pod) -> impl Iterator<Item = &'static str> {
+    let resized_as_a_whole = spec(before).resources != spec(now).resources;
+    let init = |pod: &Pod| -> Vec<_> {
+        let init = workload_containers(pod).filter(|(role, _)| *role == Role::Init);
+        init.map(|(_, container)| container.resources.clone()).collect()
+    };
+    let required = [(resized_as_a_whole, RESIZED_AS_A_WHOLE), (init(before) != init(now), RESIZED_INIT)];
+    required.into_iter().filter_map(|(is_required, feature)| is_required.then_some(feature))
+}
+
+/// What there is to say of a pod that needs more than this node declares.
+pub fn unavailable(gates: &FeatureGates, pod: &Pod) -> Option<String> {
+    told_missing(gates, required(pod))
+}
+
+/// The same of a change.
+pub fn unavailable_for_change(gates: &FeatureGates, before: &Pod, now: &Pod) -> Option<String> {
+    told_missing(gates, required_for_change(before, now))
+}
+
+fn told_missing(gates: &FeatureGates, required: impl Iterator<Item = &'static str>) -> Option<String> {
+    if !gates.enabled(Gate::NodeDeclaredFeatures) {
+        return None;
+    }
+    let missing: Vec<_> = required.filter(|feature| !declared(gates).any(|declared| declared == *feature)).collect();
+    let message = || format!("Pod requires node features that are not available: {}", missing.join(", "));
+    (!missing.is_empty()).then(message)
 }
 
 /// Whether the pod as a whole says what CPU, memory or huge pages it needs.
@@ -93,6 +125,38 @@ mod tests {
             assert_eq!(without.len(), all.len() - 1);
         }
         assert!(declared(&FeatureGates::with(&[(Gate::NodeDeclaredFeatures, false)])).is_empty());
+    }
+
+    #[test]
+    fn a_change_that_needs_what_is_not_declared_is_told() {
+        let pod = |whole: &str, init: &str, sidecar: &str| {
+            let resources = |cpu: &str| format!("resources: {{requests: {{cpu: {cpu}}}}}");
+            pod_yaml(&format!(
+                "spec: {{{}, containers: [], initContainers: [{{name: i, {}}}, {{name: s, restartPolicy: Always, {}}}]}}",
+                resources(whole),
+                resources(init),
+                resources(sidecar)
+            ))
+        };
+        let gates = FeatureGates::with(&[
+            (Gate::InPlacePodLevelResourcesVerticalScaling, false),
+            (Gate::InPlacePodVerticalScalingInitContainers, false),
+        ]);
+        let told = |now: Pod| unavailable_for_change(&gates, &pod("1", "1", "1"), &now);
+        let message = |missing: &str| Some(format!("Pod requires node features that are not available: {missing}"));
+        assert_eq!(told(pod("1", "1", "1")), None);
+        assert_eq!(told(pod("1", "1", "2")), None, "sidecars could always be resized");
+        assert_eq!(told(pod("2", "1", "1")), message("InPlacePodLevelResourcesVerticalScaling"));
+        assert_eq!(told(pod("1", "2", "1")), message("InPlacePodVerticalScalingInitContainers"));
+        let both = "InPlacePodLevelResourcesVerticalScaling, InPlacePodVerticalScalingInitContainers";
+        assert_eq!(told(pod("2", "2", "1")), message(both));
+        let (before, now) = (pod("1", "1", "1"), pod("2", "2", "1"));
+        assert_eq!(unavailable_for_change(&FeatureGates::default(), &before, &now), None, "all is declared");
+        let silent = FeatureGates::with(&[
+            (Gate::NodeDeclaredFeatures, false),
+            (Gate::InPlacePodLevelResourcesVerticalScaling, false),
+        ]);
+        assert_eq!(unavailable_for_change(&silent, &before, &now), None, "nobody declares anything");
     }
 
     #[test]

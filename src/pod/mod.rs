@@ -94,6 +94,11 @@ impl PodRef {
     pub fn full_name(&self) -> String {
         format!("{}_{}", self.name, self.namespace)
     }
+
+    /// `name_namespace(uid)`, as upstream's texts have it.
+    pub fn in_full(&self) -> String {
+        format!("{}({})", self.full_name(), self.uid)
+    }
 }
 
 impl fmt::Display for PodRef {

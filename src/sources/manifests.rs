@@ -70,6 +70,7 @@ pub(super) enum Missing {
 pub(super) struct Manifests {
     place: Place,
     node_name: String,
+    may_need_api: bool,
     known: BTreeMap<PathBuf, Known>,
 }
 
@@ -83,8 +84,8 @@ struct Known {
 }
 
 impl Manifests {
-    pub(super) fn new(place: Place, node_name: &str) -> Self {
-        Manifests { place, node_name: node_name.to_owned(), known: BTreeMap::new() }
+    pub(super) fn new(place: Place, node_name: &str, may_need_api: bool) -> Self {
+        Manifests { place, node_name: node_name.to_owned(), may_need_api, known: BTreeMap::new() }
     }
 
     /// Takes up what a look found.
@@ -129,7 +130,8 @@ impl Manifests {
             Place::Files => (Source::File, path.to_string_lossy()),
             Place::Url(url) => (Source::Http, url.into()),
         };
-        let origin = Origin { source, place: &place, node_name: &self.node_name, seen };
+        let may_need_api = self.may_need_api;
+        let origin = Origin { source, place: &place, node_name: &self.node_name, may_need_api, seen };
         let path = path.to_owned();
         // A bug of the parser that one manifest meets must not stop the others.
         let decode = |bytes: Vec<u8>| match catch_unwind(|| decode(&bytes, &origin)) {
@@ -227,7 +229,7 @@ mod tests {
 
     impl Directory {
         fn new() -> Self {
-            Directory { manifests: Manifests::new(Place::Files, "n1"), found: Found::new() }
+            Directory { manifests: Manifests::new(Place::Files, "n1", false), found: Found::new() }
         }
 
         fn write(&mut self, file: &str, content: &str) -> Vec<String> {

@@ -11,6 +11,7 @@ use super::conditions::{conditions, whole_seconds};
 use super::containers::Statuses;
 use super::phase::{Phase, phase};
 use super::resources;
+use super::restart::Restarts;
 use crate::config::{FeatureGates, Gate};
 use crate::cri::{ContainerId, ContainerState};
 use crate::host::CgroupSettings;
@@ -145,6 +146,10 @@ pub struct Computed {
 }
 
 impl StatusInput<'_> {
+    pub(super) fn restarts(&self) -> Restarts<'_> {
+        Restarts::of(self.pod, self.gates)
+    }
+
     pub(super) fn host_network(&self) -> bool {
         spec(self.pod).host_network == Some(true)
     }
@@ -180,8 +185,9 @@ pub fn compute(input: &StatusInput<'_>) -> Computed {
     let published = publish(input, &decided, &told);
     let pod_ips = if refused { Vec::new() } else { pod_ips(input, &earlier) };
     let host_ips = if refused { Vec::new() } else { host_ips(input, &earlier) };
-    let is_running = published.phase == Phase::Running;
-    let resources = || resources::of_pod(input.pod, is_running, input.cgroup, earlier.resources.as_ref());
+    // What a resize could not change yet is not told as changed, however early in the pod's life.
+    let has_its_own = published.phase == Phase::Running || input.resize.in_progress.is_some();
+    let resources = || resources::of_pod(input.pod, has_its_own, input.cgroup, earlier.resources.as_ref());
     let tells_resources = !refused && input.gates.enabled(Gate::InPlacePodLevelResourcesVerticalScaling);
     let status = PodStatus {
         allocated_resources: resources::allocated_of_pod(input.pod).filter(|_| tells_resources),
@@ -233,9 +239,9 @@ fn decide(input: &StatusInput<'_>, statuses: &Statuses, told: &[Outcome]) -> Out
         return terminal.clone();
     }
     let terminated = input.stage == Stage::Terminated;
-    let own = phase(input.pod, statuses, terminated && !input.source.is_static());
+    let own = phase(input.restarts(), statuses, terminated && !input.source.is_static());
     // Whoever would have gone on did not succeed, however well it ended the last time.
-    let has_succeeded = || phase(input.pod, statuses, false) == Phase::Succeeded;
+    let has_succeeded = || phase(input.restarts(), statuses, false) == Phase::Succeeded;
     if let Some(verdict) = input.verdict.filter(|_| !has_succeeded()) {
         let (reason, message) = (Some(verdict.reason.clone()), Some(verdict.message.clone()));
         return Outcome { phase: Phase::Failed, reason, message };

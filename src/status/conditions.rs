@@ -7,7 +7,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::compute::{Cause, StatusInput, Verdict};
 use super::containers::Statuses;
 use super::phase::Phase;
-use super::restart::may_restart_all;
 use crate::config::Gate;
 use crate::pod::containers::{init_containers, is_sidecar, regular_containers};
 
@@ -51,7 +50,7 @@ pub(super) fn conditions(
         ("ContainersReady", containers_ready),
         ("PodScheduled", Finding::yes()),
     ]);
-    if may_restart_all(input.pod) {
+    if input.restarts().may_restart_all() {
         list.push((RESTARTING_ALL, restarting_all(statuses, decided)));
     }
     let disrupted = |verdict: &&Verdict| verdict.cause == Cause::Disruption;

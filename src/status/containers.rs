@@ -8,7 +8,6 @@ use k8s_openapi::api::core::v1::{
 use super::compute::{Stage, StatusInput};
 use super::conditions::{was_restarting_all, whole_seconds};
 use super::resources::{actual, granted};
-use super::restart::{demands_all, may_restart_all, restart_sources, restartable};
 use crate::config::Gate;
 use crate::cri;
 use crate::pod::containers::{Role, all_containers, init_containers, regular_containers, workload_containers};
@@ -41,13 +40,13 @@ pub(super) struct Statuses {
 impl Statuses {
     pub fn of(input: &StatusInput<'_>, earlier: &PodStatus) -> Self {
         let open = input.stage == Stage::Syncing;
-        let restarting_all = open && restart_sources(input.pod, input.runtime).next().is_some();
+        let restarting_all = open && input.restarts().sources(input.runtime).next().is_some();
         // Those removed last are missed when it is over already; and where the API heard nothing
         // of it, an agent that comes new finds a sandbox and nobody in it.
         let is_emptied = || {
             let is_gone = |name: &str| input.runtime.newest(name).is_none();
             let all_gone = workload_containers(input.pod).all(|(_, container)| is_gone(&container.name));
-            may_restart_all(input.pod) && input.runtime.sandbox().is_some() && all_gone
+            input.restarts().may_restart_all() && input.runtime.sandbox().is_some() && all_gone
         };
         let some_removed_for_all = restarting_all || (open && (was_restarting_all(earlier) || is_emptied()));
         let mut statuses = Statuses { restarting_all, ..Statuses::default() };
@@ -340,7 +339,8 @@ impl Subject<'_> {
             return (waiting.reason.as_deref() == Some(RESTARTING_ALL)).then(|| earlier.clone());
         }
         // Whose exit it was that demanded it ended by itself, and shall be seen to have.
-        let own = state.terminated.as_ref().filter(|exit| demands_all(self.container, exit.exit_code));
+        let own =
+            state.terminated.as_ref().filter(|exit| self.input.restarts().demands_all(self.container, exit.exit_code));
         let last = own.cloned().unwrap_or_else(|| ContainerStateTerminated {
             exit_code: EXIT_CODE_UNKNOWN,
             reason: Some(RESTARTING_ALL.to_owned()),
@@ -387,7 +387,7 @@ impl Subject<'_> {
         match self.role {
             Role::Ephemeral => false,
             Role::Init if exit_code == 0 => false,
-            _ => restartable(self.input.pod, self.container, exit_code),
+            _ => self.input.restarts().restartable(self.container, exit_code),
         }
     }
 

@@ -28,5 +28,5 @@ pub use conditions::readiness_gates;
 pub use outbox::Flush;
 pub use phase::Phase;
 pub use resources::granted;
-pub use restart::{restart_sources, restartable};
+pub use restart::Restarts;
 pub use writer::StatusWriter;

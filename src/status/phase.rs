@@ -1,10 +1,10 @@
 //! The phase of a pod, from the statuses of its containers.
 
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus};
 
 use super::containers::RESTARTING_ALL;
 use super::containers::Statuses;
-use super::restart::restartable;
+use super::restart::Restarts;
 use crate::pod::containers::{init_containers, is_sidecar, regular_containers};
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -95,8 +95,8 @@ struct Tally {
 
 /// The phase that follows from the containers alone. `ended` says that the worker is through
 /// with a pod of the API, so that nothing will be restarted.
-pub(super) fn phase(pod: &Pod, statuses: &Statuses, ended: bool) -> Phase {
-    let tally = tally(pod, statuses);
+pub(super) fn phase(restarts: Restarts<'_>, statuses: &Statuses, ended: bool) -> Phase {
+    let tally = tally(restarts, statuses);
     let initialized = statuses.any_regular_started();
     if tally.failed_init {
         return Phase::Failed;
@@ -118,28 +118,28 @@ pub(super) fn phase(pod: &Pod, statuses: &Statuses, ended: bool) -> Phase {
     }
 }
 
-fn tally(pod: &Pod, statuses: &Statuses) -> Tally {
+fn tally(restarts: Restarts<'_>, statuses: &Statuses) -> Tally {
     let mut tally = Tally { restarting_all: statuses.restarting_all, ..Tally::default() };
-    for container in init_containers(pod) {
+    for container in init_containers(restarts.pod) {
         let status = statuses.init(&container.name);
         if is_sidecar(container) {
             tally.sidecar(status);
         } else {
-            tally.init(pod, container, status);
+            tally.init(restarts, container, status);
         }
     }
-    for container in regular_containers(pod) {
-        tally.regular(pod, container, statuses.regular(&container.name));
+    for container in regular_containers(restarts.pod) {
+        tally.regular(restarts, container, statuses.regular(&container.name));
     }
     tally
 }
 
 impl Tally {
-    fn init(&mut self, pod: &Pod, container: &Container, status: Option<&ContainerStatus>) {
+    fn init(&mut self, restarts: Restarts<'_>, container: &Container, status: Option<&ContainerStatus>) {
         match stand(status) {
             Stand::Stopped { exit_code: 0, .. } => {}
             Stand::Stopped { exit_code, removed_for_all, .. } => {
-                if self.restarting_all || removed_for_all || restartable(pod, container, exit_code) {
+                if self.restarting_all || removed_for_all || restarts.restartable(container, exit_code) {
                     self.pending_init += 1;
                 } else {
                     self.failed_init = true;
@@ -167,14 +167,15 @@ impl Tally {
         }
     }
 
-    fn regular(&mut self, pod: &Pod, container: &Container, status: Option<&ContainerStatus>) {
+    fn regular(&mut self, restarts: Restarts<'_>, container: &Container, status: Option<&ContainerStatus>) {
         match stand(status) {
             Stand::Running => self.running += 1,
             Stand::Waiting => self.waiting += 1,
             Stand::Missing => self.missing += 1,
             Stand::Stopped { exit_code, waiting, removed_for_all } => {
                 self.stopped += 1;
-                self.restartable |= self.restarting_all || removed_for_all || restartable(pod, container, exit_code);
+                self.restartable |=
+                    self.restarting_all || removed_for_all || restarts.restartable(container, exit_code);
                 if exit_code == 0 && !waiting {
                     self.succeeded += 1;
                 }

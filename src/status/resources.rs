@@ -43,19 +43,20 @@ pub(super) fn allocated_of_pod(pod: &Pod) -> Option<Amounts> {
     list(&pod_resources(pod).requests)
 }
 
-/// The same with its limits, of a running pod as its cgroup has it. `cgroup` is what that was
-/// set to; until this life of the agent has set it, what was told before stands.
+/// The same with its limits: of a pod that runs or is being resized as its cgroup `has_its_own`.
+/// `cgroup` is what that was set to; until this life of the agent has set it, what was told before
+/// stands.
 pub(super) fn of_pod(
     pod: &Pod,
-    is_running: bool,
+    has_its_own: bool,
     cgroup: Option<&CgroupSettings>,
     earlier: Option<&ResourceRequirements>,
 ) -> ResourceRequirements {
     let Resources { requests, limits } = pod_resources(pod);
     let own = spec(pod).resources.as_ref().map(canonical).unwrap_or_default();
-    let Some(cgroup) = cgroup.filter(|_| is_running) else {
+    let Some(cgroup) = cgroup.filter(|_| has_its_own) else {
         let by_spec = || ResourceRequirements { limits: list(&limits), requests: list(&requests), claims: own.claims };
-        return earlier.filter(|_| is_running).cloned().unwrap_or_else(by_spec);
+        return earlier.filter(|_| has_its_own).cloned().unwrap_or_else(by_spec);
     };
     let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let has = cri::LinuxResources {

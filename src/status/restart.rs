@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod};
 
+use crate::config::{FeatureGates, Gate};
 use crate::cri;
 use crate::pleg::PodRuntime;
 use crate::pod::containers::{Role, regular_containers, workload_containers};
@@ -11,58 +12,81 @@ use crate::pod::spec;
 /// The action of a rule by which the exit of one container restarts all.
 const RESTART_ALL: &str = "RestartAllContainers";
 
-/// Whether `container` is started again after it exited with `exit_code`. The container's
-/// own rules come first, then its policy, then the pod's; a deleted pod restarts nothing.
-///
-/// For an init container a zero exit code means done, whatever this says.
-pub fn restartable(pod: &Pod, container: &Container, exit_code: i32) -> bool {
-    if pod.metadata.deletion_timestamp.is_some() {
-        return false;
-    }
-    if matching_rule(container, exit_code).is_some() {
-        // Both actions that exist restart the container; one of them its neighbours as well.
-        return true;
-    }
-    let policy = container.restart_policy.as_ref().or(spec(pod).restart_policy.as_ref());
-    match policy.map(String::as_str) {
-        Some("Never") => false,
-        Some("OnFailure") => exit_code != 0,
-        _ => true,
-    }
+/// By what a pod's containers are started again.
+#[derive(Clone, Copy)]
+pub struct Restarts<'a> {
+    pub pod: &'a Pod,
+    /// Whether rules may restart all containers. Where not, such a rule decides nothing, and keeps
+    /// those behind it from deciding.
+    pub all_may: bool,
 }
 
-/// The instances whose end demands that all containers of the pod begin anew. While the runtime
-/// has one of them, that is under way.
-pub fn restart_sources<'a>(pod: &'a Pod, runtime: &'a PodRuntime) -> impl Iterator<Item = &'a cri::Container> {
-    let is_deleted = pod.metadata.deletion_timestamp.is_some();
-    let over = over_since(pod, runtime);
-    workload_containers(pod).filter(move |_| !is_deleted).filter_map(move |(role, container)| {
-        let newest = runtime.newest(&container.name)?;
-        let exit = newest.exit()?;
-        // A sidecar that ends after all it served was stopped because the pod had ended.
-        if role == Role::Sidecar && over.is_some_and(|over| exit.finished_at.is_none_or(|end| end >= over)) {
-            return None;
+impl<'a> Restarts<'a> {
+    pub fn of(pod: &'a Pod, gates: &FeatureGates) -> Self {
+        Restarts { pod, all_may: gates.enabled(Gate::RestartAllContainersOnContainerExits) }
+    }
+
+    /// Whether `container` is started again after it exited with `exit_code`. The container's
+    /// own rules come first, then its policy, then the pod's; a deleted pod restarts nothing.
+    ///
+    /// For an init container a zero exit code means done, whatever this says.
+    pub fn restartable(self, container: &Container, exit_code: i32) -> bool {
+        if self.pod.metadata.deletion_timestamp.is_some() {
+            return false;
         }
-        demands_all(container, exit.exit_code).then_some(newest)
-    })
-}
-
-/// Whether such an exit restarts all containers of the pod.
-pub(super) fn demands_all(container: &Container, exit_code: i32) -> bool {
-    matching_rule(container, exit_code).is_some_and(|rule| rule.action == RESTART_ALL)
-}
-
-/// When the last regular container ended for good; `None` while there is one that has not.
-fn over_since(pod: &Pod, runtime: &PodRuntime) -> Option<Timestamp> {
-    let mut last = None;
-    for container in regular_containers(pod) {
-        let exit = runtime.newest(&container.name)?.exit()?;
-        if restartable(pod, container, exit.exit_code) {
-            return None;
+        if matching_rule(container, exit_code).is_some_and(|rule| self.all_may || rule.action != RESTART_ALL) {
+            // Both actions that exist restart the container; one of them its neighbours as well.
+            return true;
         }
-        last = last.max(exit.finished_at);
+        let policy = container.restart_policy.as_ref().or(spec(self.pod).restart_policy.as_ref());
+        match policy.map(String::as_str) {
+            Some("Never") => false,
+            Some("OnFailure") => exit_code != 0,
+            _ => true,
+        }
     }
-    last
+
+    /// The instances whose end demands that all containers of the pod begin anew. While the
+    /// runtime has one of them, that is under way.
+    pub fn sources(self, runtime: &'a PodRuntime) -> impl Iterator<Item = &'a cri::Container> {
+        let is_deleted = self.pod.metadata.deletion_timestamp.is_some();
+        let over = self.over_since(runtime);
+        workload_containers(self.pod).filter(move |_| !is_deleted).filter_map(move |(role, container)| {
+            let newest = runtime.newest(&container.name)?;
+            let exit = newest.exit()?;
+            // A sidecar that ends after all it served was stopped because the pod had ended.
+            if role == Role::Sidecar && over.is_some_and(|over| exit.finished_at.is_none_or(|end| end >= over)) {
+                return None;
+            }
+            self.demands_all(container, exit.exit_code).then_some(newest)
+        })
+    }
+
+    /// Whether such an exit restarts all containers of the pod.
+    pub(super) fn demands_all(self, container: &Container, exit_code: i32) -> bool {
+        self.all_may && matching_rule(container, exit_code).is_some_and(|rule| rule.action == RESTART_ALL)
+    }
+
+    /// Whether some container of the pod may end so that all begin anew.
+    pub(super) fn may_restart_all(self) -> bool {
+        let rules = |container: &Container| {
+            container.restart_policy_rules.iter().flatten().any(|rule| rule.action == RESTART_ALL)
+        };
+        self.all_may && workload_containers(self.pod).any(|(_, container)| rules(container))
+    }
+
+    /// When the last regular container ended for good; `None` while there is one that has not.
+    fn over_since(self, runtime: &PodRuntime) -> Option<Timestamp> {
+        let mut last = None;
+        for container in regular_containers(self.pod) {
+            let exit = runtime.newest(&container.name)?.exit()?;
+            if self.restartable(container, exit.exit_code) {
+                return None;
+            }
+            last = last.max(exit.finished_at);
+        }
+        last
+    }
 }
 
 /// The first rule that speaks of this exit. They are read where the container has a policy of
@@ -78,11 +102,4 @@ fn matching_rule(container: &Container, exit_code: i32) -> Option<&ContainerRest
             _ => false,
         }
     })
-}
-
-/// Whether some container of the pod may end so that all begin anew.
-pub(super) fn may_restart_all(pod: &Pod) -> bool {
-    let rules =
-        |container: &Container| container.restart_policy_rules.iter().flatten().any(|rule| rule.action == RESTART_ALL);
-    workload_containers(pod).any(|(_, container)| rules(container))
 }

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tracing::{Instrument, error, info, info_span, warn};
 
+use super::victims::Victims;
 use super::worker::{self, Desired, Doom, Stop, StopCause, is_terminal};
 use super::{Context, start};
 use crate::events::EventType;
@@ -42,6 +43,7 @@ pub struct Dispatcher {
     /// At most one search for orphans at a time; it reads disk and runtime, so not in here.
     searches: JoinSet<Vec<Pod>>,
     search_again: bool,
+    victims: Victims,
 }
 
 /// A pod the dispatcher knows.
@@ -69,6 +71,7 @@ impl Dispatcher {
             worker_ids: BTreeMap::new(),
             searches: JoinSet::new(),
             search_again: false,
+            victims: Victims::default(),
         }
     }
 
@@ -108,6 +111,8 @@ impl Dispatcher {
                     let victims = victims.borrow_and_update().clone();
                     self.preempt(&victims);
                 }
+                // Cancel-safe: a timer.
+                () = self.victims.one_is_late() => self.tell_of_late_victims(),
                 // Cancel-safe: a timer.
                 _ = sweep.tick() => look_for_orphans = true,
             }
@@ -223,6 +228,10 @@ impl Dispatcher {
         }
         if let Some(entry) = self.pods.get_mut(&uid) {
             let changed = is_news(&entry.pod, &pod);
+            let gates = &self.context.config.launch.gates;
+            if changed && let Some(message) = features::unavailable_for_change(gates, &entry.pod, &pod) {
+                self.context.recorder.pod(&pod, None, EventType::Warning, "FailedNodeDeclaredFeaturesCheck", message);
+            }
             entry.pod = pod;
             entry.source = source;
             entry.present = true;
@@ -255,7 +264,18 @@ impl Dispatcher {
             entry.doom = Some(Doom { verdict, grace_seconds: None });
             warn!(pod = %PodRef::of(&entry.pod), "pod has to end for a critical one");
             self.context.recorder.pod(&entry.pod, None, EventType::Warning, "Preempting", MESSAGE);
+            self.victims.watch(uid, &entry.pod, self.context.clock.now());
             self.tell(uid);
+        }
+    }
+
+    fn tell_of_late_victims(&mut self) {
+        const MESSAGE: &str = "Container runtime did not kill the pod within specified grace period.";
+        let still = self.context.admission.victims();
+        for uid in self.victims.take_late(self.context.clock.now()) {
+            if let Some(entry) = self.pods.get(&uid).filter(|_| still.borrow().contains(&uid)) {
+                self.context.recorder.pod(&entry.pod, None, EventType::Warning, "ExceededGracePeriod", MESSAGE);
+            }
         }
     }
 

@@ -235,6 +235,9 @@ impl Round<'_> {
         };
         let (config, warnings) = launch::sandbox_config(&self.wish.pod, inputs).map_err(|error| error.to_string())?;
         for warning in warnings {
+            if let Some(of_node) = warning.of_node {
+                self.context.recorder.node(EventType::Warning, warning.reason, of_node);
+            }
             self.pod_event(EventType::Warning, warning.reason, warning.message);
         }
         Ok(config)

@@ -26,6 +26,7 @@ mod resize;
 mod retries;
 mod start;
 pub mod user_namespaces;
+mod victims;
 mod wakes;
 mod worker;
 

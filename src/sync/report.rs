@@ -10,7 +10,7 @@ use super::Context;
 use super::execute::StartFailure;
 use super::plan::Plan;
 use super::worker::{Desired, Stage};
-use crate::config::GoDuration;
+use crate::config::{Gate, GoDuration};
 use crate::events::EventType;
 use crate::host::CgroupSettings;
 use crate::pleg::PodRuntime;
@@ -61,9 +61,11 @@ impl Reporter {
         }
     }
 
-    /// The status told last; of a pod that is new to this worker, what the API has.
-    pub fn told<'a>(&'a self, wish: &'a Desired) -> Option<&'a PodStatus> {
-        self.last.as_ref().or(wish.pod.status.as_ref())
+    /// The status that probes go on from: the one told last; of a pod that is new to this worker,
+    /// what the API has, unless such pods are to begin anew.
+    pub fn told<'a>(&'a self, context: &Context, wish: &'a Desired) -> Option<&'a PodStatus> {
+        let begins_anew = context.config.launch.gates.enabled(Gate::ChangeContainerStatusOnKubeletRestart);
+        self.last.as_ref().or(wish.pod.status.as_ref().filter(|_| !begins_anew))
     }
 
     /// When the pod began to be handled, in this life of the agent or in an earlier one.
@@ -89,10 +91,7 @@ impl Reporter {
             .collect();
         let reference = PodRef::of(&wish.pod);
         for held in &plan.held {
-            let which = format!(
-                "failed container={} pod={}_{}({})",
-                held.name, reference.name, reference.namespace, reference.uid
-            );
+            let which = format!("failed container={} pod={}", held.name, reference.in_full());
             let message = format!("back-off {} restarting {which}", GoDuration::from(held.backoff));
             start_errors.insert(held.name.clone(), WaitingReason { reason: "CrashLoopBackOff".to_owned(), message });
         }
@@ -141,10 +140,8 @@ impl Reporter {
         for held in &plan.held {
             let attempt = runtime.newest(&held.name).map_or(0, |newest| newest.attempt);
             if self.reported.insert(held.name.clone(), attempt) != Some(attempt) {
-                let message = format!(
-                    "Back-off restarting failed container {} in pod {}_{}({})",
-                    held.name, reference.name, reference.namespace, reference.uid
-                );
+                let message =
+                    format!("Back-off restarting failed container {} in pod {}", held.name, reference.in_full());
                 let path = pod::field_path(&wish.pod, &held.name);
                 context.recorder.pod(&wish.pod, path.as_deref(), EventType::Warning, "BackOff", message);
             }

@@ -305,7 +305,7 @@ impl Worker {
             pod: &wish.pod,
             runtime,
             ip: report::pod_ip(&self.context, wish, runtime),
-            told: self.reporter.told(wish),
+            told: self.reporter.told(&self.context, wish),
             stage: match self.stage {
                 Stage::Syncing => probes::Stage::Syncing,
                 Stage::Stopping => probes::Stage::Stopping,
@@ -417,6 +417,7 @@ impl Worker {
                 pod: &wish.pod,
                 runtime,
                 prepared: self.prepared,
+                restarts: status::Restarts::of(&wish.pod, &self.context.config.launch.gates),
                 network_ready: self.context.pleg.health().borrow().network_ready(),
                 backoff: &self.context.config.backoff,
                 exits_seen: &self.exits_seen,

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::clock::Clock;
+use crate::config::{FeatureGates, Gate};
 use crate::cri::{self, CriError, RuntimeCondition, RuntimeStatus, RuntimeVersion};
 use crate::events::{Recorded, Recorder};
 use crate::host;
@@ -335,6 +336,18 @@ async fn credentials_that_may_use_a_node_need_not_create_it() {
     let bed = Bed::start(&cluster);
     settle().await;
     assert_eq!(&cluster.call_names()[..2], ["create node", "get node"]);
+    assert!(bed.view().expect("a view").is_registered);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gate_says_that_only_a_node_that_exists_is_looked_for() {
+    let cluster = FakeCluster::default();
+    cluster.put_node(Some(existing(json!({"metadata": {}}))));
+    cluster.fail_next("create node", ApiError::Refused { what: "node".into(), message: "no".into() });
+    let gates = FeatureGates::with(&[(Gate::KubeletRegistrationGetOnExistsOnly, true)]);
+    let bed = Bed::start_with(&cluster, NodeConfig { gates, ..config() });
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(&cluster.call_names()[..3], ["create node", "create node", "get node"], "the second one: it exists");
     assert!(bed.view().expect("a view").is_registered);
 }
 

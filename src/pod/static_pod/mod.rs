@@ -36,6 +36,8 @@ pub struct Origin<'a> {
     /// Path or URL.
     pub place: &'a str,
     pub node_name: &'a str,
+    /// Whether its pods may mention what only the API server has.
+    pub may_need_api: bool,
     pub seen: Timestamp,
 }
 
@@ -92,7 +94,7 @@ pub fn decode(manifest: &[u8], origin: &Origin<'_>) -> Result<Manifest, Manifest
     let text = std::str::from_utf8(manifest).map_err(|_| ManifestError::NotText)?;
     let (written, warnings) = parse(text)?;
     let pod = complete(written, origin);
-    match validate::problems(&pod, origin.node_name) {
+    match validate::problems(&pod, origin.node_name, origin.may_need_api) {
         problems if problems.is_empty() => Ok(Manifest { pod, warnings }),
         problems => Err(ManifestError::Invalid(problems)),
     }

@@ -3,7 +3,7 @@ use crate::pod::testing::yaml;
 
 fn origin(place: &str) -> Origin<'_> {
     let seen = "2026-01-02T03:04:05.678901234Z".parse().expect("a test time parses");
-    Origin { source: Source::File, place, node_name: "Node-1", seen }
+    Origin { source: Source::File, place, node_name: "Node-1", may_need_api: false, seen }
 }
 
 fn decoded(manifest: &str) -> Manifest {
@@ -475,6 +475,25 @@ fn what_needs_an_api_server_is_refused() {
         "env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}]",
         "spec.containers[0]: static pods may not reference secrets",
     );
+}
+
+#[test]
+fn what_needs_an_api_server_may_be_allowed() {
+    let needing = |fields: &str| {
+        let manifest = SMALLEST.replace("spec:\n", &format!("spec:\n  {fields}\n"));
+        decode(manifest.as_bytes(), &Origin { may_need_api: true, ..origin("/m/web.yaml") })
+    };
+    for allowed in
+        ["volumes: [{name: v, secret: {secretName: s}}]", "serviceAccountName: robot", "imagePullSecrets: [{name: s}]"]
+    {
+        assert!(needing(allowed).is_ok(), "{allowed}: {:?}", needing(allowed));
+    }
+    let bundle = "{clusterTrustBundle: {name: b, path: p}}";
+    for refused in
+        ["resourceClaims: [{name: r}]", &format!("volumes: [{{name: v, projected: {{sources: [{bundle}]}}}}]")]
+    {
+        assert!(needing(refused).is_err(), "{refused}");
+    }
 }
 
 #[test]

@@ -18,12 +18,12 @@ use crate::pod::resources::{Resources, container_resources};
 use crate::pod::spec;
 
 /// All that is wrong, in the order of the manifest.
-pub(super) fn problems(pod: &Pod, node_name: &str) -> Vec<Problem> {
+pub(super) fn problems(pod: &Pod, node_name: &str, may_need_api: bool) -> Vec<Problem> {
     let mut found = Findings::default();
     metadata(&mut found, pod, node_name);
     pod_spec(&mut found, spec(pod));
     pod_level_resources(&mut found, pod);
-    api_references(&mut found, pod);
+    api_references(&mut found, pod, may_need_api);
     found.problems
 }
 
@@ -315,9 +315,16 @@ fn source_names(volume: &Volume) -> Vec<String> {
 }
 
 /// A static pod must run without an API server, so it may not need one.
-fn api_references(found: &mut Findings, pod: &Pod) {
+/// What nothing but the API server has is refused even where the rest of it is not, as upstream does.
+const NEVER_SERVED: &[&str] = &["resourceclaims", "clustertrustbundles"];
+
+fn api_references(found: &mut Findings, pod: &Pod, may_need_api: bool) {
     let spec = spec(pod);
-    let mut refuse = |field: String, what: &str| found.add(field, format!("static pods may not reference {what}"));
+    let mut refuse = |field: String, what: &str| {
+        if !may_need_api || NEVER_SERVED.contains(&what) {
+            found.add(field, format!("static pods may not reference {what}"));
+        }
+    };
     if spec.service_account_name.as_deref().is_some_and(|name| !name.is_empty()) {
         refuse("spec.serviceAccountName".into(), "serviceaccounts");
     }

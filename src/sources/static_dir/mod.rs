@@ -43,6 +43,7 @@ pub struct StaticDir {
     /// A directory, or a single manifest.
     pub path: PathBuf,
     pub node_name: String,
+    pub may_need_api: bool,
     pub rescan_period: Duration,
 }
 
@@ -50,7 +51,7 @@ pub struct StaticDir {
 pub async fn run(dir: StaticDir, clock: Clock, events: mpsc::Sender<SourceEvent>) {
     let mut task = Task {
         watch: Watch::new(),
-        manifests: Some(Manifests::new(Place::Files, &dir.node_name)),
+        manifests: Some(Manifests::new(Place::Files, &dir.node_name, dir.may_need_api)),
         dir,
         clock,
         last_error: None,

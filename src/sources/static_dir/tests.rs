@@ -57,7 +57,7 @@ struct Running {
 impl Running {
     fn start(path: &Path, rescan_period: Duration) -> Self {
         let (sender, events) = mpsc::channel(1);
-        let dir = StaticDir { path: path.to_owned(), node_name: "n1".into(), rescan_period };
+        let dir = StaticDir { path: path.to_owned(), node_name: "n1".into(), may_need_api: false, rescan_period };
         Running { events, task: tokio::spawn(run(dir, Clock::system(), sender)) }
     }
 

@@ -53,6 +53,7 @@ pub struct StaticUrl {
     pub headers: BTreeMap<String, Vec<String>>,
     pub user_agent: String,
     pub node_name: String,
+    pub may_need_api: bool,
     pub period: Duration,
 }
 
@@ -80,7 +81,7 @@ enum FetchError {
 pub async fn run(config: StaticUrl, net: Arc<dyn Net>, clock: Clock, events: mpsc::Sender<SourceEvent>) {
     // Without a password, for the log.
     let url = without_userinfo(&config.url);
-    let manifests = Some(Manifests::new(Place::Url(config.url.clone()), &config.node_name));
+    let manifests = Some(Manifests::new(Place::Url(config.url.clone()), &config.node_name, config.may_need_api));
     let mut task = Task { config, net, clock, manifests, etag: None, fingerprint: None };
     let mut listed: Option<Vec<Arc<Pod>>> = None;
     let mut last_error: Option<String> = None;

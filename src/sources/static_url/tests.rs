@@ -101,6 +101,7 @@ impl Running {
             headers: headers.iter().map(|(name, values)| ((*name).to_owned(), texts(values))).collect(),
             user_agent: "ferrolet/test".into(),
             node_name: "n1".into(),
+            may_need_api: false,
             period: PERIOD,
         };
         let task = tokio::spawn(run(config, server.clone(), Clock::system(), sender));

@@ -1,5 +1,5 @@
 use super::*;
-use crate::status::{Probed, deadline, restartable};
+use crate::status::{Probed, Restarts, deadline};
 
 #[test]
 fn phase_follows_the_containers() {
@@ -52,7 +52,11 @@ fn the_container_policy_and_its_rules_overrule_the_pods() {
     let check = |pod_policy: &str, container: &str, exit_code: i32, expected: bool| {
         let pod = pod(&format!("{{restartPolicy: {pod_policy}, containers: [{{name: web, image: a{container}}}]}}"));
         let container = &pod.spec.as_ref().expect("a spec").containers[0];
-        assert_eq!(restartable(&pod, container, exit_code), expected, "{pod_policy} {container:?} {exit_code}");
+        assert_eq!(
+            Restarts::of(&pod, &FeatureGates::default()).restartable(container, exit_code),
+            expected,
+            "{pod_policy} {container:?} {exit_code}"
+        );
     };
     check("Always", "", 0, true);
     check("OnFailure", "", 0, false);
@@ -72,9 +76,28 @@ fn the_container_policy_and_its_rules_overrule_the_pods() {
 }
 
 #[test]
+fn a_rule_whose_gate_is_off_decides_nothing_and_lets_none_behind_it_decide() {
+    let rule = |action: &str| format!("{{action: {action}, exitCodes: {{operator: In, values: [42]}}}}");
+    let rules = format!("restartPolicyRules: [{}, {}]", rule("RestartAllContainers"), rule("Restart"));
+    let pod = pod(&format!("{{containers: [{{name: web, image: a, restartPolicy: Never, {rules}}}]}}"));
+    let off = FeatureGates::with(&[(Gate::RestartAllContainersOnContainerExits, false)]);
+    let restartable = |gates: &FeatureGates| {
+        Restarts::of(&pod, gates).restartable(&pod.spec.as_ref().expect("a spec").containers[0], 42)
+    };
+    assert!(restartable(&FeatureGates::default()));
+    assert!(!restartable(&off));
+    let told = |gates: FeatureGates| {
+        let case = Case { pod: pod.clone(), gates, ..Case::new(ONE, &["sandbox", "web/0 exited 42"]) };
+        case.compute().status.conditions.into_iter().flatten().any(|it| it.type_ == "AllContainersRestarting")
+    };
+    assert!(told(FeatureGates::default()) && !told(off));
+}
+
+#[test]
 fn nothing_of_a_deleted_pod_is_restarted() {
     let case = Case::new(ONE, &["web/0 exited 1"]).deleted();
-    assert!(!restartable(&case.pod, &case.pod.spec.as_ref().expect("a spec").containers[0], 1));
+    let restarts = Restarts::of(&case.pod, &case.gates);
+    assert!(!restarts.restartable(&case.pod.spec.as_ref().expect("a spec").containers[0], 1));
 }
 
 #[test]

@@ -103,6 +103,14 @@ fn a_pod_tells_what_it_takes_in_all() {
         CgroupSettings { cpu_shares: Some(102), memory_limit_bytes: Some(128 << 20), ..CgroupSettings::default() };
     let running = Case { cgroup: Some(settings), ..Case::new(spec, &["sandbox", "web/0 running"]) };
     assert_eq!(told(&running), format!("{allocated}; cpu=100m memory=64Mi; memory=128Mi"));
+    // So has one that is being resized before it runs: the limit could not be lowered yet.
+    let in_progress = Some(super::super::ResizeInProgress { generation: Some(2), error: None });
+    let resized = Case {
+        cgroup: running.cgroup.clone(),
+        resize: super::super::Resize { pending: None, in_progress },
+        ..Case::new(spec, &["sandbox", "web/0 created"])
+    };
+    assert_eq!(told(&resized), format!("{allocated}; cpu=100m memory=64Mi; memory=128Mi"));
     let adopted = Case { cgroup: None, ..running.then(&["sandbox", "web/0 running"]) };
     assert_eq!(told(&adopted), format!("{allocated}; cpu=100m memory=64Mi; memory=128Mi"));
     let nothing = Case::new(ONE, &["sandbox", "web/0 running"]);

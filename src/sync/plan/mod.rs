@@ -27,7 +27,7 @@ use crate::cri::{
 use crate::pleg::PodRuntime;
 use crate::pod::{self, containers::ephemeral_containers};
 use crate::probes::{ProbeKind, Standing, Standings};
-use crate::status::restartable;
+use crate::status::Restarts;
 
 /// Everything a plan depends on.
 pub struct Snapshot<'a> {
@@ -35,6 +35,8 @@ pub struct Snapshot<'a> {
     pub runtime: &'a PodRuntime,
     /// Directories, cgroup and volumes were made in this life of the worker.
     pub prepared: bool,
+    /// By what containers are started again.
+    pub restarts: Restarts<'a>,
     pub network_ready: bool,
     pub backoff: &'a BackoffLimits,
     /// When this worker first saw the exits of instances that have ended.
@@ -321,7 +323,7 @@ fn is_done(snapshot: &Snapshot, spec: &ContainerSpec) -> bool {
     match failed_probe(snapshot, newest) {
         // Killed for a probe: how it then ended is not why it ended, and no rule speaks of it.
         Some(_) => policy(snapshot.pod, spec) == "Never",
-        None => !restartable(snapshot.pod, spec, exit.exit_code),
+        None => !snapshot.restarts.restartable(spec, exit.exit_code),
     }
 }
 
@@ -426,7 +428,7 @@ fn progress_in(snapshot: &Snapshot, sandbox: &Sandbox) -> Progress {
         match (kind, newest.map(|newest| (&newest.state, newest))) {
             (Kind::Init, Some((ContainerState::Exited(exit), _))) if has_done_its_work(exit) => continue,
             (Kind::Init, Some((ContainerState::Exited(exit), _)))
-                if !restartable(snapshot.pod, spec, exit.exit_code) =>
+                if !snapshot.restarts.restartable(spec, exit.exit_code) =>
             {
                 return Progress::Finished;
             }

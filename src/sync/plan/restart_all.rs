@@ -9,12 +9,11 @@ use std::collections::BTreeSet;
 
 use super::{Action, Held, Plan, Snapshot, StopWhy, backoff, init, init_kind, regular, stop};
 use crate::cri::{Container, ContainerId};
-use crate::status::restart_sources;
 
 /// The next step; `None` where no restart is under way. Sandbox and volumes stay as they are.
 pub(super) fn next(snapshot: &Snapshot) -> Option<Plan> {
     let (pod, runtime) = (snapshot.pod, snapshot.runtime);
-    let sources: BTreeSet<&ContainerId> = restart_sources(pod, runtime).map(|source| &source.id).collect();
+    let sources: BTreeSet<&ContainerId> = snapshot.restarts.sources(runtime).map(|source| &source.id).collect();
     if sources.is_empty() {
         return None;
     }

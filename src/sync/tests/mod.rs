@@ -21,6 +21,7 @@ use crate::cri::{
 use crate::pleg::PodRuntime;
 use crate::pod::{self, PodUid};
 use crate::probes::{ProbeKind, Standing, Standings};
+use crate::status::Restarts;
 
 const LIMITS: BackoffLimits = BackoffLimits {
     initial: Duration::from_secs(10),
@@ -53,7 +54,10 @@ fn with_init(mut pod: Pod, init: &[(&str, bool)]) -> Pod {
 
 /// A runtime described step by step.
 #[derive(Default)]
-struct Scene(PodRuntime, Standings, Resize, PostStarts);
+struct Scene(PodRuntime, Standings, Resize, PostStarts, NoRestartsOfAll);
+
+/// Whether rules may not restart all containers.
+type NoRestartsOfAll = bool;
 
 impl Scene {
     fn sandbox(mut self, attempt: u32, state: SandboxState) -> Self {
@@ -122,6 +126,12 @@ impl Scene {
         self
     }
 
+    /// Rules may not restart all containers.
+    fn without_restarts_of_all(mut self) -> Self {
+        self.4 = true;
+        self
+    }
+
     /// The newest described container has not got over its postStart hook.
     fn hooked(mut self, post_start: PostStart) -> Self {
         let newest = self.0.containers.last().expect("a container was described");
@@ -168,7 +178,7 @@ fn plan_of(pod: &Pod, scene: Scene, prepared: bool, network_ready: bool) -> Plan
 
 /// The plan of a worker that saw all exits so long ago.
 fn plan_seen_for(seen: Duration, pod: &Pod, scene: Scene, prepared: bool, network_ready: bool) -> Plan {
-    let Scene(runtime, standings, resize, post_starts) = scene;
+    let Scene(runtime, standings, resize, post_starts, no_restarts_of_all) = scene;
     let runtime = runtime.sorted();
     let now = Instant::now() + seen;
     let exits_seen = runtime.containers.iter().map(|container| (container.id.clone(), now - seen)).collect();
@@ -178,6 +188,7 @@ fn plan_seen_for(seen: Duration, pod: &Pod, scene: Scene, prepared: bool, networ
         pod,
         runtime: &runtime,
         prepared,
+        restarts: Restarts { pod, all_may: !no_restarts_of_all },
         network_ready,
         backoff: &LIMITS,
         exits_seen: &exits_seen,

@@ -46,6 +46,15 @@ fn all_are_stopped_and_removed_and_the_source_last() {
 }
 
 #[test]
+fn where_its_gate_is_off_no_rule_restarts_all_not_even_in_a_pod_that_has_run_before() {
+    let exited = || ready().exited("i", 0, 0, 0).running("s", 0, 0).running("a", 0, 0).exited("b", 0, 0, 88);
+    check(ruled(), exited().without_restarts_of_all(), &[]);
+    // Cut off in the middle by an agent whose gate was on: what was stopped for it stays down.
+    let stopped = ready().exited("i", 0, 0, 0).running("s", 0, 0).exited("a", 0, 0, 137).exited("b", 0, 0, 88);
+    check(ruled(), stopped.without_restarts_of_all(), &["done"]);
+}
+
+#[test]
 fn the_sandbox_stays_unless_it_is_of_no_use() {
     let dead = || Scene::default().sandbox(0, SandboxState::NotReady);
     check(ruled(), dead().exited("a", 0, 0, 0).exited("b", 0, 0, 88), &["create sandbox 1"]);

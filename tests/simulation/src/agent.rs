@@ -272,6 +272,7 @@ fn config() -> AgentConfig {
             time_zone: TimeZone::UTC,
         },
         event_rate: None,
+        resolver_problem: None,
         pleg: PlegConfig::default(),
         healthz: None,
     }

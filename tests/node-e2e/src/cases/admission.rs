@@ -6,7 +6,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::harness::{Case, Lab, Node, PodBuilder, PodHandle, pod};
+use crate::harness::{Case, Lab, Node, PodBuilder, PodHandle, WITHIN, pod};
 use crate::{own, shared};
 
 pub const CASES: &[Case] = &[
@@ -19,6 +19,7 @@ pub const CASES: &[Case] = &[
     shared!(a_profile_needs_app_armor),
     shared!(an_unheard_of_resource_is_nobodys_business),
     shared!(a_critical_pod_takes_the_place_of_another),
+    own!(a_victim_that_does_not_end_is_told_of),
     own!(what_the_node_does_not_declare_keeps_pods_away),
     own!(a_refusal_outlives_the_agent).beyond_upstream("it then makes up ends of containers that never began"),
 ];
@@ -163,8 +164,9 @@ async fn an_unheard_of_resource_is_nobodys_business(node: Node) -> Result<()> {
     Ok(())
 }
 
-async fn a_critical_pod_takes_the_place_of_another(node: Node) -> Result<()> {
-    // A resource of the story's own, so that no other story's pod has to go.
+/// A resource of the story's own, so that no other story's pod has to go: its name, and the
+/// fields of a container that takes all of it.
+async fn own_resource(node: &Node) -> Result<(String, Value)> {
     let resource = format!("example.com/{}", node.namespace());
     let amount = json!({ &resource: "1" });
     let advertised = json!({ "status": { "capacity": amount, "allocatable": amount } });
@@ -177,15 +179,22 @@ async fn a_critical_pod_takes_the_place_of_another(node: Node) -> Result<()> {
         allocatable.is_some_and(|all| all.contains_key(&known))
     })
     .await?;
+    Ok((resource, asking))
+}
 
+fn critical(node: &Node, asking: Value) -> PodBuilder {
+    sent_to(node, "critical").spec(json!({ "priorityClassName": "system-node-critical" })).container(asking)
+}
+
+async fn a_critical_pod_takes_the_place_of_another(node: Node) -> Result<()> {
+    let (resource, asking) = own_resource(&node).await?;
     let victim = node.run(sent_to(&node, "victim").container(asking.clone())).await?;
     victim.expect().ready().await?;
     let message = format!("Node didn't have enough resource: {resource}, requested: 1, used: 1, capacity: 1");
     let second = sent_to(&node, "second").container(asking.clone());
     refused(&node, second, &format!("OutOf{resource}"), &message).await?;
 
-    let critical = sent_to(&node, "critical").spec(json!({ "priorityClassName": "system-node-critical" }));
-    let critical = node.run(critical.container(asking)).await?;
+    let critical = node.run(critical(&node, asking)).await?;
     critical.expect().ready().await?;
     let pod = victim.expect().phase("Failed").condition("DisruptionTarget", "True").await?;
     let status = pod.status.context("a status")?;
@@ -196,6 +205,25 @@ async fn a_critical_pod_takes_the_place_of_another(node: Node) -> Result<()> {
     let target = conditions.iter().find(|it| it.type_ == "DisruptionTarget").context("a condition")?;
     ensure!(target.reason.as_deref() == Some("TerminationByKubelet"), "{target:?}");
     ensure!(victim.expect_event("Preempting").await? == message);
+    Ok(())
+}
+
+async fn a_victim_that_does_not_end_is_told_of(lab: Lab) -> Result<()> {
+    let node = lab.node(|stack| stack).await?;
+    let (_, asking) = own_resource(&node).await?;
+    // While its hook runs there is time to make the runtime hang.
+    let hook = json!({ "lifecycle": { "preStop": { "sleep": { "seconds": 4 } } } });
+    let victim = sent_to(&node, "victim").container(asking.clone()).container(hook);
+    let victim = node.run(victim.spec(json!({ "terminationGracePeriodSeconds": 5 }))).await?;
+    victim.expect().ready().await?;
+
+    let critical = node.run(critical(&node, asking)).await?;
+    victim.expect_event("Preempting").await?;
+    node.stack().containerd().freeze().await?;
+    let told = victim.expect_event("ExceededGracePeriod").await;
+    node.stack().containerd().thaw().await?;
+    ensure!(told? == "Container runtime did not kill the pod within specified grace period.");
+    critical.expect().ready().within(WITHIN * 3).await?;
     Ok(())
 }
 

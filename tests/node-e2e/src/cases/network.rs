@@ -7,9 +7,10 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::harness::{Case, Node, PodBuilder, PodCgroup, PodHandle, WITHIN, expect_lines, pod};
+use crate::harness::{Case, Lab, Node, PodBuilder, PodCgroup, PodHandle, WITHIN, expect_lines, pod};
 use crate::poll::{self, Look};
-use crate::shared;
+use crate::stack::Builder;
+use crate::{own, shared};
 
 pub const CASES: &[Case] = &[
     shared!(pods_reach_each_other).in_subset(),
@@ -23,6 +24,7 @@ pub const CASES: &[Case] = &[
     shared!(names_can_be_looked_up_as_the_node_does),
     shared!(names_can_be_looked_up_by_the_pods_own_rules),
     shared!(the_host_network_falls_back_to_the_nodes_names),
+    own!(what_is_wrong_with_name_servers_is_told),
     shared!(containers_can_share_their_processes),
     shared!(host_namespaces_are_the_nodes),
 ];
@@ -156,6 +158,37 @@ async fn names_can_be_looked_up_by_the_pods_own_rules(node: Node) -> Result<()> 
     let fields = json!({ "dnsPolicy": "None", "dnsConfig": config });
     let output = resolv_conf(&node, fields).await?;
     ensure!(output == "search example.com\nnameserver 192.0.2.53\noptions ndots:2\n", "{output:?}");
+    Ok(())
+}
+
+async fn what_is_wrong_with_name_servers_is_told(lab: Lab) -> Result<()> {
+    const CROWDED: &str = "/etc/crowded.conf";
+    let crowded = |stack: Builder| stack.config("clusterDNS", json!([])).config("resolvConf", CROWDED).without_agent();
+    let node = lab.node(crowded).await?;
+    let searches = (0..33).map(|n| format!("d{n}.test")).collect::<Vec<_>>();
+    node.stack().write(CROWDED, format!("nameserver 192.0.2.1\nsearch {}\n", searches.join(" ")))?;
+    node.stack().agent().start().await?;
+    node.expect_node_ready("True").await?;
+
+    let pod = node.run(pod("asking").spec(json!({ "dnsPolicy": "ClusterFirst" }))).await?;
+    pod.expect().ready().await?;
+    let (namespace, uid) = (node.namespace(), pod.get().await?.metadata.uid.context("a UID")?);
+    let of_node = "kubelet does not have ClusterDNS IP configured and cannot create Pod using \"ClusterFirst\" policy. \
+                   Falling back to \"Default\" policy.";
+    let of_pod = format!("pod: \"asking_{namespace}({uid})\". {of_node}");
+    let told = pod.expect_event("MissingClusterDNS").await?;
+    ensure!(told == of_pod, "{told:?}");
+    let of_cut = format!(
+        "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {}",
+        searches[..32].join(" ")
+    );
+    let told = pod.expect_event("DNSConfigForming").await?;
+    ensure!(told == of_cut, "{told:?}");
+    let told = node.expect_own_event("MissingClusterDNS").await?;
+    ensure!(told == of_node, "{told:?}");
+    let of_file = format!("Resolv.conf file '{CROWDED}' contains search line consisting of more than 29 domains!");
+    let told = node.expect_own_event("CheckLimitsForResolvConf").await?;
+    ensure!(told == of_file, "{told:?}");
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use ferrolet::cri::{ContainerId, ContainerStateKind, ContainerSummary, GrpcRunti
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{self as core, Namespace, ServiceAccount};
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, Resource};
 use serde::Serialize;
@@ -253,6 +253,20 @@ impl Node {
 
     pub async fn expect_node_ready(&self, value: &str) -> Result<core::Node> {
         self.expect_node(&format!("Ready={value}"), |node| ready(node) == Some(value)).await
+    }
+
+    /// Waits for an event of the node itself with this reason and returns its message.
+    pub async fn expect_own_event(&self, reason: &str) -> Result<String> {
+        let events: Api<core::Event> = Api::default_namespaced(self.client());
+        let fields = format!("involvedObject.kind=Node,involvedObject.name={},reason={reason}", self.name());
+        poll::until(format!("event {reason} of the node"), WITHIN, async || {
+            let found = events.list(&ListParams::default().fields(&fields)).await.context("list events")?.items.pop();
+            Ok(match found {
+                Some(event) => Look::Done(event.message.unwrap_or_default()),
+                None => Look::NotYet("none".to_owned()),
+            })
+        })
+        .await
     }
 
     /// The node's lease, once it is there and was renewed after the moment of the call.
