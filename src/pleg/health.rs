@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::cri::RuntimeStatus;
+use crate::cri::{RuntimeCondition, RuntimeStatus};
 
 /// The runtime as of its last answers.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -27,6 +27,14 @@ impl RuntimeHealth {
         self.status.as_ref().is_some_and(|(_, status)| status.network_ready.ok)
     }
 
+    /// Why pods with a network of their own cannot start, in upstream's words.
+    pub fn network_problem(&self) -> String {
+        match &self.status {
+            None => "network state unknown".to_owned(),
+            Some((_, status)) => not_ready("runtime network", "NetworkReady", &status.network_ready),
+        }
+    }
+
     /// What is wrong, in upstream's words; empty when the node may be Ready.
     pub fn problems(&self, now: Instant) -> Vec<String> {
         let mut problems = Vec::new();
@@ -41,10 +49,7 @@ impl RuntimeHealth {
                     ("runtime network", "NetworkReady", &status.network_ready),
                 ] {
                     if !condition.ok {
-                        problems.push(format!(
-                            "container {name} not ready: {what}=false reason:{} message:{}",
-                            condition.reason, condition.message
-                        ));
+                        problems.push(not_ready(name, what, condition));
                     }
                 }
             }
@@ -60,4 +65,9 @@ impl RuntimeHealth {
         }
         problems
     }
+}
+
+fn not_ready(name: &str, what: &str, condition: &RuntimeCondition) -> String {
+    let RuntimeCondition { reason, message, .. } = condition;
+    format!("container {name} not ready: {what}=false reason:{reason} message:{message}")
 }

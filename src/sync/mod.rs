@@ -31,6 +31,8 @@ mod wakes;
 mod worker;
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;

@@ -147,8 +147,7 @@ impl Reporter {
             }
         }
         if plan.waits_for_network && !self.waits_for_network {
-            let health = context.pleg.health().borrow().clone();
-            let why = health.problems(context.clock.now()).join(", ");
+            let why = context.pleg.health().borrow().network_problem();
             context.recorder.pod(
                 &wish.pod,
                 None,

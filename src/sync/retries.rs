@@ -9,7 +9,11 @@ use tokio::time::Instant;
 use super::plan::Action;
 use crate::clock::Clock;
 
-/// Delays between tries.
+// Delays between tries. Upstream tries again 10 to 15 s after any failure. Here the first tries
+// follow sooner, because what fails is mostly well again in a moment, and from the sixth on the
+// rhythm is upstream's. So a container that cannot be configured is tried nine times in its first
+// minute and not five: a look at its image and two events more each, which are counted on the
+// events that are there, as upstream's are.
 const FIRST: Duration = Duration::from_millis(500);
 const MAX: Duration = Duration::from_secs(10);
 const JITTER: f64 = 0.5;
@@ -96,5 +100,30 @@ impl Retries {
     /// Whatever they waited for may have changed.
     pub fn clear(&mut self) {
         self.waiting.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn first_tries_follow_soon_and_later_ones_as_upstreams_do() {
+        let mut retries = Retries::new(Clock::simulated(crate::cri::testing::noon(), 1));
+        let began = Instant::now();
+        let mut tries = 1;
+        loop {
+            let next = retries.failed(Step::Prepare, None);
+            let wait = (next - Instant::now()).as_secs_f64();
+            let least = [0.5, 1.0, 2.0, 4.0, 8.0].get(tries - 1).copied().unwrap_or(10.0);
+            assert!((least..=least * 1.5).contains(&wait), "{wait} s after {tries} tries");
+            tokio::time::sleep_until(next).await;
+            if began.elapsed() > Duration::from_secs(60) {
+                break;
+            }
+            tries += 1;
+        }
+        assert!((8..=10).contains(&tries), "{tries} tries in a minute");
+        assert!(retries.waits_for(&Step::Prepare).is_none() && retries.has_failed(&Step::Prepare));
     }
 }

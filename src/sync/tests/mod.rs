@@ -1,5 +1,6 @@
 //! Scenarios: what a pod and its runtime look like, and the plan that follows, as text.
 
+mod actions;
 mod hooks;
 mod restart_all;
 

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ferrolet::cri::{Runtime, Scope};
 use ferrolet::pod::PodUid;
-use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Map, Value, json};
 
 use super::normal::{self, Names};
@@ -20,7 +20,7 @@ pub async fn end(handle: &PodHandle, pod: &Pod) -> Result<Value> {
     spec.containers.iter().for_each(|container| names.container(&container.name));
     let mut all = json!({ "status": normal::status(serde_json::to_value(&pod.status)?) });
     names.forget_in(&mut all);
-    all["events"] = events(&handle.events().await?, &names);
+    all["events"] = events(handle, &names).await?;
     Ok(all)
 }
 
@@ -54,7 +54,7 @@ pub async fn pod(handle: &PodHandle, pod: &Pod) -> Result<Value> {
             seen.insert(container.name.clone(), said);
         }
     }
-    let events = events(&handle.events().await?, &names);
+    let events = events(handle, &names).await?;
     let mut all = json!({ "status": status, "made": made, "seen": seen });
     names.forget_in(&mut all);
     all["events"] = events;
@@ -89,15 +89,16 @@ fn said(handle: &PodHandle, container: &str) -> Result<Option<Value>> {
     Ok(whole.map(|log| report::read(&log)))
 }
 
-/// Each event once, however often it was told.
-fn events(events: &[Event], names: &Names) -> Value {
+/// Each event once, however often it was told. Those of a first try are of another pod of the same name.
+async fn events(handle: &PodHandle, names: &Names) -> Result<Value> {
     let mut told = Map::new();
-    for event in events {
+    let all = handle.events().await?;
+    for event in all.iter().filter(|event| event.involved_object.uid.as_ref() == Some(&handle.uid)) {
         let field = event.involved_object.field_path.as_deref().unwrap_or_default();
         let kind = event.type_.as_deref().unwrap_or_default();
         let reason = event.reason.as_deref().unwrap_or_default();
         let message = normal::message(&names.forget(event.message.as_deref().unwrap_or_default()));
         told.insert(format!("{kind} {reason} {field}: {message}"), json!("told"));
     }
-    told.into()
+    Ok(told.into())
 }

@@ -1,0 +1,138 @@
+//! Single actions against a runtime that refuses them: what is told of it, and what is tried again.
+
+use super::super::plan::{Action, Kind, StopWhy, Waits};
+use super::super::report::{Progress, Reporter};
+use super::super::testing::Bed;
+use super::super::worker::Stage;
+use super::*;
+use crate::config::{FeatureGates, Gate};
+use crate::pod::Source;
+use crate::status;
+
+const ONE: &str = "{containers: [{name: c, image: own, imagePullPolicy: IfNotPresent}]}";
+
+fn start(name: &str, kind: Kind) -> Action {
+    Action::StartContainer { name: name.into(), kind, attempt: Some(0), waits: Waits::default() }
+}
+
+fn stop(name: &str) -> Action {
+    Action::StopContainer { name: name.into(), id: ContainerId::new(format!("{name}-0")), why: StopWhy::PodStops }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_sandbox_that_fails_the_runtimes_own_words_are_told() {
+    let bed = Bed::new(ONE);
+    bed.runtime.refuse("RunPodSandbox", "no address is left");
+    let failure = bed.carry_out(Action::CreateSandbox { attempt: 0, replaces: false }).await.expect_err("refused");
+    assert_eq!(failure.message, "no address is left", "without the call's name");
+    assert_eq!(bed.told(), ["FailedCreatePodSandBox: Failed to create pod sandbox: no address is left"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_a_failed_start_name_the_container_so_that_they_count_as_the_same() {
+    let bed = Bed::new(ONE);
+    bed.runtime.refuse("StartContainer", "cannot start id-of-c: no such program");
+    let failure = bed.carry_out(start("c", Kind::Regular)).await.expect_err("refused");
+    assert_eq!(failure.reason, "RunContainerError");
+    assert_eq!(failure.message, "cannot start id-of-c: no such program");
+    let told = bed.told();
+    assert_eq!(told.last().map(String::as_str), Some("Failed: Error: cannot start c: no such program"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn images_that_are_volumes_come_before_the_containers_own() {
+    let spec = "{containers: [{name: c, image: own, imagePullPolicy: IfNotPresent, volumeMounts: [{name: v, mountPath: /v}]}], \
+                volumes: [{name: v, image: {reference: mounted, pullPolicy: IfNotPresent}}, \
+                {name: w, image: {reference: unused, pullPolicy: IfNotPresent}}]}";
+    let bed = Bed::new(spec);
+    bed.carry_out(start("c", Kind::Regular)).await.expect("it starts");
+    let calls = bed.runtime.calls();
+    let asked: Vec<_> = calls.iter().filter_map(|call| call.strip_prefix("ImageStatus ")).collect();
+    assert_eq!(asked, ["mounted", "own"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_debugs_a_container_that_is_not_there_is_told() {
+    let spec = "{containers: [{name: c, image: own}], ephemeralContainers: \
+                [{name: e, image: own, imagePullPolicy: IfNotPresent, targetContainerName: c}]}";
+    let mut bed = Bed::new(spec);
+    let failure = bed.carry_out(start("e", Kind::Ephemeral)).await.expect_err("there is no target");
+    assert_eq!((failure.reason.as_str(), failure.message.as_str()), NO_TARGET);
+    assert_eq!(bed.told().last().map(String::as_str), Some("Failed: Error: unable to find target container c"));
+    // One in a sandbox that is gone is no target either.
+    let elsewhere =
+        Container { sandbox_id: SandboxId::new("old"), ..cri::testing::container("c", 0, cri::testing::running()) };
+    bed.seen.containers = vec![elsewhere];
+    assert_eq!(bed.carry_out(start("e", Kind::Ephemeral)).await.expect_err("nor here").message, NO_TARGET.1);
+    bed.seen.containers = vec![cri::testing::container("c", 0, cri::testing::running())];
+    bed.carry_out(start("e", Kind::Ephemeral)).await.expect("it starts");
+    let created: Vec<_> = bed.runtime.calls().into_iter().filter(|call| call.starts_with("CreateContainer")).collect();
+    assert_eq!(created, ["CreateContainer e in the processes of c-0"]);
+}
+
+const NO_TARGET: (&str, &str) = ("CreateContainerConfigError", "unable to find target container c");
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_is_tried_again_runs_no_hook_again_and_has_the_rest_of_the_grace() {
+    let mut bed = Bed::new(
+        "{terminationGracePeriodSeconds: 30, \
+         containers: [{name: c, image: own, lifecycle: {preStop: {sleep: {seconds: 10}}}}]}",
+    );
+    bed.seen.containers = vec![cri::testing::container("c", 0, cri::testing::running())];
+    let began = Instant::now();
+    bed.runtime.refuse("StopContainer", "not now");
+    bed.carry_out(stop("c")).await.expect_err("refused");
+    assert_eq!(began.elapsed().as_secs(), 10);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    bed.carry_out(stop("c")).await.expect("it stops");
+    assert_eq!(began.elapsed().as_secs(), 13, "the hook is through");
+    assert_eq!(bed.runtime.calls(), ["StopContainer c-0 within 20s", "StopContainer c-0 within 20s"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_stopped_is_told() {
+    let bed = Bed::new(ONE);
+    bed.runtime.refuse("StopPodSandbox", "the network plugin is away");
+    bed.carry_out(Action::StopSandbox { id: SandboxId::new("s") }).await.expect_err("refused");
+    assert_eq!(bed.told(), ["FailedKillPod: error killing pod: StopPodSandbox: the network plugin is away"]);
+    bed.carry_out(Action::StopSandbox { id: SandboxId::new("s") }).await.expect("it stops");
+    assert_eq!(bed.told().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_waits_for_the_network_is_told_once_each_time() {
+    let bed = Bed::new(ONE);
+    let mut reporter = Reporter::new(&bed.context);
+    let mut publish = |waits_for_network: bool| {
+        let (failures, standings, resize) = (BTreeMap::new(), Standings::new(), status::Resize::default());
+        let progress = Progress {
+            stage: Stage::Syncing,
+            failures: &failures,
+            verdict: None,
+            standings: &standings,
+            resize: &resize,
+            cgroup: None,
+        };
+        let plan = Plan { waits_for_network, ..Plan::default() };
+        reporter.publish(&bed.context, &bed.wish, &bed.seen, &plan, &progress);
+        bed.told()
+    };
+    let told = "NetworkNotReady: network is not ready: network state unknown";
+    assert_eq!(publish(true), [told]);
+    assert_eq!(publish(true), [told], "it is known");
+    assert_eq!(publish(false), [told]);
+    assert_eq!(publish(true), [told, told], "and has gone again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_life_told_of_probes_counts_unless_a_gate_says_otherwise() {
+    let mut bed = Bed::new(ONE);
+    bed.wish.source = Source::Api;
+    let mut pod = Pod::clone(&bed.wish.pod);
+    pod.status = Some(crate::pod::testing::yaml("{phase: Running}"));
+    bed.wish.pod = std::sync::Arc::new(pod);
+    let reporter = Reporter::new(&bed.context);
+    assert!(reporter.told(&bed.context, &bed.wish).is_some());
+    bed.context.config.launch.gates = FeatureGates::with(&[(Gate::ChangeContainerStatusOnKubeletRestart, true)]);
+    assert!(reporter.told(&bed.context, &bed.wish).is_none());
+}
