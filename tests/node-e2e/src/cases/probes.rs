@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::harness::{Case, Node, PodBuilder, PodHandle, pod};
-use crate::shared;
+use crate::harness::{Case, Lab, Node, PodBuilder, PodHandle, pod};
+use crate::{own, shared};
 
 pub const CASES: &[Case] = &[
     shared!(a_pod_is_ready_only_once_its_probe_says_so).in_subset(),
@@ -25,6 +25,7 @@ pub const CASES: &[Case] = &[
     shared!(a_probe_of_a_port_that_nobody_named_never_passes),
     shared!(a_readiness_probe_goes_on_while_the_pod_stops)
         .beyond_upstream("its exec probes are cancelled with the last sync of the pod"),
+    own!(what_was_ready_begins_anew_where_a_gate_says_so),
 ];
 
 /// A server whose root answers 200 while `/tmp/www/index.html` is there, and 404 else.
@@ -225,4 +226,24 @@ async fn a_readiness_probe_goes_on_while_the_pod_stops(node: Node) -> Result<()>
     leaving.delete().await?;
     leaving.expect().running().condition("Ready", "False").await?;
     leaving.expect_gone().await
+}
+
+async fn what_was_ready_begins_anew_where_a_gate_says_so(lab: Lab) -> Result<()> {
+    let gates = json!({ "ChangeContainerStatusOnKubeletRestart": true });
+    let node = lab.node(|stack| stack.config("featureGates", gates)).await?;
+    // Once it has been ready it stays so, however often the probe fails.
+    let probe = with(exec("test -f /tmp/ready"), json!({ "failureThreshold": 1000 }));
+    let pod = pod("patient").script("touch /tmp/ready; sleep 1000000").container(json!({ "readinessProbe": probe }));
+    let pod = node.run(pod).await?;
+    pod.expect().ready().await?;
+    pod.exec("rm /tmp/ready").await?;
+    let before = pod.instance().await?;
+
+    node.stack().agent().kill().await?;
+    node.stack().agent().start().await?;
+    pod.expect().condition("Ready", "False").await?;
+    ensure!(pod.instance().await? == before, "another instance");
+    pod.exec("touch /tmp/ready").await?;
+    pod.expect().ready().await?;
+    Ok(())
 }

@@ -55,6 +55,15 @@ impl Both<'_> {
         [self.ferrolet, self.kubelet].iter().all(|side| side["status"]["phase"].as_str().is_some_and(is_over))
     }
 
+    /// Whether upstream has lost the end of the container that a path leads to, and Ferrolet has not.
+    fn end_is_lost(&self, path: &str) -> bool {
+        let Some((container, _)) = path.split_once(".state.terminated.") else { return false };
+        let place = format!("/{}/state/terminated/reason", container.replace('.', "/"));
+        let [ferrolet, kubelet] =
+            [self.ferrolet, self.kubelet].map(|side| side.pointer(&place).and_then(Value::as_str));
+        kubelet == Some(LOST) && ferrolet.is_some_and(|reason| reason != LOST)
+    }
+
     fn is_running(&self) -> bool {
         [self.ferrolet, self.kubelet].iter().all(|side| side["status"]["phase"] == "Running")
     }
@@ -151,6 +160,11 @@ const KNOWN: &[Known] = &[
         why: "how a container ended that waited for its restart upstream tells twice, also as what was before",
     },
     Known {
+        path: ".state.terminated.",
+        holds: |one, both| both.has_ended() && both.end_is_lost(&one.path),
+        why: "a container that waited for its restart when its pod ended shows how it ended; upstream may have lost that",
+    },
+    Known {
         path: ".state.waiting",
         holds: |_, both| both.stage == Stage::Deleted,
         why: "upstream forgets why a container could not be started once its pod ends",
@@ -241,6 +255,8 @@ const KNOWN: &[Known] = &[
     },
 ];
 
+/// Upstream's reason for an end that it makes up.
+const LOST: &str = "ContainerStatusUnknown";
 const BEFORE_CONTAINERS: &str = "what is allocated is told before there is a container, and so outlives the agent";
 /// What the runtime says of a command in a container that has just ended.
 const THERE_NO_MORE: &[&str] = &[
@@ -363,6 +379,20 @@ mod tests {
         assert!(why(json!({}), json!({ "memory": UNLIMITED })).is_some());
         assert_eq!(why(json!({ "cpu": "1m" }), json!({})), None);
         assert_eq!(why(json!({ "cpu": "1m" }), json!({ "cpu": "2m" })), None);
+    }
+
+    #[test]
+    fn an_end_may_be_lost_by_upstream_and_by_nobody_else() {
+        let why = |phase: &str, ferrolet: Value, kubelet: Value| {
+            let seen = |end: Value| json!({ "status": { "phase": phase, "containerStatuses": { "c-0": { "state": { "terminated": end } } } } });
+            let all = all(Stage::Changed, &seen(ferrolet), &seen(kubelet));
+            all.into_iter().all(|(_, why)| why.is_some())
+        };
+        let (own, lost) = (json!({ "exitCode": 5, "reason": "Error" }), json!({ "exitCode": 137, "reason": LOST }));
+        assert!(why("Failed", own.clone(), lost.clone()));
+        assert!(!why("Running", own.clone(), lost.clone()));
+        assert!(!why("Failed", lost, own.clone()));
+        assert!(!why("Failed", own, json!({ "exitCode": 137, "reason": "Error" })));
     }
 
     #[test]
