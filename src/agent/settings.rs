@@ -19,11 +19,11 @@ use crate::kube::limit::Rate;
 use crate::logs::LogsConfig;
 use crate::node::NodeConfig;
 use crate::pleg::PlegConfig;
-use crate::pod::dns::{ClusterDns, Resolver, excess, loopback_resolver, parse_resolv_conf};
+use crate::pod::dns::{ClusterDns, excess, loopback_resolver};
 use crate::sources::static_dir::StaticDir;
 use crate::sources::static_url::StaticUrl;
 use crate::sync::launch::{CgroupConfig, KubepodsLimits, LaunchConfig, kubepods_settings};
-use crate::sync::{BackoffLimits, DeadLimits, IdPool, SyncConfig};
+use crate::sync::{BackoffLimits, DeadLimits, HostResolver, IdPool, SyncConfig};
 
 const CONTAINER_LOGS_DIR: &str = "/var/log/containers";
 const BACKOFF_FIRST: Duration = Duration::from_secs(10);
@@ -32,8 +32,6 @@ const BACKOFF_FIRST_REDUCED: Duration = Duration::from_secs(1);
 const BACKOFF_MAX_REDUCED: Duration = Duration::from_secs(60);
 /// Upstream's figure, whatever the cap.
 const BACKOFF_RESET_AFTER: Duration = Duration::from_secs(600);
-/// Upstream's limit for the resolver file.
-const RESOLV_CONF_BYTES_MAX: usize = 10 << 20;
 
 pub async fn agent_config(
     settings: &Settings,
@@ -43,9 +41,13 @@ pub async fn agent_config(
 ) -> anyhow::Result<AgentConfig> {
     let kubelet = &settings.kubelet;
     let cluster_dns = ClusterDns { servers: kubelet.cluster_dns.clone(), domain: kubelet.cluster_domain.clone() };
-    let (resolver, resolver_problem) = match &kubelet.resolv_conf {
-        Some(path) => read_resolver(host, path, &cluster_dns).await,
-        None => (loopback_resolver(&facts.addresses), None),
+    let resolver = match &kubelet.resolv_conf {
+        Some(path) => HostResolver::File(path.clone()),
+        None => HostResolver::Fixed(loopback_resolver(&facts.addresses)),
+    };
+    let resolver_problem = match (&resolver, resolver.read(host).await) {
+        (HostResolver::File(path), Ok(read)) => excess(&path.display().to_string(), &read, &cluster_dns),
+        (_, read) => read.err(),
     };
     let launch = LaunchConfig {
         pod_logs_dir: kubelet.pod_logs_dir.clone(),
@@ -222,26 +224,6 @@ pub fn static_pods(settings: &Settings, node: &NodeConfig) -> Vec<StaticPods> {
 /// Zero is no limit.
 pub fn rate(qps: u32, burst: u32) -> Option<Rate> {
     (qps > 0).then_some(Rate { per_second: qps.into(), burst })
-}
-
-/// What the node itself asks for names, and what is wrong with that for its pods.
-async fn read_resolver(host: &dyn Host, path: &Path, cluster_dns: &ClusterDns) -> (Resolver, Option<String>) {
-    let shown = path.display().to_string();
-    match host.read_file(path, RESOLV_CONF_BYTES_MAX).await {
-        Ok(Some(text)) => {
-            let resolver = parse_resolv_conf(&String::from_utf8_lossy(&text));
-            let problem = excess(&shown, &resolver, cluster_dns);
-            (resolver, problem)
-        }
-        Ok(None) => {
-            warn!(path = shown, "resolvConf does not exist, pods get no name servers from the host");
-            (Resolver::default(), Some(format!("open {shown}: no such file or directory")))
-        }
-        Err(error) => {
-            warn!(path = shown, error = &error as &dyn std::error::Error, "cannot read resolvConf");
-            (Resolver::default(), Some(format!("{:#}", anyhow::Error::new(error))))
-        }
-    }
 }
 
 fn cgroups(settings: &Settings, node: &NodeConfig, facts: &MachineFacts) -> anyhow::Result<CgroupConfig> {

@@ -24,6 +24,7 @@ use crate::cri::{self, ContainerId, CriError, IdRange, RuntimeHandler, SandboxCo
 use crate::events::EventType;
 use crate::pleg::PodRuntime;
 use crate::pod::containers::Role;
+use crate::pod::dns::Resolver;
 use crate::pod::{self, PodRef, PodUid};
 
 /// The least time a container gets after SIGTERM, whatever was asked for.
@@ -226,9 +227,15 @@ impl Round<'_> {
 
     /// The configuration every call about this sandbox carries.
     pub async fn sandbox_config(&self, attempt: u32, handler: &str) -> Result<SandboxConfig, String> {
+        let resolver = self.context.config.resolver.read(&*self.context.host).await.unwrap_or_else(|problem| {
+            // Without any name server it may still be of use, and often is what brings them.
+            warn!(problem, "cannot read resolvConf, the pod gets no name servers from the host");
+            self.pod_event(EventType::Warning, "DNSConfigForming", problem);
+            Resolver::default()
+        });
         let inputs = SandboxInputs {
             attempt,
-            resolver: &self.context.config.resolver,
+            resolver: &resolver,
             runtime_handler: handler,
             users: self.users(handler).await?,
             config: &self.context.config.launch,

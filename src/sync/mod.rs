@@ -23,6 +23,7 @@ pub mod mirror;
 pub mod plan;
 mod report;
 mod resize;
+mod resolver;
 mod retries;
 mod start;
 pub mod user_namespaces;
@@ -44,6 +45,7 @@ pub use dead::{DeadContainers, DeadLimits};
 pub use dispatcher::Dispatcher;
 pub use hooks::Hooks;
 pub use plan::BackoffLimits;
+pub use resolver::HostResolver;
 pub use user_namespaces::IdPool;
 pub use wakes::Wakes;
 
@@ -58,7 +60,6 @@ use crate::logs::Logs;
 use crate::node::NodeView;
 use crate::objects::Objects;
 use crate::pleg::Pleg;
-use crate::pod::dns::Resolver;
 use crate::probes::Probes;
 use crate::status::StatusWriter;
 use crate::volumes::Volumes;
@@ -106,7 +107,7 @@ pub struct SyncConfig {
     pub launch: launch::LaunchConfig,
     pub admission: AdmissionConfig,
     /// What the node itself asks for names.
-    pub resolver: Resolver,
+    pub resolver: HostResolver,
     /// User ids for pods that have their own.
     pub ids: IdPool,
 }

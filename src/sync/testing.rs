@@ -21,7 +21,7 @@ use super::mirror::Mirrors;
 use super::plan::{Action, BackoffLimits};
 use super::user_namespaces::{IdPool, UserNamespaces};
 use super::worker::Desired;
-use super::{Context, DeadContainers, DeadLimits, SyncConfig, Wakes};
+use super::{Context, DeadContainers, DeadLimits, HostResolver, SyncConfig, Wakes};
 use crate::admission::{Admission, AdmissionConfig};
 use crate::clock::Clock;
 use crate::config::PullCredentialsPolicy;
@@ -39,6 +39,7 @@ use crate::net::MachineNet;
 use crate::objects::Objects;
 use crate::objects::tokens::Tokens;
 use crate::pleg::{Pleg, PodRuntime};
+use crate::pod::dns::Resolver;
 use crate::pod::testing::pod_yaml;
 use crate::pod::{PodUid, Source};
 use crate::probes::Probes;
@@ -87,7 +88,8 @@ fn unused<T>() -> T {
 #[async_trait]
 impl Runtime for FakeRuntime {
     async fn run_sandbox(&self, config: &SandboxConfig) -> Result<SandboxId> {
-        self.called("RunPodSandbox", &config.pod_name).map(|()| SandboxId::new("made"))
+        let servers = config.dns.as_ref().map(|dns| dns.servers.join(" ")).unwrap_or_default();
+        self.called("RunPodSandbox", &format!("asking [{servers}]")).map(|()| SandboxId::new("made"))
     }
     async fn stop_sandbox(&self, id: &SandboxId) -> Result<()> {
         self.called("StopPodSandbox", id.as_str())
@@ -184,7 +186,7 @@ pub struct Bed {
     pub begun_hooks: BegunHooks,
     pub stopping_since: Option<Instant>,
     uid: PodUid,
-    _dir: TempDir,
+    pub dir: TempDir,
 }
 
 impl Bed {
@@ -206,7 +208,7 @@ impl Bed {
             begun_hooks: BegunHooks::default(),
             stopping_since: None,
             uid: PodUid::new("u"),
-            _dir: dir,
+            dir,
         }
     }
 
@@ -244,7 +246,7 @@ fn context(runtime: Arc<FakeRuntime>, recorder: Recorder, dir: &TempDir) -> Cont
         dead: DeadLimits::default(),
         launch,
         admission: AdmissionConfig::default(),
-        resolver: crate::pod::dns::Resolver::default(),
+        resolver: HostResolver::Fixed(Resolver::default()),
         ids: IdPool::above_the_nodes(65_536),
     };
     let images = ImagesConfig {
@@ -282,7 +284,7 @@ fn context(runtime: Arc<FakeRuntime>, recorder: Recorder, dir: &TempDir) -> Cont
             host.clone(),
             Box::new(|_| async { Ok(None) }.boxed()),
             root_dir,
-            config.ids.clone(),
+            config.ids,
         ),
         dead: DeadContainers::new(config.dead.clone()),
         objects,

@@ -136,3 +136,21 @@ async fn what_an_earlier_life_told_of_probes_counts_unless_a_gate_says_otherwise
     bed.context.config.launch.gates = FeatureGates::with(&[(Gate::ChangeContainerStatusOnKubeletRestart, true)]);
     assert!(reporter.told(&bed.context, &bed.wish).is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn other_name_servers_of_the_node_count_for_the_next_sandbox() {
+    let mut bed = Bed::new("{dnsPolicy: Default, containers: []}");
+    let file = bed.dir.path().join("resolv.conf");
+    bed.context.config.resolver = HostResolver::File(file.clone());
+    let create = || bed.carry_out(Action::CreateSandbox { attempt: 0, replaces: false });
+    for (text, asked) in [("nameserver 192.0.2.1", "[192.0.2.1]"), ("nameserver 192.0.2.2", "[192.0.2.2]")] {
+        std::fs::write(&file, text).expect("a scratch file");
+        create().await.expect("it is made");
+        assert_eq!(bed.runtime.calls().pop(), Some(format!("RunPodSandbox asking {asked}")));
+    }
+    assert!(bed.told().is_empty());
+    std::fs::remove_file(&file).expect("it was there");
+    create().await.expect("it is made all the same");
+    let missing = format!("DNSConfigForming: open {}: no such file or directory", file.display());
+    assert_eq!(bed.told(), [missing]);
+}

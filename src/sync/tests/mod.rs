@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::hooks::{PostStart, PostStarts};
 use super::plan::{self, BACKOFF_ANNOTATION, BackoffLimits, Plan, RESTART_ALL_ANNOTATION, Snapshot};
 use super::resize::{Resize, Update, UpdateKind};
-use super::{DeadContainers, DeadLimits, Wakes};
+use super::{DeadContainers, DeadLimits, HostResolver, Wakes};
 use crate::cri::testing::noon;
 use crate::cri::{
     self, Container, ContainerId, ContainerState, Exit, NamespaceMode, Sandbox, SandboxId, SandboxState, annotations,

@@ -19,7 +19,7 @@ use ferrolet::pod::dns::{ClusterDns, Resolver};
 use ferrolet::pod::{PodUid, Source};
 use ferrolet::sources::SourceEvent;
 use ferrolet::sync::launch::{CgroupConfig, LaunchConfig};
-use ferrolet::sync::{BackoffLimits, DeadLimits, IdPool, SyncConfig};
+use ferrolet::sync::{BackoffLimits, DeadLimits, HostResolver, IdPool, SyncConfig};
 use jiff::tz::TimeZone;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
@@ -247,7 +247,7 @@ fn config() -> AgentConfig {
             dead: DeadLimits { per_container: Some(1), in_all: Some(DEAD_MAX), min_age: Duration::from_secs(20) },
             launch: launch_config(),
             admission: AdmissionConfig { node_name: NODE_NAME.into(), ..AdmissionConfig::default() },
-            resolver: Resolver::default(),
+            resolver: HostResolver::Fixed(Resolver::default()),
             ids: IdPool { first: 65_536, length: 200 * 65_536, per_pod: 65_536 },
         },
         images: ImagesConfig {
