@@ -17,6 +17,9 @@ use crate::kube::{ApiError, Cluster};
 const TRIES: u32 = 12;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Whoever reads events is in no hurry, but a pod that starts is: the API server and the runtime
+/// are left to it first.
+const LETS_PODS_BY: Duration = Duration::from_millis(500);
 
 /// Posts what is recorded until every recorder is gone. Without a cluster, events only show
 /// in the log. `rate` is `eventRecordQPS` and `eventBurst`; `None` posts without limit.
@@ -34,7 +37,7 @@ pub async fn run(mut queue: Queue, cluster: Option<Arc<dyn Cluster>>, rate: Opti
     };
     let mut correlator = Correlator::new(&queue.node_name);
     let throttle = Throttle::new(rate);
-    while let Some(occurrence) = queue.receiver.recv().await {
+    while let Some(occurrence) = next(&mut queue).await {
         debug!(
             object = %object(&occurrence),
             reason = occurrence.reason,
@@ -52,6 +55,16 @@ pub async fn run(mut queue: Queue, cluster: Option<Arc<dyn Cluster>>, rate: Opti
         }
         report_dropped(&queue);
     }
+}
+
+/// Those that came meanwhile follow at once.
+async fn next(queue: &mut Queue) -> Option<Occurrence> {
+    if let Ok(waiting) = queue.receiver.try_recv() {
+        return Some(waiting);
+    }
+    let first = queue.receiver.recv().await;
+    sleep(LETS_PODS_BY).await;
+    first
 }
 
 fn object(occurrence: &Occurrence) -> String {

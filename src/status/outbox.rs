@@ -3,7 +3,8 @@
 //! Every pod has one entry with the newest status that was set and the newest object the
 //! API is known to have. An entry is in one [`Place`] at a time:
 //!
-//! - `Clean` → `Due`, when what is set and what the API has may differ;
+//! - `Clean` → `Due`, when what is set and what the API has may differ; by way of `Settling`
+//!   where nobody waits for it;
 //! - `Due` → `InFlight`, when its turn comes and there truly is a difference;
 //! - `InFlight` → `Clean`, once accepted; → `Due` at once if it was set anew meanwhile;
 //!   → `Resting` after a failure; → `Clean` for good if the object is gone or refuses;
@@ -30,6 +31,9 @@ use crate::sources::mirror::is_mirror;
 /// Patches under way at once. Enough to keep 100 starting pods moving, few enough for an
 /// API server on the same small board.
 pub(super) const IN_FLIGHT_MAX: usize = 8;
+/// A change nobody waits for may be overtaken by the next one, and leaves the API server to what a
+/// starting pod needs of it. Most pods that start fast need but one write.
+const SETTLES_WITHIN: Duration = Duration::from_millis(500);
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// A status that somebody else keeps changing is corrected no more often than this, which is
@@ -105,6 +109,9 @@ enum Place {
     InFlight {
         sent: Arc<PodStatus>,
         api_uid: String,
+    },
+    Settling {
+        until: Instant,
     },
     Resting {
         until: Instant,
@@ -186,10 +193,16 @@ impl Outbox {
         if let ApiSide::Refusing(pod) = &entry.api {
             entry.api = ApiSide::Present(Arc::clone(pod));
         }
-        // One that rests after a failure keeps resting: a pod whose status changes often
-        // must not hammer an API server that is in trouble.
-        if matches!(entry.place, Place::Clean | Place::Due { .. }) {
-            self.queue(uid);
+        match &entry.place {
+            Place::Clean if entry.may_settle() => {
+                let until = self.clock.now() + SETTLES_WITHIN;
+                self.set_aside(uid, until, Place::Settling { until });
+            }
+            Place::Settling { .. } if entry.may_settle() => {}
+            Place::Clean | Place::Due { .. } | Place::Settling { .. } => self.queue(uid),
+            // One that rests after a failure keeps resting: a pod whose status changes often
+            // must not hammer an API server that is in trouble.
+            Place::InFlight { .. } | Place::Resting { .. } => {}
         }
     }
 
@@ -445,8 +458,12 @@ impl Outbox {
     }
 
     fn rest(&mut self, uid: &PodUid, until: Instant) {
+        self.set_aside(uid, until, Place::Resting { until });
+    }
+
+    fn set_aside(&mut self, uid: &PodUid, until: Instant, place: Place) {
         self.unqueue(uid);
-        self.entry(uid).place = Place::Resting { until };
+        self.entry(uid).place = place;
         self.resting.insert((until, uid.clone()));
     }
 
@@ -457,7 +474,7 @@ impl Outbox {
                 self.due.remove(&(urgency, turn, uid.clone()));
                 Some(turn)
             }
-            Place::Resting { until } => {
+            Place::Settling { until } | Place::Resting { until } => {
                 self.resting.remove(&(until, uid.clone()));
                 None
             }
@@ -482,6 +499,13 @@ impl Entry {
         } else {
             Urgency::Ordinary
         }
+    }
+
+    /// There is something to tell, and nobody waits for it.
+    fn may_settle(&self) -> bool {
+        let phase = |status: Option<&PodStatus>| status.and_then(|status| status.phase.clone());
+        let has = self.api.pod().and_then(|pod| pod.status.as_ref());
+        self.urgency() == Urgency::Ordinary && phase(has) == phase(self.desired.as_deref()) && self.patch().is_some()
     }
 
     fn learn(&mut self, pod: Arc<Pod>) {

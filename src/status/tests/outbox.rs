@@ -333,7 +333,33 @@ fn a_field_the_server_drops_is_not_sent_for_ever() {
     bed.observe("a", phase("Running"));
     assert_eq!(bed.turns(), [""; 0]);
     bed.set("a", PodStatus { pod_ip: Some("10.0.0.1".into()), ..wanted });
+    bed.wait(1.0);
     assert_eq!(bed.turns(), ["a"]);
+}
+
+#[test]
+fn a_change_nobody_waits_for_may_be_overtaken() {
+    let with_ip = |ip: &str| PodStatus { pod_ip: Some(ip.into()), ..phase("Pending") };
+    let mut bed = Bed::with(&["a"]);
+    bed.set("a", with_ip("10.0.0.1"));
+    assert_eq!(bed.turns(), [""; 0]);
+    assert_eq!(bed.outbox.flush(&uid("a")), Flush::Pending);
+    bed.wait(0.3);
+    bed.set("a", with_ip("10.0.0.2"));
+    assert_eq!(bed.turns(), [""; 0]);
+    // The first of them says how long it may take.
+    bed.wait(0.3);
+    assert_eq!(bed.turns(), ["a"]);
+    bed.accept("a", with_ip("10.0.0.2"));
+
+    bed.set("a", with_ip("10.0.0.3"));
+    bed.set("a", phase("Running"));
+    assert_eq!(bed.turns(), ["a"], "that it runs is news");
+    bed.accept("a", phase("Running"));
+    assert_eq!(bed.outbox.flush(&uid("a")), Flush::Accepted);
+    bed.wait(1.0);
+    assert_eq!(bed.turns(), [""; 0]);
+    assert!(bed.outbox.is_drained());
 }
 
 #[test]
