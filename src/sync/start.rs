@@ -70,7 +70,7 @@ pub async fn start(
 
     let attempt = match attempt {
         Some(attempt) => attempt,
-        None => attempt_from_logs(round, name).await,
+        None => attempt_from_logs(round, name).await?,
     };
     let config_error = |message: String| {
         round.container_event(name, EventType::Warning, "Failed", format!("Error: {message}"));
@@ -355,9 +355,14 @@ async fn termination_log(round: &Round<'_>, name: &str) -> Result<PathBuf, Strin
 }
 
 /// An instance nobody remembers still left its log: the count goes on from there.
-async fn attempt_from_logs(round: &Round<'_>, name: &str) -> u32 {
-    let names = round.context.host.list_dir(&round.log_dir().join(name)).await.unwrap_or_default();
-    names.iter().filter_map(|file| attempt_of_log(file)).max().map_or(0, |newest| newest + 1)
+async fn attempt_from_logs(round: &Round<'_>, name: &str) -> Result<u32, StartFailure> {
+    let names = round.context.host.list_dir(&round.log_dir().join(name)).await.map_err(|error| {
+        // Without them it would write into the log of its predecessor, and count from 0.
+        warn!(error = chain(&error), container = name, "cannot look for earlier logs, will retry");
+        round.container_event(name, EventType::Warning, "Failed", format!("Error: {error}"));
+        StartFailure::new("CreateContainerError", error.to_string())
+    })?;
+    Ok(names.iter().filter_map(|file| attempt_of_log(file)).max().map_or(0, |newest| newest + 1))
 }
 
 /// The instance that a log, or a rotated part of one, is of.
