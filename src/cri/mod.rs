@@ -447,7 +447,8 @@ pub struct ContainerConfig {
     pub command: Vec<String>,
     pub args: Vec<String>,
     pub working_dir: String,
-    pub env: Vec<(String, String)>,
+    /// Values need not be text.
+    pub env: Vec<(String, Vec<u8>)>,
     pub mounts: Vec<Mount>,
     pub devices: Vec<Device>,
     pub labels: BTreeMap<String, String>,

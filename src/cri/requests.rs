@@ -213,11 +213,7 @@ pub(super) fn container_config(config: &ContainerConfig) -> wire::ContainerConfi
         command: config.command.clone(),
         args: config.args.clone(),
         working_dir: config.working_dir.clone(),
-        envs: config
-            .env
-            .iter()
-            .map(|(key, value)| wire::KeyValue { key: key.clone(), value: value.clone().into_bytes() })
-            .collect(),
+        envs: config.env.iter().map(|(key, value)| wire::KeyValue { key: key.clone(), value: value.clone() }).collect(),
         mounts: config.mounts.iter().map(mount).collect(),
         devices: config.devices.iter().map(device).collect(),
         labels: config.labels.clone(),
@@ -299,7 +295,7 @@ mod tests {
         let config = ContainerConfig {
             name: "main".into(),
             attempt: 2,
-            env: vec![("KEY".into(), "välue".into())],
+            env: vec![("KEY".into(), vec![0xff, 0xfe])],
             mounts: vec![Mount {
                 container_path: "/data".into(),
                 readonly: true,
@@ -337,7 +333,7 @@ mod tests {
         assert_eq!(signal("SIGRTMAX-1"), wire::Signal::Sigrtmaxminus1);
         assert_eq!(signal("SIGUSR1"), wire::Signal::Sigusr1);
         assert_eq!(sent.metadata, Some(wire::ContainerMetadata { name: "main".into(), attempt: 2 }));
-        assert_eq!(sent.envs[0].value, "välue".as_bytes());
+        assert_eq!(sent.envs[0].value, [0xff, 0xfe]);
         assert_eq!(sent.mounts[0].propagation(), wire::MountPropagation::PropagationBidirectional);
         assert!(sent.mounts[0].readonly);
         let linux = sent.linux.expect("always sent");

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::Call;
 use crate::net::{HttpGet, Scheme, wire_path};
-use crate::pod::expansion::{Budget, TooLong, expand};
+use crate::pod::expansion::{Budget, expand_text};
 
 /// Where a handler's call goes unless it says otherwise.
 #[derive(Clone, Copy, Debug)]
@@ -34,11 +34,11 @@ pub fn exec_command(action: &ExecAction, container: &Container) -> Call {
     let lookup = |name: &str| {
         let found = container.env.iter().flatten().rev().find(|variable| variable.name == name)?;
         // One that comes from elsewhere is known to be there, but not what it holds.
-        Some(found.value.as_deref().unwrap_or_default())
+        Some(found.value.as_deref().unwrap_or_default().as_bytes())
     };
     let mut budget = Budget::default();
     // A word that would grow without bounds stays as it is written; its call fails by itself.
-    let mut filled_in = |word: &String| expand(word, &mut budget, lookup).unwrap_or_else(|TooLong| word.clone());
+    let mut filled_in = |word: &String| expand_text(word, &mut budget, lookup).unwrap_or_else(|_| word.clone());
     Call::Exec { command: action.command.iter().flatten().map(&mut filled_in).collect() }
 }
 

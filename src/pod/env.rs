@@ -3,6 +3,8 @@
 //! Later sources win: service variables, then `envFrom` in its order, then `env` in its
 //! order. The result has that order too (a variable stands where it was last set), so that
 //! the same pod always gets the same environment; upstream's order is random.
+//!
+//! Values are bytes: a Secret may hold a key store, and the runtime takes it as it is.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,7 +18,7 @@ use k8s_openapi::api::core::v1::{
 
 use super::PodRef;
 use super::env_file;
-use super::expansion::{Budget, TooLong, expand};
+use super::expansion::{Budget, TextError, TooLong, expand, expand_text};
 use super::fields::{self, FieldContext, FieldError};
 use super::resources::Amounts;
 use super::services::{Service, ServicePort, Services};
@@ -53,6 +55,9 @@ pub struct EnvFile {
     pub data: Result<Vec<u8>, String>,
 }
 
+/// The value of a variable.
+pub type EnvValue = Vec<u8>;
+
 /// Why an environment cannot be made. The texts are upstream's: they end up in the waiting
 /// message of the container, where people and their tools know them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,8 +68,6 @@ pub enum EnvError {
     NotFound { kind: &'static str, name: String },
     #[error("couldn't find key {key} in {kind} {namespace}/{name}")]
     NoKey { kind: &'static str, key: String, namespace: String, name: String },
-    #[error("value of key {key} in Secret {namespace}/{name} is not text, which an environment variable must be")]
-    NotText { key: String, namespace: String, name: String },
     #[error("cannot find the volume {volume:?} referenced by FileKeyRef")]
     NoVolume { volume: String },
     /// Upstream leaves the reason to its log.
@@ -83,11 +86,11 @@ pub fn environment(
     pod: &Pod,
     container: &Container,
     sources: &EnvSources<'_>,
-) -> Result<Vec<(String, String)>, EnvError> {
+) -> Result<Vec<(String, EnvValue)>, EnvError> {
     let services = sources.services.ok_or(EnvError::ServicesUnknown)?;
     let mut variables = Variables { services: service_variables(pod, services), ..Variables::default() };
     for from in container.env_from.iter().flatten() {
-        for (name, value) in values_from(pod, from, sources)? {
+        for (name, value) in values_from(from, sources)? {
             variables.set(name, value);
         }
     }
@@ -98,7 +101,7 @@ pub fn environment(
         let value = match &variable.value_from {
             Some(source) if literal.is_empty() => {
                 let value = value_of(pod, container, source, sources, &mut scans)?;
-                budget.take(value.as_ref().map_or(0, String::len))?;
+                budget.take(value.as_ref().map_or(0, Vec::len))?;
                 value
             }
             _ => Some(expand(literal, &mut budget, |name| variables.get(name))?),
@@ -112,35 +115,35 @@ pub fn environment(
 }
 
 /// Command and arguments of a container with its variables filled in.
-pub fn expand_command(words: Option<&[String]>, env: &[(String, String)]) -> Result<Vec<String>, TooLong> {
-    let by_name: BTreeMap<&str, &str> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+pub fn expand_command(words: Option<&[String]>, env: &[(String, EnvValue)]) -> Result<Vec<String>, TextError> {
+    let by_name: BTreeMap<&str, &[u8]> = env.iter().map(|(name, value)| (name.as_str(), &value[..])).collect();
     let lookup = |name: &str| by_name.get(name).copied();
     let mut budget = Budget::default();
-    words.unwrap_or_default().iter().map(|word| expand(word, &mut budget, lookup)).collect()
+    words.unwrap_or_default().iter().map(|word| expand_text(word, &mut budget, lookup)).collect()
 }
 
 /// Variables set so far.
 #[derive(Default)]
 struct Variables {
     /// In the order of their services.
-    services: Vec<(String, String)>,
+    services: Vec<(String, EnvValue)>,
     /// Names in the order they were set; one that was set twice is in here twice.
     order: Vec<String>,
-    values: BTreeMap<String, String>,
+    values: BTreeMap<String, EnvValue>,
 }
 
 impl Variables {
-    fn set(&mut self, name: String, value: String) {
+    fn set(&mut self, name: String, value: EnvValue) {
         self.order.push(name.clone());
         self.values.insert(name, value);
     }
 
-    fn get(&self, name: &str) -> Option<&str> {
+    fn get(&self, name: &str) -> Option<&[u8]> {
         let of_service = || self.services.iter().find(|(service, _)| service == name).map(|(_, value)| value);
-        self.values.get(name).or_else(of_service).map(String::as_str)
+        self.values.get(name).or_else(of_service).map(Vec::as_slice)
     }
 
-    fn into_list(mut self) -> Vec<(String, String)> {
+    fn into_list(mut self) -> Vec<(String, EnvValue)> {
         self.services.retain(|(name, _)| !self.values.contains_key(name));
         let last_first = self.order.into_iter().rev();
         let mut set: Vec<_> = last_first.filter_map(|name| self.values.remove_entry(&name)).collect();
@@ -150,19 +153,18 @@ impl Variables {
     }
 }
 
-fn values_from(pod: &Pod, from: &EnvFromSource, sources: &EnvSources<'_>) -> Result<Vec<(String, String)>, EnvError> {
+fn values_from(from: &EnvFromSource, sources: &EnvSources<'_>) -> Result<Vec<(String, EnvValue)>, EnvError> {
     let prefix = from.prefix.as_deref().unwrap_or_default();
     let named = |key: &String| format!("{prefix}{key}");
     if let Some(reference) = &from.config_map_ref {
         let map = find(sources.config_maps, CONFIG_MAP, &reference.name, reference.optional)?;
         let data = map.and_then(|map| map.data.as_ref()).into_iter().flatten();
-        return Ok(data.map(|(key, value)| (named(key), value.clone())).collect());
+        return Ok(data.map(|(key, value)| (named(key), value.clone().into_bytes())).collect());
     }
     if let Some(reference) = &from.secret_ref {
         let secret = find(sources.secrets, SECRET, &reference.name, reference.optional)?;
         let data = secret.and_then(|secret| secret.data.as_ref()).into_iter().flatten();
-        let text = |key: &String, value: &[u8]| secret_text(pod, &reference.name, key, value);
-        return data.map(|(key, value)| Ok((named(key), text(key, &value.0)?))).collect();
+        return Ok(data.map(|(key, value)| (named(key), value.0.clone())).collect());
     }
     Ok(Vec::new())
 }
@@ -174,13 +176,14 @@ fn value_of(
     source: &EnvVarSource,
     sources: &EnvSources<'_>,
     scans: &mut Budget,
-) -> Result<Option<String>, EnvError> {
+) -> Result<Option<EnvValue>, EnvError> {
     if let Some(reference) = &source.field_ref {
         let context = FieldContext { host_ips: sources.host_ips, pod_ips: sources.pod_ips };
-        return Ok(Some(fields::field_ref(pod, &reference.field_path, &context)?));
+        return Ok(Some(fields::field_ref(pod, &reference.field_path, &context)?.into_bytes()));
     }
     if let Some(selector) = &source.resource_field_ref {
-        return Ok(Some(fields::resource_ref(pod, Some(container), selector, sources.node_allocatable)?));
+        let value = fields::resource_ref(pod, Some(container), selector, sources.node_allocatable)?;
+        return Ok(Some(value.into_bytes()));
     }
     if let Some(reference) = &source.config_map_key_ref {
         return config_map_value(pod, reference, sources);
@@ -191,7 +194,7 @@ fn value_of(
     if let Some(selector) = &source.file_key_ref {
         return file_value(selector, sources, scans);
     }
-    Ok(Some(String::new()))
+    Ok(Some(EnvValue::new()))
 }
 
 /// A file that is missing is an error whatever `optional` says, as upstream has it: whoever
@@ -200,7 +203,7 @@ fn file_value(
     selector: &FileKeySelector,
     sources: &EnvSources<'_>,
     scans: &mut Budget,
-) -> Result<Option<String>, EnvError> {
+) -> Result<Option<EnvValue>, EnvError> {
     let place = (selector.volume_name.clone(), selector.path.clone());
     let no_volume = || EnvError::NoVolume { volume: selector.volume_name.clone() };
     let file = sources.files.get(&place).ok_or_else(no_volume)?;
@@ -210,7 +213,7 @@ fn file_value(
     let text = std::str::from_utf8(data).map_err(|_| broken("it is not UTF-8 text".to_owned()))?;
     let value = env_file::value(text, &selector.key).map_err(|error| broken(error.to_string()))?;
     match value.is_empty() {
-        false => Ok(Some(value)),
+        false => Ok(Some(value.into_bytes())),
         true if selector.optional == Some(true) => Ok(None),
         true => Err(EnvError::NotInFile { key: selector.key.clone(), file: file.path.clone() }),
     }
@@ -220,12 +223,12 @@ fn config_map_value(
     pod: &Pod,
     reference: &ConfigMapKeySelector,
     sources: &EnvSources<'_>,
-) -> Result<Option<String>, EnvError> {
+) -> Result<Option<EnvValue>, EnvError> {
     let Some(map) = find(sources.config_maps, CONFIG_MAP, &reference.name, reference.optional)? else {
         return Ok(None);
     };
     match map.data.as_ref().and_then(|data| data.get(&reference.key)) {
-        Some(value) => Ok(Some(value.clone())),
+        Some(value) => Ok(Some(value.clone().into_bytes())),
         None if reference.optional == Some(true) => Ok(None),
         None => Err(no_key(pod, "ConfigMap", &reference.name, &reference.key)),
     }
@@ -235,12 +238,12 @@ fn secret_value(
     pod: &Pod,
     reference: &SecretKeySelector,
     sources: &EnvSources<'_>,
-) -> Result<Option<String>, EnvError> {
+) -> Result<Option<EnvValue>, EnvError> {
     let Some(secret) = find(sources.secrets, SECRET, &reference.name, reference.optional)? else {
         return Ok(None);
     };
     match secret.data.as_ref().and_then(|data| data.get(&reference.key)) {
-        Some(value) => Ok(Some(secret_text(pod, &reference.name, &reference.key, &value.0)?)),
+        Some(value) => Ok(Some(value.0.clone())),
         None if reference.optional == Some(true) => Ok(None),
         None => Err(no_key(pod, "Secret", &reference.name, &reference.key)),
     }
@@ -268,16 +271,8 @@ fn no_key(pod: &Pod, kind: &'static str, name: &str, key: &str) -> EnvError {
     EnvError::NoKey { kind, key: key.to_owned(), namespace, name: name.to_owned() }
 }
 
-fn secret_text(pod: &Pod, name: &str, key: &str, value: &[u8]) -> Result<String, EnvError> {
-    String::from_utf8(value.to_vec()).map_err(|_| EnvError::NotText {
-        key: key.to_owned(),
-        namespace: PodRef::of(pod).namespace,
-        name: name.to_owned(),
-    })
-}
-
 /// What every pod is told of the services in its namespace, and of the API server's.
-fn service_variables(pod: &Pod, services: &Services) -> Vec<(String, String)> {
+fn service_variables(pod: &Pod, services: &Services) -> Vec<(String, EnvValue)> {
     // A service called `kubernetes` in the pod's own namespace hides the API server's.
     let mut told: BTreeMap<&str, &Service> = BTreeMap::new();
     told.extend(services.get("default", "kubernetes").map(|service| ("kubernetes", service)));
@@ -285,7 +280,8 @@ fn service_variables(pod: &Pod, services: &Services) -> Vec<(String, String)> {
     if spec(pod).enable_service_links != Some(false) {
         told.extend(services.in_namespace(&namespace).map(|service| (service.name.as_str(), service)));
     }
-    told.values().flat_map(|service| variables_of_service(service)).collect()
+    let variables = told.values().flat_map(|service| variables_of_service(service));
+    variables.map(|(name, value)| (name, value.into_bytes())).collect()
 }
 
 fn variables_of_service(service: &Service) -> Vec<(String, String)> {
@@ -359,8 +355,8 @@ mod tests {
             files: &files,
         };
         let env = environment(&pod, &pod.spec.as_ref().expect("the test pod has a spec").containers[0], &sources);
-        env.map(|env| env.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("\n"))
-            .map_err(|error| error.to_string())
+        let line = |(name, value): &(String, EnvValue)| format!("{name}={}", value.escape_ascii());
+        env.map(|env| env.iter().map(line).collect::<Vec<_>>().join("\n")).map_err(|error| error.to_string())
     }
 
     fn check(container: &str, expected: Result<&str, &str>) {
@@ -393,10 +389,7 @@ mod tests {
     #[test]
     fn whole_maps_come_first_and_are_overridden() {
         check("envFrom: [{configMapRef: {name: config}}]", Ok("A=1\nB=from-map\nodd key=x"));
-        check(
-            "envFrom: [{prefix: P_, secretRef: {name: login}}]",
-            Err("value of key binary in Secret shop/login is not text, which an environment variable must be"),
-        );
+        check("envFrom: [{prefix: P_, secretRef: {name: login}}]", Ok("P_binary=\\xff\nP_user=root"));
         check(
             "envFrom: [{prefix: P_, configMapRef: {name: config}}], env: [{name: P_A, value: $(P_B)!}]",
             Ok("P_B=from-map\nP_odd key=x\nP_A=from-map!"),
@@ -419,6 +412,7 @@ mod tests {
         check_from("configMapKeyRef: {name: gone, key: A}", Err("configmap \"gone\" not found"));
         check_from("configMapKeyRef: {name: gone, key: A, optional: true}", Ok(""));
         check_from("secretKeyRef: {name: login, key: user}", Ok("V=root"));
+        check_from("secretKeyRef: {name: login, key: binary}", Ok("V=\\xff"));
         check_from("secretKeyRef: {name: login, key: z}", Err("couldn't find key z in Secret shop/login"));
         check_from("secretKeyRef: {name: login, key: z, optional: true}", Ok(""));
         check_from("secretKeyRef: {name: gone, key: z}", Err("secret \"gone\" not found"));
@@ -503,9 +497,12 @@ MY_DB_SERVICE_PORT=1";
 
     #[test]
     fn commands_are_expanded_with_the_final_environment() {
-        let env = [("A".to_owned(), "1".to_owned()), ("B".to_owned(), "two words".to_owned())];
+        let env = [("A", &b"1"[..]), ("B", b"two words"), ("KEY", b"\xff")];
+        let env = env.map(|(name, value)| (name.to_owned(), value.to_vec()));
         let words = ["run", "--a=$(A)", "$(B)", "$(C)", "$$(A)"].map(str::to_owned);
         assert_eq!(expand_command(Some(&words), &env).expect("short"), ["run", "--a=1", "two words", "$(C)", "$(A)"]);
         assert_eq!(expand_command(None, &env).expect("short"), [""; 0]);
+        let error = expand_command(Some(&["--key=$(KEY)".to_owned()]), &env).expect_err("not text");
+        assert_eq!(error.to_string(), "\"--key=$(KEY)\" refers to a variable whose value is not UTF-8 text");
     }
 }

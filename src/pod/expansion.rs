@@ -9,6 +9,15 @@ pub const EXPANDED_BYTES_MAX: usize = 4 << 20;
 #[error("variables and references expand to more than {EXPANDED_BYTES_MAX} bytes")]
 pub struct TooLong;
 
+/// Why text cannot be made of what references stand for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TextError {
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
+    #[error("{0:?} refers to a variable whose value is not UTF-8 text")]
+    NotText(String),
+}
+
 /// Bytes that may still come out of expansions.
 pub struct Budget(usize);
 
@@ -30,41 +39,50 @@ impl Budget {
 }
 
 /// Replaces each `$(NAME)` by what `lookup` knows of it. An unknown name stays as written,
-/// `$$` is a plain `$`, and a `$` that begins neither stays too.
+/// `$$` is a plain `$`, and a `$` that begins neither stays too. Values need not be text.
 pub fn expand<'v>(
     text: &str,
     budget: &mut Budget,
-    lookup: impl Fn(&str) -> Option<&'v str>,
-) -> Result<String, TooLong> {
+    lookup: impl Fn(&str) -> Option<&'v [u8]>,
+) -> Result<Vec<u8>, TooLong> {
     budget.take(text.len())?;
-    let mut expanded = String::with_capacity(text.len());
+    let mut expanded = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some(dollar) = rest.find('$') {
-        expanded.push_str(&rest[..dollar]);
+        expanded.extend_from_slice(&rest.as_bytes()[..dollar]);
         let after = &rest[dollar + 1..];
         rest = match (after.strip_prefix('$'), after.strip_prefix('(').and_then(|inner| inner.split_once(')'))) {
             (Some(after_pair), _) => {
-                expanded.push('$');
+                expanded.push(b'$');
                 after_pair
             }
             (None, Some((name, after_reference))) => {
                 match lookup(name) {
                     Some(value) => {
                         budget.take(value.len())?;
-                        expanded.push_str(value);
+                        expanded.extend_from_slice(value);
                     }
-                    None => expanded.extend(["$(", name, ")"]),
+                    None => ["$(", name, ")"].iter().for_each(|part| expanded.extend_from_slice(part.as_bytes())),
                 }
                 after_reference
             }
             (None, None) => {
-                expanded.push('$');
+                expanded.push(b'$');
                 after
             }
         };
     }
-    expanded.push_str(rest);
+    expanded.extend_from_slice(rest.as_bytes());
     Ok(expanded)
+}
+
+/// The same where only text will do.
+pub fn expand_text<'v>(
+    text: &str,
+    budget: &mut Budget,
+    lookup: impl Fn(&str) -> Option<&'v [u8]>,
+) -> Result<String, TextError> {
+    String::from_utf8(expand(text, budget, lookup)?).map_err(|_| TextError::NotText(text.to_owned()))
 }
 
 #[cfg(test)]
@@ -74,14 +92,13 @@ mod tests {
     #[test]
     fn references_are_replaced_and_escapes_undone() {
         let lookup = |name: &str| match name {
-            "A" => Some("a"),
-            "EMPTY" => Some(""),
-            "NESTED" => Some("$(A)"),
-            "" => None,
+            "A" => Some("a".as_bytes()),
+            "EMPTY" => Some("".as_bytes()),
+            "NESTED" => Some("$(A)".as_bytes()),
             _ => None,
         };
         let check = |text: &str, expected: &str| {
-            assert_eq!(expand(text, &mut Budget::default(), lookup), Ok(expected.to_owned()), "{text}");
+            assert_eq!(expand_text(text, &mut Budget::default(), lookup), Ok(expected.to_owned()), "{text}");
         };
         check("", "");
         check("plain", "plain");
@@ -104,11 +121,19 @@ mod tests {
     }
 
     #[test]
+    fn values_that_are_no_text_go_where_bytes_may_and_nowhere_else() {
+        let lookup = |name: &str| (name == "KEY").then_some(&b"\xff\xfe"[..]);
+        assert_eq!(expand("<$(KEY)>", &mut Budget::default(), lookup), Ok(b"<\xff\xfe>".to_vec()));
+        let refused = Err(TextError::NotText("<$(KEY)>".into()));
+        assert_eq!(expand_text("<$(KEY)>", &mut Budget::default(), lookup), refused);
+    }
+
+    #[test]
     fn what_grows_without_bounds_is_refused() {
         let megabyte = "x".repeat(1 << 20);
-        let lookup = |_: &str| Some(megabyte.as_str());
+        let lookup = |_: &str| Some(megabyte.as_bytes());
         let mut budget = Budget::default();
-        assert_eq!(expand("$(A)$(A)", &mut budget, lookup).map(|text| text.len()), Ok(2 << 20));
+        assert_eq!(expand("$(A)$(A)", &mut budget, lookup).map(|value| value.len()), Ok(2 << 20));
         assert_eq!(expand("$(A)$(A)", &mut budget, lookup), Err(TooLong));
     }
 }

@@ -24,7 +24,6 @@ use crate::cri::{self, ContainerId, CriError, IdRange, RuntimeHandler, SandboxCo
 use crate::events::EventType;
 use crate::pleg::PodRuntime;
 use crate::pod::containers::Role;
-use crate::pod::dns::Resolver;
 use crate::pod::{self, PodRef, PodUid};
 
 /// The least time a container gets after SIGTERM, whatever was asked for.
@@ -227,12 +226,8 @@ impl Round<'_> {
 
     /// The configuration every call about this sandbox carries.
     pub async fn sandbox_config(&self, attempt: u32, handler: &str) -> Result<SandboxConfig, String> {
-        let resolver = self.context.config.resolver.read(&*self.context.host).await.unwrap_or_else(|problem| {
-            // Without any name server it may still be of use, and often is what brings them.
-            warn!(problem, "cannot read resolvConf, the pod gets no name servers from the host");
-            self.pod_event(EventType::Warning, "DNSConfigForming", problem);
-            Resolver::default()
-        });
+        // A pod would keep an empty answer for as long as its sandbox lives, so it waits for a good one.
+        let resolver = self.context.config.resolver.read(&*self.context.host).await?;
         let inputs = SandboxInputs {
             attempt,
             resolver: &resolver,

@@ -15,7 +15,7 @@ use crate::cri::{Container, ContainerId, Mount, Sandbox, SandboxConfig, SandboxI
 use crate::events::EventType;
 use crate::host::{Durability, HostError};
 use crate::images::{ImageError, ImageRequest, ReadyImage, Reason};
-use crate::pod::env::{EnvSources, FilePlace};
+use crate::pod::env::{EnvSources, EnvValue, FilePlace};
 use crate::pod::hosts::{self, PodHostname};
 use crate::pod::resources::Amounts;
 use crate::pod::{self, containers::ephemeral_containers};
@@ -181,7 +181,7 @@ async fn launch_created(round: &Round<'_>, name: &str, id: &ContainerId, attempt
 
 /// What a container finds around itself.
 struct Surroundings {
-    env: Vec<(String, String)>,
+    env: Vec<(String, EnvValue)>,
     mounts: Vec<Mount>,
     /// The file for its last words.
     termination_log: Option<PathBuf>,
@@ -213,7 +213,11 @@ async fn surroundings(
     Ok(Surroundings { env, mounts, termination_log })
 }
 
-async fn environment(round: &Round<'_>, spec: &ContainerSpec, ips: &[IpAddr]) -> Result<Vec<(String, String)>, String> {
+async fn environment(
+    round: &Round<'_>,
+    spec: &ContainerSpec,
+    ips: &[IpAddr],
+) -> Result<Vec<(String, EnvValue)>, String> {
     let context = round.context;
     let pod = &round.wish.pod;
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();

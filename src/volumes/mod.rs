@@ -35,7 +35,7 @@ use crate::host::{DirMedium, Durability, Host, HostError};
 use crate::images::ReadyImage;
 use crate::objects::Objects;
 use crate::objects::tokens::Tokens;
-use crate::pod::env::EnvFile;
+use crate::pod::env::{EnvFile, EnvValue};
 use crate::pod::fields::{FieldContext, field_ref, resource_ref};
 use crate::pod::resources::Amounts;
 use crate::pod::{PodRef, PodUid, spec};
@@ -133,7 +133,7 @@ struct Ready {
 /// What a container's mounts depend on besides its pod.
 pub struct Means<'a> {
     /// The container's environment, for subPathExpr.
-    pub env: &'a BTreeMap<String, String>,
+    pub env: &'a BTreeMap<String, EnvValue>,
     /// Whether the pod's runtime handler can make mounts read-only with all below.
     pub recursive_read_only: bool,
     /// The images of image volumes, by volume.

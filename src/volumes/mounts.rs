@@ -8,14 +8,15 @@ use k8s_openapi::api::core::v1::VolumeMount;
 
 use super::plan::VolumePlan;
 use crate::cri::{Mount, MountPropagation};
-use crate::pod::expansion::{Budget, TooLong, expand};
+use crate::pod::env::EnvValue;
+use crate::pod::expansion::{Budget, TextError, expand_text};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MountError {
     #[error("cannot find volume {volume:?} to mount into container {container:?}")]
     NoVolume { volume: String, container: String },
     #[error(transparent)]
-    TooLong(#[from] TooLong),
+    Text(#[from] TextError),
     #[error("missing value for {0}")]
     NoValue(String),
     #[error("error SubPath `{0}` must not be an absolute path")]
@@ -38,7 +39,7 @@ pub struct Wanted {
 pub fn wanted(
     mount: &VolumeMount,
     volume: &VolumePlan,
-    env: &BTreeMap<String, String>,
+    env: &BTreeMap<String, EnvValue>,
     recursive_read_only: bool,
 ) -> Result<Wanted, MountError> {
     let readonly = mount.read_only == Some(true) || volume.is_read_only();
@@ -88,7 +89,7 @@ fn resolve_recursive(
     }
 }
 
-fn sub_path(mount: &VolumeMount, env: &BTreeMap<String, String>) -> Result<Option<String>, MountError> {
+fn sub_path(mount: &VolumeMount, env: &BTreeMap<String, EnvValue>) -> Result<Option<String>, MountError> {
     let sub_path = match (&mount.sub_path_expr, &mount.sub_path) {
         (Some(expression), _) if !expression.is_empty() => expand_all(expression, env)?,
         (_, Some(plain)) => plain.clone(),
@@ -106,10 +107,10 @@ fn sub_path(mount: &VolumeMount, env: &BTreeMap<String, String>) -> Result<Optio
 
 /// Unlike in a command, a variable that is not there is an error: the pod would otherwise
 /// share a directory of that very name.
-fn expand_all(expression: &str, env: &BTreeMap<String, String>) -> Result<String, MountError> {
+fn expand_all(expression: &str, env: &BTreeMap<String, EnvValue>) -> Result<String, MountError> {
     let missing = RefCell::new(BTreeSet::new());
-    let expanded = expand(expression, &mut Budget::default(), |name| {
-        let value = env.get(name).map(String::as_str);
+    let expanded = expand_text(expression, &mut Budget::default(), |name| {
+        let value = env.get(name).map(Vec::as_slice);
         if value.is_none() {
             missing.borrow_mut().insert(name.to_owned());
         }
@@ -139,7 +140,7 @@ mod tests {
     }
 
     fn resolve(mount: &str, volume: &VolumePlan) -> Result<Wanted, String> {
-        let env = BTreeMap::from([("POD".to_owned(), "web-0".to_owned()), ("UP".to_owned(), "../x".to_owned())]);
+        let env = BTreeMap::from([("POD".to_owned(), b"web-0".to_vec()), ("UP".to_owned(), b"../x".to_vec())]);
         let mount: VolumeMount = yaml(mount);
         wanted(&mount, volume, &env, true).map_err(|error| error.to_string())
     }

@@ -54,7 +54,7 @@ impl Bed {
     }
 
     async fn mounts(&self, pod: &Pod) -> Result<Vec<cri::Mount>, VolumeError> {
-        let env = BTreeMap::from([("POD".to_owned(), "web-0".to_owned())]);
+        let env = BTreeMap::from([("POD".to_owned(), b"web-0".to_vec())]);
         let image = ReadyImage { image_ref: "sha256:data".into(), uid: Some(0), username: String::new() };
         let images = BTreeMap::from([("image".to_owned(), image)]);
         let means = Means { env: &env, recursive_read_only: false, images: &images };

@@ -11,7 +11,7 @@ use super::{LaunchConfig, LaunchError};
 use crate::config::Gate;
 use crate::cri::{ContainerConfig, ContainerId, IdRange, ImageSpec, Mount};
 use crate::images::ReadyImage;
-use crate::pod::env::expand_command;
+use crate::pod::env::{EnvValue, expand_command};
 
 /// What a container depends on besides its pod.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub struct ContainerInputs<'a> {
     /// The image as it is on this machine.
     pub image: &'a ReadyImage,
     /// See [`environment`](crate::pod::env::environment).
-    pub env: Vec<(String, String)>,
+    pub env: Vec<(String, EnvValue)>,
     /// Volumes, hosts file; all but the termination log.
     pub mounts: Vec<Mount>,
     /// The file that takes the container's last words.

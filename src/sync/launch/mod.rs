@@ -26,7 +26,7 @@ pub use sandbox::{SandboxInputs, sandbox_config};
 
 use crate::config::FeatureGates;
 use crate::pod::dns::ClusterDns;
-use crate::pod::expansion::TooLong;
+use crate::pod::expansion::TextError;
 use crate::pod::hosts::HostnameError;
 
 /// What the configuration and the machine say about every launch; fixed at start.
@@ -57,7 +57,7 @@ pub enum LaunchError {
     #[error(transparent)]
     Hostname(#[from] HostnameError),
     #[error(transparent)]
-    TooLong(#[from] TooLong),
+    Text(#[from] TextError),
     #[error("unsupported supplementalGroupsPolicy: {0}")]
     SupplementalGroupsPolicy(String),
     #[error("localhostProfile must be set if seccompProfile type is Localhost")]

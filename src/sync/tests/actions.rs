@@ -150,7 +150,7 @@ async fn other_name_servers_of_the_node_count_for_the_next_sandbox() {
     }
     assert!(bed.told().is_empty());
     std::fs::remove_file(&file).expect("it was there");
-    create().await.expect("it is made all the same");
-    let missing = format!("DNSConfigForming: open {}: no such file or directory", file.display());
-    assert_eq!(bed.told(), [missing]);
+    create().await.expect_err("it waits for the file");
+    let missing = format!("Failed to create pod sandbox: open {}: no such file or directory", file.display());
+    assert_eq!(bed.told(), [format!("FailedCreatePodSandBox: {missing}")]);
 }

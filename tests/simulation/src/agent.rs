@@ -15,7 +15,7 @@ use ferrolet::images::{AccessConfig, ImagesConfig};
 use ferrolet::logs::LogsConfig;
 use ferrolet::node::{NodeConfig, Reserved};
 use ferrolet::pleg::PlegConfig;
-use ferrolet::pod::dns::{ClusterDns, Resolver};
+use ferrolet::pod::dns::ClusterDns;
 use ferrolet::pod::{PodUid, Source};
 use ferrolet::sources::SourceEvent;
 use ferrolet::sync::launch::{CgroupConfig, LaunchConfig};
@@ -35,6 +35,7 @@ pub const NODE_NAME: &str = "sim";
 pub const ROOT_DIR: &str = "/var/lib/kubelet";
 pub const POD_LOGS_DIR: &str = "/var/log/pods";
 pub const CONTAINER_LOGS_DIR: &str = "/var/log/containers";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 pub const LOG_BYTES_MAX: u64 = 1000;
 pub const LOG_FILES_MAX: usize = 3;
 /// More events than one life of an agent is sent.
@@ -73,6 +74,7 @@ impl Machine {
     pub fn new(world: World, has_events: bool) -> Self {
         let ground = Ground::default();
         let runtime = SimRuntime::new(world.clone(), ground.clone(), has_events);
+        ground.write(RESOLV_CONF, "nameserver 192.0.2.53\n");
         let host = SimHost::new(world.clone(), ground, runtime.clone(), PathBuf::from(ROOT_DIR));
         let cluster = SimCluster::new(world.clone(), runtime.clone(), host.clone());
         Machine { world, runtime, cluster, host, state: Arc::default() }
@@ -247,7 +249,7 @@ fn config() -> AgentConfig {
             dead: DeadLimits { per_container: Some(1), in_all: Some(DEAD_MAX), min_age: Duration::from_secs(20) },
             launch: launch_config(),
             admission: AdmissionConfig { node_name: NODE_NAME.into(), ..AdmissionConfig::default() },
-            resolver: HostResolver::Fixed(Resolver::default()),
+            resolver: HostResolver::File(RESOLV_CONF.into()),
             ids: IdPool { first: 65_536, length: 200 * 65_536, per_pod: 65_536 },
         },
         images: ImagesConfig {

@@ -38,6 +38,11 @@ pub struct SimHost {
 pub struct Ground(Arc<Mutex<State>>);
 
 impl Ground {
+    /// A file that is there before any agent.
+    pub fn write(&self, path: &str, text: &str) {
+        put(&mut self.state(), Path::new(path), Some(text.as_bytes().to_vec()));
+    }
+
     /// The runtime opens a container's log, which makes it if it is not there.
     pub fn open_log(&self, container: &str, path: &Path) {
         let mut state = self.state();

@@ -73,7 +73,7 @@ fn container_with(
     let inputs = ContainerInputs {
         attempt: 2,
         image,
-        env: vec![("WHO".into(), "world".into())],
+        env: vec![("WHO".into(), b"world".to_vec())],
         mounts: Vec::new(),
         termination_log: None,
         target: None,
@@ -242,7 +242,7 @@ fn a_container_is_told_everything_of_its_spec() {
     let inputs = ContainerInputs {
         attempt: 2,
         image: &image(),
-        env: vec![("WHO".into(), "world".into())],
+        env: vec![("WHO".into(), b"world".to_vec())],
         mounts: vec![mount("/data", "/pods/x/data")],
         termination_log: Some(Path::new("/pods/x/containers/web/0a1b2c3d")),
         target: None,
@@ -257,7 +257,7 @@ fn a_container_is_told_everything_of_its_spec() {
     assert_eq!(container.command, ["sh", "-c"]);
     assert_eq!(container.args, ["echo hello world $(NOBODY)"]);
     assert_eq!(container.working_dir, "/work");
-    assert_eq!(container.env, [("WHO".to_owned(), "world".to_owned())]);
+    assert_eq!(container.env, [("WHO".to_owned(), b"world".to_vec())]);
     let message = Mount { selinux_relabel: true, ..mount("/dev/termination-log", "/pods/x/containers/web/0a1b2c3d") };
     assert_eq!(container.mounts, [mount("/data", "/pods/x/data"), message]);
     let labels = map([

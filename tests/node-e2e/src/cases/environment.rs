@@ -15,6 +15,8 @@ pub const CASES: &[Case] = &[
     shared!(resources_of_the_container_are_variables),
     shared!(config_maps_and_secrets_are_variables).in_subset(),
     shared!(whole_config_maps_and_secrets_are_variables),
+    shared!(a_secret_that_is_no_text_holds_nobody_up),
+    shared!(a_command_cannot_hold_what_is_no_text),
     shared!(services_are_variables),
     shared!(service_variables_can_be_declined),
     shared!(the_working_directory_is_set),
@@ -145,6 +147,35 @@ async fn whole_config_maps_and_secrets_are_variables(node: Node) -> Result<()> {
     let output = node.run(printing(env).container(from)).await?.output().await?;
     // Later sources win over earlier ones, and variables of the container's own over all.
     expect_lines(&output, &["A=config", "B=secret", "C=own", "P_A=config", "P_B=config"])
+}
+
+async fn a_secret_that_is_no_text_holds_nobody_up(node: Node) -> Result<()> {
+    // The byte 0xff and the word "plain".
+    let data = json!({ "KEYSTORE": "/w==", "PLAIN": "cGxhaW4=" });
+    node.create::<Secret>(json!({ "metadata": { "name": "mixed" }, "data": data })).await?;
+    let from = json!({ "envFrom": [{ "secretRef": { "name": "mixed" } }] });
+    let key = json!({ "secretKeyRef": { "name": "mixed", "key": "KEYSTORE" } });
+    let env = json!([
+        { "name": "STORE", "valueFrom": key },
+        { "name": "BOTH", "value": "<$(STORE)>" },
+    ]);
+    let pod = printing(env).script("echo $PLAIN; [ -n \"$KEYSTORE\" ] && [ \"<$STORE>\" = \"$BOTH\" ] && echo same");
+    let output = node.run(pod.container(from)).await?.output().await?;
+    ensure!(output == "plain\nsame\n", "{output:?}");
+    Ok(())
+}
+
+async fn a_command_cannot_hold_what_is_no_text(node: Node) -> Result<()> {
+    node.create::<Secret>(json!({ "metadata": { "name": "store" }, "data": { "key": "/w==" } })).await?;
+    let key = json!({ "secretKeyRef": { "name": "store", "key": "key" } });
+    let container = json!({
+        "env": [{ "name": "STORE", "valueFrom": key }],
+        "command": ["echo", "$(STORE)"],
+    });
+    let pod = node.run(pod("refused").container(container)).await?;
+    let message = pod.expect_event("Failed").await?;
+    ensure!(message.contains("UTF-8"), "{message}");
+    Ok(())
 }
 
 async fn services_are_variables(node: Node) -> Result<()> {

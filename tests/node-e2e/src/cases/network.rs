@@ -22,6 +22,7 @@ pub const CASES: &[Case] = &[
     shared!(a_host_name_and_a_domain_can_be_chosen),
     shared!(names_are_looked_up_in_the_cluster_first).in_subset(),
     shared!(names_can_be_looked_up_as_the_node_does),
+    own!(the_nodes_names_are_read_anew_for_each_pod),
     shared!(names_can_be_looked_up_by_the_pods_own_rules),
     shared!(the_host_network_falls_back_to_the_nodes_names),
     own!(what_is_wrong_with_name_servers_is_told),
@@ -147,6 +148,22 @@ async fn names_are_looked_up_in_the_cluster_first(node: Node) -> Result<()> {
 async fn names_can_be_looked_up_as_the_node_does(node: Node) -> Result<()> {
     let output = resolv_conf(&node, json!({ "dnsPolicy": "Default" })).await?;
     expect_lines(&output, &node.stack().read("/etc/resolv.conf")?.lines().collect::<Vec<_>>())
+}
+
+async fn the_nodes_names_are_read_anew_for_each_pod(lab: Lab) -> Result<()> {
+    const FILE: &str = "/run/dhcp/resolv.conf";
+    let node = lab.node(|stack| stack.config("resolvConf", FILE)).await?;
+    // The network has not told its names yet.
+    let early = pod("early").script("cat /etc/resolv.conf").restart("Never").spec(json!({ "dnsPolicy": "Default" }));
+    let early = node.run(early).await?;
+    let message = early.expect_event("FailedCreatePodSandBox").await?;
+    ensure!(message.contains(&format!("open {FILE}: no such file or directory")), "{message}");
+    node.stack().write(FILE, "nameserver 192.0.2.1\n")?;
+    ensure!(early.output().await? == "nameserver 192.0.2.1\n", "{}", early.log()?);
+    node.stack().write(FILE, "nameserver 192.0.2.2\n")?;
+    let output = resolv_conf(&node, json!({ "dnsPolicy": "Default" })).await?;
+    ensure!(output == "nameserver 192.0.2.2\n", "{output:?}");
+    Ok(())
 }
 
 async fn names_can_be_looked_up_by_the_pods_own_rules(node: Node) -> Result<()> {
