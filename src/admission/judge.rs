@@ -114,7 +114,7 @@ fn predicates(facts: &NodeFacts<'_>, taken: &[Taken<'_>], pod: &Pod, source: Sou
     if ports::are_taken(pod, taken.iter().map(|taken| taken.pod)) {
         found.push(Refusal::predicate("NodePorts", "node(s) didn't have free ports for the requested pod ports"));
     }
-    if !source.is_static() && !taints::are_tolerated(pod, facts.node) {
+    if !source.is_static() && !taints::are_tolerated(pod, facts.node, &facts.config.gates) {
         found.push(Refusal::predicate("TaintToleration", "node(s) had taints that the pod didn't tolerate"));
     }
     found

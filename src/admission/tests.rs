@@ -263,6 +263,30 @@ fn taints_that_evict_must_be_tolerated() {
 }
 
 #[test]
+fn taints_are_compared_where_the_gate_says_so() {
+    let mut bed = Bed::new();
+    let check = |bed: &Bed, taint: &str, operator: &str, bound: &str, is_tolerated: bool| {
+        let taint = format!("{{spec: {{taints: [{{key: load, value: '{taint}', effect: NoExecute}}]}}}}");
+        let toleration = format!("{{key: load, operator: {operator}, value: '{bound}'}}");
+        let pod = pod_yaml(&format!("spec: {{containers: [{{name: c, image: a}}], tolerations: [{toleration}]}}"));
+        assert_eq!(
+            super::taints::are_tolerated(&pod, &yaml(&taint), &bed.config.gates),
+            is_tolerated,
+            "{operator}{bound}"
+        );
+    };
+    check(&bed, "9", "Lt", "10", false);
+    bed.config.gates = FeatureGates::with(&[(Gate::TaintTolerationComparisonOperators, true)]);
+    check(&bed, "9", "Lt", "10", true);
+    check(&bed, "10", "Lt", "10", false);
+    check(&bed, "10", "Gt", "10", false);
+    check(&bed, "10", "Gt", "-1", true);
+    check(&bed, "10", "Gt", "07", false);
+    check(&bed, "+10", "Gt", "7", false);
+    check(&bed, "high", "Gt", "7", false);
+}
+
+#[test]
 fn app_armor_profiles_need_app_armor() {
     let refused = "AppArmor: Cannot enforce AppArmor: AppArmor is not enabled on the host";
     let confined = pod("securityContext: {appArmorProfile: {type: RuntimeDefault}}");

@@ -46,8 +46,8 @@ pub const FIELDS: &[Field] = &[
     duration("syncFrequency", "1m0s")
         .flag("sync-frequency")
         .rule(A_PERIOD)
-        .works()
-        .about("longest time between two looks at a pod"),
+        .no_effect()
+        .about("no effect: pods are looked at when something changes"),
     duration("fileCheckFrequency", "20s")
         .flag("file-check-frequency")
         .rule(A_PERIOD)

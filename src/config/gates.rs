@@ -166,6 +166,7 @@ const HEEDED: &[Gate] = &[
     Gate::PreventStaticPodAPIReferences,
     Gate::ReduceDefaultCrashLoopBackOffDecay,
     Gate::RestartAllContainersOnContainerExits,
+    Gate::TaintTolerationComparisonOperators,
 ];
 
 /// Gates that can be on only while others are. Those that are locked need not be looked at.

@@ -109,6 +109,18 @@ pub enum CriError {
 }
 
 impl CriError {
+    pub fn call(&self) -> &'static str {
+        match self {
+            CriError::NotFound { call, .. }
+            | CriError::AlreadyExists { call, .. }
+            | CriError::Unimplemented { call }
+            | CriError::Timeout { call, .. }
+            | CriError::Unavailable { call, .. }
+            | CriError::Failed { call, .. }
+            | CriError::Malformed { call, .. } => call,
+        }
+    }
+
     /// For users, who know nothing of calls: what the runtime said, if it said something.
     pub fn own_words(&self) -> String {
         match self {

@@ -227,6 +227,11 @@ impl Access {
         Access(Arc::new(Shared { host, runtime, clock, config, known, writing }))
     }
 
+    /// The gate KubeletEnsureSecretPulledImages is off.
+    pub fn is_off(&self) -> bool {
+        self.0.config.policy == PullCredentialsPolicy::Unset
+    }
+
     /// Whether a pod with these credentials may use an image that is on the node.
     pub async fn allows(&self, used: &Use<'_>, credentials: &[Credential]) -> bool {
         let config = &self.0.config;

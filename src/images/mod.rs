@@ -234,8 +234,12 @@ impl Images {
             .map_err(|error| self.inspect_failed(request, Reason::ImageInspectError, &error.own_words()))?;
         match (step(request.pull_policy, reference.is_latest(), present.is_some()), present) {
             (Step::Use, Some(image)) if self.may_use(request, &reference, &image.id).await => {
-                let message =
-                    format!("Container image \"{name}\" already present on machine and can be accessed by the pod");
+                // Where nobody looks at who may use it, nothing is said of that.
+                let access = match self.shared.access.is_off() {
+                    true => "",
+                    false => " and can be accessed by the pod",
+                };
+                let message = format!("Container image \"{name}\" already present on machine{access}");
                 self.event(request, EventType::Normal, "Pulled", message);
                 Ok(ReadyImage::new(image.id.clone(), &image))
             }

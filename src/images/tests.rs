@@ -314,6 +314,16 @@ async fn a_present_image_is_used_as_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_access_nothing_is_said_where_nobody_looks_at_it() {
+    let mut config = config();
+    config.access.policy = PullCredentialsPolicy::Unset;
+    let node = Node::new(config);
+    node.runtime.hold("busybox:1", None);
+    node.ensure(want("a", "busybox:1")).await.expect("it is there");
+    assert_eq!(node.events(), [r#"Pulled Container image "busybox:1" already present on machine"#]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_absent_image_is_pulled_and_its_time_told_with_and_without_waiting() {
     let node = Node::new(config());
     node.runtime.state().answers.extend([Answer::Takes(3), Answer::Takes(2)]);

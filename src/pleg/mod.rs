@@ -28,7 +28,7 @@ pub use state::PodRuntime;
 pub use task::{PlegConfig, run};
 
 use crate::cri::{self, Container, ContainerId, ContainerStateKind, CriError, Runtime, SandboxState, Scope};
-use crate::host::Host;
+use crate::host::{self, Host};
 use crate::pod::PodUid;
 
 /// Called with a pod that may have changed. Must not block.
@@ -255,11 +255,9 @@ impl Pleg {
             container.mounts.iter().find(|mount| mount.container_path == path).map(|mount| mount.host_path.clone());
         let cri::ContainerState::Exited(exit) = &mut container.state else { return };
         let mut text = String::new();
-        if let Some(file) = file.filter(|_| !path.is_empty())
-            && let Ok(Some(bytes)) =
-                self.shared.host.read_tail(Path::new(&file), TERMINATION_MESSAGE_BYTES_MAX, None).await
-        {
-            text = String::from_utf8_lossy(&bytes).into_owned();
+        if let Some(file) = file.filter(|_| !path.is_empty()) {
+            let read = self.shared.host.read_tail(Path::new(&file), TERMINATION_MESSAGE_BYTES_MAX, None).await;
+            text = last_words(&file, read);
         }
         if text.is_empty()
             && fall_back
@@ -278,6 +276,14 @@ impl Pleg {
             (true, false) => text,
             (false, false) => format!("{}: {text}", exit.message),
         };
+    }
+}
+
+/// What the termination file at `path` holds; what is wrong with it tells more than nothing.
+fn last_words(path: &str, read: host::Result<Option<Vec<u8>>>) -> String {
+    match read {
+        Ok(bytes) => String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned(),
+        Err(error) => format!("Error on reading termination log {path}: {:#}", anyhow::Error::new(error)),
     }
 }
 

@@ -81,6 +81,8 @@ struct Known {
     pod: Option<Arc<Pod>>,
     /// The manifest that describes a pod of the same name or UID and comes before this one.
     taken_by: Option<PathBuf>,
+    /// What is taken is its name.
+    name_is_taken: bool,
 }
 
 impl Manifests {
@@ -106,16 +108,17 @@ impl Manifests {
             }
             let pod_before = before.and_then(|before| before.pod.clone());
             let pod = self.read(&path, content, seen, pod_before, &mut notes);
-            self.known.insert(path, Known { fingerprint, pod, taken_by: None });
+            self.known.insert(path, Known { fingerprint, pod, taken_by: None, name_is_taken: false });
         }
         self.settle_conflicts(&mut notes);
         notes
     }
 
-    /// The pods of all manifests, in the order of their paths.
+    /// The pods of all manifests, in the order of their paths. A pod whose name is taken is among
+    /// them, after the one that has it: whoever takes pods in tells its owner of that.
     pub(super) fn pods(&self) -> Vec<Arc<Pod>> {
-        let speaking = self.known.values().filter(|known| known.taken_by.is_none());
-        speaking.filter_map(|known| known.pod.clone()).collect()
+        let told = self.known.values().filter(|known| known.taken_by.is_none() || known.name_is_taken);
+        told.filter_map(|known| known.pod.clone()).collect()
     }
 
     fn read(
@@ -163,7 +166,9 @@ impl Manifests {
         for (path, known) in &mut self.known {
             let Some(pod) = &known.pod else { continue };
             let reference = PodRef::of(pod);
-            let claims = [format!("pod {reference}"), format!("uid {}", reference.uid)];
+            let name = format!("pod {reference}");
+            known.name_is_taken = taken.contains_key(&name);
+            let claims = [name, format!("uid {}", reference.uid)];
             let lost = claims.iter().find_map(|claim| Some((claim, taken.get(claim)?.clone())));
             match lost {
                 Some((what, by)) => {
@@ -321,13 +326,13 @@ mod tests {
         let mut dir = Directory::new();
         dir.write("b", &manifest("web", "i:1"));
         assert_eq!(dir.write("c", &manifest("web", "i:2")), ["c: default/web-n1", "c: pod default/web-n1 is of b"]);
-        assert_eq!(dir.pods(), "web-n1=i:1");
+        assert_eq!(dir.pods(), "web-n1=i:1 web-n1=i:2", "whoever takes the first tells of the second");
         assert_eq!(dir.look(), [""; 0], "a conflict is told of once");
         assert_eq!(
             dir.write("a", &manifest("web", "i:3")),
             ["a: default/web-n1", "b: pod default/web-n1 is of a", "c: pod default/web-n1 is of a",]
         );
-        assert_eq!(dir.pods(), "web-n1=i:3");
+        assert_eq!(dir.pods(), "web-n1=i:3 web-n1=i:1 web-n1=i:2");
         dir.found.remove(Path::new("a"));
         dir.found.remove(Path::new("b"));
         dir.look();
@@ -337,5 +342,6 @@ mod tests {
         let mut dir = Directory::new();
         dir.write("a", &with_uid("web-a"));
         assert_eq!(dir.write("b", &with_uid("web-b")), ["b: default/web-b-n1", "b: uid u1 is of a"]);
+        assert_eq!(dir.pods(), "web-a-n1=i:1");
     }
 }

@@ -26,7 +26,8 @@ use crate::pod::{PodUid, Source};
 /// What a source has to say.
 #[derive(Clone, PartialEq, Debug)]
 pub enum SourceEvent {
-    /// The whole set of one source: a pod of this source that is missing here is gone.
+    /// The whole set of one source: a pod of this source that is missing here is gone. Of two
+    /// static pods of one name the first counts.
     Listed { source: Source, pods: Vec<Arc<Pod>> },
     /// The pod is new, or is now like this.
     Applied { source: Source, pod: Arc<Pod> },

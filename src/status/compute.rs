@@ -275,11 +275,16 @@ fn host_ips(input: &StatusInput<'_>, earlier: &PodStatus) -> Vec<String> {
 fn pod_ips(input: &StatusInput<'_>, earlier: &PodStatus) -> Vec<String> {
     let known = || earlier.pod_ips.iter().flatten().map(|pod| pod.ip.clone()).collect::<Vec<_>>();
     if input.host_network() {
-        // Set once: the pod's processes keep the addresses they bound to.
-        return match known() {
-            ips if ips.is_empty() => input.host_ips.iter().map(IpAddr::to_string).collect(),
-            ips => ips,
-        };
+        // They stay: the pod's processes keep the addresses they bound to.
+        let of_node = input.host_ips.iter().map(IpAddr::to_string);
+        let mut ips = known();
+        match (&ips[..], input.host_ips) {
+            ([], _) => return of_node.collect(),
+            // The node has got its second family since.
+            ([one], [_, second]) if one.contains(':') != second.is_ipv6() => ips.push(second.to_string()),
+            _ => {}
+        }
+        return ips;
     }
     let mut ips = input.runtime.ips().to_vec();
     if ips.is_empty() {

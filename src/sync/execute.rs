@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::Container as ContainerSpec;
+use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -28,6 +28,9 @@ use crate::pod::{self, PodRef, PodUid};
 
 /// The least time a container gets after SIGTERM, whatever was asked for.
 const GRACE_MIN: Duration = Duration::from_secs(2);
+
+/// The reason of a container that waits until an earlier instance is removed.
+const REMOVAL_FAILED: &str = "RemovalFailed";
 
 /// One step and how it went.
 pub struct Done {
@@ -105,8 +108,8 @@ impl Round<'_> {
             Action::CreateSandbox { attempt, replaces } => {
                 (Step::Sandbox, self.create_sandbox(*attempt, *replaces).await)
             }
-            Action::StopSandbox { id } => (Step::Sandbox, self.settle(self.context.runtime.stop_sandbox(id).await)),
-            Action::RemoveSandbox { id } => (Step::Sandbox, self.settle(self.context.runtime.remove_sandbox(id).await)),
+            Action::StopSandbox { id } => (Step::Sandbox, self.stopped(self.context.runtime.stop_sandbox(id).await)),
+            Action::RemoveSandbox { id } => (Step::Sandbox, removed(self.context.runtime.remove_sandbox(id).await)),
             Action::Resize(resize) => (Step::Resize, resize::carry_out(self, resize).await),
             Action::StartContainer { name, kind, attempt, waits } => {
                 (Step::Container(name.clone()), start::start(self, name, *kind, *attempt, *waits).await)
@@ -246,30 +249,19 @@ impl Round<'_> {
     }
 
     async fn stop_container(&self, name: &str, id: &ContainerId, why: StopWhy) -> Result<(), StartFailure> {
+        // With the last container the pod ends, and upstream says that instead.
         let message = match why {
-            StopWhy::PodStops | StopWhy::SandboxReplaced | StopWhy::StateUnknown => {
-                format!("Stopping container {name}")
-            }
-            StopWhy::DefinitionChanged => format!("Container {name} definition changed, will be restarted"),
-            StopWhy::AllRestart => "killing".to_owned(),
-            StopWhy::HookFailed => "FailedPostStartHook".to_owned(),
-            StopWhy::Resized => format!("Container {name} resize requires restart"),
-            // With the last container the pod ends, and upstream says that instead.
             StopWhy::ProbeFailed { will_restart: false, .. } if self.is_last_regular(name) => {
-                format!("Stopping container {name}")
+                stop_message(&self.wish.pod, name, StopWhy::PodStops)
             }
-            StopWhy::ProbeFailed { probe, will_restart } => {
-                let kind = probe.to_string().to_lowercase();
-                let then = if will_restart { ", will be restarted" } else { "" };
-                format!("Container {name} failed {kind} probe{then}")
-            }
+            _ => stop_message(&self.wish.pod, name, why),
         };
         let grace = self.grace(name, id, why);
         info!(container = name, %id, ?why, grace_seconds = grace.as_secs(), "stopping container");
         self.container_event(name, EventType::Normal, "Killing", message);
         self.begun_hooks.give_up_post_start(id);
         let rest = hooks::pre_stop(self, name, id, grace).await.max(GRACE_MIN);
-        self.settle(self.context.runtime.stop_container(id, rest).await)
+        self.stopped(self.context.runtime.stop_container(id, rest).await)
     }
 
     /// All other regular containers of the pod have ended.
@@ -318,10 +310,10 @@ impl Round<'_> {
             };
             removed.map_err(|error| {
                 warn!(error = chain(&error), container = name, "log of a dead container not removed, will retry");
-                StartFailure::new("FailedKillPod", error.to_string())
+                StartFailure::new(REMOVAL_FAILED, error.to_string())
             })?;
         }
-        self.settle(self.context.runtime.remove_container(id).await)
+        removed(self.context.runtime.remove_container(id).await)
     }
 
     /// What had not begun when the plan was made may have since, by a call that was given up. It
@@ -333,16 +325,16 @@ impl Round<'_> {
                 Err(StartFailure::new("FailedKillPod", format!("container {name} has begun meanwhile")))
             }
             Ok(_) => Ok(()),
-            Err(error) => self.settle(Err(error)),
+            Err(error) => removed(Err(error)),
         }
     }
 
     /// What is already gone counts as done.
-    fn settle(&self, result: cri::Result<()>) -> Result<(), StartFailure> {
+    fn stopped(&self, result: cri::Result<()>) -> Result<(), StartFailure> {
         match result {
             Ok(()) | Err(CriError::NotFound { .. }) => Ok(()),
             Err(error) => {
-                warn!(%error, "runtime refused, will retry");
+                warn!(%error, "not stopped, will retry");
                 let message = format!("error killing pod: {error}");
                 self.pod_event(EventType::Warning, "FailedKillPod", message.clone());
                 Err(StartFailure::new("FailedKillPod", message))
@@ -370,6 +362,38 @@ impl Round<'_> {
     pub fn container_event(&self, name: &str, kind: EventType, reason: &str, message: impl Into<String>) {
         let path = pod::field_path(&self.wish.pod, name);
         self.context.recorder.pod(&self.wish.pod, path.as_deref(), kind, reason, message);
+    }
+}
+
+/// The same of what is removed. That is for the log alone: nobody's pod is the worse for it.
+fn removed(result: cri::Result<()>) -> Result<(), StartFailure> {
+    match result {
+        Ok(()) | Err(CriError::NotFound { .. }) => Ok(()),
+        Err(error) => {
+            warn!(%error, "not removed, will retry");
+            Err(StartFailure::new(REMOVAL_FAILED, error.to_string()))
+        }
+    }
+}
+
+/// What is told of a container that is stopped, in upstream's words. It calls sidecars init
+/// containers, and does not say of them that they will be back.
+pub(super) fn stop_message(pod: &Pod, name: &str, why: StopWhy) -> String {
+    let (subject, back) = match pod::containers::find(pod, name) {
+        Some((Role::Init | Role::Sidecar, _)) => ("Init container", ""),
+        _ => ("Container", ", will be restarted"),
+    };
+    match why {
+        StopWhy::PodStops | StopWhy::SandboxReplaced => format!("Stopping container {name}"),
+        StopWhy::StateUnknown => format!("{subject} is in \"unknown\" state, try killing it before restart"),
+        StopWhy::DefinitionChanged => format!("{subject} {name} definition changed{back}"),
+        StopWhy::AllRestart => "killing".to_owned(),
+        StopWhy::HookFailed => "FailedPostStartHook".to_owned(),
+        StopWhy::Resized => format!("Container {name} resize requires restart"),
+        StopWhy::ProbeFailed { probe, will_restart } => {
+            let kind = probe.to_string().to_lowercase();
+            format!("{subject} {name} failed {kind} probe{}", if will_restart { back } else { "" })
+        }
     }
 }
 

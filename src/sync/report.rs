@@ -11,6 +11,7 @@ use super::execute::StartFailure;
 use super::plan::Plan;
 use super::worker::{Desired, Stage};
 use crate::config::{Gate, GoDuration};
+use crate::cri::CriError;
 use crate::events::EventType;
 use crate::host::CgroupSettings;
 use crate::pleg::PodRuntime;
@@ -49,6 +50,15 @@ pub fn pod_ip(context: &Context, wish: &Desired, runtime: &PodRuntime) -> Option
     let of_primary_family = |ip: &&IpAddr| primary.is_none_or(|primary| primary.is_ipv4() == ip.is_ipv4());
     let ips = runtime.ips();
     ips.iter().find(of_primary_family).or(ips.first()).copied()
+}
+
+/// What is told of a pod that the runtime does not tell of. The status of a sandbox is asked for
+/// when it is new, and upstream has a reason of its own for that.
+pub fn read_failure(error: &CriError) -> (&'static str, String) {
+    match error.call() {
+        "PodSandboxStatus" => ("FailedPodSandBoxStatus", format!("Unable to get pod sandbox status: {error}")),
+        _ => ("FailedSync", format!("error determining status: {error}")),
+    }
 }
 
 impl Reporter {

@@ -300,7 +300,9 @@ async fn pull_secrets(round: &Round<'_>) -> Vec<Secret> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let mut found = Vec::new();
     let mut missing = Vec::new();
-    for reference in pod::spec(pod).image_pull_secrets.iter().flatten() {
+    // The API server takes references without a name, which mean nothing.
+    let named = pod::spec(pod).image_pull_secrets.iter().flatten().filter(|reference| !reference.name.is_empty());
+    for reference in named {
         match round.context.objects.secret(namespace, &reference.name).await {
             Ok(Some(secret)) => found.push(Secret::clone(&secret)),
             Ok(None) | Err(_) => missing.push(reference.name.as_str()),

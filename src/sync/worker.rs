@@ -238,8 +238,8 @@ impl Worker {
             Err(error) => {
                 debug!(%error, "cannot read the pod from the runtime");
                 if !self.retries.has_failed(&Step::Read) {
-                    let message = format!("error determining status: {error}");
-                    self.context.recorder.pod(&wish.pod, None, EventType::Warning, "FailedSync", message);
+                    let (reason, message) = report::read_failure(&error);
+                    self.context.recorder.pod(&wish.pod, None, EventType::Warning, reason, message);
                 }
                 return self.failed(Step::Read, None);
             }

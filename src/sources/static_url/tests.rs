@@ -210,7 +210,7 @@ async fn one_broken_item_hurts_no_other() {
     running.server.say([list(&["{metadata: {}}".to_owned(), "3".to_owned(), manifest("c", "i:3")])]);
     assert_eq!(running.listed().await, "a-n1=i:1 b-n1=i:2 c-n1=i:3", "who can tell which pods they are?");
     running.server.say([list(&[manifest("c", "i:3"), manifest("c", "i:4")])]);
-    assert_eq!(running.listed().await, "c-n1=i:3", "the first speaks for a name");
+    assert_eq!(running.listed().await, "c-n1=i:3 c-n1=i:4", "who takes in the first tells of the second");
 }
 
 #[tokio::test(start_paused = true)]

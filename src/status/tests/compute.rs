@@ -395,6 +395,13 @@ fn addresses_come_from_the_sandbox_and_stay() {
     host.host_ips = vec!["192.168.0.2"];
     assert_eq!(ips(&host), ["192.168.0.1"]);
     assert_eq!(host.compute().status.host_ip.as_deref(), Some("192.168.0.2"));
+    host.host_ips = vec!["192.168.0.2", "192.168.0.3"];
+    assert_eq!(ips(&host), ["192.168.0.1"]);
+    host.host_ips = vec!["192.168.0.2", "fd00::2"];
+    assert_eq!(ips(&host), ["192.168.0.1", "fd00::2"], "the node has become dual-stack");
+    host = host.then(&["sandbox"]);
+    host.host_ips = vec!["192.168.0.2", "fd00::3"];
+    assert_eq!(ips(&host), ["192.168.0.1", "fd00::2"]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod actions;
 mod hooks;
 mod restart_all;
+mod texts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
