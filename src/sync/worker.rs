@@ -130,6 +130,8 @@ struct Worker {
     admitted: bool,
     /// Why the pod ends, whatever its containers do.
     verdict: Option<Verdict>,
+    /// A call failed, and may have had its effect all the same, long after it was given up.
+    is_unsure: bool,
     /// Sandboxes that were stopped in this life.
     stopped: BTreeSet<SandboxId>,
     /// What the runtime had of the pod when all else of it was taken down, if nothing was done since.
@@ -157,6 +159,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
         stopping: None,
         admitted: false,
         verdict: None,
+        is_unsure: false,
         stopped: BTreeSet::new(),
         clean_with: None,
     };
@@ -487,6 +490,7 @@ impl Worker {
                 }
                 Err(failure) => {
                     debug!(?step, %failure, "step failed");
+                    self.is_unsure = true;
                     let retry_at = failure.retry_at;
                     if let Action::Resize(resize) = action {
                         self.resizing.carried_out(&self.context, wish, resize, Err(&failure));
@@ -574,6 +578,11 @@ impl Worker {
     async fn take_leave(&mut self, wish: &Desired) -> Outcome {
         if let Some(until) = self.retries.waits_for(&Step::Clean) {
             return Outcome::Idle { until: Some(until) };
+        }
+        // The event of a late effect may have been lost: what is left here is asked once more.
+        if std::mem::take(&mut self.is_unsure) {
+            self.context.pleg.mark_stale(&self.uid);
+            return Outcome::Again;
         }
         match execute::take_leave(&self.context, &self.uid, wish).await {
             Ok(()) => {
