@@ -234,7 +234,7 @@ fn config() -> AgentConfig {
             port: 10250,
             version: "v1.36.0+ferrolet".into(),
             pod_cidr: String::new(),
-            gates: FeatureGates::default(),
+            gates: gates(),
         },
         sync: SyncConfig {
             root_dir: ROOT_DIR.into(),
@@ -280,6 +280,11 @@ fn config() -> AgentConfig {
     }
 }
 
+/// All that has an effect in here is on.
+fn gates() -> FeatureGates {
+    FeatureGates::resolve(&BTreeMap::from([("ContainerStopSignals".to_owned(), true)])).gates
+}
+
 pub fn launch_config() -> LaunchConfig {
     LaunchConfig {
         pod_logs_dir: POD_LOGS_DIR.into(),
@@ -300,7 +305,7 @@ pub fn launch_config() -> LaunchConfig {
         memory_bytes: 8 << 30,
         single_process_oom_kill: false,
         swap_controller: false,
-        gates: FeatureGates::default(),
+        gates: gates(),
         thermal_throttle_dirs: Vec::new(),
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -92,6 +93,19 @@ struct State {
 }
 
 impl State {
+    /// A directory and all that is in it, however deep.
+    fn within<'a>(&'a self, dir: &'a Path) -> impl Iterator<Item = (&'a PathBuf, &'a Option<Vec<u8>>)> {
+        // Paths are ordered part by part, so these stand together.
+        let from = (Bound::Included(dir), Bound::Unbounded);
+        self.tree.range::<Path, _>(from).take_while(move |(path, _)| path.starts_with(dir))
+    }
+
+    /// The names of what is in a directory.
+    fn names_in<'a>(&'a self, dir: &'a Path) -> impl Iterator<Item = String> {
+        let children = self.within(dir).filter(move |(path, _)| path.parent() == Some(dir));
+        children.filter_map(|(path, _)| path.file_name()).map(|name| name.to_string_lossy().into_owned())
+    }
+
     fn rename(&mut self, from: &Path, to: &Path) -> bool {
         let Some(content) = self.tree.remove(from) else { return false };
         self.tree.insert(to.to_owned(), content);
@@ -113,7 +127,7 @@ impl SimHost {
     pub fn leftovers(&self, uid: &str) -> Vec<String> {
         let state = self.state();
         let pod_dir = self.root_dir.join("pods").join(uid);
-        let files = state.tree.keys().filter(|path| path.starts_with(&pod_dir)).map(|path| path.display().to_string());
+        let files = state.within(&pod_dir).map(|(path, _)| path.display().to_string());
         files.chain(state.cgroups.keys().filter(|path| pod_of_cgroup(path) == Some(uid)).cloned()).collect()
     }
 
@@ -132,18 +146,21 @@ impl SimHost {
         self.state().tree.get(path).cloned().flatten()
     }
 
-    /// Paths below a directory, and what they hold: for links, where they point.
-    pub fn below(&self, dir: &Path) -> Vec<(String, String)> {
+    /// Paths below a directory.
+    pub fn below(&self, dir: &Path) -> Vec<String> {
         let state = self.state();
-        let inside = state.tree.iter().filter(|(path, _)| path.starts_with(dir) && *path != dir);
-        inside
-            .map(|(path, content)| {
-                (
-                    path.display().to_string(),
-                    String::from_utf8_lossy(content.as_deref().unwrap_or_default()).into_owned(),
-                )
-            })
-            .collect()
+        let inside = state.within(dir).filter(|(path, _)| *path != dir);
+        inside.map(|(path, _)| path.display().to_string()).collect()
+    }
+
+    /// Where a link points.
+    pub fn target(&self, link: &Path) -> Option<String> {
+        Some(String::from_utf8_lossy(&self.file(link)?).into_owned())
+    }
+
+    /// How large a file is.
+    pub fn size(&self, path: &Path) -> Option<usize> {
+        self.state().tree.get(path)?.as_ref().map(Vec::len)
     }
 
     /// Nothing may be taken from under a container that runs.
@@ -160,7 +177,7 @@ impl SimHost {
     pub fn pod_uids(&self) -> BTreeSet<String> {
         let state = self.state();
         let pods = self.root_dir.join("pods");
-        let dirs = state.tree.keys().filter_map(|path| {
+        let dirs = state.within(&pods).filter_map(|(path, _)| {
             path.strip_prefix(&pods).ok()?.components().next().map(|uid| uid.as_os_str().to_string_lossy().into_owned())
         });
         let cgroups = state.cgroups.keys().filter_map(|path| pod_of_cgroup(path).map(str::to_owned));
@@ -261,17 +278,13 @@ impl Host for SimHost {
 
     async fn list_pod_dirs(&self) -> Result<Vec<PodUid>> {
         let pods = self.root_dir.join("pods");
-        self.call("list", &pods, |state| {
-            let children = state.tree.keys().filter(|path| path.parent() == Some(&pods));
-            children.filter_map(|path| path.file_name()).map(|name| PodUid::new(name.to_string_lossy())).collect()
-        })
-        .await
+        self.call("list", &pods, |state| state.names_in(&pods).map(PodUid::new).collect()).await
     }
 
     async fn list_pod_volumes(&self, uid: &PodUid) -> Result<Vec<(String, String)>> {
         let volumes = self.root_dir.join("pods").join(uid.as_str()).join("volumes");
         self.call("list", &volumes, |state| {
-            let below = state.tree.keys().filter_map(|path| path.strip_prefix(&volumes).ok());
+            let below = state.within(&volumes).filter_map(|(path, _)| path.strip_prefix(&volumes).ok());
             let pairs = below.filter_map(|path| {
                 let mut parts = path.components().map(|part| part.as_os_str().to_string_lossy().into_owned());
                 Some((parts.next()?, parts.next()?))
@@ -302,10 +315,10 @@ impl Host for SimHost {
         self.call("write volume", path, |state| {
             let wanted: BTreeMap<PathBuf, Option<Vec<u8>>> =
                 files.iter().map(|file| (path.join(&file.path), Some(file.data.clone()))).collect();
-            let has = state.tree.iter().filter(|(entry, content)| entry.starts_with(path) && content.is_some());
+            let has = state.within(path).filter(|(_, content)| content.is_some());
             let has: BTreeMap<PathBuf, Option<Vec<u8>>> =
                 has.map(|(entry, content)| (entry.clone(), content.clone())).collect();
-            state.tree.retain(|entry, _| !has.contains_key(entry));
+            has.keys().for_each(|entry| drop(state.tree.remove(entry)));
             put(state, path, None);
             for (file, data) in &wanted {
                 put(state, file, data.clone());
@@ -337,7 +350,8 @@ impl Host for SimHost {
             if let Some(uid) = path.strip_prefix(self.root_dir.join("pods")).ok().and_then(Path::to_str) {
                 self.check_taking("the directory", uid);
             }
-            state.tree.retain(|entry, _| !entry.starts_with(path));
+            let gone: Vec<_> = state.within(path).map(|(entry, _)| entry.clone()).collect();
+            gone.iter().for_each(|entry| drop(state.tree.remove(entry)));
         })
         .await
     }
@@ -362,11 +376,7 @@ impl Host for SimHost {
     }
 
     async fn list_dir(&self, path: &Path) -> Result<Vec<String>> {
-        self.call("list", path, |state| {
-            let children = state.tree.keys().filter(|entry| entry.parent() == Some(path));
-            children.filter_map(|entry| entry.file_name()).map(|name| name.to_string_lossy().into_owned()).collect()
-        })
-        .await
+        self.call("list", path, |state| state.names_in(path).collect()).await
     }
 
     async fn symlink(&self, target: &Path, link: &Path) -> Result<()> {
@@ -378,7 +388,7 @@ impl Host for SimHost {
 
     async fn dangling_links(&self, path: &Path) -> Result<Vec<String>> {
         self.call("look for dangling links", path, |state| {
-            let links = state.tree.iter().filter(|(entry, _)| entry.parent() == Some(path));
+            let links = state.within(path).filter(|(entry, _)| entry.parent() == Some(path));
             let dangling = links.filter(|(_, target)| {
                 let target =
                     target.as_deref().map(|target| PathBuf::from(String::from_utf8_lossy(target).into_owned()));

@@ -19,6 +19,10 @@ pub enum Invariant {
     PreStopFirst,
     PostStartFirst,
     HooksRunOnce,
+    RestartsOfAllAreWhole,
+    DebuggersRunOnce,
+    StopSignalsArrive,
+    OthersHaveTheirSay,
     RefusedForCause,
     PodsBoundTheirContainers,
     TerminalStays,
@@ -72,6 +76,12 @@ impl Invariant {
             Invariant::PreStopFirst => "a container is stopped after its preStop hook, or after its grace",
             Invariant::PostStartFirst => "nothing starts in a pod before the postStart hook of what started before it",
             Invariant::HooksRunOnce => "a hook runs once, unless the agent dies over it",
+            Invariant::RestartsOfAllAreWhole => {
+                "where one container restarts all, it starts again only once every other one was removed"
+            }
+            Invariant::DebuggersRunOnce => "a container that was added for debugging is started once, and never again",
+            Invariant::StopSignalsArrive => "a container is told to end by the signal it wishes for",
+            Invariant::OthersHaveTheirSay => "the agent writes no condition that is for others to write",
             Invariant::RefusedForCause => "a pod is refused for want of what there is no more of",
             Invariant::LoopsGoOn => "what fails and is to be restarted is restarted, within the longest back-off",
             Invariant::LogsAreBounded => {

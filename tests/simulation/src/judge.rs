@@ -13,7 +13,8 @@ use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodStatus};
 use crate::agent::{CONTAINER_LOGS_DIR, LOG_BYTES_MAX, LOG_FILES_MAX, Machine, POD_LOGS_DIR, ROOT_DIR};
 use crate::cluster::{MAP_KEY, OUT_OF_PODS, is_mirror, is_terminal, phase};
 use crate::invariants::{Invariant, Violation};
-use crate::pods::{self, Lot, PodLot, init_passes, lot, pod_lot};
+use crate::pods::{self, Lot, PodLot, init_passes, lot, pod_lot, rare};
+use crate::programs::Program;
 
 /// A lease older than this lets the control plane take the node for dead.
 const LEASE_AGE_MAX: SignedDuration = SignedDuration::from_secs(40);
@@ -38,6 +39,7 @@ pub fn complaints(machine: &Machine) -> Vec<Violation> {
     for pod in statics.values() {
         living.insert(pods::uid(pod));
         judge.pod(pod, mirrors.get(pods::name(pod)).and_then(|mirror| mirror.status.as_ref()));
+        judge.as_a_whole(pod);
     }
     judge.resizes(&api);
     judge.leftovers(&living);
@@ -73,7 +75,7 @@ impl Restless {
             if lot == PodLot::Restless && !is_over {
                 restless.looping.insert(uid.clone());
             }
-            if pods::is_noisy(pod) || matches!(lot, PodLot::Restless | PodLot::Anyhow) {
+            if is_noisy(machine, pod) || matches!(lot, PodLot::Restless | PodLot::Anyhow) {
                 restless.talking.insert(name);
             }
             if matches!(lot, PodLot::Restless | PodLot::Anyhow) {
@@ -82,6 +84,15 @@ impl Restless {
         }
         restless
     }
+}
+
+fn is_noisy(machine: &Machine, pod: &Pod) -> bool {
+    // Whoever came too late to debug a container that has gone for good is told so for ever.
+    let mut debuggers = rare::debuggers(pod).iter();
+    let is_too_late = debuggers.any(|debugger| debugger.target_container_name.is_some())
+        && pods::policy(pod) == "Never"
+        && machine.is_disturbed(pods::uid(pod));
+    pods::is_noisy(pod) || is_too_late
 }
 
 struct Judge<'a> {
@@ -138,13 +149,19 @@ impl Judge<'_> {
             }
             return self.ended(pod);
         }
-        if lot != PodLot::Anyhow && init_passes(pod) == Some(true) {
+        if lot != PodLot::Anyhow && init_passes(pod) == Some(true) && !rare::restarts_for_ever(pod) {
             for container in &pods::spec(pod).containers {
                 self.container(pod, status, container);
             }
         }
+        let is_told_ready = has_condition(status, "Ready", "True");
+        let are_open = rare::gates_are_open(pod, status.conditions.as_deref().unwrap_or_default());
+        if is_told_ready && !are_open {
+            self.complain(Invariant::StatusTellsTheTruth, format!("{name} is told ready and others say no"));
+        }
         if lot == PodLot::Runs {
-            self.running(pod, status);
+            self.running(pod, status, are_open);
+            self.debuggers(pod, status);
         }
     }
 
@@ -161,7 +178,7 @@ impl Judge<'_> {
     }
 
     /// A pod in which all goes well.
-    fn running(&mut self, pod: &Pod, status: &PodStatus) {
+    fn running(&mut self, pod: &Pod, status: &PodStatus, gates_are_open: bool) {
         let (uid, name) = (pods::uid(pod), pods::name(pod));
         let (containers, sidecars) = (pods::spec(pod).containers.iter(), pods::inits(pod).iter());
         let all_run = containers.clone().all(|container| lot(pod, container) == Lot::Runs);
@@ -169,15 +186,18 @@ impl Judge<'_> {
             .chain(sidecars.filter(|init| init.restart_policy.is_some()))
             .map(pods::ready_in_the_end)
             .collect();
-        let ready = status
-            .conditions
-            .iter()
-            .flatten()
-            .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        let ready = has_condition(status, "Ready", "True");
         let may_have_ended = pods::policy(pod) == "Never" && self.machine.is_disturbed(uid);
-        let shall_be = all_ready.map(|ready| all_run && !ready.contains(&false));
+        let shall_be = all_ready.map(|ready| all_run && !ready.contains(&false) && gates_are_open);
         if shall_be.is_some_and(|shall_be| shall_be != ready) && !may_have_ended {
             self.complain(Invariant::StatusTellsTheTruth, format!("{name} is told ready: {ready}"));
+        }
+        if rare::may_restart_all(pod) && !has_condition(status, "AllContainersRestarting", "False") {
+            self.complain(Invariant::StatusTellsTheTruth, format!("{name} is told to restart, or nothing of that"));
+        }
+        let left = self.machine.runtime.left_by_restart(uid);
+        if !left.is_empty() && !may_have_ended {
+            self.complain(Invariant::RestartsOfAllAreWhole, format!("{name} was to begin anew and still has {left:?}"));
         }
         let sandboxes = self.machine.runtime.ready_sandboxes(uid);
         if sandboxes != 1 {
@@ -194,6 +214,37 @@ impl Judge<'_> {
             let wants = self.machine.cluster.config_map(&map.name).and_then(|map| map.data?.remove(MAP_KEY));
             if has != wants {
                 self.complain(Invariant::VolumesAreCurrent, format!("{name} sees {has:?} and should see {wants:?}"));
+            }
+        }
+    }
+
+    fn debuggers(&mut self, pod: &Pod, status: &PodStatus) {
+        let (uid, name) = (pods::uid(pod), pods::name(pod));
+        let is_disturbed = self.machine.is_disturbed(uid);
+        for debugger in rare::debuggers(pod) {
+            let which = format!("{name}/{}", debugger.name);
+            let may_be_late = debugger.target_container_name.is_some() && is_disturbed;
+            if !self.machine.runtime.has_debugged(uid, &debugger.name) {
+                if !may_be_late {
+                    self.complain(Invariant::PodsAreAsTheySay, format!("{which} was never started"));
+                }
+                continue;
+            }
+            let told = status.ephemeral_container_statuses.iter().flatten().find(|told| told.name == debugger.name);
+            let state = told.and_then(|told| told.state.as_ref());
+            let is_told_running = state.is_some_and(|state| state.running.is_some());
+            let running = self.machine.runtime.running(uid, &debugger.name);
+            match running.as_slice() {
+                [id] => self.told_running(&which, id, told, None),
+                _ if is_told_running || state.is_none_or(|state| state.terminated.is_none()) => {
+                    self.complain(Invariant::StatusTellsTheTruth, format!("{which} has ended and is told {told:?}"));
+                }
+                _ => {}
+            }
+            let program = Program::from_command(debugger.command.as_deref().unwrap_or_default());
+            let ends = matches!(program, Program::Exits { .. } | Program::Broken);
+            if ends != running.is_empty() && !(is_disturbed && running.is_empty()) {
+                self.complain(Invariant::PodsAreAsTheySay, format!("{which} is {program:?} and runs as {running:?}"));
             }
         }
     }
@@ -215,6 +266,10 @@ impl Judge<'_> {
         match (lot(pod, container), running.as_slice()) {
             (Lot::Runs, [id]) => {
                 self.told_running(&which, id, told, pods::ready_in_the_end(container));
+                let signal = told.and_then(|told| told.stop_signal.as_deref());
+                if signal != rare::stop_signal(container) {
+                    self.complain(Invariant::StopSignalsArrive, format!("{which} is told to end by {signal:?}"));
+                }
                 self.made_as_written(&which, id, container);
             }
             (Lot::Runs, []) if may_have_ended => {}
@@ -256,15 +311,23 @@ impl Judge<'_> {
         for (uid, place) in strangers {
             self.complain(Invariant::NothingIsLeft, format!("{place} still has something of {uid}"));
         }
-        for (path, _) in self.machine.host.below(Path::new(POD_LOGS_DIR)) {
+        for path in self.machine.host.below(Path::new(POD_LOGS_DIR)) {
             if !living.iter().any(|uid| path.contains(uid)) {
                 self.complain(Invariant::NothingIsLeft, format!("log directory {path} of nobody"));
             }
         }
-        for (link, target) in self.machine.host.below(Path::new(CONTAINER_LOGS_DIR)) {
+        for link in self.machine.host.below(Path::new(CONTAINER_LOGS_DIR)) {
             let id = link.trim_end_matches(".log").find("container-").map(|at| &link[at..link.len() - ".log".len()]);
-            if !id.is_some_and(|id| self.machine.runtime.has_container(id)) {
-                self.complain(Invariant::NothingIsLeft, format!("link {link} to {target}, whose container is gone"));
+            let target = self.machine.host.target(Path::new(&link)).unwrap_or_default();
+            // A restart of all leaves the logs of what it removes, and the way to them; the oldest go
+            // with each further one, and the way after a while.
+            let is_kept = living.iter().find(|uid| target.contains(**uid)).is_some_and(|uid| {
+                let is_endless = self.machine.runtime.restarts_all(uid);
+                let has_log = || self.machine.host.size(Path::new(&target)).is_some();
+                is_endless.is_some_and(|is_endless| is_endless || has_log())
+            });
+            if !is_kept && !id.is_some_and(|id| self.machine.runtime.has_container(id)) {
+                self.complain(Invariant::NothingIsLeft, format!("link {link}, whose container is gone"));
             }
         }
     }
@@ -273,7 +336,7 @@ impl Judge<'_> {
         let logs = self.machine.runtime.logs();
         for (path, _) in logs.iter().filter(|(_, runs)| *runs) {
             let file = path.display();
-            match self.machine.host.file(path).map(|log| log.len()) {
+            match self.machine.host.size(path) {
                 None => self.complain(Invariant::LogsAreBounded, format!("{file} is missing")),
                 // It may have grown by a few lines before somebody looked.
                 Some(size) if size as u64 > LOG_BYTES_MAX * 3 / 2 => {
@@ -282,10 +345,10 @@ impl Judge<'_> {
                 Some(_) => {}
             }
             let dir = path.parent().expect("logs are in directories");
-            let of_it = |other: &&(String, String)| other.0.starts_with(&file.to_string());
-            let files: Vec<_> = self.machine.host.below(dir).into_iter().filter(|other| of_it(&other)).collect();
-            if files.len() > LOG_FILES_MAX {
-                let names: Vec<_> = files.into_iter().map(|(name, _)| name).collect();
+            let of_it = file.to_string();
+            let all = self.machine.host.below(dir).into_iter();
+            let names: Vec<_> = all.filter(|name| name.starts_with(&of_it)).collect();
+            if names.len() > LOG_FILES_MAX {
                 self.complain(Invariant::LogsAreBounded, format!("there are {names:?}"));
             }
         }
@@ -321,4 +384,8 @@ impl Judge<'_> {
             self.complain(Invariant::NodeIsReady, format!("its lease was renewed at {renewed:?}, now is {now}"));
         }
     }
+}
+
+fn has_condition(status: &PodStatus, kind: &str, value: &str) -> bool {
+    status.conditions.iter().flatten().any(|condition| condition.type_ == kind && condition.status == value)
 }

@@ -14,9 +14,10 @@ use tokio::time::Instant;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
-const USAGE: &str = "usage: simulation [--seeds N] [--from S] [--seed S] [--minutes M]
+const USAGE: &str = "usage: simulation [--seeds N] [--from S] [--fresh M] [--seed S] [--minutes M]
   --seeds N    how many seeds to run (1000)
-  --from S     run S, S+1, … instead of half known and half fresh ones
+  --from S     the first of them (0)
+  --fresh M    run so many besides that nobody knows yet (0)
   --seed S     run this one and print what happens
   --minutes M  length of each storm; drawn from the seed if not given";
 const THREADS: usize = 2;
@@ -25,7 +26,8 @@ const STUCK_AFTER: Duration = Duration::from_secs(300);
 
 struct Arguments {
     seeds: u64,
-    from: Option<u64>,
+    from: u64,
+    fresh: u64,
     seed: Option<u64>,
     storm: Option<Duration>,
 }
@@ -43,7 +45,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> anyhow::Result<Arguments> {
-    let mut arguments = Arguments { seeds: 1000, from: None, seed: None, storm: None };
+    let mut arguments = Arguments { seeds: 1000, from: 0, fresh: 0, seed: None, storm: None };
     while let Some(word) = words.next() {
         let mut number = || -> anyhow::Result<u64> {
             let text = words.next().with_context(|| format!("{word} needs a number\n{USAGE}"))?;
@@ -51,7 +53,8 @@ fn parse(mut words: impl Iterator<Item = String>) -> anyhow::Result<Arguments> {
         };
         match word.as_str() {
             "--seeds" => arguments.seeds = number()?,
-            "--from" => arguments.from = Some(number()?),
+            "--from" => arguments.from = number()?,
+            "--fresh" => arguments.fresh = number()?,
             "--seed" => arguments.seed = Some(number()?),
             "--minutes" => arguments.storm = Some(Duration::from_secs(60 * number()?)),
             _ => bail!("unknown argument {word}\n{USAGE}"),
@@ -84,7 +87,9 @@ fn replay(seed: u64, storm: Option<Duration>) -> usize {
 }
 
 fn run_many(arguments: &Arguments) -> anyhow::Result<usize> {
-    let seeds = Arc::new(choose(arguments));
+    let (seeds, told) = choose(arguments);
+    println!("{told}");
+    let seeds = Arc::new(seeds);
     let options = Options { storm: arguments.storm, log: LogMode::Silent };
     let started = Instant::now();
     let next = Arc::new(AtomicUsize::new(0));
@@ -112,6 +117,7 @@ fn run_many(arguments: &Arguments) -> anyhow::Result<usize> {
         if !outcome.violations.is_empty() {
             failed += 1;
             report(seed, bug, &outcome);
+            println!("seed {seed}: see it with: cargo run --profile sim -p simulation -- --seed {seed}");
         }
     }
     let seconds = started.elapsed().as_secs_f64();
@@ -120,23 +126,21 @@ fn run_many(arguments: &Arguments) -> anyhow::Result<usize> {
     Ok(failed)
 }
 
-/// Seeds that failed once, then those that were asked for.
-fn choose(arguments: &Arguments) -> Vec<(u64, Option<&'static str>)> {
-    let known = REGRESSIONS.map(|(seed, bug)| (seed, Some(bug)));
-    let plain: Vec<u64> = match arguments.from {
-        Some(from) => (from..from + arguments.seeds).collect(),
-        None => {
-            let half = arguments.seeds / 2;
-            let base = fastrand::u64(1_000_000..1_000_000_000_000);
-            println!("fresh seeds from {base}: --from {base} --seeds {half} repeats them");
-            (0..arguments.seeds - half).chain(base..base + half).collect()
-        }
-    };
-    let mut chosen: Vec<(u64, Option<&'static str>)> = known.into_iter().collect();
-    chosen.extend(
-        plain.into_iter().filter(|seed| !REGRESSIONS.iter().any(|(known, _)| known == seed)).map(|seed| (seed, None)),
-    );
-    chosen
+/// A seed, and the bug it once showed.
+type Chosen = (u64, Option<&'static str>);
+
+/// Seeds that failed once, then those that were asked for, and a line about them.
+fn choose(arguments: &Arguments) -> (Vec<Chosen>, String) {
+    let Arguments { seeds, from, fresh, .. } = *arguments;
+    let base = fastrand::u64(1_000_000..1_000_000_000_000);
+    let mut chosen: Vec<Chosen> = REGRESSIONS.map(|(seed, bug)| (seed, Some(bug))).into();
+    let plain = (from..from + seeds).chain(base..base + fresh);
+    chosen.extend(plain.filter(|seed| !REGRESSIONS.iter().any(|(known, _)| known == seed)).map(|seed| (seed, None)));
+    let mut told = format!("{} seeds that failed once, {seeds} from {from} on", REGRESSIONS.len());
+    if fresh > 0 {
+        told += &format!(", {fresh} fresh ones from {base} on (--from {base} --seeds {fresh} repeats them)");
+    }
+    (chosen, told)
 }
 
 fn report(seed: u64, bug: Option<&str>, outcome: &Outcome) {

@@ -1,8 +1,9 @@
-//! The pods of a run: how they are drawn. `pods/lots.rs` says what has to become of each, and
-//! `pods/manners.rs` draws their probes and hooks.
+//! The pods of a run: how they are drawn. `pods/lots.rs` says what has to become of each;
+//! `pods/manners.rs` draws their probes and hooks, `pods/rare.rs` what few pods ask for.
 
 mod lots;
 pub mod manners;
+pub mod rare;
 
 use std::time::Duration;
 
@@ -119,6 +120,7 @@ pub fn draw(random: &mut fastrand::Rng, name: &str, uid: &str) -> Pod {
         }),
         status: None,
     };
+    rare::give(random, &mut pod);
     // One that ends by itself may do so at the same moment, and who can tell then how it ended.
     if random.u32(0..8) == 0 && !matches!(pod_lot(&pod), PodLot::Ends { .. }) {
         let seconds = random.i64(1..200);
@@ -156,8 +158,15 @@ pub fn may_be_resized(pod: &Pod) -> bool {
     if !is_taken || pod.metadata.deletion_timestamp.is_some() || matches!(phase, Some("Succeeded" | "Failed")) {
         return false;
     }
-    let is_burstable = inits(pod).iter().chain(&spec(pod).containers).any(|container| container.resources.is_some());
+    let mut containers = inits(pod).iter().chain(&spec(pod).containers);
+    let is_burstable = spec(pod).resources.is_some() || containers.any(|container| container.resources.is_some());
     is_burstable && !is_refused(pod) && pod.metadata.uid.as_deref().is_some_and(|uid| uid.starts_with("uid-"))
+}
+
+/// The spec, about to be changed.
+pub fn next_generation(pod: &mut Pod) -> &mut PodSpec {
+    pod.metadata.generation = pod.metadata.generation.map(|generation| generation + 1);
+    pod.spec.as_mut().expect("every drawn pod has a spec")
 }
 
 /// Init containers first.

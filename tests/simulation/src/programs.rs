@@ -14,9 +14,15 @@ pub enum Program {
     Stubborn,
     /// Ends by itself.
     Exits { code: i32, after: Duration },
+    /// Ends by itself with a code for which all containers of its pod begin anew: so many times,
+    /// and then runs until told to end. With 0 it never stays.
+    RestartsAll { after: Duration, times: u32 },
     /// Cannot be started at all.
     Broken,
 }
+
+/// The exit code by which all containers of a pod begin anew, where a rule says so.
+pub const RESTART_ALL_CODE: i32 = 88;
 
 impl Program {
     pub fn to_command(&self) -> Vec<String> {
@@ -25,6 +31,9 @@ impl Program {
             Program::Stubborn => vec!["stubborn".into()],
             Program::Chatty { every } => vec!["say".into(), every.as_millis().to_string()],
             Program::Exits { code, after } => vec!["exit".into(), code.to_string(), after.as_millis().to_string()],
+            Program::RestartsAll { after, times } => {
+                vec!["restart-all".into(), after.as_millis().to_string(), times.to_string()]
+            }
             Program::Broken => vec!["broken".into()],
         }
     }
@@ -39,6 +48,10 @@ impl Program {
             Some("exit") => Program::Exits {
                 code: command[1].parse().expect("written by to_command"),
                 after: Duration::from_millis(command[2].parse().expect("written by to_command")),
+            },
+            Some("restart-all") => Program::RestartsAll {
+                after: Duration::from_millis(command[1].parse().expect("written by to_command")),
+                times: command[2].parse().expect("written by to_command"),
             },
             _ => Program::Forever,
         }
@@ -174,6 +187,8 @@ pub struct Hook {
 pub struct Manners {
     pub exams: Vec<Exam>,
     pub hooks: Vec<Hook>,
+    /// The signal it wishes to be told to end by.
+    pub stop_signal: Option<String>,
 }
 
 impl Manners {
@@ -217,7 +232,11 @@ impl Manners {
             };
             format!("{}.{deed}.{}.{way}", hook.ask.word(), hook.lasts.as_millis())
         });
-        exams.chain(hooks).collect()
+        exams.chain(hooks).chain(self.stop_signal.as_deref().map(Manners::of_signal)).collect()
+    }
+
+    pub fn of_signal(signal: &str) -> String {
+        format!("signal.{signal}")
     }
 
     pub fn from_args(args: &[String]) -> Self {
@@ -258,6 +277,7 @@ impl Manners {
                     is_sleep: *way == "sleep",
                     is_exec: *way == "exec",
                 }),
+                ["signal", signal] => manners.stop_signal = Some((*signal).to_owned()),
                 _ => {}
             }
         }
@@ -295,6 +315,7 @@ mod tests {
                 hook(Ask::PreStop, Deed::NeverReturns, false, false),
                 hook(Ask::PreStop, Deed::Succeeds, true, false),
             ],
+            stop_signal: Some("SIGRTMIN+2".into()),
         };
         assert_eq!(Manners::from_args(&manners.to_args()), manners);
     }

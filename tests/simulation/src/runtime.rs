@@ -6,7 +6,7 @@
 //!
 //! `sandboxes.rs` and `containers.rs` say what becomes of them, `asks.rs` how containers answer
 //! probes and hooks, `stops.rs` what a stop must heed, `resources.rs` what containers may use,
-//! `trouble.rs` what breaks by itself, `questions.rs` what others want to know; `cri.rs` puts it
+//! `renewals.rs` how a pod begins anew and is debugged, `trouble.rs` what breaks by itself, `questions.rs` what others want to know; `cri.rs` puts it
 //! behind the agent's trait. Most invariants are checked in these, at the moment one would be
 //! broken.
 
@@ -14,6 +14,7 @@ mod asks;
 mod containers;
 mod cri;
 mod questions;
+mod renewals;
 mod resources;
 mod sandboxes;
 mod stops;
@@ -33,6 +34,7 @@ use tokio::time::Instant;
 use self::asks::Decisions;
 pub use self::asks::{Asked, BROKEN_AFTER, SIDECAR_SLOT};
 pub use self::containers::REMOVE_SURPLUS;
+use self::renewals::Renewal;
 use self::stops::HookRun;
 use crate::faults::Fate;
 use crate::host::Ground;
@@ -92,6 +94,14 @@ struct State {
     /// When there were last more dead containers than may stay.
     crowded: Option<Instant>,
     hit_pods: BTreeSet<String>,
+    /// By pod UID, the last of each: what has to go so that all begin anew.
+    renewals: BTreeMap<String, Renewal>,
+    /// How often a container, by pod UID and name, ended so that all begin anew.
+    falls: BTreeMap<(String, String), u32>,
+    /// Pods of which the agent may replace single containers, as their users wish.
+    replaced: BTreeSet<String>,
+    /// The instance of each container for debugging that was started, by pod UID and name.
+    debuggers: BTreeMap<(String, String), ContainerId>,
     /// Changes that were asked for since the record was last taken: pod UID and call.
     changes: Vec<(String, &'static str)>,
 }
@@ -116,6 +126,13 @@ struct Instance {
 pub const INIT_ANNOTATION: &str = "simulation/init";
 /// So begin the names of sidecars, and of no other container.
 pub const SIDECAR_PREFIX: &str = "side";
+/// So begin the names of containers for debugging, and of no other.
+pub const DEBUGGER_PREFIX: &str = "debug";
+
+/// Whether a container of this name is what its pod is for, or prepares that.
+fn is_work(name: &str) -> bool {
+    !name.starts_with(SIDECAR_PREFIX) && !name.starts_with(DEBUGGER_PREFIX)
+}
 
 impl SimRuntime {
     pub fn new(world: World, ground: Ground, has_events: bool) -> Self {

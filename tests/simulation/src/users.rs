@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::agent::Machine;
 use crate::cluster::is_mirror;
-use crate::pods::{self, CONFIG_MAPS, NAMESPACE};
+use crate::pods::{self, CONFIG_MAPS, NAMESPACE, rare};
 
 /// Pods of the API at any time, at most.
 const PODS_MAX: usize = 7;
@@ -33,9 +33,11 @@ enum Event {
     RemoveStaticPod,
     DeleteMirror,
     WriteConfigMap,
+    SetCondition,
+    Debug,
 }
 
-const EVENTS: [Event; 15] = [
+const EVENTS: [Event; 17] = [
     Event::CreatePod,
     Event::DeletePod,
     Event::EditImage,
@@ -51,6 +53,8 @@ const EVENTS: [Event; 15] = [
     Event::RemoveStaticPod,
     Event::DeleteMirror,
     Event::WriteConfigMap,
+    Event::SetCondition,
+    Event::Debug,
 ];
 
 pub struct Users {
@@ -143,6 +147,8 @@ impl Users {
                     self.write_config_map(map);
                 }
             }
+            Event::SetCondition => self.set_condition(),
+            Event::Debug => self.debug(),
         }
     }
 
@@ -186,13 +192,12 @@ impl Users {
         let image = format!("edited-{}", self.edits);
         let which = self.random.usize(..pods::spec(pod).containers.len());
         self.machine.runtime.touch(pods::uid(pod));
+        self.machine.runtime.may_replace(pods::uid(pod));
         self.machine.disturb(pods::uid(pod));
         let name = pods::name(pod);
         self.machine.world.log(|| format!("user gives {name}/c{which} the image {image}"));
         self.machine.cluster.user_edits(NAMESPACE, name, |pod| {
-            pod.metadata.generation = pod.metadata.generation.map(|generation| generation + 1);
-            let spec = pod.spec.as_mut().expect("every drawn pod has a spec");
-            spec.containers[which].image = Some(image);
+            pods::next_generation(pod).containers[which].image = Some(image);
         });
     }
 
@@ -200,17 +205,53 @@ impl Users {
     fn resize(&mut self) {
         let all: Vec<_> = self.machine.cluster.pods().into_iter().filter(pods::may_be_resized).collect();
         let Some(pod) = self.random.choice(&all) else { return };
-        let which = self.random.usize(..pods::inits(pod).len() + pods::spec(pod).containers.len());
         let (uid, name) = (pods::uid(pod), pods::name(pod));
+        let count = pods::inits(pod).len() + pods::spec(pod).containers.len();
+        if pods::spec(pod).resources.is_some() {
+            let resources = rare::draw_resize_of_whole(&mut self.random);
+            self.machine.world.log(|| format!("user gives {name} as a whole {resources:?}"));
+            if (0..count).any(|which| pods::restarts_for_memory(pod, which)) {
+                self.machine.runtime.touch(uid);
+                self.machine.runtime.may_replace(uid);
+                self.machine.disturb(uid);
+            }
+            return self.machine.cluster.user_edits(NAMESPACE, name, |pod| {
+                pods::next_generation(pod).resources = Some(resources);
+            });
+        }
+        let which = self.random.usize(..count);
         let resources = pods::draw_resize(&mut self.random);
         self.machine.world.log(|| format!("user gives container {which} of {name} {resources:?}"));
         if pods::restarts_for_memory(pod, which) {
             self.machine.runtime.touch(uid);
+            self.machine.runtime.may_replace(uid);
             self.machine.disturb(uid);
         }
         self.machine.cluster.user_edits(NAMESPACE, name, |pod| {
-            pod.metadata.generation = pod.metadata.generation.map(|generation| generation + 1);
+            pods::next_generation(pod);
             pods::container_mut(pod, which).resources = Some(resources);
+        });
+    }
+
+    /// Somebody else than the agent writes a condition.
+    fn set_condition(&mut self) {
+        let all = self.machine.cluster.pods();
+        let gated: Vec<_> = all.iter().filter(|pod| pods::spec(pod).readiness_gates.is_some()).collect();
+        let all = if gated.is_empty() || self.random.u32(0..4) == 0 { all.iter().collect() } else { gated };
+        let Some(pod) = self.random.choice(&all) else { return };
+        let (kind, status) = rare::draw_condition(&mut self.random, pod);
+        self.machine.cluster.user_sets_condition(NAMESPACE, pods::name(pod), &kind, status);
+    }
+
+    /// Somebody adds a container to a pod, whatever becomes of that.
+    fn debug(&mut self) {
+        let all: Vec<_> = self.machine.cluster.pods().into_iter().filter(|pod| !is_mirror(pod)).collect();
+        let Some(pod) = self.random.choice(&all) else { return };
+        let Some(debugger) = rare::draw_debugger(&mut self.random, pod) else { return };
+        let name = pods::name(pod);
+        self.machine.world.log(|| format!("user debugs {name} by {} {:?}", debugger.name, debugger.command));
+        self.machine.cluster.user_edits(NAMESPACE, name, |pod| {
+            pods::next_generation(pod).ephemeral_containers.get_or_insert_default().push(debugger);
         });
     }
 
@@ -253,7 +294,8 @@ impl Users {
         annotations.insert("kubernetes.io/config.hash".into(), uid.clone());
         annotations.insert("kubernetes.io/config.source".into(), "file".into());
         let spec = pod.spec.as_mut().expect("every drawn pod has a spec");
-        // Static pods must not mention objects of the API.
+        // Nobody opens a gate in a manifest, and those must not mention objects of the API.
+        spec.readiness_gates = None;
         spec.volumes.iter_mut().flatten().for_each(|volume| {
             if volume.config_map.take().is_some() {
                 volume.empty_dir = Some(Default::default());

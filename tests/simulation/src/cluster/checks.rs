@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod, PodStatus};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::{SimCluster, State, is_mirror, is_terminal, phase};
 use crate::agent::PODS_MAX;
 use crate::invariants::Invariant;
-use crate::pods::NAMESPACE;
+use crate::pods::{NAMESPACE, rare};
 use crate::programs::Ask;
 
 impl SimCluster {
@@ -35,6 +36,16 @@ impl SimCluster {
         self.state().known.insert(uid.to_owned());
     }
 
+    /// Conditions have many authors, and each speaks for its own.
+    pub(super) fn check_patch(&self, name: &str, status: &Value) {
+        for condition in status["conditions"].as_array().into_iter().flatten() {
+            let kind = condition["type"].as_str().unwrap_or_default();
+            if !OWN_CONDITIONS.contains(&kind) {
+                self.world.violation(Invariant::OthersHaveTheirSay, format!("{kind} of pod {name} is written"));
+            }
+        }
+    }
+
     /// What must hold between two statuses of one pod, whoever asks for it.
     pub(super) fn check_successor(&self, state: &State, pod: &Pod, after: &PodStatus) {
         let Some(before) = &pod.status else { return };
@@ -56,9 +67,13 @@ impl SimCluster {
         }
         self.check_probes(name, before, after);
         self.check_refusal(state, name, after);
-        for old in before.container_statuses.iter().flatten().chain(before.init_container_statuses.iter().flatten()) {
-            let mut all =
-                after.container_statuses.iter().flatten().chain(after.init_container_statuses.iter().flatten());
+        let debuggers = after.ephemeral_container_statuses.iter().flatten();
+        for debugger in debuggers.filter(|debugger| debugger.restart_count > 0) {
+            let what = format!("{name}/{} is told to have restarted {} times", debugger.name, debugger.restart_count);
+            self.world.violation(Invariant::DebuggersRunOnce, what);
+        }
+        for old in containers(before).chain(before.ephemeral_container_statuses.iter().flatten()) {
+            let mut all = containers(after).chain(after.ephemeral_container_statuses.iter().flatten());
             let Some(new) = all.find(|new| new.name == old.name) else {
                 self.world.violation(
                     Invariant::StatusesStay,
@@ -66,7 +81,10 @@ impl SimCluster {
                 );
                 continue;
             };
-            if new.restart_count < old.restart_count {
+            // A new life of the agent counts those of a static pod by its instances, and while all are
+            // restarted there may be none.
+            let is_unknown = is_mirror(pod) && rare::may_restart_all(pod) && new.container_id.is_none();
+            if new.restart_count < old.restart_count && !is_unknown {
                 let counts = format!("{} to {}", old.restart_count, new.restart_count);
                 self.world.violation(Invariant::RestartCountsGrow, format!("of {name}/{} from {counts}", old.name));
             }
@@ -157,6 +175,19 @@ impl SimCluster {
         }
     }
 }
+
+/// What a node agent says of a pod.
+const OWN_CONDITIONS: [&str; 9] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    "AllContainersRestarting",
+    "DisruptionTarget",
+    "PodResizePending",
+    "PodResizeInProgress",
+];
 
 /// Told of pods that are one too many.
 pub const OUT_OF_PODS: &str = "OutOfpods";

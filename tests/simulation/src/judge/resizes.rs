@@ -9,6 +9,7 @@ use ferrolet::pod::allocation::{is_allocated, of_status};
 use ferrolet::pod::resources::pod_resources;
 use ferrolet::sync::launch;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 
 use super::Judge;
 use crate::agent::launch_config;
@@ -56,6 +57,9 @@ impl Judge<'_> {
             let what = format!("{} waits for {} bytes and there are {room}", name(pod), memory(pod));
             self.complain(Invariant::WishesAreAnswered, what);
         }
+        if !is_pending {
+            self.as_a_whole(pod);
+        }
         let config = launch_config();
         let spec = pods::spec(&allocated);
         for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
@@ -75,6 +79,37 @@ impl Judge<'_> {
         if has.as_ref().is_some_and(|has| *has != wanted) {
             let what = format!("the cgroup of {} is {has:?} and shall be {wanted:?}", name(pod));
             self.complain(Invariant::AllocationsAreActual, what);
+        }
+    }
+
+    /// What a pod says of itself as a whole, its cgroup has, and its containers where they say nothing.
+    pub(super) fn as_a_whole(&mut self, pod: &Pod) {
+        let Some(whole) = &pods::spec(pod).resources else { return };
+        let amount =
+            |list: &Option<BTreeMap<String, ApiQuantity>>, name: &str| parse(&list.as_ref()?.get(name)?.0).ok();
+        let milli = |amount: Quantity| amount.milli_value().unsigned_abs();
+        let cpu = amount(&whole.requests, "cpu").map(|cpu| milli(cpu) * 1024 / 1000);
+        let quota = amount(&whole.limits, "cpu").map(|cpu| cpu.milli_value() * 100);
+        let limit = amount(&whole.limits, "memory").map(|memory| memory.value().unsigned_abs());
+        let uid = pods::uid(pod);
+        let Some(has) = self.machine.host.pod_cgroup(uid).map(launch::unlimited) else { return };
+        let is_so = |limit: Option<u64>, has: Option<u64>| limit.is_none_or(|limit| has == Some(limit));
+        if !is_so(cpu, has.cpu_shares)
+            || !is_so(limit, has.memory_limit_bytes)
+            || quota.is_some_and(|quota| has.cpu_quota != Some(quota))
+        {
+            let what = format!("{} as a whole shall have {whole:?} and its cgroup is {has:?}", name(pod));
+            self.complain(Invariant::AllocationsAreActual, what);
+        }
+        for container in pods::inits(pod).iter().chain(&pods::spec(pod).containers) {
+            let own = container.resources.as_ref().and_then(|own| amount(&own.limits, "memory"));
+            for id in self.machine.runtime.running(uid, &container.name) {
+                let has = self.machine.runtime.resources(&id).unwrap_or_default().memory_limit_bytes;
+                if own.is_none() && has.max(0).unsigned_abs() != limit.unwrap_or(0) {
+                    let what = format!("{}/{} has {has} of {limit:?}", name(pod), container.name);
+                    self.complain(Invariant::AllocationsAreActual, what);
+                }
+            }
         }
     }
 }

@@ -40,6 +40,8 @@ pub fn lot(pod: &Pod, container: &Container) -> Lot {
             return if policy(pod) == "Never" { Lot::Ends { well: false } } else { Lot::Loops };
         }
         Program::Forever | Program::Stubborn | Program::Chatty { .. } => return Lot::Runs,
+        Program::RestartsAll { times: 0, .. } => return Lot::Loops,
+        Program::RestartsAll { .. } => return Lot::Runs,
         Program::Broken => 128,
         Program::Exits { code, .. } => code,
     };

@@ -12,7 +12,7 @@ use ferrolet::cri::{ContainerId, ContainerState, CriError, Executed, Result};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::stops::HookRun;
-use super::{CALL_DEADLINE, SIDECAR_PREFIX, SimRuntime, State};
+use super::{CALL_DEADLINE, SIDECAR_PREFIX, SimRuntime, State, is_work};
 use crate::faults::Fate;
 use crate::invariants::Invariant;
 use crate::programs::{Ask, Deed, Illness, at_port};
@@ -308,8 +308,7 @@ impl SimRuntime {
         // What stops is not waited for, and a pod whose containers have ended stops.
         let Some(instance) = state.containers.get(&id) else { return true };
         let mut others = state.containers.values().filter(|other| other.pod_uid == instance.pod_uid);
-        let is_served =
-            |other: &super::Instance| other.container.is_running() && !other.container.name.starts_with(SIDECAR_PREFIX);
+        let is_served = |other: &super::Instance| other.container.is_running() && is_work(&other.container.name);
         state.touched.contains(&instance.pod_uid) || !others.any(is_served)
     }
 

@@ -14,11 +14,11 @@ use tokio::time::Instant;
 
 use super::asks::Decisions;
 use super::stops::StopCall;
-use super::{INIT_ANNOTATION, Instance, SIDECAR_PREFIX, SimRuntime, State};
+use super::{DEBUGGER_PREFIX, INIT_ANNOTATION, Instance, SIDECAR_PREFIX, SimRuntime, State, is_work};
 use crate::agent::DEAD_MAX;
 use crate::faults::Fate;
 use crate::invariants::Invariant;
-use crate::programs::{Ask, Manners, Program};
+use crate::programs::{Ask, Manners, Program, RESTART_ALL_CODE};
 
 /// So often a container may be stopped that does not end.
 const STOPS_A_SECOND_MAX: u32 = 8;
@@ -47,6 +47,7 @@ impl SimRuntime {
             message: String::new(),
         });
         let uid = instance.pod_uid.clone();
+        state.note_end(id, exit_code);
         self.world.log(|| format!("container {id} ends with {exit_code}"));
         self.emit(&mut state, &uid, id.as_str(), RuntimeEventKind::Stopped);
     }
@@ -96,6 +97,10 @@ impl SimRuntime {
             started: None,
         };
         let manners = Manners::from_args(&config.args);
+        if config.stop_signal != manners.stop_signal {
+            let what = format!("{}/{} has {:?}", home.pod_uid, config.name, config.stop_signal);
+            self.world.violation(Invariant::StopSignalsArrive, format!("{what} in place of {:?}", manners.stop_signal));
+        }
         if manners.exam(Ask::Readiness).is_some() {
             state.readiness.insert(id.clone(), Decisions::default());
         }
@@ -133,7 +138,7 @@ impl SimRuntime {
             .get(INIT_ANNOTATION)
             .map(|names| names.split(',').map(str::to_owned).collect())
             .unwrap_or_default();
-        if !awaited.contains(&name) && !name.starts_with(SIDECAR_PREFIX) {
+        if !awaited.contains(&name) && is_work(&name) {
             let ended_well = |init: &&String| {
                 let mut here = state
                     .containers
@@ -150,7 +155,9 @@ impl SimRuntime {
         if life == state.life && !matches!(fate, Fate::Hangs { .. }) {
             self.check_sidecars(&state, &uid, &home, &name, &awaited);
             self.check_post_start(&state, &uid, &home, id);
+            self.check_renewal(&state, &uid, id, &name);
         }
+        self.note_debugger(&mut state, &uid, &name, id);
         if program == Program::Broken {
             let instance = state.containers.get_mut(id).expect("looked up above");
             instance.container.state = ContainerState::Exited(Exit {
@@ -189,8 +196,15 @@ impl SimRuntime {
         }
         self.world.log(|| format!("container {id} runs: {}/{name}", uid));
         self.emit(&mut state, &uid, id.as_str(), RuntimeEventKind::Started);
+        let end = match program {
+            Program::Exits { code, after } => Some((code, after)),
+            Program::RestartsAll { after, times } if state.will_fall(&uid, &name, times) => {
+                Some((RESTART_ALL_CODE, after))
+            }
+            _ => None,
+        };
         drop(state);
-        if let Program::Exits { code, after } = program {
+        if let Some((code, after)) = end {
             let (runtime, id) = (self.clone(), id.clone());
             tokio::spawn(async move {
                 tokio::time::sleep(after).await;
@@ -213,7 +227,7 @@ impl SimRuntime {
 
     /// What a pod is for starts once its sidecars have started, and then waits for none.
     fn check_sidecars(&self, state: &State, uid: &str, home: &SandboxId, starting: &str, inits: &[String]) {
-        let is_regular = |name: &str| !name.starts_with(SIDECAR_PREFIX) && !inits.iter().any(|init| init == name);
+        let is_regular = |name: &str| is_work(name) && !inits.iter().any(|init| init == name);
         let here = || state.containers.values().map(|it| &it.container).filter(|it| it.sandbox_id == *home);
         let has_begun = here().any(|it| is_regular(&it.name) && it.state != ContainerState::Created);
         if !is_regular(starting) || has_begun {
@@ -231,11 +245,13 @@ impl SimRuntime {
     /// Whether the program listens to SIGTERM, or `None` if there is nothing to stop.
     pub(super) fn begin_stop(&self, id: &ContainerId, call: &StopCall, fate: Fate) -> Result<Option<Program>> {
         let mut state = self.state();
+        let is_renewing = state.containers.get(id).is_some_and(|instance| state.is_renewing(&instance.pod_uid));
         let State { containers, changes, touched, given_up, nameless, .. } = &mut *state;
         let Some(instance) = containers.get(id) else {
             return Err(CriError::NotFound { call: "StopContainer", message: id.to_string() });
         };
-        changes.push((instance.pod_uid.clone(), "StopContainer"));
+        let uid = instance.pod_uid.as_str();
+        changes.push((uid.to_owned(), "StopContainer"));
         if !instance.container.is_running() {
             return Ok(None);
         }
@@ -247,12 +263,23 @@ impl SimRuntime {
             .collect();
         let is_given_up = given_up.contains_key(id);
         let is_sidecar = instance.container.name.starts_with(SIDECAR_PREFIX);
-        if is_sidecar && !is_given_up && !served.is_empty() && !nameless.contains(&instance.pod_uid) {
+        let is_last = served.is_empty() || nameless.contains(&instance.pod_uid) || is_renewing;
+        if is_sidecar && !is_given_up && !is_last {
             let what = format!("container {id} of {}/{} serves {served:?}", instance.pod_uid, instance.container.name);
             self.world.violation(Invariant::SidecarsStopLast, what);
         }
-        // A pod whose other containers have ended ends, and then its sidecars do.
-        let may_stop = touched.contains(&instance.pod_uid) || is_given_up || (is_sidecar && served.is_empty());
+        // A pod whose other containers have ended ends, and then its sidecars do; nobody waits for
+        // those who debug it.
+        let works = || {
+            containers
+                .values()
+                .any(|other| other.pod_uid == uid && other.container.is_running() && is_work(&other.container.name))
+        };
+        let is_over = match instance.container.name.starts_with(DEBUGGER_PREFIX) {
+            true => !works(),
+            false => is_sidecar && served.is_empty(),
+        };
+        let may_stop = touched.contains(&instance.pod_uid) || is_given_up || is_over || is_renewing;
         if !may_stop {
             let what = format!("container {id} of {}/{}", instance.pod_uid, instance.container.name);
             self.world.violation(Invariant::UntouchedIsNotStopped, what);
@@ -308,6 +335,9 @@ impl SimRuntime {
         let dead = state.containers.values().filter(|instance| instance.container.exit().is_some()).count();
         if dead > DEAD_MAX {
             state.crowded = Some(now);
+        }
+        if let Some(instance) = state.containers.get(id) {
+            self.check_source_goes(&state, &instance.pod_uid, id);
         }
         let is_crowded = state.crowded.is_some_and(|crowded| now - crowded < CROWDED_FOR);
         let Some(instance) = state.containers.remove(id) else { return Ok(()) };

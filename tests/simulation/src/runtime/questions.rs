@@ -73,7 +73,7 @@ impl SimRuntime {
     }
 
     pub fn has_container(&self, id: &str) -> bool {
-        self.state().containers.keys().any(|known| known.as_str() == id)
+        self.state().containers.contains_key(&ContainerId::new(id))
     }
 
     /// Takes the record of changes: pod UID and call.

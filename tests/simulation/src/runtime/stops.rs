@@ -5,7 +5,7 @@ use std::time::Duration;
 use ferrolet::cri::{ContainerId, Result, SandboxId};
 use tokio::time::Instant;
 
-use super::{SIDECAR_PREFIX, SimRuntime, State};
+use super::{DEBUGGER_PREFIX, SIDECAR_PREFIX, SimRuntime, State};
 use crate::faults::Fate;
 use crate::invariants::Invariant;
 use crate::programs::Ask;
@@ -56,7 +56,11 @@ impl SimRuntime {
     }
 
     /// Nothing starts in a pod while a postStart hook of it is due or runs.
+    /// Whoever debugs a pod does not wait for the pod.
     pub(super) fn check_post_start(&self, state: &State, uid: &str, home: &SandboxId, starting: &ContainerId) {
+        if state.owners.get(starting).is_some_and(|(_, name)| name.starts_with(DEBUGGER_PREFIX)) {
+            return;
+        }
         for (id, instance) in &state.containers {
             let is_neighbour = instance.pod_uid == uid && instance.container.sandbox_id == *home && id != starting;
             if !is_neighbour || !instance.container.is_running() {
@@ -85,6 +89,10 @@ impl SimRuntime {
         }
         // Of a pod without a spec nobody can tell what it was given.
         if state.nameless.contains(uid) {
+            return;
+        }
+        // What is in the way of a restart of all has nothing to put in order.
+        if call.grace == GRACE_MIN && state.is_renewing(uid) {
             return;
         }
         let Some(own) = state.graces.get(uid) else { return };
