@@ -16,10 +16,10 @@ PROVISION := tests/node-e2e/provision
 NODE_E2E := cargo run --quiet --package node-e2e --
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 
-# Seeds of the simulation.
+# Seeds of the simulation: so many from this one on, and so many that nobody has run before.
 SEEDS ?= 1000
-# The first of them; empty for half a fixed and half a fresh set.
 FROM ?= 0
+FRESH ?= 200
 # Pods drawn for `make compare`, one a seed, from this seed on.
 SEED ?= 0
 PODS ?= 100
@@ -65,8 +65,8 @@ check: rust ## format and clippy, without warnings
 unit: ## unit and scenario tests
 	cargo test --workspace
 
-sim: ## the simulation, for SEEDS seeds
-	cargo run --profile sim --package simulation -- --seeds $(SEEDS) $(if $(FROM),--from $(FROM))
+sim: ## the simulation, for SEEDS known seeds and FRESH new ones
+	cargo run --profile sim --package simulation -- --seeds $(SEEDS) --from $(FROM) --fresh $(FRESH)
 
 node-e2e: provision build-tests ## cases on real nodes, all or CASES="words"; AGENT=kubelet for upstream's
 	$(NODE_E2E) test $(CASES)
