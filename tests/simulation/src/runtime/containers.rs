@@ -235,7 +235,12 @@ impl SimRuntime {
         }
         for sidecar in here().filter(|it| it.is_running() && it.name.starts_with(SIDECAR_PREFIX)) {
             let is_asked = state.manners.get(&sidecar.id).is_some_and(|manners| manners.exam(Ask::Startup).is_some());
-            if is_asked && !state.started.contains(&sidecar.id) {
+            // One that ended and began again is not waited for a second time.
+            let has_started = state
+                .started
+                .iter()
+                .any(|id| state.owners.get(id).is_some_and(|(owner, name)| owner == uid && *name == sidecar.name));
+            if is_asked && !has_started {
                 let what = format!("{uid}/{starting} starts and {} has not", sidecar.name);
                 self.world.violation(Invariant::SidecarsStartFirst, what);
             }
