@@ -261,7 +261,9 @@ impl Round<'_> {
         self.container_event(name, EventType::Normal, "Killing", message);
         self.begun_hooks.give_up_post_start(id);
         let rest = hooks::pre_stop(self, name, id, grace).await.max(GRACE_MIN);
-        self.stopped(self.context.runtime.stop_container(id, rest).await)
+        self.stopped(self.context.runtime.stop_container(id, rest).await)?;
+        self.begun_hooks.note_stop(id);
+        Ok(())
     }
 
     /// All other regular containers of the pod have ended.

@@ -12,7 +12,7 @@
 //! not waited for to start.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -35,6 +35,7 @@ use crate::handlers::{self, Answer, Call, CallError, Caller, Place};
 use crate::net::{BODY_BYTES_MAX, HttpGet, NetError, Scheme};
 use crate::pleg::PodRuntime;
 use crate::pod::{self, containers::Role};
+use crate::probes::Standings;
 
 /// What every hook needs, made once.
 #[derive(Clone)]
@@ -54,6 +55,8 @@ enum Moment {
 #[derive(Default)]
 pub struct BegunHooks {
     all: Mutex<BTreeMap<(ContainerId, Moment), Begun>>,
+    /// Instances that were stopped since the runtime was read.
+    stopped: Mutex<BTreeSet<ContainerId>>,
     post_start_ended: Arc<Notify>,
 }
 
@@ -94,6 +97,21 @@ impl BegunHooks {
     /// Drops those of instances that are gone. What was begun after the runtime was read is too.
     pub fn retain(&self, runtime: &PodRuntime) {
         self.all().retain(|(id, _), _| runtime.containers.iter().any(|container| container.id == *id));
+        self.stopped().clear();
+    }
+
+    pub fn note_stop(&self, id: &ContainerId) {
+        self.stopped().insert(id.clone());
+    }
+
+    /// What was stopped since the runtime was read is not ready: an answer to its probe may come
+    /// from what has taken its place.
+    pub fn leave_out_stopped(&self, standings: &mut Standings) {
+        for id in self.stopped().iter() {
+            if let Some(standing) = standings.get_mut(id) {
+                standing.ready = standing.ready.map(|_| false);
+            }
+        }
     }
 
     pub fn post_starts(&self, runtime: &PodRuntime) -> PostStarts {
@@ -145,6 +163,10 @@ impl BegunHooks {
                 *begun = Begun { _task: None, at: begun.at, end: end.boxed().shared() };
             }
         }
+    }
+
+    fn stopped(&self) -> MutexGuard<'_, BTreeSet<ContainerId>> {
+        self.stopped.lock().expect("nothing that holds the stopped instances can panic")
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<(ContainerId, Moment), Begun>> {

@@ -603,7 +603,8 @@ impl Worker {
         if orphaned || self.stage == Stage::Ended {
             return;
         }
-        let standings = self.probes.standings();
+        let mut standings = self.probes.standings();
+        self.begun_hooks.leave_out_stopped(&mut standings);
         let resize = match self.stage {
             Stage::Syncing => self.resizing.report(),
             Stage::Stopping | Stage::Cleaning | Stage::Ended => status::Resize::default(),

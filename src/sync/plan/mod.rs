@@ -409,7 +409,9 @@ fn progress_in(snapshot: &Snapshot, sandbox: &Sandbox) -> Progress {
     let mut steps = ephemeral_steps(snapshot, sandbox);
     let mut held = Vec::new();
 
-    let initialised = regular(snapshot.pod).any(|spec| here(&spec.name).is_some());
+    // One that has not begun proves nothing: a call that was given up may have made it late.
+    let has_begun = |container: &Container| container.state != ContainerState::Created;
+    let initialised = regular(snapshot.pod).any(|spec| here(&spec.name).is_some_and(has_begun));
     if is_regular_done(snapshot) {
         return Progress::Finished;
     }

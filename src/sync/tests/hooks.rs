@@ -54,3 +54,20 @@ fn a_container_whose_post_start_hook_failed_is_stopped_and_its_policy_decides() 
     check(pod("Never", &["a"]), ready().exited("a", 0, 0, 137), &["done"]);
     check(pod("Always", &["a"]), ready().exited("a", 0, 0, 137), &["start a again, attempt 1"]);
 }
+
+#[test]
+fn what_was_stopped_is_not_ready_whoever_answers_for_it() {
+    let begun = BegunHooks::default();
+    let standing = Standing { started: Some(true), ready: Some(true), failed: None };
+    let (stopped, other) = (ContainerId::new("stopped"), ContainerId::new("other"));
+    let known = Standings::from([(stopped.clone(), standing), (other.clone(), standing)]);
+    begun.note_stop(&stopped);
+    let mut seen = known.clone();
+    begun.leave_out_stopped(&mut seen);
+    assert_eq!((seen[&stopped].ready, seen[&other].ready), (Some(false), Some(true)));
+    // The next read tells what became of it.
+    begun.retain(&PodRuntime::default());
+    let mut seen = known.clone();
+    begun.leave_out_stopped(&mut seen);
+    assert_eq!(seen, known);
+}

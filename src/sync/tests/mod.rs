@@ -12,7 +12,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Pod, PodSpec};
 use tokio::time::Instant;
 
-use super::hooks::{PostStart, PostStarts};
+use super::hooks::{BegunHooks, PostStart, PostStarts};
 use super::plan::{self, BACKOFF_ANNOTATION, BackoffLimits, Plan, RESTART_ALL_ANNOTATION, Snapshot};
 use super::resize::{Resize, Update, UpdateKind};
 use super::{DeadContainers, DeadLimits, HostResolver, Wakes};
@@ -433,6 +433,15 @@ fn an_init_container_that_lost_a_process_for_want_of_memory_has_not_done_its_wor
     check(with_init(pod("Always", &["a"]), &[("i", false)]), killed(), &["start i again, attempt 1"]);
     check(with_init(pod("OnFailure", &["a"]), &[("i", false)]), killed(), &["done"]);
     check(with_init(pod("Never", &["a"]), &[("i", false)]), killed(), &["done"]);
+}
+
+#[test]
+fn a_container_that_was_made_late_does_not_prove_that_the_init_containers_ran() {
+    let late = || ready().container("a", 0, 0, ContainerState::Created);
+    check(with_init(pod("Always", &["a"]), &[("i", false)]), late(), &["start i"]);
+    check(with_init(pod("Always", &["a"]), &[("i", false)]), late().running("i", 0, 0), &[]);
+    let done = late().exited("i", 0, 0, 0);
+    check(with_init(pod("Always", &["a"]), &[("i", false)]), done, &["start a, already created"]);
 }
 
 #[test]

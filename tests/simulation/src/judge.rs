@@ -75,10 +75,12 @@ impl Restless {
             if lot == PodLot::Restless && !is_over {
                 restless.looping.insert(uid.clone());
             }
-            if is_noisy(machine, pod) || matches!(lot, PodLot::Restless | PodLot::Anyhow) {
+            // Restarts of all that are to come may be held back for longer than we waited.
+            let is_changing = matches!(lot, PodLot::Restless | PodLot::Anyhow) || rare::may_restart_all(pod);
+            if is_noisy(machine, pod) || is_changing {
                 restless.talking.insert(name);
             }
-            if matches!(lot, PodLot::Restless | PodLot::Anyhow) {
+            if is_changing {
                 restless.changing.insert(uid);
             }
         }

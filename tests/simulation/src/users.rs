@@ -132,8 +132,7 @@ impl Users {
             Event::KillAgent => self.kill_agent().await,
             Event::StepClock => {
                 let by = SignedDuration::from_secs(self.random.i64(-7200..7200));
-                self.machine.world.log(|| format!("wall clock steps by {by:?}"));
-                self.machine.world.clock.step_wall(by);
+                self.machine.world.step_wall(by);
             }
             Event::DeleteNode => self.machine.cluster.user_deletes_node(),
             Event::WriteStaticPod => self.write_static_pod(),

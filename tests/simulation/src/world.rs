@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use ferrolet::clock::Clock;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use crate::faults::{Fate, Faults};
@@ -47,6 +48,8 @@ struct Inner {
     calls: u64,
     /// Effects of calls that hang, still to come.
     late: usize,
+    /// By how much the wall clock is off since when, in all.
+    steps: Vec<(Instant, SignedDuration)>,
 }
 
 impl World {
@@ -61,6 +64,7 @@ impl World {
                 violations: Vec::new(),
                 calls: 0,
                 late: 0,
+                steps: Vec::new(),
             })),
             // Its own stream of chance: a draw by the agent must not shift the weather.
             clock: Clock::simulated(epoch, seed ^ 0x5eed),
@@ -78,6 +82,25 @@ impl World {
             }
             LogMode::Told => tracing::info!(target: "world", "{}", line()),
         }
+    }
+
+    /// Somebody sets the wall clock.
+    pub fn step_wall(&self, by: SignedDuration) {
+        self.log(|| format!("wall clock steps by {by:?}"));
+        self.clock.step_wall(by);
+        let mut inner = self.inner();
+        let before = inner.steps.last().map_or(SignedDuration::ZERO, |(_, step)| *step);
+        inner.steps.push((Instant::now(), before + by));
+    }
+
+    /// What the wall clock would say now, had it stayed as far back as it ever was since then.
+    pub fn earliest_wall_since(&self, then: Instant) -> Timestamp {
+        let inner = self.inner();
+        let step_at = |at: Instant| inner.steps.iter().rfind(|(since, _)| *since <= at).map(|(_, step)| *step);
+        let later = inner.steps.iter().filter(|(since, _)| *since > then).map(|(_, step)| *step);
+        let lowest = later.chain([step_at(then).unwrap_or_default()]).min().unwrap_or_default();
+        let now = inner.steps.last().map_or(SignedDuration::ZERO, |(_, step)| *step);
+        self.clock.wall() - (now - lowest)
     }
 
     /// Something that must never happen happened.

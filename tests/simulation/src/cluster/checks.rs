@@ -93,12 +93,15 @@ impl SimCluster {
 
     /// Whoever begins anew knows from the wall clock alone how long a pod has been active: where
     /// that was set back, a pod may have been stopped for its deadline by a life of the agent that
-    /// could not tell it any more, and the next one cannot know.
+    /// could not tell it any more, and the next one cannot know. How a pod has ended may be told
+    /// long after it was found, once a static pod has its mirror.
     pub(super) fn note_end(&self, state: &mut State, pod: &Pod, after: &PodStatus) {
         let ends = is_terminal(phase(after)) && !pod.status.as_ref().is_some_and(|before| is_terminal(phase(before)));
         let seconds = pod.spec.as_ref().and_then(|spec| spec.active_deadline_seconds);
         let (Some(seconds), Some(start), true) = (seconds, &after.start_time, ends) else { return };
-        let is_in_time = self.world.clock.wall().duration_since(start.0) < SignedDuration::from_secs(seconds);
+        let wall =
+            state.life_began.map_or_else(|| self.world.clock.wall(), |began| self.world.earliest_wall_since(began));
+        let is_in_time = wall.duration_since(start.0) < SignedDuration::from_secs(seconds);
         let lasts = state.life_began.map_or(Duration::ZERO, |began| began.elapsed());
         if is_in_time && lasts < Duration::from_secs(seconds.unsigned_abs()) {
             state.ended_in_time.extend(node_uid(pod).map(str::to_owned));

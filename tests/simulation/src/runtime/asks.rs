@@ -120,6 +120,11 @@ impl Drop for Asked {
     fn drop(&mut self) {
         if !self.is_over && self.timeout.is_some_and(|timeout| self.begun.elapsed() >= timeout) {
             self.end(false);
+        } else if !self.is_over && self.ask == Ask::PostStart {
+            // Given up, for a stop: nobody waits for it any more.
+            if let Some(run) = self.runtime.state().hooks.get_mut(&(self.id.clone(), self.ask)) {
+                run.ended.get_or_insert_with(Instant::now);
+            }
         }
     }
 }
@@ -293,7 +298,13 @@ impl SimRuntime {
     /// was told last of this instance.
     pub fn may_tell_ready(&self, id: &str, before: Option<bool>, ready: bool) -> bool {
         let mut state = self.state();
-        let Some(decisions) = state.readiness.get_mut(&ContainerId::new(id)) else { return true };
+        let id = ContainerId::new(id);
+        let runs = state.containers.get(&id).is_some_and(|instance| instance.container.is_running());
+        let Some(decisions) = state.readiness.get_mut(&id) else { return true };
+        // What was stopped is not ready, whatever its probe said before.
+        if !ready && !runs {
+            return true;
+        }
         before == Some(ready) || decisions.tell(ready)
     }
 
