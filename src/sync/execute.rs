@@ -24,6 +24,7 @@ use crate::cri::{self, ContainerId, CriError, IdRange, RuntimeHandler, SandboxCo
 use crate::events::EventType;
 use crate::pleg::PodRuntime;
 use crate::pod::containers::Role;
+use crate::pod::dns::Resolver;
 use crate::pod::{self, PodRef, PodUid};
 
 /// The least time a container gets after SIGTERM, whatever was asked for.
@@ -173,7 +174,12 @@ impl Round<'_> {
             Ok(handler) => handler,
             Err(message) => return Err(self.sandbox_failed(message)),
         };
-        let config = match self.sandbox_config(attempt, &handler).await {
+        // A pod would keep an empty answer for as long as its sandbox lives, so it waits for a good one.
+        let config = match self.context.config.resolver.read(&*self.context.host).await {
+            Ok(resolver) => self.sandbox_config(attempt, &handler, &resolver).await,
+            Err(message) => Err(message),
+        };
+        let config = match config {
             Ok(config) => config,
             Err(message) => return Err(self.sandbox_failed(message)),
         };
@@ -228,12 +234,15 @@ impl Round<'_> {
     }
 
     /// The configuration every call about this sandbox carries.
-    pub async fn sandbox_config(&self, attempt: u32, handler: &str) -> Result<SandboxConfig, String> {
-        // A pod would keep an empty answer for as long as its sandbox lives, so it waits for a good one.
-        let resolver = self.context.config.resolver.read(&*self.context.host).await?;
+    pub async fn sandbox_config(
+        &self,
+        attempt: u32,
+        handler: &str,
+        resolver: &Resolver,
+    ) -> Result<SandboxConfig, String> {
         let inputs = SandboxInputs {
             attempt,
-            resolver: &resolver,
+            resolver,
             runtime_handler: handler,
             users: self.users(handler).await?,
             config: &self.context.config.launch,

@@ -46,8 +46,10 @@ pub async fn start(
         .runtime
         .ready_sandbox()
         .ok_or_else(|| StartFailure::new("CreateContainerError", "the pod's sandbox is gone"))?;
+    // The sandbox has its name servers; one that crashes while the node has none starts again.
+    let resolver = context.config.resolver.read(&*context.host).await.unwrap_or_default();
     let sandbox_config = round
-        .sandbox_config(sandbox.attempt, &sandbox.runtime_handler)
+        .sandbox_config(sandbox.attempt, &sandbox.runtime_handler, &resolver)
         .await
         .map_err(|message| StartFailure::new("CreateContainerConfigError", message))?;
 

@@ -130,7 +130,7 @@ struct Worker {
     admitted: bool,
     /// Why the pod ends, whatever its containers do.
     verdict: Option<Verdict>,
-    /// A call failed, and may have had its effect all the same, long after it was given up.
+    /// A call failed or was given up, and may have had its effect all the same, long after.
     is_unsure: bool,
     /// Sandboxes that were stopped in this life.
     stopped: BTreeSet<SandboxId>,
@@ -174,6 +174,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
             // Cancel-safe: the watch keeps the newest wish. The pass is dropped wherever it
             // waits; calls it had sent may still take effect, which the next read shows.
             () = stop_wished(&wishes, wish.grace_seconds()) => {
+                worker.is_unsure = true;
                 worker.retries.clear();
                 continue;
             }

@@ -314,10 +314,10 @@ fn source_names(volume: &Volume) -> Vec<String> {
     fields.into_iter().map(|(key, _)| key).filter(|key| key != "name").collect()
 }
 
-/// A static pod must run without an API server, so it may not need one.
 /// What nothing but the API server has is refused even where the rest of it is not, as upstream does.
 const NEVER_SERVED: &[&str] = &["resourceclaims", "clustertrustbundles"];
 
+/// A static pod must run without an API server, so it may not need one.
 fn api_references(found: &mut Findings, pod: &Pod, may_need_api: bool) {
     let spec = spec(pod);
     let mut refuse = |field: String, what: &str| {

@@ -154,3 +154,10 @@ async fn other_name_servers_of_the_node_count_for_the_next_sandbox() {
     let missing = format!("Failed to create pod sandbox: open {}: no such file or directory", file.display());
     assert_eq!(bed.told(), [format!("FailedCreatePodSandBox: {missing}")]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_container_starts_again_while_the_node_has_no_name_servers() {
+    let mut bed = Bed::new(ONE);
+    bed.context.config.resolver = HostResolver::File(bed.dir.path().join("gone"));
+    bed.carry_out(start("c", Kind::Regular)).await.expect("its sandbox has them");
+}
