@@ -4,10 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ferrolet::cri::{Container, Runtime, Scope};
-use ferrolet::pod::PodUid;
 
-use crate::harness::{Case, Lab, Node, PodHandle, pod};
+use crate::harness::{Case, Lab, pod};
 use crate::own;
 use crate::poll::{self, Look};
 
@@ -19,21 +17,12 @@ pub const CASES: &[Case] = &[
 /// Upstream looks once a minute.
 const WITHIN: Duration = Duration::from_secs(150);
 
-async fn containers(node: &Node, pod: &PodHandle) -> Result<Vec<Container>> {
-    let runtime = node.runtime()?;
-    let mut found = Vec::new();
-    for container in runtime.list_containers(&Scope::Pod(PodUid::new(&pod.uid))).await? {
-        found.push(runtime.container_status(&container.id).await?);
-    }
-    Ok(found)
-}
-
 async fn as_many_dead_instances_stay_as_a_container_may_keep(lab: Lab) -> Result<()> {
     let node = lab.node(|stack| stack.flag("--maximum-dead-containers-per-container=2")).await?;
     let failing = node.run(pod("failing").script("exit 1")).await?;
     failing.expect().restarts(2).waiting("CrashLoopBackOff").await?;
     poll::until("two dead instances are left", WITHIN, async || {
-        let dead = containers(&node, &failing).await?.into_iter().filter(|one| one.exit().is_some());
+        let dead = node.instances_of(&failing).await?.into_iter().filter(|one| one.exit().is_some());
         let attempts: BTreeSet<u32> = dead.map(|one| one.attempt).collect();
         Ok(match attempts == BTreeSet::from([1, 2]) {
             true => Look::Done(()),
@@ -50,7 +39,7 @@ async fn the_containers_of_ended_pods_go_where_none_may_stay(lab: Lab) -> Result
     running.expect().ready().await?;
     done.expect().phase("Succeeded").exit_code(0).await?;
     poll::until("the containers of the ended pod are gone", WITHIN, async || {
-        Ok(match containers(&node, &done).await?.len() {
+        Ok(match node.containers_of(&done).await?.len() {
             0 => Look::Done(()),
             left => Look::NotYet(format!("{left} left")),
         })
@@ -58,7 +47,7 @@ async fn the_containers_of_ended_pods_go_where_none_may_stay(lab: Lab) -> Result
     .await?;
     // What it was stays known, and what runs is nobody's to remove.
     done.expect().phase("Succeeded").exit_code(0).await?;
-    ensure!(containers(&node, &running).await?.len() == 1);
+    ensure!(node.containers_of(&running).await?.len() == 1);
     running.expect().ready().restarts(0).await?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The agent is killed or stopped, at any moment, and starts again.
 
 use anyhow::{Context, Result, bail, ensure};
-use ferrolet::cri::{ContainerStateKind, Runtime, Scope};
+use ferrolet::cri::{ContainerState, ContainerStateKind, Runtime, Scope};
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
 use kube::api::DeleteParams;
 use serde_json::json;
@@ -137,13 +137,8 @@ async fn killed_while_starting(lab: &Lab) -> Result<(Node, Vec<PodHandle>)> {
 /// More than one in a row is fine: a start that the agent did not live to see is undone by
 /// the runtime.
 async fn never_two_at_once(node: &Node, pod: &PodHandle) -> Result<()> {
-    let runtime = node.runtime()?;
-    let mut instances = Vec::new();
-    for summary in node.containers_of(pod).await? {
-        if summary.state != ContainerStateKind::Created {
-            instances.push(runtime.container_status(&summary.id).await?);
-        }
-    }
+    let mut instances = node.instances_of(pod).await?;
+    instances.retain(|instance| instance.state != ContainerState::Created);
     instances.sort_by_key(|instance| instance.created_at);
     let (last, earlier) = instances.split_last().context("a container")?;
     ensure!(last.is_running(), "pod {}: {last:?}", pod.name);

@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ferrolet::cri::{ContainerId, ContainerStateKind, ContainerSummary, GrpcRuntime, Runtime, Scope};
+use ferrolet::cri::{
+    Container, ContainerId, ContainerStateKind, ContainerSummary, CriError, GrpcRuntime, Runtime, Scope,
+};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{self as core, Namespace, ServiceAccount};
@@ -147,6 +149,20 @@ impl Node {
     pub async fn containers_of(&self, pod: &PodHandle) -> Result<Vec<ContainerSummary>> {
         let all = self.runtime()?.list_containers(&Scope::All).await?;
         Ok(all.into_iter().filter(|container| container.pod_uid == pod.uid).collect())
+    }
+
+    /// The same with all that the runtime says of them. One that goes between the list and the
+    /// question was none.
+    pub async fn instances_of(&self, pod: &PodHandle) -> Result<Vec<Container>> {
+        let runtime = self.runtime()?;
+        let mut instances = Vec::new();
+        for summary in self.containers_of(pod).await? {
+            match runtime.container_status(&summary.id).await {
+                Err(CriError::NotFound { .. }) => {}
+                answer => instances.push(answer?),
+            }
+        }
+        Ok(instances)
     }
 
     /// Waits until the runtime has none of the pod's containers any more. They may be collected
