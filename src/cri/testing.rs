@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use super::{Container, ContainerId, ContainerState, Exit, Sandbox, SandboxId, SandboxState};
+use super::{Container, ContainerId, ContainerState, ContainerSummary, Exit, Sandbox, SandboxId, SandboxState, labels};
 
 pub fn noon() -> Timestamp {
     "2026-01-01T12:00:00Z".parse().expect("a literal time")
@@ -28,6 +28,23 @@ pub fn container(name: &str, attempt: u32, state: ContainerState) -> Container {
         resources: None,
         mounts: Vec::new(),
         stop_signal: None,
+    }
+}
+
+/// The line of the list that is about a container.
+pub fn summary(container: &Container) -> ContainerSummary {
+    let label = |key| container.labels.get(key).cloned().unwrap_or_default();
+    ContainerSummary {
+        id: container.id.clone(),
+        sandbox_id: container.sandbox_id.clone(),
+        name: container.name.clone(),
+        pod_uid: label(labels::POD_UID),
+        pod_name: label(labels::POD_NAME),
+        pod_namespace: label(labels::POD_NAMESPACE),
+        attempt: container.attempt,
+        state: container.kind(),
+        created_at: container.created_at,
+        image_id: String::new(),
     }
 }
 

@@ -10,16 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tracing::{Instrument, error, info, info_span, warn};
 
 use super::victims::Victims;
 use super::worker::{self, Desired, Doom, Stop, StopCause, is_terminal};
-use super::{Context, start};
+use super::{Context, orphans};
 use crate::events::EventType;
-use crate::pod::{self, PodRef, PodUid, Source, features};
+use crate::pod::{PodRef, PodUid, Source, features};
 use crate::sources::{SourceEvent, mirror as content};
 use crate::status::{Cause, Verdict, readiness_gates};
 
@@ -143,7 +142,8 @@ impl Dispatcher {
                     let reference = PodRef::of(pod);
                     if source.is_static() && !names.insert(reference.full_name()) {
                         let message = format!(
-                            "Error validating pod {reference} from {} due to duplicate pod name \"{}\", ignoring",
+                            "Error validating pod {} from {} due to duplicate pod name \"{}\", ignoring",
+                            reference.in_full(),
                             source.as_str(),
                             reference.name
                         );
@@ -420,7 +420,7 @@ impl Dispatcher {
         }
         let known: BTreeSet<PodUid> = self.pods.keys().cloned().collect();
         let context = self.context.clone();
-        self.searches.spawn(async move { orphans(&context, &known).await });
+        self.searches.spawn(async move { orphans::find(&context, &known).await });
     }
 
     fn adopt_orphan(&mut self, pod: Pod) {
@@ -433,64 +433,6 @@ impl Dispatcher {
         info!(pod = %reference, %uid, "no source knows this pod, ending it");
         self.pods.insert(uid.clone(), Entry::new(Arc::new(pod), Source::Api, false));
         self.start(&uid);
-    }
-}
-
-/// Pods in the runtime, on disk or in a cgroup that are not among `known`.
-async fn orphans(context: &Context, known: &BTreeSet<PodUid>) -> Vec<Pod> {
-    remove_dangling_links(context).await;
-    let mut found: BTreeSet<PodUid> = context.pleg.known().into_iter().collect();
-    match context.volumes.known_on_disk().await {
-        Ok(uids) => found.extend(uids),
-        Err(error) => {
-            warn!(error = &error as &dyn std::error::Error, "cannot look for leftover pod directories, will retry")
-        }
-    }
-    match context.cgroups.found().await {
-        Ok(uids) => found.extend(uids),
-        Err(error) => {
-            warn!(error = &error as &dyn std::error::Error, "cannot look for leftover pod cgroups, will retry")
-        }
-    }
-    match context.host.list_dir(&context.config.pod_logs_dir).await {
-        Ok(names) => found.extend(names.iter().filter_map(|name| pod::uid_of_log_directory(name)).map(PodUid::new)),
-        Err(error) => {
-            warn!(error = &error as &dyn std::error::Error, "cannot look for leftover pod logs, will retry")
-        }
-    }
-    let mut pods = Vec::new();
-    for uid in found.into_iter().filter(|uid| !known.contains(uid) && !uid.as_str().is_empty()) {
-        let runtime = context.pleg.current(&uid).await.unwrap_or_default();
-        let named = runtime.sandbox().map(|sandbox| (sandbox.pod_name.clone(), sandbox.pod_namespace.clone()));
-        let (name, namespace) = named.unwrap_or_else(|| ("unknown".into(), "unknown".into()));
-        pods.push(Pod {
-            metadata: ObjectMeta {
-                name: Some(name),
-                namespace: Some(namespace),
-                uid: Some(uid.to_string()),
-                ..ObjectMeta::default()
-            },
-            // No spec: nothing more is known, and nothing may be started.
-            ..Pod::default()
-        });
-    }
-    pods
-}
-
-/// Links to logs that are gone: the agent was cut off between a container and its link. Of what
-/// still runs the log is only away for a moment, while it is rotated.
-async fn remove_dangling_links(context: &Context) {
-    let dir = &context.config.container_logs_dir;
-    let dangling = context.host.dangling_links(dir).await.unwrap_or_default();
-    let pods = context.pleg.known().into_iter().filter_map(|uid| context.pleg.cached(&uid));
-    let alive: BTreeSet<_> = pods
-        .flat_map(|pod| {
-            pod.containers.iter().filter(|container| container.exit().is_none()).map(start::link_to).collect::<Vec<_>>()
-        })
-        .collect();
-    for link in dangling.iter().filter(|link| !alive.contains(*link)) {
-        // What stays now is found again by the next sweep.
-        let _ = context.host.remove_file(&dir.join(link)).await;
     }
 }
 
@@ -543,8 +485,48 @@ fn same_but_for_status(a: &Pod, b: &Pod) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::Bed;
     use super::*;
-    use crate::pod::testing::yaml;
+    use crate::pod::testing::{pod_yaml, yaml};
+
+    #[tokio::test]
+    async fn of_two_static_pods_of_a_name_the_second_is_left_out_and_told_so() {
+        let told = |source| {
+            format!(
+                "FailedValidation: Error validating pod web-0_shop(two) from {source} \
+                 due to duplicate pod name \"web-0\", ignoring"
+            )
+        };
+        // UIDs and namespaces as listed before and now, which are left and what is told.
+        let (one, two) = (("one", "shop"), ("two", "shop"));
+        let cases = [
+            (Source::File, vec![], vec![one, two], vec!["one"], Some(told("file"))),
+            (Source::Http, vec![], vec![one, two], vec!["one"], Some(told("http"))),
+            (Source::File, vec![two], vec![one, two], vec!["one"], Some(told("file"))),
+            (Source::File, vec![], vec![one, ("two", "yard")], vec!["one", "two"], None),
+            (Source::File, vec![two], vec![one], vec!["one"], None),
+            // An API server has one of a name; while it is replaced, both may be listed.
+            (Source::Api, vec![], vec![one, two], vec!["one", "two"], None),
+        ];
+        for (source, before, now, left, told) in cases {
+            let Bed { context, events, dir: _dir, .. } = Bed::new("{containers: []}");
+            let mut dispatcher = Dispatcher::new(Arc::new(context), BTreeSet::from([source]));
+            // Nobody waits in here, so that no worker begins.
+            for listed in [before, now] {
+                let pods = listed.iter().map(|(uid, namespace)| {
+                    let text =
+                        format!("{{metadata: {{namespace: {namespace}, uid: {uid}}}, spec: {{containers: []}}}}");
+                    Arc::new(pod_yaml(&text))
+                });
+                dispatcher.source_event(SourceEvent::Listed { source, pods: pods.collect() });
+            }
+            let present = dispatcher.pods.iter().filter(|(_, entry)| entry.present);
+            assert_eq!(present.map(|(uid, _)| uid.as_str()).collect::<Vec<_>>(), left);
+            let events = events.list();
+            let events: Vec<_> = events.iter().map(|event| format!("{}: {}", event.reason, event.message)).collect();
+            assert_eq!(events, Vec::from_iter(told));
+        }
+    }
 
     #[test]
     fn of_a_status_only_what_others_say_is_news() {

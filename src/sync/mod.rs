@@ -3,7 +3,10 @@
 //! The dispatcher (`dispatcher.rs`) keeps one worker (`worker.rs`) for each pod. A worker
 //! reads a snapshot, asks `plan/`, a pure function, what to do, and has `execute.rs` do
 //! it; `resize/` is the part of both that is about resources. `cgroups.rs`, `mirror.rs`,
-//! `dead.rs` and `user_namespaces.rs` keep what belongs to all pods together.
+//! `dead.rs` and `user_namespaces.rs` keep what belongs to all pods together. For the
+//! dispatcher `victims.rs` knows how long pods may take to end for others, and `orphans.rs`
+//! finds what only this machine still knows; `resolver.rs` reads what the node itself asks for
+//! names, anew for each sandbox.
 //!
 //! Tasks: the dispatcher, one per pod, one for mirror pods.
 //! In: source events (channel), wake-ups (`Wakes`). Out: CRI calls, volumes, cgroups,
@@ -20,6 +23,7 @@ mod execute;
 mod hooks;
 pub mod launch;
 pub mod mirror;
+mod orphans;
 pub mod plan;
 mod report;
 mod resize;

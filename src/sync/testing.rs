@@ -54,9 +54,15 @@ struct FakeState {
     /// What the next call of a name says, once.
     refusals: BTreeMap<&'static str, String>,
     calls: Vec<String>,
+    containers: Vec<Container>,
 }
 
 impl FakeRuntime {
+    /// From now on it has this container.
+    pub fn hold(&self, container: Container) {
+        self.state().containers.push(container);
+    }
+
     /// The next call of this name fails with these words.
     pub fn refuse(&self, call: &'static str, words: &str) {
         self.state().refusals.insert(call, words.to_owned());
@@ -121,11 +127,24 @@ impl Runtime for FakeRuntime {
         self.called("ImageStatus", &image.user_specified_image)?;
         Ok(Some(Image { id: format!("id of {}", image.image), uid: Some(0), ..Image::default() }))
     }
-
-    async fn version(&self) -> Result<RuntimeVersion> {
-        unused()
+    async fn list_sandboxes(&self, _: &Scope) -> Result<Vec<Sandbox>> {
+        Ok(Vec::new())
+    }
+    async fn list_containers(&self, _: &Scope) -> Result<Vec<ContainerSummary>> {
+        Ok(self.state().containers.iter().map(cri::testing::summary).collect())
+    }
+    async fn container_status(&self, id: &ContainerId) -> Result<Container> {
+        let found = self.state().containers.iter().find(|container| container.id == *id).cloned();
+        Ok(found.expect("who asks for a container has seen it listed"))
     }
     async fn status(&self) -> Result<RuntimeStatus> {
+        Err(CriError::Unimplemented { call: "Status" })
+    }
+    async fn events(&self) -> Result<BoxStream<'static, Result<RuntimeEvent>>> {
+        Err(CriError::Unimplemented { call: "GetContainerEvents" })
+    }
+
+    async fn version(&self) -> Result<RuntimeVersion> {
         unused()
     }
     async fn cgroup_driver(&self) -> Result<CgroupDriver> {
@@ -134,16 +153,7 @@ impl Runtime for FakeRuntime {
     async fn update_pod_cidr(&self, _: &str) -> Result<()> {
         unused()
     }
-    async fn list_sandboxes(&self, _: &Scope) -> Result<Vec<Sandbox>> {
-        unused()
-    }
     async fn sandbox_status(&self, _: &SandboxId) -> Result<Sandbox> {
-        unused()
-    }
-    async fn list_containers(&self, _: &Scope) -> Result<Vec<ContainerSummary>> {
-        unused()
-    }
-    async fn container_status(&self, _: &ContainerId) -> Result<Container> {
         unused()
     }
     async fn update_container(&self, _: &ContainerId, _: &LinuxResources) -> Result<()> {
@@ -156,9 +166,6 @@ impl Runtime for FakeRuntime {
         unused()
     }
     async fn exec(&self, _: &ContainerId, _: &[String], _: Option<Duration>) -> Result<Executed> {
-        unused()
-    }
-    async fn events(&self) -> Result<BoxStream<'static, Result<RuntimeEvent>>> {
         unused()
     }
     async fn pull_image(&self, _: &ImageSpec, _: Option<&Auth>, _: Option<&SandboxConfig>) -> Result<String> {
@@ -235,7 +242,8 @@ impl Bed {
 fn context(runtime: Arc<FakeRuntime>, recorder: Recorder, dir: &TempDir) -> Context {
     let clock = Clock::system();
     let root_dir = dir.path().join("root");
-    let host = Arc::new(LinuxHost::new(Roots::machine(root_dir.clone()), Duration::from_secs(10), clock.clone()));
+    let roots = Roots { cgroup: dir.path().join("cgroup"), ..Roots::machine(root_dir.clone()) };
+    let host = Arc::new(LinuxHost::new(roots, Duration::from_secs(10), clock.clone()));
     let launch = LaunchConfig { pod_logs_dir: dir.path().join("pods"), ..tests::config() };
     let config = SyncConfig {
         root_dir: root_dir.clone(),
