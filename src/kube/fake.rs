@@ -149,6 +149,10 @@ impl FakeCluster {
         self.feed(&format!("watch config map {namespace}/{name}"), state);
     }
 
+    pub fn send_secret(&self, namespace: &str, name: &str, state: ObjectState<Secret>) {
+        self.feed(&format!("watch secret {namespace}/{name}"), state);
+    }
+
     /// Whether someone still listens to the watch last opened of this config map.
     pub fn is_config_map_watched(&self, namespace: &str, name: &str) -> bool {
         type Feed = mpsc::UnboundedSender<ObjectState<ConfigMap>>;

@@ -109,8 +109,7 @@ pub(super) fn check_non_root(pod: &Pod, container: &Container, image: &ReadyImag
         return Ok(());
     }
     let user = own.and_then(|own| own.run_as_user).or(pods.and_then(|context| context.run_as_user));
-    let reference = PodRef::of(pod);
-    let pod = format!("{}({})", reference.full_name(), reference.uid);
+    let pod = PodRef::of(pod).in_full();
     let container = container.name.clone();
     match (user, image.uid) {
         (Some(0), _) => Err(LaunchError::RunAsRoot { pod, container }),

@@ -1,11 +1,18 @@
 //! Single actions against a runtime that refuses them: what is told of it, and what is tried again.
 
+use std::sync::Arc;
+
+use super::super::cgroups::Cgroups;
+use super::super::launch::CgroupConfig;
 use super::super::plan::{Action, Kind, StopWhy, Waits};
 use super::super::report::{Progress, Reporter};
 use super::super::testing::Bed;
 use super::super::worker::Stage;
 use super::*;
 use crate::config::{FeatureGates, Gate};
+use crate::kube::fake::FakeCluster;
+use crate::kube::{Cluster, ObjectState};
+use crate::objects::Objects;
 use crate::pod::Source;
 use crate::status;
 
@@ -26,6 +33,103 @@ async fn of_a_sandbox_that_fails_the_runtimes_own_words_are_told() {
     let failure = bed.carry_out(Action::CreateSandbox { attempt: 0, replaces: false }).await.expect_err("refused");
     assert_eq!(failure.message, "no address is left", "without the call's name");
     assert_eq!(bed.told(), ["FailedCreatePodSandBox: Failed to create pod sandbox: no address is left"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_pod_cannot_have_on_the_node_is_told_until_it_has_it() {
+    let not_made = |place: &str| format!("failed to make directory {place}: Not a directory (os error 20)");
+    // What is there in place of a directory, what the pod is to have in it, and what is told.
+    let cases = [
+        ("root/pods", "root/pods/u", ("Failed", "error making pod data directories: ")),
+        (
+            "pods",
+            "pods/shop_web-0_u",
+            ("FailedCreatePodSandBox", "Failed to create pod sandbox: cannot make the pod's log directory: "),
+        ),
+    ];
+    for (place, wanted, (reason, message)) in cases {
+        let mut bed = Bed::new(ONE);
+        let cgroups = CgroupConfig { per_qos: false, ..bed.context.config.launch.cgroups.clone() };
+        bed.context.cgroups = Cgroups::new(bed.context.host.clone(), cgroups);
+        let place = bed.dir.path().join(place);
+        std::fs::create_dir_all(place.parent().expect("it is in the scratch directory")).expect("a scratch directory");
+        std::fs::write(&place, "").expect("a scratch directory");
+        let wanted = bed.dir.path().join(wanted);
+        let message = format!("{message}{}", not_made(&wanted.display().to_string()));
+        let failure = bed.carry_out(Action::Prepare).await.expect_err("there is a file");
+        assert_eq!(failure.to_string(), format!("{reason}: {message}"));
+        assert_eq!(bed.told(), [failure.to_string()]);
+        std::fs::remove_file(&place).expect("it was there");
+        bed.carry_out(Action::Prepare).await.expect("it is prepared");
+        assert!(wanted.is_dir());
+        assert_eq!(bed.told().len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_without_its_cgroup_is_not_prepared() {
+    let bed = Bed::new(ONE);
+    let failure = bed.carry_out(Action::Prepare).await.expect_err("this machine has no cgroups");
+    assert_eq!(failure.reason, "FailedCreatePodContainer");
+    let cgroups = bed.dir.path().join("cgroup");
+    let why = format!("cgroup controller \"cpu\" is not available below {}", cgroups.display());
+    assert_eq!(failure.message, format!("unable to ensure pod container exists: {why}"));
+    assert_eq!(bed.told(), [failure.to_string()]);
+    assert!(!bed.dir.path().join("root/pods").exists(), "nothing else was done");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pull_secrets_that_are_missing_are_named_and_hold_up_nobody() {
+    let told = |names: &str| {
+        format!(
+            "FailedToRetrieveImagePullSecret: Unable to retrieve some image pull secrets ({names}); \
+             attempting to pull the image may not succeed."
+        )
+    };
+    let cases = [
+        ("[{name: gone}]", Some("gone")),
+        ("[{name: gone}, {name: held}, {name: lost}]", Some("gone, lost")),
+        ("[{name: held}]", None),
+        // The API server takes these.
+        ("[{}, {name: ''}]", None),
+        ("[{}, {name: gone}]", Some("gone")),
+    ];
+    for (references, missing) in cases {
+        let container = "{name: c, image: own, imagePullPolicy: IfNotPresent}";
+        let mut bed = Bed::new(&format!("{{containers: [{container}], imagePullSecrets: {references}}}"));
+        let cluster = FakeCluster::default();
+        let edge: Arc<dyn Cluster> = Arc::new(cluster.clone());
+        bed.context.objects = Objects::new(Some(edge), Arc::new(|_| {}));
+        bed.context.objects.register(&bed.wish.pod);
+        for name in ["gone", "held", "lost"].into_iter().filter(|name| references.contains(name)) {
+            let state = match name {
+                "held" => ObjectState::Present(Box::default()),
+                _ => ObjectState::Absent,
+            };
+            cluster.send_secret("shop", name, state);
+        }
+        bed.carry_out(start("c", Kind::Regular)).await.expect("the image is there");
+        let events = bed.told();
+        let events: Vec<_> = events.iter().filter(|event| event.contains("Secret")).collect();
+        assert_eq!(events, Vec::from_iter(missing.map(told).as_ref()), "{references}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_sandbox_is_told_of_and_a_first_one_is_not() {
+    let changed = "SandboxChanged: Pod sandbox changed, it will be killed and re-created.";
+    let cases = [
+        (Scene::default(), None),
+        (Scene::default().sandbox(0, SandboxState::NotReady), Some(changed)),
+        (Scene::default().sandbox(0, SandboxState::NotReady).exited("a", 0, 0, 1), Some(changed)),
+    ];
+    for (scene, told) in cases {
+        let plan = plan_of(&pod("Always", &["a"]), scene, true, true);
+        let create = plan.actions.into_iter().find(|action| matches!(action, Action::CreateSandbox { .. }));
+        let bed = Bed::new(ONE);
+        bed.carry_out(create.expect("there is none to use")).await.expect("it is made");
+        assert_eq!(bed.told(), Vec::from_iter(told));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -130,7 +234,7 @@ async fn what_an_earlier_life_told_of_probes_counts_unless_a_gate_says_otherwise
     bed.wish.source = Source::Api;
     let mut pod = Pod::clone(&bed.wish.pod);
     pod.status = Some(crate::pod::testing::yaml("{phase: Running}"));
-    bed.wish.pod = std::sync::Arc::new(pod);
+    bed.wish.pod = Arc::new(pod);
     let reporter = Reporter::new(&bed.context);
     assert!(reporter.told(&bed.context, &bed.wish).is_some());
     bed.context.config.launch.gates = FeatureGates::with(&[(Gate::ChangeContainerStatusOnKubeletRestart, true)]);
