@@ -17,8 +17,8 @@ use super::wire::image_service_client::ImageServiceClient;
 use super::wire::runtime_service_client::RuntimeServiceClient;
 use super::{
     Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerSummary, CriError, Executed, FilesystemUsage,
-    Image, ImageSpec, LinuxResources, Result, Runtime, RuntimeEvent, RuntimeStatus, RuntimeVersion, Sandbox,
-    SandboxConfig, SandboxId, Scope, answers, requests, wire,
+    Image, ImageService, ImageSpec, LinuxResources, Result, Runtime, RuntimeEvent, RuntimeStatus, RuntimeVersion,
+    Sandbox, SandboxConfig, SandboxId, Scope, answers, requests, wire,
 };
 
 /// Flow-control windows of one stream and of the whole connection. Nothing of this size is
@@ -344,7 +344,10 @@ impl Runtime for GrpcRuntime {
                 .boxed()),
         }
     }
+}
 
+#[async_trait]
+impl ImageService for GrpcRuntime {
     async fn image_status(&self, image: &ImageSpec) -> Result<Option<Image>> {
         let request = wire::ImageStatusRequest { image: Some(requests::image_spec(image)), verbose: false };
         let answer = self.within_timeout("ImageStatus", self.images().image_status(request)).await?;

@@ -1,7 +1,8 @@
-//! The container runtime as the agent sees it: our own types and one trait.
+//! The container runtime as the agent sees it: our own types, a trait, and one of its own for
+//! what is about images.
 //!
 //! This room alone knows protobuf. `grpc.rs` speaks `runtime.v1` to a socket; the
-//! simulation has a runtime of its own behind the same trait.
+//! simulation has a runtime of its own behind the same traits.
 //!
 //! Always true: every call has a deadline set by the caller of `connect`; dropping a call's
 //! future leaves the outcome unknown, and the next reader of the runtime finds it out.
@@ -546,10 +547,27 @@ pub enum Scope {
     Pod(crate::pod::PodUid),
 }
 
+/// The part of a container runtime that is about images.
+#[async_trait]
+pub trait ImageService: Send + Sync + 'static {
+    /// `None` when the image is not present.
+    async fn image_status(&self, image: &ImageSpec) -> Result<Option<Image>>;
+    /// Returns the reference the image was resolved to. No deadline of its own.
+    async fn pull_image(
+        &self,
+        image: &ImageSpec,
+        auth: Option<&Auth>,
+        sandbox: Option<&SandboxConfig>,
+    ) -> Result<String>;
+    async fn list_images(&self) -> Result<Vec<Image>>;
+    async fn remove_image(&self, image: &ImageSpec) -> Result<()>;
+    async fn image_filesystem(&self) -> Result<Option<FilesystemUsage>>;
+}
+
 /// The container runtime. Each call is idempotent as far as CRI makes it so: stopping or
 /// removing what is gone is not an error worth acting on.
 #[async_trait]
-pub trait Runtime: Send + Sync + 'static {
+pub trait Runtime: ImageService {
     async fn version(&self) -> Result<RuntimeVersion>;
     async fn status(&self) -> Result<RuntimeStatus>;
     /// The runtime's own choice; `Unimplemented` from containerd 1.6.
@@ -588,17 +606,4 @@ pub trait Runtime: Send + Sync + 'static {
     /// `Unimplemented` where the runtime has no event stream. A stream ends after its first
     /// error; one that was slow to be refused has the refusal as its first item.
     async fn events(&self) -> Result<BoxStream<'static, Result<RuntimeEvent>>>;
-
-    /// `None` when the image is not present.
-    async fn image_status(&self, image: &ImageSpec) -> Result<Option<Image>>;
-    /// Returns the reference the image was resolved to. No deadline of its own.
-    async fn pull_image(
-        &self,
-        image: &ImageSpec,
-        auth: Option<&Auth>,
-        sandbox: Option<&SandboxConfig>,
-    ) -> Result<String>;
-    async fn list_images(&self) -> Result<Vec<Image>>;
-    async fn remove_image(&self, image: &ImageSpec) -> Result<()>;
-    async fn image_filesystem(&self) -> Result<Option<FilesystemUsage>>;
 }

@@ -23,7 +23,7 @@ use super::credentials::{Credential, ObjectRef, Owner};
 use super::reference::Reference;
 use crate::clock::Clock;
 use crate::config::PullCredentialsPolicy;
-use crate::cri::{Auth, ImageSpec, Runtime};
+use crate::cri::{Auth, ImageService, ImageSpec};
 use crate::host::{Durability, Host, HostError};
 use crate::pod::go_json;
 
@@ -51,7 +51,7 @@ pub(super) struct Access(Arc<Shared>);
 
 struct Shared {
     host: Arc<dyn Host>,
-    runtime: Arc<dyn Runtime>,
+    runtime: Arc<dyn ImageService>,
     clock: Clock,
     config: AccessConfig,
     /// Read once, then kept: this agent is the only one that writes them.
@@ -222,7 +222,7 @@ impl Drop for Begun {
 }
 
 impl Access {
-    pub fn new(host: Arc<dyn Host>, runtime: Arc<dyn Runtime>, clock: Clock, config: AccessConfig) -> Self {
+    pub fn new(host: Arc<dyn Host>, runtime: Arc<dyn ImageService>, clock: Clock, config: AccessConfig) -> Self {
         let (known, writing) = (OnceCell::new(), Default::default());
         Access(Arc::new(Shared { host, runtime, clock, config, known, writing }))
     }

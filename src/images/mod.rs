@@ -37,7 +37,7 @@ pub use reference::{Reference, ReferenceError};
 
 use crate::clock::Clock;
 use crate::config::GoDuration;
-use crate::cri::{self, Image, ImageSpec, Runtime, SandboxConfig};
+use crate::cri::{self, Image, ImageService, ImageSpec, SandboxConfig};
 use crate::events::{EventType, Recorder};
 use crate::host::Host;
 use crate::kube::Cluster;
@@ -170,7 +170,7 @@ pub struct Images {
 }
 
 struct Shared {
-    runtime: Arc<dyn Runtime>,
+    runtime: Arc<dyn ImageService>,
     clock: Clock,
     recorder: Recorder,
     pulls: Pulls,
@@ -188,7 +188,7 @@ struct Listed {
 
 impl Images {
     pub fn new(
-        runtime: Arc<dyn Runtime>,
+        runtime: Arc<dyn ImageService>,
         host: Arc<dyn Host>,
         cluster: Option<Arc<dyn Cluster>>,
         clock: Clock,

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::lane::Lane;
 use super::{ImagesConfig, Reason};
 use crate::clock::Clock;
-use crate::cri::{Auth, CriError, Image, ImageSpec, Runtime, SandboxConfig};
+use crate::cri::{Auth, CriError, Image, ImageService, ImageSpec, SandboxConfig};
 use crate::kube::limit::{Rate, Throttle};
 
 /// An image that is present is pulled (policy `Always`) to ask whether its name has moved,
@@ -26,7 +26,7 @@ const TELL_EVERY_MAX: Duration = Duration::from_secs(600);
 
 /// Gives each pull its turn.
 pub(super) struct Pulls {
-    runtime: Arc<dyn Runtime>,
+    runtime: Arc<dyn ImageService>,
     clock: Clock,
     downloads: Lane,
     refreshes: Lane,
@@ -75,7 +75,7 @@ pub(super) struct PullRequest {
 }
 
 impl Pulls {
-    pub fn new(runtime: Arc<dyn Runtime>, clock: Clock, config: &ImagesConfig) -> Self {
+    pub fn new(runtime: Arc<dyn ImageService>, clock: Clock, config: &ImagesConfig) -> Self {
         let downloads = match (config.serialize_image_pulls, config.max_parallel_image_pulls) {
             (true, _) => 1,
             (false, limit) => limit.unwrap_or(usize::MAX),
@@ -158,7 +158,7 @@ async fn followed<T>(pull: impl Future<Output = T>, clock: &Clock, mut tell: imp
 
 /// Pulls with one credential after the other. The last try goes without any, so that a stale
 /// secret does not bar the way to a public image.
-async fn try_each(runtime: &dyn Runtime, request: &PullRequest) -> Result<(String, Option<Auth>), PullFailure> {
+async fn try_each(runtime: &dyn ImageService, request: &PullRequest) -> Result<(String, Option<Auth>), PullFailure> {
     let mut errors: Vec<CriError> = Vec::new();
     for auth in request.auths.iter().map(Some).chain([None]) {
         match runtime.pull_image(&request.spec, auth, Some(&request.sandbox)).await {
@@ -194,7 +194,7 @@ fn failure(errors: &[CriError]) -> PullFailure {
 }
 
 /// What was pulled: its size, and the user it asks for.
-async fn look_up(runtime: &dyn Runtime, spec: &ImageSpec, image_ref: &str) -> Result<Image, PullFailure> {
+async fn look_up(runtime: &dyn ImageService, spec: &ImageSpec, image_ref: &str) -> Result<Image, PullFailure> {
     let pulled = ImageSpec { image: image_ref.to_owned(), ..spec.clone() };
     let message = match runtime.image_status(&pulled).await {
         Ok(Some(image)) => return Ok(image),

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -12,10 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::config::PullCredentialsPolicy;
-use crate::cri::{
-    Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerSummary, CriError, Executed, FilesystemUsage,
-    Image, LinuxResources, Result, RuntimeEvent, RuntimeStatus, RuntimeVersion, Sandbox, SandboxId, Scope,
-};
+use crate::cri::{Auth, CriError, FilesystemUsage, Image, Result};
 use crate::events::Recorded;
 use crate::host::{LinuxHost, Roots};
 
@@ -101,7 +97,7 @@ fn unused<T>() -> T {
 }
 
 #[async_trait]
-impl Runtime for FakeRuntime {
+impl ImageService for FakeRuntime {
     async fn image_status(&self, image: &ImageSpec) -> Result<Option<Image>> {
         let state = self.state();
         match &state.inspect_error {
@@ -138,66 +134,6 @@ impl Runtime for FakeRuntime {
         Ok(vec![Image { size_bytes: state.lists as u64, ..Image::default() }])
     }
 
-    async fn version(&self) -> Result<RuntimeVersion> {
-        unused()
-    }
-    async fn status(&self) -> Result<RuntimeStatus> {
-        unused()
-    }
-    async fn cgroup_driver(&self) -> Result<CgroupDriver> {
-        unused()
-    }
-    async fn update_pod_cidr(&self, _: &str) -> Result<()> {
-        unused()
-    }
-    async fn list_sandboxes(&self, _: &Scope) -> Result<Vec<Sandbox>> {
-        unused()
-    }
-    async fn sandbox_status(&self, _: &SandboxId) -> Result<Sandbox> {
-        unused()
-    }
-    async fn run_sandbox(&self, _: &SandboxConfig) -> Result<SandboxId> {
-        unused()
-    }
-    async fn stop_sandbox(&self, _: &SandboxId) -> Result<()> {
-        unused()
-    }
-    async fn remove_sandbox(&self, _: &SandboxId) -> Result<()> {
-        unused()
-    }
-    async fn list_containers(&self, _: &Scope) -> Result<Vec<ContainerSummary>> {
-        unused()
-    }
-    async fn container_status(&self, _: &ContainerId) -> Result<Container> {
-        unused()
-    }
-    async fn create_container(&self, _: &SandboxId, _: &ContainerConfig, _: &SandboxConfig) -> Result<ContainerId> {
-        unused()
-    }
-    async fn start_container(&self, _: &ContainerId) -> Result<()> {
-        unused()
-    }
-    async fn stop_container(&self, _: &ContainerId, _: Duration) -> Result<()> {
-        unused()
-    }
-    async fn remove_container(&self, _: &ContainerId) -> Result<()> {
-        unused()
-    }
-    async fn update_container(&self, _: &ContainerId, _: &LinuxResources) -> Result<()> {
-        unused()
-    }
-    async fn memory_usage(&self, _: &ContainerId) -> Result<Option<u64>> {
-        unused()
-    }
-    async fn reopen_container_log(&self, _: &ContainerId) -> Result<()> {
-        unused()
-    }
-    async fn exec(&self, _: &ContainerId, _: &[String], _: Option<Duration>) -> Result<Executed> {
-        unused()
-    }
-    async fn events(&self) -> Result<BoxStream<'static, Result<RuntimeEvent>>> {
-        unused()
-    }
     async fn remove_image(&self, _: &ImageSpec) -> Result<()> {
         unused()
     }

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::Context;
-use super::worker::Desired;
+use super::wish::Desired;
 use crate::admission::{Allocation, Answer, NodeFacts};
 use crate::events::EventType;
 use crate::node::NodeView;

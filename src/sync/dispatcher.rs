@@ -15,7 +15,8 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tracing::{Instrument, error, info, info_span, warn};
 
 use super::victims::Victims;
-use super::worker::{self, Desired, Doom, Stop, StopCause, is_terminal};
+use super::wish::{Desired, Doom, GRACE_SECONDS_DEFAULT, Stop, StopCause};
+use super::worker::{self, is_terminal};
 use super::{Context, orphans};
 use crate::events::EventType;
 use crate::pod::{PodRef, PodUid, Source, features};
@@ -449,8 +450,7 @@ impl Entry {
 
 fn desired(entry: &Entry) -> Desired {
     let spec = entry.pod.spec.as_ref();
-    let own_grace =
-        spec.and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(worker::GRACE_SECONDS_DEFAULT);
+    let own_grace = spec.and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(GRACE_SECONDS_DEFAULT);
     let stop = if !entry.present {
         match spec {
             None => Some(Stop { cause: StopCause::Orphaned, grace_seconds: ORPHAN_GRACE_SECONDS }),

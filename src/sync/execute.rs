@@ -18,7 +18,7 @@ use super::launch::{self, SandboxInputs};
 use super::plan::{Action, StopWhy};
 use super::retries::Step;
 use super::user_namespaces::UserNamespaceError;
-use super::worker::{Desired, StopCause};
+use super::wish::{Desired, StopCause};
 use super::{Context, hooks, resize, start};
 use crate::cri::{self, ContainerId, CriError, IdRange, RuntimeHandler, SandboxConfig};
 use crate::events::EventType;

@@ -1,12 +1,12 @@
 //! Sync: makes the machine match the pods that should be on it.
 //!
-//! The dispatcher (`dispatcher.rs`) keeps one worker (`worker.rs`) for each pod. A worker
-//! reads a snapshot, asks `plan/`, a pure function, what to do, and has `execute.rs` do
-//! it; `resize/` is the part of both that is about resources. `cgroups.rs`, `mirror.rs`,
-//! `dead.rs` and `user_namespaces.rs` keep what belongs to all pods together. For the
-//! dispatcher `victims.rs` knows how long pods may take to end for others, and `orphans.rs`
-//! finds what only this machine still knows; `resolver.rs` reads what the node itself asks for
-//! names, anew for each sandbox.
+//! The dispatcher (`dispatcher.rs`) keeps one worker (`worker.rs`) for each pod and tells it
+//! what is wished for the pod (`wish.rs`). A worker reads a snapshot, asks `plan/`, a pure
+//! function, what to do, and has `execute.rs` do it; `resize/` is the part of both that is
+//! about resources. `cgroups.rs`, `mirror.rs`, `dead.rs` and `user_namespaces.rs` keep what
+//! belongs to all pods together. For the dispatcher `victims.rs` owns the times by which pods
+//! that give way to others should have ended, and `orphans.rs` finds what only this machine
+//! still knows. `resolver.rs` reads what the node itself asks for names, anew for each sandbox.
 //!
 //! Tasks: the dispatcher, one per pod, one for mirror pods.
 //! In: source events (channel), wake-ups (`Wakes`). Out: CRI calls, volumes, cgroups,
@@ -33,6 +33,7 @@ mod start;
 pub mod user_namespaces;
 mod victims;
 mod wakes;
+mod wish;
 mod worker;
 
 #[cfg(test)]

@@ -20,15 +20,15 @@ use super::launch::{LaunchConfig, tests};
 use super::mirror::Mirrors;
 use super::plan::{Action, BackoffLimits};
 use super::user_namespaces::{IdPool, UserNamespaces};
-use super::worker::Desired;
+use super::wish::Desired;
 use super::{Context, DeadContainers, DeadLimits, HostResolver, SyncConfig, Wakes};
 use crate::admission::{Admission, AdmissionConfig};
 use crate::clock::Clock;
 use crate::config::PullCredentialsPolicy;
 use crate::cri::{
     self, Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerSummary, CriError, Executed,
-    FilesystemUsage, Image, ImageSpec, LinuxResources, Result, Runtime, RuntimeEvent, RuntimeStatus, RuntimeVersion,
-    Sandbox, SandboxConfig, SandboxId, SandboxState, Scope,
+    FilesystemUsage, Image, ImageService, ImageSpec, LinuxResources, Result, Runtime, RuntimeEvent, RuntimeStatus,
+    RuntimeVersion, Sandbox, SandboxConfig, SandboxId, SandboxState, Scope,
 };
 use crate::events::{Recorded, Recorder};
 use crate::handlers::Caller;
@@ -123,10 +123,6 @@ impl Runtime for FakeRuntime {
     async fn remove_container(&self, id: &ContainerId) -> Result<()> {
         self.called("RemoveContainer", id.as_str())
     }
-    async fn image_status(&self, image: &ImageSpec) -> Result<Option<Image>> {
-        self.called("ImageStatus", &image.user_specified_image)?;
-        Ok(Some(Image { id: format!("id of {}", image.image), uid: Some(0), ..Image::default() }))
-    }
     async fn list_sandboxes(&self, _: &Scope) -> Result<Vec<Sandbox>> {
         Ok(Vec::new())
     }
@@ -167,6 +163,14 @@ impl Runtime for FakeRuntime {
     }
     async fn exec(&self, _: &ContainerId, _: &[String], _: Option<Duration>) -> Result<Executed> {
         unused()
+    }
+}
+
+#[async_trait]
+impl ImageService for FakeRuntime {
+    async fn image_status(&self, image: &ImageSpec) -> Result<Option<Image>> {
+        self.called("ImageStatus", &image.user_specified_image)?;
+        Ok(Some(Image { id: format!("id of {}", image.image), uid: Some(0), ..Image::default() }))
     }
     async fn pull_image(&self, _: &ImageSpec, _: Option<&Auth>, _: Option<&SandboxConfig>) -> Result<String> {
         unused()

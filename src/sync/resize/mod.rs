@@ -29,7 +29,7 @@ use decide::pod_cgroup;
 pub use decide::{Resize, Update, UpdateKind, decide, first_pod_cgroup};
 
 use super::execute::{Round, StartFailure, chain};
-use super::worker::Desired;
+use super::wish::Desired;
 use super::{Context, admit, launch};
 use crate::admission::{Allocation, INFEASIBLE, Refusal};
 use crate::cri::{ContainerId, CriError, LinuxResources};

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ferrolet::cri::{
     Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerSummary, CriError, Executed, FilesystemUsage,
-    Image, ImageSpec, LinuxResources, Result, Runtime, RuntimeCondition, RuntimeEvent, RuntimeHandler, RuntimeStatus,
-    RuntimeVersion, Sandbox, SandboxConfig, SandboxId, Scope,
+    Image, ImageService, ImageSpec, LinuxResources, Result, Runtime, RuntimeCondition, RuntimeEvent, RuntimeHandler,
+    RuntimeStatus, RuntimeVersion, Sandbox, SandboxConfig, SandboxId, Scope,
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -177,7 +177,10 @@ impl Runtime for SimRuntime {
         state.listeners.push(sender);
         Ok(UnboundedReceiverStream::new(receiver).boxed())
     }
+}
 
+#[async_trait]
+impl ImageService for SimRuntime {
     async fn image_status(&self, image: &ImageSpec) -> Result<Option<Image>> {
         let name = image.image.clone();
         self.call("ImageStatus", move |_| {
