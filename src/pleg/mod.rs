@@ -29,7 +29,7 @@ pub use task::{PlegConfig, run};
 
 use crate::cri::{self, Container, ContainerId, ContainerStateKind, CriError, Runtime, SandboxState, Scope};
 use crate::host::{self, Host};
-use crate::pod::PodUid;
+use crate::pod::{PodUid, Source};
 
 /// Called with a pod that may have changed. Must not block.
 pub type Wake = Arc<dyn Fn(&PodUid) + Send + Sync>;
@@ -81,6 +81,15 @@ struct Entry {
     listed: Vec<(String, Listed)>,
     /// Containers that may have changed though their state did not.
     distrusted: BTreeSet<ContainerId>,
+    /// Full name and source, if by its sandbox it is a static pod.
+    static_pod: Option<(String, Source)>,
+}
+
+impl Entry {
+    /// As far as events and lists have told.
+    fn holds_any(&self) -> bool {
+        !self.runtime.is_empty() || !self.listed.is_empty()
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,11 +130,17 @@ impl Pleg {
 
     /// Pods the runtime holds anything of, as far as events and lists have told.
     pub fn known(&self) -> Vec<PodUid> {
-        self.entries()
-            .iter()
-            .filter(|(_, entry)| !entry.runtime.is_empty() || !entry.listed.is_empty())
-            .map(|(uid, _)| uid.clone())
-            .collect()
+        self.entries().iter().filter(|(_, entry)| entry.holds_any()).map(|(uid, _)| uid.clone()).collect()
+    }
+
+    /// Static pods of this full name of which the last list had anything, and where they came from.
+    pub fn static_pods(&self, full_name: &str) -> Vec<(PodUid, Source)> {
+        let entries = self.entries();
+        let of_name = |(uid, entry): (&PodUid, &Entry)| {
+            let (name, source) = entry.static_pod.as_ref().filter(|_| entry.holds_any())?;
+            (name == full_name).then(|| (uid.clone(), *source))
+        };
+        entries.iter().filter_map(of_name).collect()
     }
 
     /// What the runtime holds of a pod: from the cache when nothing hinted at a change since

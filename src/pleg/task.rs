@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 use super::{Listed, Pleg};
 use crate::clock::Clock;
 use crate::cri::{self, CriError, SandboxState, Scope};
-use crate::pod::PodUid;
+use crate::pod::{PodUid, Source};
 
 /// How often the task looks without being told to.
 #[derive(Clone, Debug)]
@@ -187,6 +187,13 @@ async fn relist(pleg: &Pleg, clock: &Clock, listening: bool) -> cri::Result<()> 
             if !now_listed.contains_key(uid) && !entry.listed.is_empty() {
                 entry.listed.clear();
                 changed.push(uid.clone());
+            }
+        }
+        for sandbox in &sandboxes {
+            let source = Source::of_annotations(&sandbox.annotations);
+            if source.is_static() {
+                let entry = entries.entry(PodUid::new(&sandbox.pod_uid)).or_default();
+                entry.static_pod = Some((format!("{}_{}", sandbox.pod_name, sandbox.pod_namespace), source));
             }
         }
         for (uid, mut lines) in now_listed {

@@ -26,6 +26,7 @@ pub mod testing;
 pub use containers::field_path;
 pub use hash::{container_hash, go_json, static_pod_uid};
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
@@ -123,6 +124,15 @@ impl Source {
     pub fn is_static(self) -> bool {
         !matches!(self, Source::Api)
     }
+    /// Where a pod with these annotations came from. Those of the API may lack the one that says so.
+    pub fn of_annotations(annotations: &BTreeMap<String, String>) -> Self {
+        match annotations.get(static_pod::SOURCE_ANNOTATION).map(String::as_str) {
+            Some("file") => Source::File,
+            Some("http") => Source::Http,
+            _ => Source::Api,
+        }
+    }
+
     /// The value of the `kubernetes.io/config.source` annotation.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -4,6 +4,12 @@
 //! wish goes into a watch channel, where the next one replaces it. It also finds what nobody
 //! wants any more: once every source has spoken, a pod that only the runtime, the disk or a
 //! cgroup still knows gets a worker whose one task is to end it.
+//!
+//! Always true: of one full name one static pod lives, also where the runtime has one that an
+//! earlier life of the agent, or the kubelet before us, knew by another UID.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -41,7 +47,7 @@ pub struct Dispatcher {
     workers: JoinSet<PodUid>,
     worker_ids: BTreeMap<Id, PodUid>,
     /// At most one search for orphans at a time; it reads disk and runtime, so not in here.
-    searches: JoinSet<Vec<Pod>>,
+    searches: JoinSet<Vec<(Pod, Source)>>,
     search_again: bool,
     victims: Victims,
 }
@@ -92,8 +98,8 @@ impl Dispatcher {
                 Some(ended) = self.workers.join_next_with_id() => self.worker_ended(ended),
                 // Cancel-safe: a finished search stays in the set until taken out.
                 Some(found) = self.searches.join_next() => {
-                    for pod in found.unwrap_or_default() {
-                        self.adopt_orphan(pod);
+                    for (pod, source) in found.unwrap_or_default() {
+                        self.adopt_orphan(pod, source);
                     }
                     look_for_orphans = std::mem::take(&mut self.search_again);
                 }
@@ -105,7 +111,10 @@ impl Dispatcher {
                 // Cancel-safe: an unused permit stays with the Notify.
                 () = strangers.notified() => look_for_orphans = true,
                 // Cancel-safe: the change stays marked unseen.
-                Ok(()) = listed.changed() => look_for_orphans = true,
+                Ok(()) = listed.changed() => {
+                    self.start_static_pods();
+                    look_for_orphans = true;
+                }
                 // Cancel-safe: the change stays marked unseen.
                 Ok(()) = victims.changed() => {
                     let victims = victims.borrow_and_update().clone();
@@ -178,6 +187,10 @@ impl Dispatcher {
                 if first {
                     info!(source = source.as_str(), pods = pods.len(), "source has reported");
                     self.context.mirrors.source_synced(source);
+                    if source == Source::Api {
+                        self.wake_static_pods();
+                    }
+                    self.start_static_pods();
                 }
                 first && self.awaited.is_empty()
             }
@@ -196,6 +209,13 @@ impl Dispatcher {
                 false
             }
         }
+    }
+
+    /// What their mirrors tell of earlier lives can be known now.
+    fn wake_static_pods(&self) {
+        let at_work = |entry: &Entry| entry.source.is_static() && entry.worker.is_some();
+        let uids = self.pods.iter().filter(|(_, entry)| at_work(entry)).map(|(uid, _)| uid);
+        uids.for_each(|uid| self.context.wakes.wake(uid));
     }
 
     /// Of fields whose gate is off nobody in here knows.
@@ -306,24 +326,31 @@ impl Dispatcher {
 
     /// Gives a pod its worker, unless an older static pod of its name still has to end.
     fn start(&mut self, uid: &PodUid) {
-        let Some(entry) = self.pods.get_mut(uid) else { return };
-        if entry.worker.is_some() || entry.crashed {
+        let Some(entry) = self.pods.get(uid).filter(|entry| entry.worker.is_none() && !entry.crashed) else { return };
+        let (pod, source, is_present) = (entry.pod.clone(), entry.source, entry.present);
+        let reference = PodRef::of(&pod);
+        // An orphan waits for nobody: it only ends. Who else has the name of one that is to run is not
+        // known before everything is listed; it counts until then, and keeps its mirror.
+        let is_to_run = source.is_static() && pod.spec.is_some();
+        let is_listed = *self.context.pleg.listed().borrow();
+        let has_turn = match is_listed {
+            true => !is_to_run || self.has_room(&reference, uid),
+            false => !is_to_run || self.is_first(&reference, uid),
+        };
+        if !has_turn {
+            info!(pod = %reference, "waiting for the static pod of the same name to end");
             return;
         }
-        let reference = PodRef::of(&entry.pod);
-        if entry.source.is_static() {
-            let first = self.static_queues.get(&reference.full_name()).and_then(VecDeque::front);
-            if first != Some(uid) {
-                info!(pod = %reference, "waiting for the static pod of the same name to end");
-                return;
+        if is_present {
+            if is_to_run {
+                self.context.mirrors.wanted(&reference.full_name(), Some(pod.clone()));
             }
-            if entry.present {
-                self.context.mirrors.wanted(&reference.full_name(), Some(entry.pod.clone()));
-            }
+            self.context.admission.enlist(&pod, source);
         }
-        if entry.present {
-            self.context.admission.enlist(&entry.pod, entry.source);
+        if is_to_run && !is_listed {
+            return;
         }
+        let Some(entry) = self.pods.get_mut(uid) else { return };
         let (sender, receiver) = watch::channel(desired(entry));
         entry.worker = Some(sender);
         let span = info_span!("pod", pod = %reference, uid = %uid);
@@ -331,6 +358,34 @@ impl Dispatcher {
         let handle = self.workers.spawn(task);
         self.worker_ids.insert(handle.id(), uid.clone());
         self.tie_mirror(&reference.full_name());
+    }
+
+    /// Whether it is this static pod's turn to live under its name. Whoever else does according to
+    /// the runtime, and is of a source that has spoken and does not know it, ends for it at once: the
+    /// API, which would have to speak for an orphan to be one, may be what the pod is to become.
+    fn has_room(&mut self, reference: &PodRef, uid: &PodUid) -> bool {
+        let full_name = reference.full_name();
+        let mut is_alone = true;
+        for (rival, source) in self.context.pleg.static_pods(&full_name) {
+            if self.pods.contains_key(&rival) {
+                continue;
+            }
+            is_alone = false;
+            if !self.awaited.contains(&source) {
+                self.adopt_orphan(orphans::orphan(&reference.name, &reference.namespace, &rival), source);
+            }
+        }
+        is_alone && self.is_first(reference, uid)
+    }
+
+    fn is_first(&self, reference: &PodRef, uid: &PodUid) -> bool {
+        self.static_queues.get(&reference.full_name()).and_then(VecDeque::front) == Some(uid)
+    }
+
+    /// Something that static pods may have waited for has come.
+    fn start_static_pods(&mut self) {
+        let first: Vec<_> = self.static_queues.values().filter_map(|queue| queue.front().cloned()).collect();
+        first.iter().for_each(|uid| self.start(uid));
     }
 
     /// Hands a worker the newest wish. A stop is never taken back and its grace only shrinks.
@@ -388,7 +443,9 @@ impl Dispatcher {
         if let Some(status) = &self.context.status {
             status.forget(uid);
         }
-        let Some(entry) = self.pods.get(uid).filter(|entry| entry.source.is_static()) else { return };
+        // The mirror of this name is not an orphan's.
+        let lived = |entry: &&Entry| entry.source.is_static() && entry.pod.spec.is_some();
+        let Some(entry) = self.pods.get(uid).filter(lived) else { return };
         let full_name = PodRef::of(&entry.pod).full_name();
         self.context.mirrors.retire(&full_name);
         self.mirrors.remove(&full_name);
@@ -424,7 +481,7 @@ impl Dispatcher {
         self.searches.spawn(async move { orphans::find(&context, &known).await });
     }
 
-    fn adopt_orphan(&mut self, pod: Pod) {
+    fn adopt_orphan(&mut self, pod: Pod, source: Source) {
         let reference = PodRef::of(&pod);
         let uid = reference.uid.clone();
         // It may have come in through a source since the search began.
@@ -432,7 +489,15 @@ impl Dispatcher {
             return;
         }
         info!(pod = %reference, %uid, "no source knows this pod, ending it");
-        self.pods.insert(uid.clone(), Entry::new(Arc::new(pod), Source::Api, false));
+        let full_name = reference.full_name();
+        let is_alive = |uid: &PodUid| self.pods.get(uid).is_some_and(Entry::may_run);
+        let first = self.static_queues.get(&full_name).and_then(VecDeque::front);
+        // A static pod of its name waits for its end, unless it came to light too late.
+        let source = if first.is_some_and(is_alive) { Source::Api } else { source };
+        if source.is_static() {
+            self.static_queues.entry(full_name).or_default().push_front(uid.clone());
+        }
+        self.pods.insert(uid.clone(), Entry::new(Arc::new(pod), source, false));
         self.start(&uid);
     }
 }
@@ -440,6 +505,11 @@ impl Dispatcher {
 impl Entry {
     fn new(pod: Arc<Pod>, source: Source, present: bool) -> Self {
         Entry { pod, source, present, worker: None, doom: None, crashed: false }
+    }
+
+    /// It has begun to, and is no orphan.
+    fn may_run(&self) -> bool {
+        (self.worker.is_some() || self.crashed) && self.pod.spec.is_some()
     }
 
     /// The API object is being deleted; once its worker is done there is nothing to start.
@@ -481,70 +551,4 @@ fn same_but_for_status(a: &Pod, b: &Pod) -> bool {
         && a.metadata.deletion_timestamp == b.metadata.deletion_timestamp
         && a.metadata.deletion_grace_period_seconds == b.metadata.deletion_grace_period_seconds
         && a.metadata.generation == b.metadata.generation
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::testing::Bed;
-    use super::*;
-    use crate::pod::testing::{pod_yaml, yaml};
-
-    #[tokio::test]
-    async fn of_two_static_pods_of_a_name_the_second_is_left_out_and_told_so() {
-        let told = |source| {
-            format!(
-                "FailedValidation: Error validating pod web-0_shop(two) from {source} \
-                 due to duplicate pod name \"web-0\", ignoring"
-            )
-        };
-        // UIDs and namespaces as listed before and now, which are left and what is told.
-        let (one, two) = (("one", "shop"), ("two", "shop"));
-        let cases = [
-            (Source::File, vec![], vec![one, two], vec!["one"], Some(told("file"))),
-            (Source::Http, vec![], vec![one, two], vec!["one"], Some(told("http"))),
-            (Source::File, vec![two], vec![one, two], vec!["one"], Some(told("file"))),
-            (Source::File, vec![], vec![one, ("two", "yard")], vec!["one", "two"], None),
-            (Source::File, vec![two], vec![one], vec!["one"], None),
-            // An API server has one of a name; while it is replaced, both may be listed.
-            (Source::Api, vec![], vec![one, two], vec!["one", "two"], None),
-        ];
-        for (source, before, now, left, told) in cases {
-            let Bed { context, events, dir: _dir, .. } = Bed::new("{containers: []}");
-            let mut dispatcher = Dispatcher::new(Arc::new(context), BTreeSet::from([source]));
-            // Nobody waits in here, so that no worker begins.
-            for listed in [before, now] {
-                let pods = listed.iter().map(|(uid, namespace)| {
-                    let text =
-                        format!("{{metadata: {{namespace: {namespace}, uid: {uid}}}, spec: {{containers: []}}}}");
-                    Arc::new(pod_yaml(&text))
-                });
-                dispatcher.source_event(SourceEvent::Listed { source, pods: pods.collect() });
-            }
-            let present = dispatcher.pods.iter().filter(|(_, entry)| entry.present);
-            assert_eq!(present.map(|(uid, _)| uid.as_str()).collect::<Vec<_>>(), left);
-            let events = events.list();
-            let events: Vec<_> = events.iter().map(|event| format!("{}: {}", event.reason, event.message)).collect();
-            assert_eq!(events, Vec::from_iter(told));
-        }
-    }
-
-    #[test]
-    fn of_a_status_only_what_others_say_is_news() {
-        let pod = |metadata: &str, phase: &str, gate: &str| -> Pod {
-            yaml(&format!(
-                "{{metadata: {{{metadata}}}, spec: {{containers: [], readinessGates: [{{conditionType: let-in}}]}}, \
-                 status: {{phase: {phase}, conditions: [{{type: Ready, status: '{gate}'}}, {{type: let-in, status: '{gate}'}}]}}}}"
-            ))
-        };
-        let before = pod("generation: 1", "Pending", "False");
-        assert!(!is_news(&before, &before));
-        assert!(!is_news(&before, &pod("generation: 1, resourceVersion: '2'", "Running", "False")), "our own words");
-        assert!(is_news(&before, &pod("generation: 1", "Pending", "True")), "a gate has opened");
-        assert!(is_news(&before, &pod("generation: 1", "Failed", "False")), "the API knows of its end");
-        assert!(is_news(&before, &pod("generation: 2", "Pending", "False")));
-        let ungated = |status: &str| -> Pod {
-            yaml(&format!("{{spec: {{containers: []}}, status: {{conditions: [{{type: x, status: '{status}'}}]}}}}"))
-        };
-        assert!(!is_news(&ungated("True"), &ungated("False")), "nobody waits for this one");
-    }
 }

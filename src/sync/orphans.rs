@@ -7,10 +7,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tracing::warn;
 
 use super::{Context, start};
-use crate::pod::{self, PodUid};
+use crate::pod::{self, PodUid, Source};
 
-/// Pods in the runtime, on disk or in a cgroup that are not among `known`.
-pub async fn find(context: &Context, known: &BTreeSet<PodUid>) -> Vec<Pod> {
+/// Pods in the runtime, on disk or in a cgroup that are not among `known`, and where they came from.
+pub async fn find(context: &Context, known: &BTreeSet<PodUid>) -> Vec<(Pod, Source)> {
     remove_dangling_links(context).await;
     let mut found: BTreeSet<PodUid> = context.pleg.known().into_iter().collect();
     match context.volumes.known_on_disk().await {
@@ -34,20 +34,26 @@ pub async fn find(context: &Context, known: &BTreeSet<PodUid>) -> Vec<Pod> {
     let mut pods = Vec::new();
     for uid in found.into_iter().filter(|uid| !known.contains(uid) && !uid.as_str().is_empty()) {
         let runtime = context.pleg.current(&uid).await.unwrap_or_default();
-        let named = runtime.sandbox().map(|sandbox| (sandbox.pod_name.clone(), sandbox.pod_namespace.clone()));
-        let (name, namespace) = named.unwrap_or_else(|| ("unknown".into(), "unknown".into()));
-        pods.push(Pod {
-            metadata: ObjectMeta {
-                name: Some(name),
-                namespace: Some(namespace),
-                uid: Some(uid.to_string()),
-                ..ObjectMeta::default()
-            },
-            // No spec: nothing more is known, and nothing may be started.
-            ..Pod::default()
-        });
+        let sandbox = runtime.sandbox();
+        let source = sandbox.map_or(Source::Api, |sandbox| Source::of_annotations(&sandbox.annotations));
+        let named = sandbox.map(|sandbox| (sandbox.pod_name.as_str(), sandbox.pod_namespace.as_str()));
+        let (name, namespace) = named.unwrap_or(("unknown", "unknown"));
+        pods.push((orphan(name, namespace, &uid), source));
     }
     pods
+}
+
+/// A pod of which nothing more is known, so that nothing of it can be started.
+pub fn orphan(name: &str, namespace: &str, uid: &PodUid) -> Pod {
+    Pod {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some(namespace.to_owned()),
+            uid: Some(uid.to_string()),
+            ..ObjectMeta::default()
+        },
+        ..Pod::default()
+    }
 }
 
 /// Links to logs that are gone: the agent was cut off between a container and its link. Of what

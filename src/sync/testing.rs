@@ -54,10 +54,16 @@ struct FakeState {
     /// What the next call of a name says, once.
     refusals: BTreeMap<&'static str, String>,
     calls: Vec<String>,
+    sandboxes: Vec<Sandbox>,
     containers: Vec<Container>,
 }
 
 impl FakeRuntime {
+    /// From now on it has this sandbox.
+    pub fn hold_sandbox(&self, sandbox: Sandbox) {
+        self.state().sandboxes.push(sandbox);
+    }
+
     /// From now on it has this container.
     pub fn hold(&self, container: Container) {
         self.state().containers.push(container);
@@ -124,7 +130,7 @@ impl Runtime for FakeRuntime {
         self.called("RemoveContainer", id.as_str())
     }
     async fn list_sandboxes(&self, _: &Scope) -> Result<Vec<Sandbox>> {
-        Ok(Vec::new())
+        Ok(self.state().sandboxes.clone())
     }
     async fn list_containers(&self, _: &Scope) -> Result<Vec<ContainerSummary>> {
         Ok(self.state().containers.iter().map(cri::testing::summary).collect())

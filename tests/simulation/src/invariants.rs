@@ -6,6 +6,7 @@ use std::fmt;
 pub enum Invariant {
     // Watched by the simulated edges, at the moment it would be broken.
     OneLiveInstance,
+    OneOfAName,
     UntouchedIsNotStopped,
     StoppedBeforeRemoved,
     InitBeforeRegular,
@@ -56,6 +57,7 @@ impl Invariant {
     pub fn sentence(self) -> &'static str {
         match self {
             Invariant::OneLiveInstance => "no container ever has two live instances",
+            Invariant::OneOfAName => "no two static pods of one name run at once",
             Invariant::UntouchedIsNotStopped => "a pod nobody touched is never stopped",
             Invariant::StoppedBeforeRemoved => "nothing is removed while a container runs in it",
             Invariant::InitBeforeRegular => {

@@ -156,6 +156,7 @@ impl SimRuntime {
             self.check_sidecars(&state, &uid, &home, &name, &awaited);
             self.check_post_start(&state, &uid, &home, id);
             self.check_renewal(&state, &uid, id, &name);
+            self.check_alone(&state, &uid, id);
         }
         self.note_debugger(&mut state, &uid, &name, id);
         if program == Program::Broken {
@@ -223,6 +224,21 @@ impl SimRuntime {
             });
         }
         Ok(())
+    }
+
+    /// A static pod starts only after the end of the one that had its name; but of a start whose
+    /// caller was gone nobody could know.
+    fn check_alone(&self, state: &State, uid: &str, id: &ContainerId) {
+        let Some(name) = state.containers.get(id).map(|starting| &starting.pod_name) else { return };
+        let is_rival = |other: &&Instance| {
+            let is_known = state.launches.contains_key(&other.container.id);
+            other.pod_uid != uid && other.pod_name == *name && other.container.is_running() && is_known
+        };
+        let rival = state.containers.values().find(is_rival);
+        if let Some(rival) = rival.filter(|_| name.starts_with("static-")) {
+            let what = format!("{id} of {uid} starts beside {} of {}", rival.container.id, rival.pod_uid);
+            self.world.violation(Invariant::OneOfAName, what);
+        }
     }
 
     /// What a pod is for starts once its sidecars have started, and then waits for none.
