@@ -13,7 +13,8 @@
 //!
 //! Always true: a decision needs its threshold of results in a row, and what could not be
 //! asked is no result; a standing belongs to one instance and ends with it; what was ready or
-//! started under an earlier life of the agent stays so until a probe decides otherwise.
+//! started under an earlier life of the agent stays so until a probe decides otherwise. Until it
+//! can be known how an instance stood, that is taken from how long it has run.
 
 mod attempt;
 mod counter;
@@ -23,11 +24,12 @@ mod task;
 mod tests;
 mod wanted;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
@@ -128,9 +130,18 @@ pub struct Look<'a> {
     pub runtime: &'a PodRuntime,
     /// Where its servers listen.
     pub ip: Option<IpAddr>,
-    /// What was told last, by us or by an earlier life.
-    pub told: Option<&'a PodStatus>,
+    pub told: Told<'a>,
     pub stage: Stage,
+}
+
+/// What is known of how instances stood before they were looked at.
+#[derive(Clone, Copy, Debug)]
+pub enum Told<'a> {
+    /// What was told last, by us or by an earlier life.
+    Known(Option<&'a PodStatus>),
+    /// An earlier life may have told something, but who knows it cannot be asked yet. What had run
+    /// for long by this time is taken to have started and to be ready.
+    Unknown { by: Timestamp },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,6 +177,8 @@ struct BoardState {
     pod: Arc<Pod>,
     ip: Option<IpAddr>,
     standings: Standings,
+    /// Instances of which nothing was known, and no probe has decided anything since.
+    assumed: BTreeSet<ContainerId>,
 }
 
 impl Board {
@@ -180,7 +193,18 @@ impl PodProbes {
         let mut state = self.board.state();
         state.pod = look.pod.clone();
         state.ip = look.ip;
-        state.standings = wanted::standings(look, &state.standings);
+        if matches!(look.told, Told::Known(_)) {
+            let BoardState { standings, assumed, .. } = &mut *state;
+            standings.retain(|id, _| !assumed.contains(id));
+            assumed.clear();
+        }
+        let standings = wanted::standings(look, &state.standings);
+        let BoardState { standings: before, assumed, .. } = &mut *state;
+        if matches!(look.told, Told::Unknown { .. }) {
+            assumed.extend(standings.keys().filter(|id| !before.contains_key(*id)).cloned());
+            assumed.retain(|id| standings.contains_key(id));
+        }
+        *before = standings;
         let wanted = wanted::wanted(look, &state.standings);
         let standings = state.standings.clone();
         drop(state);

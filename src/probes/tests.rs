@@ -100,6 +100,8 @@ struct Bench {
     pod: Arc<Pod>,
     runtime: PodRuntime,
     told: Option<PodStatus>,
+    /// Nobody can say yet what was told.
+    is_unknown: bool,
     stage: Stage,
 }
 
@@ -129,6 +131,7 @@ impl Bench {
             pod: Arc::new(pod),
             runtime: PodRuntime::default(),
             told: None,
+            is_unknown: false,
             stage: Stage::Syncing,
         };
         // A pod is looked at before its containers run.
@@ -142,7 +145,10 @@ impl Bench {
             pod: &self.pod,
             runtime: &self.runtime,
             ip: "10.0.0.7".parse().ok(),
-            told: self.told.as_ref(),
+            told: match self.is_unknown {
+                true => Told::Unknown { by: noon() },
+                false => Told::Known(self.told.as_ref()),
+            },
             stage: self.stage,
         })
     }
@@ -361,6 +367,58 @@ async fn what_was_ready_before_the_agent_stays_ready_until_its_threshold() {
     bench.told = Some(told("zero", true, true));
     let standing = bench.live_until(1).await;
     assert_eq!((standing.started, standing.ready), (Some(false), Some(false)));
+}
+
+/// A container that has run for so long when the agent comes, and what was told cannot be asked.
+fn found_running(probes: &str, health: Health, seconds: i64) -> Bench {
+    let mut bench = Bench::new(probes, health);
+    let started_at = noon() - SignedDuration::from_secs(seconds);
+    bench.runtime.containers[0].state = ContainerState::Running { started_at };
+    bench.is_unknown = true;
+    bench
+}
+
+#[tokio::test(start_paused = true)]
+async fn until_one_can_ask_what_has_run_for_long_is_started_and_ready() {
+    let check = |probes: String, age: i64, started: Option<bool>, ready: Option<bool>| {
+        let standing = found_running(&probes, |_| Saying::Bad, age).look().into_values().next();
+        assert_eq!(standing, Some(Standing { started, ready, failed: None }), "{probes} for {age} s");
+    };
+    let readiness = format!("readinessProbe: {{{GET}}}");
+    check(readiness.clone(), 10, None, Some(false));
+    check(readiness.clone(), 11, None, Some(true));
+    // It would have been killed after 2 + 4 * 5 s.
+    let startup = format!("startupProbe: {{{GET}, initialDelaySeconds: 2, periodSeconds: 4, failureThreshold: 5}}");
+    check(format!("{startup}, {readiness}"), 22, Some(false), Some(false));
+    check(format!("{startup}, {readiness}"), 23, Some(true), Some(true));
+    let short = format!("startupProbe: {{{GET}, periodSeconds: 1, failureThreshold: 1}}");
+    check(short.clone(), 10, Some(false), None);
+    check(short, 11, Some(true), None);
+    let mut ended = found_running(&readiness, |_| Saying::Bad, 60);
+    ended.runtime.containers[0].state = cri::testing::exited(0);
+    assert_eq!(ended.look().into_values().next().and_then(|standing| standing.ready), Some(false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_told_overrules_how_it_looked_but_not_what_a_probe_has_decided() {
+    let probes = format!("startupProbe: {{{GET}, periodSeconds: 1}}, readinessProbe: {{{GET}, periodSeconds: 1}}");
+    for (started, ready) in [(true, true), (true, false), (false, false)] {
+        let mut bench = found_running(&probes, |_| Saying::Good, 60);
+        bench.look();
+        (bench.is_unknown, bench.told) = (false, Some(told("one", started, ready)));
+        let standing = bench.look().into_values().next();
+        assert_eq!(standing, Some(Standing { started: Some(started), ready: Some(ready), failed: None }));
+    }
+    // Of this instance nothing was told, so that it begins like any other.
+    let mut bench = found_running(&probes, |_| Saying::Good, 60);
+    bench.look();
+    bench.is_unknown = false;
+    assert_eq!(bench.look().into_values().next().and_then(|standing| standing.ready), Some(false));
+
+    let mut bench = found_running(&probes, |_| Saying::Bad, 60);
+    assert_eq!(bench.live_until(9).await.ready, Some(false));
+    (bench.is_unknown, bench.told) = (false, Some(told("one", true, true)));
+    assert_eq!(bench.look().into_values().next().and_then(|standing| standing.ready), Some(false));
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodStatus};
 
 use super::settings::Settings;
-use super::{Look, ProbeKind, Stage, Standing, Standings};
+use super::{Look, ProbeKind, Stage, Standing, Standings, Told};
 use crate::cri::{self, ContainerId, ContainerState};
 use crate::pleg::PodRuntime;
 use crate::pod::containers::{Role, workload_containers};
@@ -39,8 +40,10 @@ fn probed<'a>(pod: &'a Pod, runtime: &'a PodRuntime) -> impl Iterator<Item = (&'
 /// ended stays while it is the newest, because what it was killed for decides what follows.
 pub fn standings(look: &Look<'_>, known: &Standings) -> Standings {
     let of = |(container, newest): (&Container, &cri::Container)| {
-        let mut standing =
-            known.get(&newest.id).copied().unwrap_or_else(|| first(container, told(look.told, &newest.id)));
+        let mut standing = known.get(&newest.id).copied().unwrap_or_else(|| match look.told {
+            Told::Known(status) => first(container, told(status, &newest.id)),
+            Told::Unknown { by } => by_age(container, newest, by),
+        });
         if look.stage != Stage::Syncing {
             // As upstream: what is being stopped is not waited for any more.
             standing.started = standing.started.map(|_| true);
@@ -60,6 +63,25 @@ fn first(container: &Container, told: Option<&ContainerStatus>) -> Standing {
         ready: container.readiness_probe.is_some().then_some(ready),
         failed: None,
     }
+}
+
+/// What had run for so long when the agent came is not taken for new: so upstream has it.
+const SURELY_NOT_NEW: Duration = Duration::from_secs(10);
+
+/// Whoever outlived the time that its startup probe gives it has started, or it would have been
+/// killed. A shorter life proves nothing, and a liveness probe that comes too early kills.
+fn by_age(container: &Container, newest: &cri::Container, by: Timestamp) -> Standing {
+    let age = match newest.state {
+        ContainerState::Running { started_at } => Duration::try_from(by.duration_since(started_at)).unwrap_or_default(),
+        _ => Duration::ZERO,
+    };
+    let patience = container.startup_probe.as_ref().map(|probe| {
+        let Settings { initial_delay, period, failure_threshold, .. } = Settings::of(probe);
+        initial_delay + period.saturating_mul(failure_threshold)
+    });
+    let started = patience.map(|patience| age > patience.max(SURELY_NOT_NEW));
+    let ready = age > SURELY_NOT_NEW && started != Some(false);
+    Standing { started, ready: container.readiness_probe.is_some().then_some(ready), failed: None }
 }
 
 /// What was told of this very instance.

@@ -29,8 +29,8 @@ pub struct StatusInput<'a> {
     pub stage: Stage,
     /// Why the pod fails whatever its containers do.
     pub verdict: Option<&'a Verdict>,
-    /// The status published last. After a restart: what the API has, for a static pod on
-    /// its mirror.
+    /// The status published last. After a restart: of a static pod what its mirror remembers; of
+    /// others nothing, for `pod` has it.
     pub previous: Option<&'a PodStatus>,
     /// Why a container that should run does not, by container name.
     pub start_errors: &'a BTreeMap<String, WaitingReason>,

@@ -10,6 +10,7 @@
 mod compute;
 mod conditions;
 mod containers;
+mod memory;
 mod outbox;
 mod patch;
 mod phase;
@@ -25,6 +26,7 @@ pub use compute::{
     compute, deadline,
 };
 pub use conditions::readiness_gates;
+pub use memory::memory;
 pub use outbox::Flush;
 pub use phase::Phase;
 pub use resources::granted;

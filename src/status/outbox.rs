@@ -316,7 +316,9 @@ impl Outbox {
             return None;
         };
         let api_uid = pod.metadata.uid.clone().unwrap_or_default();
-        let write = if is_mirror(pod) && pod.status.as_ref().is_some_and(has_ended) && !has_ended(desired) {
+        let is_of_another_life =
+            |told: &PodStatus| has_ended(told) && (!has_ended(desired) || told.start_time != desired.start_time);
+        let write = if is_mirror(pod) && pod.status.as_ref().is_some_and(is_of_another_life) {
             Write::DeleteMirror
         } else {
             let patch = entry.patch().filter(|patch| entry.residue.as_ref() != Some(patch))?;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -27,6 +27,26 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 pub struct Mirrors {
     state: Arc<Mutex<State>>,
     changed: Arc<Notify>,
+    api_spoke: Arc<Gate>,
+}
+
+/// Opens when the API has spoken. Unlike a watch it lets workers through in the order they came,
+/// so that a seed tells the same story twice.
+struct Gate(Semaphore);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Gate(Semaphore::new(0))
+    }
+}
+
+/// What the API has of a static pod.
+#[derive(Debug, PartialEq)]
+pub enum Mirror {
+    /// It has not spoken yet, or there is none.
+    Unknown,
+    Absent,
+    Present(Arc<Pod>),
 }
 
 #[derive(Default)]
@@ -94,8 +114,30 @@ impl Mirrors {
     }
 
     pub fn source_synced(&self, source: Source) {
-        self.state().spoken.insert(source);
+        let is_first = self.state().spoken.insert(source);
+        if is_first && source == Source::Api {
+            self.api_spoke.0.add_permits(Semaphore::MAX_PERMITS);
+        }
         self.changed.notify_one();
+    }
+
+    /// The mirror that stands for this static pod as it is, and for no life of it that has ended.
+    pub fn of(&self, pod: &Pod) -> Mirror {
+        let state = self.state();
+        if !state.spoken.contains(&Source::Api) {
+            return Mirror::Unknown;
+        }
+        let is_retired = |mirror: &Pod| mirror.metadata.uid.as_ref().is_some_and(|uid| state.retired.contains(uid));
+        let mirror = state.observed.get(&PodRef::of(pod).full_name());
+        match mirror.filter(|mirror| content::mirror_matches(mirror, pod) && !is_retired(mirror)) {
+            Some(mirror) => Mirror::Present(mirror.clone()),
+            None => Mirror::Absent,
+        }
+    }
+
+    /// Returns once the API has spoken, from when on all mirrors are known.
+    pub async fn api_has_spoken(&self) {
+        let _permit = self.api_spoke.0.acquire().await.expect("the gate is never closed");
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -250,6 +292,8 @@ async fn carry_out(mirrors: &Mirrors, cluster: &dyn Cluster, owner: &Node, write
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
     use crate::kube::fake::FakeCluster;
     use crate::pod::resources::Amounts;
@@ -285,6 +329,25 @@ mod tests {
         assert_eq!(due(Some(mirror("web", "new", ""))), []);
         let delete = Write::Delete { namespace: "shop".into(), name: "web".into(), uid: "uid-web".into() };
         assert_eq!(due(Some(mirror("web", "old", ""))), [delete]);
+    }
+
+    #[test]
+    fn a_mirror_speaks_for_the_pod_whose_hash_it_has_once_the_api_has_spoken() {
+        let mirrors = Mirrors::default();
+        let (same, other) = (mirror("web", "new", ""), mirror("web", "old", ""));
+        mirrors.observed("web_shop", Some(same.clone()));
+        assert_eq!(mirrors.of(&static_pod("web")), Mirror::Unknown);
+        assert!(mirrors.api_has_spoken().now_or_never().is_none());
+        mirrors.source_synced(Source::Api);
+        mirrors.source_synced(Source::Api);
+        assert!(mirrors.api_has_spoken().now_or_never().is_some());
+        assert_eq!(mirrors.of(&static_pod("web")), Mirror::Present(same));
+        assert_eq!(mirrors.of(&static_pod("db")), Mirror::Absent);
+        mirrors.observed("web_shop", Some(other));
+        assert_eq!(mirrors.of(&static_pod("web")), Mirror::Absent);
+        mirrors.observed("web_shop", Some(mirror("web", "new", "")));
+        mirrors.retire("web_shop");
+        assert_eq!(mirrors.of(&static_pod("web")), Mirror::Absent, "it is of a life that has ended");
     }
 
     #[test]

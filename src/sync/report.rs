@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
 use super::Context;
 use super::execute::StartFailure;
+use super::mirror::Mirror;
 use super::plan::Plan;
 use super::wish::Desired;
 use super::worker::Stage;
@@ -17,15 +18,33 @@ use crate::events::EventType;
 use crate::host::CgroupSettings;
 use crate::pleg::PodRuntime;
 use crate::pod::{self, PodRef};
-use crate::probes::Standings;
+use crate::probes::{Standings, Told};
 use crate::status::{self, Probed, StatusInput, Verdict, WaitingReason};
 
 pub struct Reporter {
+    began: Timestamp,
+    /// When the pod began to be handled, as far as this life of the agent can tell.
     handled_since: Timestamp,
+    past: Past,
     last: Option<PodStatus>,
+    /// Somebody else than us may have heard of the pod.
+    has_told: bool,
     /// The attempt whose back-off was reported, by container: one event for each wait.
     reported: BTreeMap<String, u32>,
     waits_for_network: bool,
+}
+
+/// What earlier lives of the agent told of the pod.
+enum Past {
+    Unread,
+    /// It is a static pod, and the API has not spoken yet, in which its mirror is. Until then
+    /// nobody is told anything.
+    Awaited {
+        /// The runtime had something of the pod when it was looked at first.
+        is_found: bool,
+    },
+    /// What was told, if that is not in the pod itself.
+    Known(Option<Box<PodStatus>>),
 }
 
 /// How far a worker is with its pod.
@@ -65,24 +84,72 @@ pub fn read_failure(error: &CriError) -> (&'static str, String) {
 impl Reporter {
     pub fn new(context: &Context) -> Self {
         Reporter {
+            began: context.clock.wall(),
             handled_since: context.clock.wall(),
+            past: Past::Unread,
             last: None,
+            has_told: false,
             reported: BTreeMap::new(),
             waits_for_network: false,
         }
     }
 
-    /// The status that probes go on from: the one told last; of a pod that is new to this worker,
-    /// what the API has, unless such pods are to begin anew.
-    pub fn told<'a>(&'a self, context: &Context, wish: &'a Desired) -> Option<&'a PodStatus> {
+    /// Takes in what earlier lives of the agent told, once that can be known.
+    pub fn recall(&mut self, context: &Context, wish: &Desired, runtime: &PodRuntime) {
+        if matches!(self.past, Past::Unread) {
+            if !wish.source.is_static() {
+                self.past = Past::Known(None);
+                return;
+            }
+            // Where there is no mirror, what was made first is what is known best.
+            let sandboxes = runtime.sandboxes.iter().map(|sandbox| sandbox.created_at);
+            let made = sandboxes.chain(runtime.containers.iter().map(|container| container.created_at));
+            self.handled_since = made.chain([self.handled_since]).min().expect("there is one at least");
+            self.past = Past::Awaited { is_found: !runtime.is_empty() };
+        }
+        let Past::Awaited { is_found } = self.past else { return };
+        let memory = match context.mirrors.of(&wish.pod) {
+            Mirror::Unknown => return,
+            Mirror::Absent => None,
+            Mirror::Present(mirror) => mirror.status.as_ref().and_then(|told| status::memory(told, is_found)),
+        };
+        self.past = Past::Known(memory.map(Box::new));
+        // It was a guess, which nobody heard.
+        self.last = None;
+    }
+
+    /// Whether it is known what earlier lives told.
+    pub fn knows_the_past(&self) -> bool {
+        matches!(self.past, Past::Known(_))
+    }
+
+    /// Whether it has told anything of the pod yet.
+    pub fn has_told(&self) -> bool {
+        self.has_told
+    }
+
+    fn memory(&self) -> Option<&PodStatus> {
+        match &self.past {
+            Past::Known(memory) => memory.as_deref(),
+            Past::Unread | Past::Awaited { .. } => None,
+        }
+    }
+
+    /// What probes go on from: the status told last; of a pod that is new to this worker, what
+    /// the API has, unless such pods are to begin anew.
+    pub fn told<'a>(&'a self, context: &Context, wish: &'a Desired) -> Told<'a> {
         let begins_anew = context.config.launch.gates.enabled(Gate::ChangeContainerStatusOnKubeletRestart);
-        self.last.as_ref().or(wish.pod.status.as_ref().filter(|_| !begins_anew))
+        if !self.knows_the_past() && !begins_anew {
+            return Told::Unknown { by: self.began };
+        }
+        let earlier = self.memory().or(wish.pod.status.as_ref()).filter(|_| !begins_anew);
+        Told::Known(self.last.as_ref().or(earlier))
     }
 
     /// When the pod began to be handled, in this life of the agent or in an earlier one.
     pub fn start_time(&self, pod: &Pod) -> Timestamp {
-        let told = self.last.as_ref().or(pod.status.as_ref()).and_then(|status| status.start_time.as_ref());
-        told.map_or(self.handled_since, |time| time.0)
+        let told = self.last.as_ref().or(self.memory()).or(pod.status.as_ref());
+        told.and_then(|status| status.start_time.as_ref()).map_or(self.handled_since, |time| time.0)
     }
 
     pub fn publish(
@@ -124,7 +191,7 @@ impl Reporter {
                 Stage::Cleaning | Stage::Ended => status::Stage::Terminated,
             },
             verdict,
-            previous: self.last.as_ref(),
+            previous: self.last.as_ref().or(self.memory()),
             start_errors: &start_errors,
             resize,
             cgroup,
@@ -134,7 +201,8 @@ impl Reporter {
             handled_since: self.handled_since,
             now: context.clock.wall(),
         });
-        if let Some(status) = &context.status {
+        if let Some(status) = context.status.as_ref().filter(|_| self.knows_the_past()) {
+            self.has_told = true;
             status.set(&reference.uid, computed.status.clone());
         }
         self.last = Some(computed.status);

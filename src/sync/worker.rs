@@ -191,6 +191,7 @@ impl Worker {
         self.retries.succeeded(&Step::Read);
         self.context.logs.observe(&self.uid, &runtime);
         self.note_exits(&runtime);
+        self.reporter.recall(&self.context, wish, &runtime);
         self.judge(wish, &runtime).await;
         self.enter_stage(wish, &runtime);
         // From here on the pod is as it is wished for, but for what the node does not give it.
@@ -404,6 +405,13 @@ impl Worker {
                     self.look_at_probes(wish, &shown);
                     self.publish(wish, &shown, plan);
                 }
+                // Cancel-safe: the gate stays open. What was held back until the past was known can be
+                // told now, however long the round lasts.
+                () = context.mirrors.api_has_spoken(), if !self.reporter.knows_the_past() => {
+                    self.reporter.recall(&context, wish, runtime);
+                    self.look_at_probes(wish, &shown);
+                    self.publish(wish, &shown, plan);
+                }
             }
         };
         for (Done { step, result }, action) in report.into_iter().zip(actions) {
@@ -541,7 +549,9 @@ impl Worker {
         // Of a pod whose spec is lost nothing can be said; of one whose containers are being
         // removed, everything was.
         let orphaned = wish.stop.is_some_and(|stop| stop.cause == StopCause::Orphaned);
-        if orphaned || self.stage == Stage::Ended {
+        // A static pod may have ended before there was anybody to be told.
+        let is_told = self.reporter.has_told() || wish.stop.is_some();
+        if orphaned || (self.stage == Stage::Ended && is_told) {
             return;
         }
         let mut standings = self.probes.standings();

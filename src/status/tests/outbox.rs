@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -443,4 +444,16 @@ fn a_mirror_that_tells_of_an_ended_life_is_replaced() {
     assert_eq!(bed.turn(), None);
     bed.outbox.observed(&uid("static"), api_pod("static", "mirror-2", 2, phase("Pending")), bed.now);
     assert_eq!(bed.turn().expect("a request").patch()["status"]["phase"], "Running");
+
+    // Both have ended, but not the same life of it.
+    for (start, is_other) in [(5, true), (0, false)] {
+        let begun = |at: i64, phase: PodStatus| PodStatus { start_time: Some(Time(super::at(at))), ..phase };
+        let mut bed = Bed::new();
+        let mut mirror = Pod::clone(&api_pod("static", "mirror", 1, begun(0, phase("Failed"))));
+        mirror.metadata.annotations = Some([("kubernetes.io/config.mirror".into(), "hash".into())].into());
+        bed.outbox.observed(&uid("static"), Arc::new(mirror), bed.now);
+        bed.set("static", PodStatus { qos_class: Some("Burstable".into()), ..begun(start, phase("Succeeded")) });
+        let write = bed.turn().expect("a request").write;
+        assert_eq!(write == Write::DeleteMirror, is_other, "begun {start} s later");
+    }
 }

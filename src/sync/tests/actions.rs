@@ -14,6 +14,7 @@ use crate::kube::fake::FakeCluster;
 use crate::kube::{Cluster, ObjectState};
 use crate::objects::Objects;
 use crate::pod::Source;
+use crate::probes::Told;
 use crate::status;
 
 const ONE: &str = "{containers: [{name: c, image: own, imagePullPolicy: IfNotPresent}]}";
@@ -235,10 +236,11 @@ async fn what_an_earlier_life_told_of_probes_counts_unless_a_gate_says_otherwise
     let mut pod = Pod::clone(&bed.wish.pod);
     pod.status = Some(crate::pod::testing::yaml("{phase: Running}"));
     bed.wish.pod = Arc::new(pod);
-    let reporter = Reporter::new(&bed.context);
-    assert!(reporter.told(&bed.context, &bed.wish).is_some());
+    let mut reporter = Reporter::new(&bed.context);
+    reporter.recall(&bed.context, &bed.wish, &bed.seen);
+    assert!(matches!(reporter.told(&bed.context, &bed.wish), Told::Known(Some(_))));
     bed.context.config.launch.gates = FeatureGates::with(&[(Gate::ChangeContainerStatusOnKubeletRestart, true)]);
-    assert!(reporter.told(&bed.context, &bed.wish).is_none());
+    assert!(matches!(reporter.told(&bed.context, &bed.wish), Told::Known(None)));
 }
 
 #[tokio::test(start_paused = true)]

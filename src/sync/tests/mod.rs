@@ -2,6 +2,7 @@
 
 mod actions;
 mod hooks;
+mod past;
 mod restart_all;
 mod texts;
 

@@ -243,7 +243,6 @@ impl SimRuntime {
         let mut state = self.state();
         state.life += 1;
         state.in_a_row.clear();
-        state.forget_what_static_pods_were_told();
     }
 
     fn matches(scope: &Scope, uid: &str) -> bool {

@@ -1,12 +1,14 @@
 //! The agent is killed or stopped, at any moment, and starts again.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail, ensure};
 use ferrolet::cri::{ContainerState, ContainerStateKind, Runtime, Scope};
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, Pod, PodCondition};
 use kube::api::DeleteParams;
 use serde_json::json;
 
-use crate::harness::{Case, Lab, Node, PodHandle, WITHIN, pod};
+use crate::harness::{Case, Lab, Node, PodBuilder, PodHandle, WITHIN, pod};
 use crate::own;
 use crate::poll::{self, Look};
 use crate::stack::State;
@@ -17,6 +19,9 @@ pub const CASES: &[Case] = &[
     own!(half_started_pods_never_run_twice_at_once),
     own!(half_created_containers_do_not_stay).beyond_upstream("it leaves them until their pod is gone"),
     own!(a_second_agent_is_refused).beyond_upstream("two of it start every container twice"),
+    own!(a_ready_pod_stays_ready_while_its_probes_fail_but_not_often_enough),
+    own!(a_static_pod_goes_on_as_it_was_told).beyond_upstream("it tells that it is not ready"),
+    own!(a_manifest_changed_meanwhile_waits_for_the_first_to_end).beyond_upstream("it runs both at once"),
     own!(what_ended_meanwhile_is_seen),
     own!(what_was_deleted_meanwhile_is_torn_down),
     own!(a_half_done_deletion_is_finished),
@@ -174,6 +179,88 @@ async fn a_second_agent_is_refused(lab: Lab) -> Result<()> {
     let error = format!("{:#}", ended.err().context("a second agent ended as if all were well")?);
     ensure!(error.contains("Exited { code: 1 }") && error.contains("another agent uses /var/lib/kubelet"), "{error}");
     unchanged(&pod, &before).await
+}
+
+/// Once `/tmp/well` is there it has started and is ready. Without it, it would be neither if it
+/// began anew, and goes on being both for ten minutes.
+fn probed(name: &str) -> PodBuilder {
+    let probe =
+        json!({ "exec": { "command": ["test", "-e", "/tmp/well"] }, "periodSeconds": 1, "failureThreshold": 600 });
+    let probes = json!({ "startupProbe": probe, "readinessProbe": probe, "livenessProbe": probe });
+    pod(name).script("touch /tmp/well; exec sleep 1000000").container(probes)
+}
+
+/// The pod is Ready, its probes fail from now on, and the agent is killed over it: nobody sees anything.
+async fn stays_ready(node: &Node, pod: &PodHandle) -> Result<()> {
+    pod.expect().ready().await?;
+    // Upstream takes a younger container for one that has never been ready.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    pod.exec("rm /tmp/well").await?;
+    let before = pod.expect().ready().await?;
+    node.stack().agent().kill().await?;
+    node.stack().agent().start().await?;
+    back_at_work(node).await?;
+    // So that each probe has failed, and whatever it did has been told.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let after = pod.get().await?;
+    let told = |pod: &Pod| {
+        let status = pod.status.clone().unwrap_or_default();
+        let since = |it: PodCondition| (it.type_, it.status, it.last_transition_time);
+        let conditions: Vec<_> = status.conditions.into_iter().flatten().map(since).collect();
+        let containers = status.container_statuses.into_iter().flatten();
+        let containers: Vec<_> =
+            containers.map(|it| (it.container_id, it.ready, it.started, it.restart_count)).collect();
+        (status.start_time, conditions, containers)
+    };
+    ensure!(told(&before) == told(&after), "{:?} became {:?}", told(&before), told(&after));
+    Ok(())
+}
+
+async fn a_ready_pod_stays_ready_while_its_probes_fail_but_not_often_enough(lab: Lab) -> Result<()> {
+    let node = lab.node(|stack| stack).await?;
+    let pod = node.run(probed("probed")).await?;
+    stays_ready(&node, &pod).await
+}
+
+async fn a_static_pod_goes_on_as_it_was_told(lab: Lab) -> Result<()> {
+    let node = lab.node(|stack| stack.static_pod("probed.json", &probed("probed").manifest())).await?;
+    let mirror = node.mirror_pod("probed").await?;
+    stays_ready(&node, &mirror).await
+}
+
+async fn a_manifest_changed_meanwhile_waits_for_the_first_to_end(lab: Lab) -> Result<()> {
+    // It takes its time to end, and all of it is in a file that both write.
+    let numbered = |number: u32| {
+        let script = format!(
+            "trap 'sleep 0.5; echo end {number} >> /lives/lines; exit' TERM; \
+             echo begin {number} >> /lives/lines; while :; do sleep 0.05; done"
+        );
+        let lives = json!({ "hostPath": { "path": "/var/lib/lives", "type": "DirectoryOrCreate" } });
+        pod("web").script(&script).volume("lives", "/lives", lives)
+    };
+    let node = lab.node(|stack| stack.static_pod("web.json", &numbered(1).manifest())).await?;
+    let lives = async |expected: &str| {
+        poll::until(format!("{expected:?}"), WITHIN, async || {
+            let lines = node.stack().read("/var/lib/lives/lines").unwrap_or_default();
+            Ok(if lines == expected { Look::Done(()) } else { Look::NotYet(lines) })
+        })
+        .await
+    };
+    lives("begin 1\n").await?;
+    node.stack().agent().kill().await?;
+    // Whether the first is an orphan is not the API's to say: it may be the one that does not come up.
+    node.stack().control_plane().freeze().await?;
+    node.static_pod("web.json", &numbered(2).manifest())?;
+    node.stack().agent().start().await?;
+    lives("begin 1\nend 1\nbegin 2\n").await?;
+    node.stack().control_plane().thaw().await?;
+    let second = node.expect_static_pod_runs("web").await?.pod_uid;
+    poll::until("the mirror of the second", WITHIN, async || {
+        let mirror = node.api::<Pod>().get_opt(&format!("web-{}", node.name())).await?;
+        let hash = mirror.and_then(|mirror| mirror.metadata.annotations?.remove("kubernetes.io/config.mirror"));
+        Ok(if hash.as_ref() == Some(&second) { Look::Done(()) } else { Look::NotYet(format!("{hash:?}")) })
+    })
+    .await
 }
 
 async fn what_ended_meanwhile_is_seen(lab: Lab) -> Result<()> {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{SimCluster, State, is_mirror, is_terminal, phase};
 use crate::agent::PODS_MAX;
 use crate::invariants::Invariant;
-use crate::pods::{NAMESPACE, rare};
+use crate::pods::NAMESPACE;
 use crate::programs::Ask;
 
 impl SimCluster {
@@ -61,7 +61,7 @@ impl SimCluster {
                     .violation(Invariant::TerminalIsAtRest, format!("pod {name} is told {is} while {running:?} run"));
             }
         }
-        if before.start_time.is_some() && before.start_time != after.start_time && !is_mirror(pod) {
+        if before.start_time.is_some() && before.start_time != after.start_time {
             let times = format!("{:?} to {:?}", before.start_time, after.start_time);
             self.world.violation(Invariant::StartTimeStays, format!("of pod {name} from {times}"));
         }
@@ -81,10 +81,7 @@ impl SimCluster {
                 );
                 continue;
             };
-            // A new life of the agent counts the restarts of a static pod by its instances and their
-            // logs, of which a restart of all leaves few.
-            let is_unknown = is_mirror(pod) && rare::may_restart_all(pod);
-            if new.restart_count < old.restart_count && !is_unknown {
+            if new.restart_count < old.restart_count {
                 let counts = format!("{} to {}", old.restart_count, new.restart_count);
                 self.world.violation(Invariant::RestartCountsGrow, format!("of {name}/{} from {counts}", old.name));
             }
@@ -139,6 +136,9 @@ impl SimCluster {
             let Some((_, id)) = new.container_id.as_deref().and_then(|id| id.split_once("://")) else { continue };
             let same = |old: &&ContainerStatus| old.name == new.name && old.container_id == new.container_id;
             let old = containers(before).filter(running).find(same);
+            if before.start_time.is_none() {
+                runtime.nothing_is_told(id);
+            }
             if !runtime.may_tell_ready(id, old.map(|old| old.ready), new.ready) {
                 let what = format!("{name}/{} is told ready: {}", new.name, new.ready);
                 self.world.violation(Invariant::ProbesNeedTheirThreshold, what);

@@ -166,18 +166,6 @@ impl State {
             self.give_up(id, ask);
         }
     }
-
-    /// A new life of the agent may meet a static pod before it meets its mirror, which alone
-    /// knows whether the pod was ready.
-    pub(super) fn forget_what_static_pods_were_told(&mut self) {
-        let of_static = self.containers.values().filter(|instance| instance.pod_name.starts_with("static-"));
-        let ids: Vec<_> = of_static.map(|instance| instance.container.id.clone()).collect();
-        for id in ids {
-            if let Some(decisions) = self.readiness.get_mut(&id) {
-                decisions.note(false);
-            }
-        }
-    }
 }
 
 impl SimRuntime {
@@ -292,6 +280,13 @@ impl SimRuntime {
             sleep(NOTICE_EVERY.min(time - begun.elapsed())).await;
         }
         true
+    }
+
+    /// An object of the API that was made anew knows nothing of what an earlier one was told.
+    pub fn nothing_is_told(&self, id: &str) {
+        if let Some(decisions) = self.state().readiness.get_mut(&ContainerId::new(id)) {
+            decisions.told = 0;
+        }
     }
 
     /// Whether the API may be told now that an instance is ready, or not; `before` is what it
