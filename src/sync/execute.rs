@@ -33,6 +33,9 @@ const GRACE_MIN: Duration = Duration::from_secs(2);
 /// The reason of a container that waits until an earlier instance is removed.
 const REMOVAL_FAILED: &str = "RemovalFailed";
 
+/// The reason of events about volumes.
+pub const FAILED_MOUNT: &str = "FailedMount";
+
 /// One step and how it went.
 pub struct Done {
     pub step: Step,
@@ -122,7 +125,7 @@ impl Round<'_> {
                 (Step::Container(name.clone()), self.stop_container(name, id, *why).await)
             }
             Action::RemoveContainer { name, id, keep_log } => {
-                (Step::Container(name.clone()), self.remove_container(name, id, *keep_log).await)
+                (Step::Removal(name.clone()), self.remove_container(name, id, *keep_log).await)
             }
         };
         Done { step, result }
@@ -155,9 +158,9 @@ impl Round<'_> {
             warn!(error = chain(&error), "volumes not ready, will retry");
             // The text without its causes: those name places on the host.
             for text in error.texts() {
-                self.pod_event(EventType::Warning, "FailedMount", text);
+                self.pod_event(EventType::Warning, FAILED_MOUNT, text);
             }
-            return Err(StartFailure::new("FailedMount", error.to_string()));
+            return Err(StartFailure::new(FAILED_MOUNT, error.to_string()));
         }
         Ok(())
     }

@@ -6,7 +6,8 @@
 //! plan holds back what would start after it. And while a preStop hook runs, a wish to stop
 //! sooner interrupts the pass, and the next one goes on waiting for the same hook, under the
 //! new grace. So a hook runs once in a worker's life, however often the stop has to be tried,
-//! and takes its time off the grace but once.
+//! and takes its time off the grace but once. A start that was taken for failed may have had its
+//! effect: who finds the container running begins its hook then.
 //!
 //! Always true: no hook keeps a container from being stopped, failed, or stuck; what stops is
 //! not waited for to start.
@@ -57,6 +58,8 @@ pub struct BegunHooks {
     all: Mutex<BTreeMap<(ContainerId, Moment), Begun>>,
     /// Instances that were stopped since the runtime was read.
     stopped: Mutex<BTreeSet<ContainerId>>,
+    /// Instances whose start was taken for failed. It may have had its effect, or have it yet.
+    unsure_starts: Mutex<BTreeSet<ContainerId>>,
     post_start_ended: Arc<Notify>,
 }
 
@@ -98,6 +101,12 @@ impl BegunHooks {
     pub fn retain(&self, runtime: &PodRuntime) {
         self.all().retain(|(id, _), _| runtime.containers.iter().any(|container| container.id == *id));
         self.stopped().clear();
+        let lives = |id: &ContainerId| runtime.containers.iter().any(|it| it.id == *id && it.exit().is_none());
+        self.unsure_starts().retain(lives);
+    }
+
+    pub fn note_unsure_start(&self, id: &ContainerId) {
+        self.unsure_starts().insert(id.clone());
     }
 
     pub fn note_stop(&self, id: &ContainerId) {
@@ -165,6 +174,10 @@ impl BegunHooks {
         }
     }
 
+    fn unsure_starts(&self) -> MutexGuard<'_, BTreeSet<ContainerId>> {
+        self.unsure_starts.lock().expect("nothing that holds the unsure starts can panic")
+    }
+
     fn stopped(&self) -> MutexGuard<'_, BTreeSet<ContainerId>> {
         self.stopped.lock().expect("nothing that holds the stopped instances can panic")
     }
@@ -199,11 +212,26 @@ struct Hook {
 
 /// Begins the postStart hook of a container that has just been started, if it has one.
 pub fn begin_post_start(round: &Round<'_>, spec: &ContainerSpec, id: &ContainerId) {
+    round.begun_hooks.unsure_starts().remove(id);
     let handler = spec.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.clone());
     if let Some(handler) = handler {
         let begun = hook(round, handler, spec.clone(), id).begin(round, Moment::PostStart);
         round.begun_hooks.all().insert((id.clone(), Moment::PostStart), begun);
     }
+}
+
+/// Begins those of containers that run after all, by starts that were taken for failed; says which
+/// containers these are.
+pub fn begin_late_post_starts(round: &Round<'_>) -> Vec<String> {
+    let is_late = |it: &&Container| it.is_running() && round.begun_hooks.unsure_starts().remove(&it.id);
+    let late = round.runtime.containers.iter().filter(is_late).map(|container| {
+        info!(container = container.name, id = %container.id, "has begun after all");
+        if let Some(spec) = round.spec(&container.name) {
+            begin_post_start(round, &spec, &container.id);
+        }
+        container.name.clone()
+    });
+    late.collect()
 }
 
 /// Runs the preStop hook of a container, if it has one, or waits for one that runs. Gives

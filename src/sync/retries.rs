@@ -1,7 +1,7 @@
 //! What failed, and when it is tried again. A container that cannot start does not hold up the
 //! others: each step of a pod waits on its own, longer with each failure in a row.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -26,6 +26,10 @@ pub enum Step {
     Volumes,
     Sandbox,
     Container(String),
+    /// A dead instance of a container goes: nobody stops or starts later because it does not.
+    Removal(String),
+    /// The links to the logs of what runs.
+    Links,
     Resize,
     Clean,
 }
@@ -38,9 +42,25 @@ impl Step {
             Action::CreateSandbox { .. } | Action::StopSandbox { .. } | Action::RemoveSandbox { .. } => Step::Sandbox,
             Action::StartContainer { name, .. }
             | Action::ResumeContainer { name, .. }
-            | Action::StopContainer { name, .. }
-            | Action::RemoveContainer { name, .. } => Step::Container(name.clone()),
+            | Action::StopContainer { name, .. } => Step::Container(name.clone()),
+            Action::RemoveContainer { name, .. } => Step::Removal(name.clone()),
         }
+    }
+}
+
+/// The container that waits because this action of a plan failed. Nobody waits for the removal of a
+/// dead instance but a successor that follows it in the plan.
+pub fn held_up_by<'a>(failed: &'a Action, plan: &[Action]) -> Option<&'a str> {
+    match failed {
+        Action::StartContainer { name, .. }
+        | Action::ResumeContainer { name, .. }
+        | Action::StopContainer { name, .. } => Some(name),
+        Action::RemoveContainer { name, .. } => {
+            let mut later = plan.iter().skip_while(|action| *action != failed);
+            let starts = |action: &Action| matches!(action, Action::StartContainer { name: of, .. } if of == name);
+            later.any(starts).then_some(name)
+        }
+        _ => None,
     }
 }
 
@@ -91,6 +111,26 @@ impl Retries {
         Some(not_before).filter(|not_before| *not_before > self.clock.now())
     }
 
+    /// What of a plan may be tried now. A successor waits with what it follows in the plan.
+    pub fn due(&self, actions: &[Action]) -> Vec<Action> {
+        let mut due = Vec::new();
+        let mut held = BTreeSet::new();
+        for action in actions {
+            let step = Step::of(action);
+            if let Step::Container(name) = &step
+                && held.contains(name)
+            {
+                continue;
+            }
+            match (self.waits_for(&step), step) {
+                (None, _) => due.push(action.clone()),
+                (Some(_), Step::Removal(name)) => drop(held.insert(name)),
+                (Some(_), _) => {}
+            }
+        }
+        due
+    }
+
     /// When the next of them may be tried.
     pub fn next(&self) -> Option<Instant> {
         let now = self.clock.now();
@@ -105,7 +145,39 @@ impl Retries {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
+    use crate::cri::ContainerId;
+    use crate::sync::plan::{Kind, StopWhy, Waits};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_instance_that_stays_holds_up_its_successor_alone() {
+        let (name, id) = (|| "a".to_owned(), || ContainerId::new("a-0"));
+        let removal = Action::RemoveContainer { name: name(), id: id(), keep_log: false };
+        let start =
+            Action::StartContainer { name: name(), kind: Kind::Regular, attempt: Some(1), waits: Waits::default() };
+        let why = StopWhy::ProbeFailed { probe: crate::probes::ProbeKind::Liveness, will_restart: true };
+        let stop = Action::StopContainer { name: name(), id: ContainerId::new("a-1"), why };
+        let other = Action::StopContainer { name: "b".into(), id: ContainerId::new("b-0"), why };
+        let mut retries = Retries::new(Clock::simulated(crate::cri::testing::noon(), 1));
+        retries.failed(Step::of(&removal), None);
+        let due =
+            |actions: &[&Action]| retries.due(&actions.iter().map(|action| (*action).clone()).collect::<Vec<_>>());
+        assert_eq!(due(&[&stop, &removal]), from_ref(&stop));
+        assert_eq!(due(&[&start, &removal]), from_ref(&start));
+        assert_eq!(due(&[&removal, &start, &other]), from_ref(&other), "they are one step");
+        // And only who waits is told to.
+        let pair = [removal.clone(), start.clone()];
+        assert_eq!(held_up_by(&removal, &pair), Some("a"));
+        assert_eq!(held_up_by(&start, &pair), Some("a"));
+        assert_eq!(held_up_by(&removal, &[start.clone(), removal.clone()]), None);
+        assert_eq!(held_up_by(&Action::Prepare, &[Action::Prepare]), None);
+        let mut retries = Retries::new(Clock::simulated(crate::cri::testing::noon(), 1));
+        retries.failed(Step::of(&stop), None);
+        let next = [&stop, &start, &removal].map(Action::clone);
+        assert_eq!(retries.due(&next), from_ref(&removal));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn first_tries_follow_soon_and_later_ones_as_upstreams_do() {

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Secret};
 use tracing::{info, warn};
 
-use super::execute::{Round, StartFailure, chain};
-use super::hooks;
+use super::execute::{FAILED_MOUNT, Round, StartFailure, chain};
 use super::launch::{self, ContainerInputs};
 use super::plan::{Kind, Waits};
+use super::{Context, hooks};
 use crate::cri::{Container, ContainerId, Mount, Sandbox, SandboxConfig, SandboxId, labels};
 use crate::events::EventType;
 use crate::host::{Durability, HostError};
@@ -18,7 +18,7 @@ use crate::images::{ImageError, ImageRequest, ReadyImage, Reason};
 use crate::pod::env::{EnvSources, EnvValue, FilePlace};
 use crate::pod::hosts::{self, PodHostname};
 use crate::pod::resources::Amounts;
-use crate::pod::{self, containers::ephemeral_containers};
+use crate::pod::{self, PodRef, containers::ephemeral_containers};
 use crate::volumes::Means;
 
 /// Names of links in the container log directory end here.
@@ -42,6 +42,8 @@ pub async fn start(
         .spec(name)
         .ok_or_else(|| StartFailure::new("CreateContainerError", "container is no longer in the spec"))?;
     let spec = spec.as_ref();
+    // One that was added to a running pod may mention what the pod did not when it was prepared.
+    context.objects.register(pod);
     let sandbox = round
         .runtime
         .ready_sandbox()
@@ -78,6 +80,7 @@ pub async fn start(
         round.container_event(name, EventType::Warning, "Failed", format!("Error: {message}"));
         StartFailure::new("CreateContainerConfigError", message)
     };
+    mount_missing(round, spec).await?;
     let surroundings = surroundings(round, spec, sandbox, &volume_images).await.map_err(config_error)?;
     let inputs = ContainerInputs {
         attempt,
@@ -165,6 +168,7 @@ pub async fn resume(round: &Round<'_>, name: &str, id: &ContainerId) -> Result<(
 
 async fn launch_created(round: &Round<'_>, name: &str, id: &ContainerId, attempt: u32) -> Result<(), StartFailure> {
     if let Err(error) = round.context.runtime.start_container(id).await {
+        round.begun_hooks.note_unsure_start(id);
         warn!(container = name, %error, "container not started");
         let words = error.own_words();
         // Events that differ by an id would not count as one that came again.
@@ -174,11 +178,27 @@ async fn launch_created(round: &Round<'_>, name: &str, id: &ContainerId, attempt
     }
     info!(container = name, %id, attempt, "container started");
     round.container_event(name, EventType::Normal, "Started", "Container started");
-    link_log(round, name, id, attempt).await;
+    let reference = PodRef::of(&round.wish.pod);
+    if let Err(error) = link_log(round.context, &reference, name, id, attempt).await {
+        warn!(error = chain(&error), "log link not made, will retry");
+    }
     if let Some(spec) = round.spec(name) {
         hooks::begin_post_start(round, &spec, id);
     }
     Ok(())
+}
+
+/// The container is shown as one that was never tried, and events tell of its volumes: so upstream has it.
+async fn mount_missing(round: &Round<'_>, spec: &ContainerSpec) -> Result<(), StartFailure> {
+    let pod = &round.wish.pod;
+    round.context.volumes.mount_missing(pod, spec).await.map_err(|error| {
+        warn!(container = spec.name, error = chain(&error), "volumes not ready, will retry");
+        for text in error.texts() {
+            round.pod_event(EventType::Warning, FAILED_MOUNT, text);
+        }
+        let has_init = !pod::containers::init_containers(pod).is_empty();
+        StartFailure::new(if has_init { "PodInitializing" } else { "ContainerCreating" }, "")
+    })
 }
 
 /// What a container finds around itself.
@@ -379,13 +399,16 @@ fn attempt_of_log(file: &str) -> Option<u32> {
 }
 
 /// Log collectors find a container's log by this link.
-async fn link_log(round: &Round<'_>, name: &str, id: &ContainerId, attempt: u32) {
-    let target = round.log_dir().join(name).join(format!("{attempt}.log"));
-    let pod = pod::PodRef::of(&round.wish.pod);
-    let link = round.context.config.container_logs_dir.join(link_name(&pod.name, &pod.namespace, name, id));
-    if let Err(error) = round.context.host.symlink(&target, &link).await {
-        warn!(error = chain(&error), "log link not made");
-    }
+pub async fn link_log(
+    context: &Context,
+    pod: &PodRef,
+    name: &str,
+    id: &ContainerId,
+    attempt: u32,
+) -> Result<(), HostError> {
+    let logs = context.config.pod_logs_dir.join(pod::log_directory_name(pod)).join(name);
+    let link = context.config.container_logs_dir.join(link_name(&pod.name, &pod.namespace, name, id));
+    context.host.symlink(&logs.join(format!("{attempt}.log")), &link).await
 }
 
 fn link_name(pod: &str, namespace: &str, name: &str, id: &ContainerId) -> String {

@@ -21,7 +21,7 @@ use super::mirror::Mirrors;
 use super::plan::{Action, BackoffLimits};
 use super::user_namespaces::{IdPool, UserNamespaces};
 use super::wish::Desired;
-use super::{Context, DeadContainers, DeadLimits, HostResolver, SyncConfig, Wakes};
+use super::{Context, DeadContainers, DeadLimits, HostResolver, SyncConfig, Wakes, hooks};
 use crate::admission::{Admission, AdmissionConfig};
 use crate::clock::Clock;
 use crate::config::PullCredentialsPolicy;
@@ -231,16 +231,23 @@ impl Bed {
 
     /// Carries one action out.
     pub async fn carry_out(&self, action: Action) -> std::result::Result<(), StartFailure> {
-        let round = Round {
+        let Done { result, .. } = execute(&self.round(), &[action]).await.remove(0);
+        result
+    }
+
+    pub fn begin_late_post_starts(&self) -> Vec<String> {
+        hooks::begin_late_post_starts(&self.round())
+    }
+
+    fn round(&self) -> Round<'_> {
+        Round {
             context: &self.context,
             uid: &self.uid,
             wish: &self.wish,
             runtime: &self.seen,
             begun_hooks: &self.begun_hooks,
             stopping_since: self.stopping_since,
-        };
-        let Done { result, .. } = execute(&round, &[action]).await.remove(0);
-        result
+        }
     }
 
     /// Reasons and messages of all events so far.

@@ -29,9 +29,10 @@ use super::hooks::{BegunHooks, PostStarts, as_shown};
 use super::plan::{self, Action, Plan, Snapshot, StopWhy};
 use super::report::{Progress, Reporter};
 use super::resize::{Resize, Resizing};
-use super::retries::{Retries, Retry, Step};
+use super::retries::{self, Retries, Retry, Step};
+use super::upkeep::{self, LogLinks};
 use super::wish::{Desired, StopCause, stop_wished};
-use super::{Context, admit, execute, report};
+use super::{Context, admit, execute, hooks, report};
 use crate::cri::{ContainerId, SandboxId};
 use crate::events::EventType;
 use crate::pleg::PodRuntime;
@@ -76,6 +77,7 @@ struct Worker {
     probes: PodProbes,
     resizing: Resizing,
     begun_hooks: Arc<BegunHooks>,
+    log_links: LogLinks,
     reporter: Reporter,
     began: Instant,
     /// Since when the pod stops, or what it runs ends for another sandbox, and under which grace.
@@ -108,6 +110,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
         probes: context.probes.of_pod(&uid),
         resizing: Resizing::new(&context),
         begun_hooks: Arc::default(),
+        log_links: LogLinks::default(),
         reporter: Reporter::new(&context),
         began: context.clock.now(),
         stopping: None,
@@ -206,8 +209,9 @@ impl Worker {
         }
         self.begun_hooks.retain(&runtime);
         self.stopped.retain(|id| runtime.sandboxes.iter().any(|sandbox| sandbox.id == *id));
-        if self.stage != Stage::Syncing {
-            self.begun_hooks.give_up_post_starts();
+        match self.stage {
+            Stage::Syncing => self.follow_late_starts(wish, &runtime),
+            Stage::Stopping | Stage::Cleaning | Stage::Ended => self.begun_hooks.give_up_post_starts(),
         }
         let post_starts = self.begun_hooks.post_starts(&runtime);
         let shown = as_shown(&runtime, &post_starts);
@@ -229,15 +233,14 @@ impl Worker {
         }
         self.publish(wish, &shown, &plan);
         match self.stage {
-            Stage::Syncing => self.refresh_volumes(wish).await,
+            Stage::Syncing => self.keep_up(wish, &runtime).await,
             Stage::Cleaning => return self.clean(&runtime).await,
             Stage::Ended if self.is_unclean(&runtime, &plan) => return self.clean(&runtime).await,
             Stage::Ended if wish.stop.is_some() && plan.reached => return self.take_leave(wish).await,
             Stage::Stopping | Stage::Ended => {}
         }
         self.hold_what_had_no_effect(&plan);
-        let actions: Vec<_> =
-            plan.actions.iter().filter(|action| self.retries.waits_for(&Step::of(action)).is_none()).cloned().collect();
+        let actions = self.retries.due(&plan.actions);
         if actions.is_empty() {
             let later = condemned.look_again_in.map(|wait| self.context.clock.now() + wait);
             return Outcome::Idle { until: self.look_again(wish, &plan).into_iter().chain(later).min() };
@@ -444,8 +447,8 @@ impl Worker {
                     if let Action::Resize(resize) = action {
                         self.resizing.carried_out(&self.context, wish, resize, Err(&failure));
                     }
-                    if let Step::Container(name) = &step {
-                        self.start_failures.insert(name.clone(), failure);
+                    if let Some(name) = retries::held_up_by(action, actions) {
+                        self.start_failures.insert(name.to_owned(), failure);
                     }
                     self.failed(step, retry_at);
                 }
@@ -473,26 +476,28 @@ impl Worker {
 
     fn look_again(&self, wish: &Desired, plan: &Plan) -> Option<Instant> {
         let now = self.context.clock.now();
-        let refresh = self.context.volumes.next_refresh(&self.uid).filter(|_| self.stage == Stage::Syncing);
+        let is_kept_up = self.stage == Stage::Syncing && self.prepared;
+        let refresh = upkeep::next_refresh(&self.context, &self.uid, &self.retries).filter(|_| is_kept_up);
         // A moment more, so as not to come too soon.
         let deadline = self.active_left(wish).filter(|_| self.stage == Stage::Syncing);
         let deadline = deadline.map(|left| now + left + Duration::from_millis(1));
         self.retries.next().into_iter().chain(plan.look_again()).chain(refresh).chain(deadline).min()
     }
 
-    /// ConfigMaps, Secrets and tokens that changed reach the pod's files here.
-    async fn refresh_volumes(&mut self, wish: &Desired) {
-        if !self.prepared || self.retries.waits_for(&Step::Volumes).is_some() {
-            return;
+    async fn keep_up(&mut self, wish: &Desired, runtime: &PodRuntime) {
+        if self.prepared {
+            upkeep::refresh_volumes(&self.context, wish, &mut self.retries).await;
         }
-        match self.context.volumes.refresh(&wish.pod).await {
-            Ok(()) => {
-                self.retries.succeeded(&Step::Volumes);
-            }
-            Err(error) => {
-                warn!(error = &error as &dyn std::error::Error, "volume not refreshed, the old content stays for now");
-                self.failed(Step::Volumes, None);
-            }
+        self.log_links.make(&self.context, wish, runtime, &mut self.retries).await;
+    }
+
+    /// A start that was taken for failed may have had its effect: what follows a start follows now.
+    fn follow_late_starts(&mut self, wish: &Desired, runtime: &PodRuntime) {
+        let (context, begun_hooks) = (&self.context, &self.begun_hooks);
+        let round = Round { context, uid: &self.uid, wish, runtime, begun_hooks, stopping_since: None };
+        for name in hooks::begin_late_post_starts(&round) {
+            self.start_failures.remove(&name);
+            self.retries.succeeded(&Step::Container(name));
         }
     }
 

@@ -4,9 +4,9 @@
 //! both pure; `Volumes` fetches the objects and has the host do it. `mounts.rs` turns a
 //! container's volumeMounts into the runtime's.
 //!
-//! No task of its own: the pod's worker calls `mount` when the pod starts, `refresh` when an
-//! object it mentions changed or `next_refresh` has come, `unmount` when its containers are
-//! gone. The host keeps the calls of one pod from holding up another.
+//! No task of its own: the pod's worker calls `mount` when the pod starts, `mount_missing` before
+//! each container, `refresh` when an object it mentions changed or `next_refresh` has come,
+//! `unmount` when its containers are gone. The host keeps the calls of one pod from holding up another.
 //!
 //! Always true: every call may be repeated and goes on where the last one failed; what is
 //! on disk and in the kernel's mount table is the only record, so a new agent needs no
@@ -162,12 +162,26 @@ impl Volumes {
     /// Sets up all volumes that a container of the pod mounts, side by side. Cheap when they
     /// are there already and nothing changed.
     pub async fn mount(&self, pod: &Pod) -> Result<(), VolumeError> {
-        self.set_up(pod, |_| true).await
+        self.set_up(pod, |_, _| true).await
+    }
+
+    /// Sets up what one container mounts and this agent has not set up yet: a container that was
+    /// added to a running pod may mount what no other does.
+    pub async fn mount_missing(&self, pod: &Pod, container: &Container) -> Result<(), VolumeError> {
+        let uid = PodRef::of(pod).uid;
+        let mut missing = plan::used_by(container);
+        if let Some(ready) = self.ready().get(&uid) {
+            missing.retain(|name| !ready.checked.contains(*name) && !ready.written.contains_key(*name));
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        self.set_up(pod, |name, _| missing.contains(name)).await
     }
 
     /// Brings API content up to date. Other volumes are not looked at.
     pub async fn refresh(&self, pod: &Pod) -> Result<(), VolumeError> {
-        self.set_up(pod, |plan| matches!(plan, Ok(VolumePlan::Payload { .. }))).await
+        self.set_up(pod, |_, plan| matches!(plan, Ok(VolumePlan::Payload { .. }))).await
     }
 
     /// When a token of the pod is due for renewal.
@@ -249,7 +263,11 @@ impl Volumes {
         self.host.list_pod_dirs().await.map_err(VolumeError::List)
     }
 
-    async fn set_up(&self, pod: &Pod, which: fn(&Result<VolumePlan, PlanError>) -> bool) -> Result<(), VolumeError> {
+    async fn set_up(
+        &self,
+        pod: &Pod,
+        which: impl Fn(&str, &Result<VolumePlan, PlanError>) -> bool,
+    ) -> Result<(), VolumeError> {
         let uid = PodRef::of(pod).uid;
         let dir = self.dir(&uid)?;
         let allocatable = (self.allocatable)();
@@ -257,7 +275,7 @@ impl Volumes {
         let plans = plan::volumes(pod, &dir, node_memory);
         let context = Context { pod, uid, owners: Owners::of(pod), allocatable };
 
-        let chosen = plans.into_iter().filter(|(_, plan)| which(plan));
+        let chosen = plans.into_iter().filter(|(name, plan)| which(name, plan));
         let outcomes = join_all(chosen.map(|(name, plan)| self.set_up_one(&context, name, plan))).await;
         let failed: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
         if failed.is_empty() { Ok(()) } else { Err(VolumeError::SetUp(failed)) }

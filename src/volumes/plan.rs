@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, HostPathVolumeSource, Pod, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, HostPathVolumeSource, Pod, Volume, VolumeMount};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::layout::{Plugin, PodDir, is_plain_name};
@@ -89,10 +89,16 @@ pub fn volumes(
 fn used_names(pod: &Pod) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (_, container) in containers::all_containers(pod) {
-        names.extend(container.volume_mounts.iter().flatten().map(|mount| mount.name.clone()));
-        names.extend(container.volume_devices.iter().flatten().map(|device| device.name.clone()));
+        names.extend(used_by(&container).into_iter().map(str::to_owned));
     }
     names
+}
+
+/// The names of the volumes of one container.
+pub fn used_by(container: &Container) -> BTreeSet<&str> {
+    let mounts = container.volume_mounts.iter().flatten().map(|mount| mount.name.as_str());
+    let devices = container.volume_devices.iter().flatten().map(|device| device.name.as_str());
+    mounts.chain(devices).collect()
 }
 
 /// The plan for one volume.

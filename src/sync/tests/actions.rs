@@ -267,3 +267,73 @@ async fn a_container_starts_again_while_the_node_has_no_name_servers() {
     bed.context.config.resolver = HostResolver::File(bed.dir.path().join("gone"));
     bed.carry_out(start("c", Kind::Regular)).await.expect("its sandbox has them");
 }
+
+const DEBUGGED: &str = "{containers: [{name: c, image: own, imagePullPolicy: IfNotPresent}], \
+     ephemeralContainers: [{name: e, image: own, imagePullPolicy: IfNotPresent, \
+     env: [{name: V, valueFrom: {configMapKeyRef: {name: settings, key: v}}}], \
+     volumeMounts: [{name: scratch, mountPath: /scratch}]}], \
+     volumes: [{name: scratch, emptyDir: {}}, {name: other, emptyDir: {}}]}";
+
+#[tokio::test(start_paused = true)]
+async fn who_debugs_a_running_pod_brings_what_the_pod_had_no_need_of() {
+    let mut bed = Bed::new(DEBUGGED);
+    let cluster = FakeCluster::default();
+    let edge: Arc<dyn Cluster> = Arc::new(cluster.clone());
+    bed.context.objects = Objects::new(Some(edge), Arc::new(|_| {}));
+    // Nothing was prepared for it.
+    let failure = bed.carry_out(start("e", Kind::Ephemeral)).await.expect_err("nobody has answered yet");
+    assert!(failure.message.starts_with("config map shop/settings is not known yet"), "{failure}");
+    let settings = crate::pod::testing::yaml("{data: {v: '1'}}");
+    cluster.send_config_map("shop", "settings", ObjectState::Present(Box::new(settings)));
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    bed.carry_out(start("e", Kind::Ephemeral)).await.expect("it starts");
+    let volumes = bed.dir.path().join("root/pods/u/volumes/kubernetes.io~empty-dir");
+    assert!(volumes.join("scratch").is_dir());
+    assert!(!volumes.join("other").exists(), "nobody mounts it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_debugs_a_running_pod_waits_for_its_volumes_alone() {
+    let bed = Bed::new(&DEBUGGED.replace("scratch, emptyDir: {}", "scratch, hostPath: {path: /nowhere, type: File}"));
+    let failure = bed.carry_out(start("e", Kind::Ephemeral)).await.expect_err("there is no such file");
+    assert_eq!((failure.reason.as_str(), failure.message.as_str()), ("ContainerCreating", ""));
+    let told = bed.told();
+    let failed = "FailedMount: MountVolume.SetUp failed for volume \"scratch\" : ";
+    assert!(told.iter().any(|event| event.starts_with(failed)), "{told:?}");
+    assert!(bed.runtime.calls().iter().all(|call| !call.starts_with("CreateContainer")));
+    bed.carry_out(start("c", Kind::Regular)).await.expect("it mounts nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_was_taken_for_failed_is_followed_by_its_hook() {
+    let hooked = ONE.replace("name: c,", "name: c, lifecycle: {postStart: {sleep: {seconds: 5}}},");
+    let mut bed = Bed::new(&hooked);
+    bed.runtime.refuse("StartContainer", "no answer in time");
+    bed.carry_out(start("c", Kind::Regular)).await.expect_err("nobody heard of it");
+    let made = |state| Container { id: ContainerId::new("id-of-c"), ..cri::testing::container("c", 0, state) };
+    let mut look = |state| {
+        bed.seen.containers = vec![made(state)];
+        bed.begun_hooks.retain(&bed.seen);
+        let late = bed.begin_late_post_starts();
+        (late, bed.begun_hooks.post_starts(&bed.seen).into_values().collect::<Vec<_>>())
+    };
+    assert_eq!(look(ContainerState::Created), (vec![], vec![]), "it may begin yet");
+    assert_eq!(look(cri::testing::running()), (vec!["c".to_owned()], vec![PostStart::Running]));
+    assert_eq!(look(cri::testing::running()), (vec![], vec![PostStart::Running]), "once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_is_known_to_have_worked_runs_its_hook_once() {
+    let hooked = ONE.replace("name: c,", "name: c, lifecycle: {postStart: {sleep: {seconds: 5}}},");
+    let mut bed = Bed::new(&hooked);
+    bed.runtime.refuse("StartContainer", "not now");
+    bed.carry_out(start("c", Kind::Regular)).await.expect_err("refused");
+    let id = ContainerId::new("id-of-c");
+    bed.seen.containers =
+        vec![Container { id: id.clone(), ..cri::testing::container("c", 0, ContainerState::Created) }];
+    bed.carry_out(Action::ResumeContainer { name: "c".into(), id }).await.expect("it starts");
+    bed.seen.containers[0].state = cri::testing::running();
+    bed.begun_hooks.retain(&bed.seen);
+    assert!(bed.begin_late_post_starts().is_empty());
+    assert_eq!(bed.begun_hooks.post_starts(&bed.seen).len(), 1);
+}

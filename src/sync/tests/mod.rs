@@ -5,6 +5,7 @@ mod hooks;
 mod past;
 mod restart_all;
 mod texts;
+mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
