@@ -17,8 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use ferrolet::kube::{ApiError, Change, ObjectState, Result};
+use k8s_openapi::ByteString;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, PodStatus, Secret};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -52,6 +53,7 @@ struct State {
     watchers: Vec<mpsc::UnboundedSender<Change<Pod>>>,
     node_watchers: Vec<mpsc::UnboundedSender<Change<Node>>>,
     map_watchers: Vec<(String, mpsc::UnboundedSender<ObjectState<ConfigMap>>)>,
+    secret_watchers: Vec<(String, mpsc::UnboundedSender<ObjectState<Secret>>)>,
     down_until: Option<Instant>,
     /// Names of static pods that were put back while the API was away, until their mirrors
     /// are replaced: the agent may have had no way to tell that these are of another life.
@@ -105,8 +107,9 @@ impl SimCluster {
     }
 
     fn show_maps(&self, state: &mut State, which: impl Fn(&str) -> bool) {
-        let State { map_watchers, config_maps, .. } = state;
+        let State { map_watchers, secret_watchers, config_maps, .. } = state;
         map_watchers.retain(|(name, watcher)| !which(name) || watcher.send(map_state(config_maps, name)).is_ok());
+        secret_watchers.retain(|(name, watcher)| !which(name) || watcher.send(secret_state(config_maps, name)).is_ok());
     }
 
     pub async fn outage(&self, length: Duration) {
@@ -246,6 +249,16 @@ fn told(status: &PodStatus) -> String {
 
 fn map_state(maps: &BTreeMap<String, ConfigMap>, name: &str) -> ObjectState<ConfigMap> {
     maps.get(name).map_or(ObjectState::Absent, |map| ObjectState::Present(Box::new(map.clone())))
+}
+
+/// Beside each ConfigMap there is a Secret of the same name with the same content.
+fn secret_state(maps: &BTreeMap<String, ConfigMap>, name: &str) -> ObjectState<Secret> {
+    maps.get(name).map_or(ObjectState::Absent, |map| {
+        let data = map.data.iter().flatten();
+        let data = data.map(|(key, text)| (key.clone(), ByteString(text.clone().into_bytes()))).collect();
+        let secret = Secret { metadata: map.metadata.clone(), data: Some(data), ..Secret::default() };
+        ObjectState::Present(Box::new(secret))
+    })
 }
 
 fn key(namespace: &str, name: &str) -> (String, String) {

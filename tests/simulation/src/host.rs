@@ -66,6 +66,10 @@ impl Ground {
         false
     }
 
+    pub fn has(&self, path: &Path) -> bool {
+        self.state().tree.contains_key(path)
+    }
+
     /// The runtime makes a cgroup below that of a pod, and so that as well, if it is not there.
     pub fn need_cgroup(&self, path: &str) {
         self.state().cgroups.entry(path.to_owned()).or_default();

@@ -13,6 +13,7 @@ pub enum Invariant {
     SidecarsStartFirst,
     SidecarsStopLast,
     NothingTakenFromARunningContainer,
+    MountsAreThere,
     NoLineIsLost,
     UsersApart,
     ProbesNeedTheirThreshold,
@@ -44,6 +45,7 @@ pub enum Invariant {
     TerminalHoldsNothing,
     VolumesAreCurrent,
     LogsAreBounded,
+    LogsAreLinked,
     AllocationsFit,
     AllocationsAreActual,
     WishesAreAnswered,
@@ -66,6 +68,7 @@ impl Invariant {
             Invariant::SidecarsStartFirst => "what a pod is for starts only once its sidecars have started",
             Invariant::SidecarsStopLast => "a sidecar is stopped only once nothing that it serves runs",
             Invariant::NothingTakenFromARunningContainer => "volumes and cgroup stay while a container of the pod runs",
+            Invariant::MountsAreThere => "what a container mounts is there when it is made",
             Invariant::NoLineIsLost => "what a running container says goes to a file that has a name",
             Invariant::UsersApart => "no two pods have the same user ids, and a pod keeps those of its sandbox",
             Invariant::ProbesNeedTheirThreshold => {
@@ -89,6 +92,7 @@ impl Invariant {
             Invariant::LogsAreBounded => {
                 "a running container has a log of its own name, within the limit, and no more rotated ones than allowed"
             }
+            Invariant::LogsAreLinked => "a link leads from the directory of all logs to that of a running container",
             Invariant::PodsBoundTheirContainers => "a pod may use as much memory as any of its containers",
             Invariant::AllocationsFit => "what is allocated to pods is there",
             Invariant::AllocationsAreActual => "containers and their pod's cgroup have what is allocated to them",
@@ -109,7 +113,9 @@ impl Invariant {
             Invariant::PodsAreAsTheySay => "every container is as its spec, its program and its policy say",
             Invariant::StatusTellsTheTruth => "the status in the API is what the node has",
             Invariant::TerminalHoldsNothing => "a pod that has ended holds no volume, cgroup, or living sandbox",
-            Invariant::VolumesAreCurrent => "a volume shows the newest version of its ConfigMap",
+            Invariant::VolumesAreCurrent => {
+                "a volume shows the newest version of what it is made of, and tokens that are good"
+            }
             Invariant::OneMirrorEach => "every living static pod has one mirror, and nothing else has",
             Invariant::NodeIsReady => "the Node is there and Ready, and its Lease is renewed",
             Invariant::RestIsRest => "where nothing happens, nothing is changed and nothing is written",

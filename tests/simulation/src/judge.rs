@@ -208,14 +208,39 @@ impl Judge<'_> {
         if !self.machine.host.has_cgroup(uid) {
             self.complain(Invariant::PodsAreAsTheySay, format!("{name} has no cgroup"));
         }
-        let map = pods::spec(pod).volumes.iter().flatten().find_map(|volume| volume.config_map.as_ref());
-        if let Some(map) = map {
-            let file: PathBuf =
-                [ROOT_DIR, "pods", uid, "volumes/kubernetes.io~configmap", pods::MAP_VOLUME, MAP_KEY].iter().collect();
-            let has = self.machine.host.file(&file).map(|data| String::from_utf8_lossy(&data).into_owned());
-            let wants = self.machine.cluster.config_map(&map.name).and_then(|map| map.data?.remove(MAP_KEY));
+        self.volumes(pod);
+    }
+
+    fn volumes(&mut self, pod: &Pod) {
+        let (uid, name) = (pods::uid(pod), pods::name(pod));
+        let file = |plugin: &str, volume: &str, file: &str| {
+            let path: PathBuf = [ROOT_DIR, "pods", uid, "volumes", plugin, volume, file].iter().collect();
+            self.machine.host.file(&path).map(|data| String::from_utf8_lossy(&data).into_owned())
+        };
+        let mut seen = Vec::new();
+        let mut tokens = Vec::new();
+        for volume in pods::spec(pod).volumes.iter().flatten() {
+            if let Some(map) = &volume.config_map {
+                seen.push((&map.name, file("kubernetes.io~configmap", &volume.name, MAP_KEY)));
+            }
+            if let Some(secret) = volume.secret.as_ref().and_then(|secret| secret.secret_name.as_ref()) {
+                seen.push((secret, file("kubernetes.io~secret", &volume.name, MAP_KEY)));
+            }
+            for source in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
+                let of_it = |path: &str| file("kubernetes.io~projected", &volume.name, path);
+                seen.extend(source.config_map.iter().map(|map| (&map.name, of_it(MAP_KEY))));
+                tokens.extend(source.service_account_token.iter().map(|token| of_it(&token.path)));
+            }
+        }
+        for (map, has) in seen {
+            let wants = self.machine.cluster.config_map(map).and_then(|map| map.data?.remove(MAP_KEY));
             if has != wants {
                 self.complain(Invariant::VolumesAreCurrent, format!("{name} sees {has:?} and should see {wants:?}"));
+            }
+        }
+        for token in tokens {
+            if !token.as_ref().is_some_and(|token| self.machine.world.is_good(token)) {
+                self.complain(Invariant::VolumesAreCurrent, format!("{name} has the token {token:?}"));
             }
         }
     }
@@ -259,6 +284,16 @@ impl Judge<'_> {
         }
     }
 
+    /// All that follows a start was done.
+    fn cared_for(&mut self, which: &str, id: &ContainerId, link: &str) {
+        if self.machine.runtime.misses_its_hook(id) {
+            self.complain(Invariant::HooksRunOnce, format!("the postStart hook of {which} never ran for {id}"));
+        }
+        if self.machine.host.target(&Path::new(CONTAINER_LOGS_DIR).join(link)).is_none() {
+            self.complain(Invariant::LogsAreLinked, format!("{which} runs as {id} and has no {link}"));
+        }
+    }
+
     fn container(&mut self, pod: &Pod, status: &PodStatus, container: &Container) {
         let (uid, name) = (pods::uid(pod), pods::name(pod));
         let running = self.machine.runtime.running(uid, &container.name);
@@ -273,6 +308,7 @@ impl Judge<'_> {
                     self.complain(Invariant::StopSignalsArrive, format!("{which} is told to end by {signal:?}"));
                 }
                 self.made_as_written(&which, id, container);
+                self.cared_for(&which, id, &format!("{name}_{}_{}-{id}.log", pods::NAMESPACE, container.name));
             }
             (Lot::Runs, []) if may_have_ended => {}
             (Lot::Runs, running) => {

@@ -39,6 +39,7 @@ pub fn draw(random: &mut fastrand::Rng, name: &str, uid: &str) -> Pod {
         let source = ConfigMapVolumeSource { name: map.into(), ..ConfigMapVolumeSource::default() };
         volumes.push(Volume { name: MAP_VOLUME.into(), config_map: Some(source), ..Volume::default() });
     }
+    rare::draw_volumes(random, &mut volumes);
     let mounts: Vec<_> = volumes
         .iter()
         .map(|volume| VolumeMount {
@@ -47,6 +48,12 @@ pub fn draw(random: &mut fastrand::Rng, name: &str, uid: &str) -> Pod {
             ..VolumeMount::default()
         })
         .collect();
+    if random.u32(0..3) == 0 {
+        // For whoever debugs the pod.
+        let empty_dir = Some(EmptyDirVolumeSource::default());
+        volumes.push(Volume { name: rare::SPARE_VOLUME.into(), empty_dir, ..Volume::default() });
+    }
+    let volumes = (!volumes.is_empty()).then_some(volumes);
     let container = |name: String, program: Program, random: &mut fastrand::Rng| Container {
         name,
         image: Some(format!("image-{}", random.u32(0..4))),
@@ -113,7 +120,7 @@ pub fn draw(random: &mut fastrand::Rng, name: &str, uid: &str) -> Pod {
             init_containers: (!inits.is_empty()).then_some(inits),
             restart_policy: Some(policy.into()),
             termination_grace_period_seconds: Some(random.i64(1..40)),
-            volumes: (!volumes.is_empty()).then_some(volumes),
+            volumes,
             enable_service_links: Some(random.bool()),
             host_users: (random.u32(0..4) == 0).then_some(false),
             ..PodSpec::default()

@@ -119,6 +119,8 @@ struct Instance {
     pod_namespace: String,
     program: Program,
     started: Option<Instant>,
+    /// The life of the agent in which it was started, if that was not over by then.
+    started_in: Option<u64>,
 }
 
 /// Pods carry the names of their init containers in this annotation, which their sandboxes

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Volume};
 use tokio::time::Instant;
 
 use crate::agent::Machine;
@@ -296,8 +296,9 @@ impl Users {
         // Nobody opens a gate in a manifest, and those must not mention objects of the API.
         spec.readiness_gates = None;
         spec.volumes.iter_mut().flatten().for_each(|volume| {
-            if volume.config_map.take().is_some() {
-                volume.empty_dir = Some(Default::default());
+            let Volume { config_map, secret, projected, empty_dir, .. } = volume;
+            if config_map.take().is_some() | secret.take().is_some() | projected.take().is_some() {
+                *empty_dir = Some(Default::default());
             }
         });
         let as_list = self.random.u32(0..3) > 0;

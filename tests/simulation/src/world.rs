@@ -103,6 +103,16 @@ impl World {
         self.clock.wall() - (now - lowest)
     }
 
+    /// A token that is good for so many seconds, by no clock that somebody may set.
+    pub fn token_for(&self, seconds: u64) -> String {
+        format!("good until {}", self.started.elapsed().as_secs() + seconds)
+    }
+
+    pub fn is_good(&self, token: &str) -> bool {
+        let end = token.strip_prefix("good until ").and_then(|end| end.parse().ok());
+        end.is_some_and(|end: u64| self.started.elapsed().as_secs() < end)
+    }
+
     /// Something that must never happen happened.
     pub fn violation(&self, invariant: Invariant, what: String) {
         let violation = Violation { invariant, what };

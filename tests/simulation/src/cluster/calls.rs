@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::merge::merged;
-use super::{SimCluster, key, map_state, told};
+use super::{SimCluster, key, map_state, secret_state, told};
 
 #[async_trait]
 impl Cluster for SimCluster {
@@ -53,8 +53,14 @@ impl Cluster for SimCluster {
         UnboundedReceiverStream::new(receiver).boxed()
     }
 
-    fn watch_secret(&self, _namespace: &str, _name: &str) -> BoxStream<'static, ObjectState<Secret>> {
-        futures::stream::iter([ObjectState::Absent]).chain(futures::stream::pending()).boxed()
+    fn watch_secret(&self, _namespace: &str, name: &str) -> BoxStream<'static, ObjectState<Secret>> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let mut state = self.state();
+        if state.down_until.is_none() {
+            let _ = sender.send(secret_state(&state.config_maps, name));
+        }
+        state.secret_watchers.push((name.to_owned(), sender));
+        UnboundedReceiverStream::new(receiver).boxed()
     }
 
     async fn get_pod(&self, namespace: &str, name: &str) -> Result<Pod> {
@@ -252,8 +258,9 @@ impl Cluster for SimCluster {
             Box::new(move |cluster| {
                 let lifetime = request.spec.as_ref().and_then(|spec| spec.expiration_seconds).unwrap_or(3600);
                 let expires = cluster.world.clock.wall() + SignedDuration::from_secs(lifetime);
+                let token = cluster.world.token_for(lifetime.unsigned_abs());
                 request.status =
-                    Some(TokenRequestStatus { expiration_timestamp: Some(Time(expires)), token: Some("token".into()) });
+                    Some(TokenRequestStatus { expiration_timestamp: Some(Time(expires)), token: Some(token) });
                 Ok(request)
             }),
         )

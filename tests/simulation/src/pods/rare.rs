@@ -4,12 +4,15 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerRestartRule, ContainerRestartRuleOnExitCodes, EphemeralContainer, Pod, PodCondition, PodOS,
-    PodReadinessGate, PodSpec, ResourceRequirements,
+    ConfigMapKeySelector, ConfigMapProjection, Container, ContainerRestartRule, ContainerRestartRuleOnExitCodes,
+    EnvVar, EnvVarSource, EphemeralContainer, Pod, PodCondition, PodOS, PodReadinessGate, PodSpec,
+    ProjectedVolumeSource, ResourceRequirements, SecretVolumeSource, ServiceAccountTokenProjection, Volume,
+    VolumeMount, VolumeProjection,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::{Lot, PodLot, draw_program, inits, is_refused, lot, pod_lot, spec};
+use super::{CONFIG_MAPS, Lot, PodLot, draw_program, inits, is_refused, lot, pod_lot, spec};
+use crate::cluster::MAP_KEY;
 use crate::programs::{Manners, Program, RESTART_ALL_CODE};
 use crate::runtime::{DEBUGGER_PREFIX, SIDECAR_PREFIX};
 
@@ -19,6 +22,38 @@ const GATES: [&str; 2] = ["sim/gate-a", "sim/gate-b"];
 const REMARK: &str = "sim/remark";
 const SIGNALS: [&str; 3] = ["SIGTERM", "SIGUSR1", "SIGRTMIN+2"];
 const DEBUGGERS_MAX: usize = 3;
+pub const SECRET_VOLUME: &str = "secret";
+/// One of a token and, often, something else.
+pub const TOKEN_VOLUME: &str = "token";
+pub const TOKEN_FILE: &str = "token";
+/// A volume that the containers of its pod do not mount.
+pub const SPARE_VOLUME: &str = "spare";
+/// The least that the API server grants.
+const TOKEN_SECONDS: i64 = 600;
+
+/// Volumes of a Secret, and of a token. Each ConfigMap has a Secret of its name.
+pub fn draw_volumes(random: &mut fastrand::Rng, volumes: &mut Vec<Volume>) {
+    let mut name = || CONFIG_MAPS[random.usize(..CONFIG_MAPS.len())].to_owned();
+    let (of_secret, beside_token) = (name(), name());
+    if random.u32(0..8) == 0 {
+        let secret = SecretVolumeSource { secret_name: Some(of_secret), ..SecretVolumeSource::default() };
+        volumes.push(Volume { name: SECRET_VOLUME.into(), secret: Some(secret), ..Volume::default() });
+    }
+    if random.u32(0..8) == 0 {
+        let token = ServiceAccountTokenProjection {
+            path: TOKEN_FILE.into(),
+            expiration_seconds: Some(TOKEN_SECONDS),
+            ..ServiceAccountTokenProjection::default()
+        };
+        let mut sources = vec![VolumeProjection { service_account_token: Some(token), ..VolumeProjection::default() }];
+        if random.bool() {
+            let map = ConfigMapProjection { name: beside_token, ..ConfigMapProjection::default() };
+            sources.push(VolumeProjection { config_map: Some(map), ..VolumeProjection::default() });
+        }
+        let projected = ProjectedVolumeSource { sources: Some(sources), ..ProjectedVolumeSource::default() };
+        volumes.push(Volume { name: TOKEN_VOLUME.into(), projected: Some(projected), ..Volume::default() });
+    }
+}
 
 pub fn give(random: &mut fastrand::Rng, pod: &mut Pod) {
     if random.u32(0..6) == 0 {
@@ -130,12 +165,28 @@ pub fn draw_debugger(random: &mut fastrand::Rng, pod: &Pod) -> Option<EphemeralC
     let targets: Vec<&str> =
         spec(pod).containers.iter().filter(runs).map(|container| container.name.as_str()).collect();
     let target = random.choice(targets).filter(|_| random.bool());
+    // It may want what nobody else in the pod does.
+    let mut volumes = spec(pod).volumes.iter().flatten();
+    let spare = volumes.any(|volume| volume.name == SPARE_VOLUME) && random.bool();
+    let mount = spare.then(|| VolumeMount {
+        name: SPARE_VOLUME.into(),
+        mount_path: format!("/{SPARE_VOLUME}"),
+        ..VolumeMount::default()
+    });
+    let map = random.bool().then(|| CONFIG_MAPS[random.usize(..CONFIG_MAPS.len())].to_owned());
+    let text = map.map(|name| {
+        let key = ConfigMapKeySelector { name, key: MAP_KEY.into(), ..ConfigMapKeySelector::default() };
+        let source = EnvVarSource { config_map_key_ref: Some(key), ..EnvVarSource::default() };
+        EnvVar { name: "TEXT".into(), value_from: Some(source), ..EnvVar::default() }
+    });
     Some(EphemeralContainer {
         name: format!("{DEBUGGER_PREFIX}{number}"),
         image: Some(format!("image-{}", random.u32(0..4))),
         image_pull_policy: Some("IfNotPresent".into()),
         command: Some(draw_program(random).to_command()),
         target_container_name: target.map(str::to_owned),
+        volume_mounts: mount.map(|mount| vec![mount]),
+        env: text.map(|text| vec![text]),
         termination_message_path: Some("/dev/termination-log".into()),
         termination_message_policy: Some("File".into()),
         ..EphemeralContainer::default()

@@ -52,7 +52,12 @@ impl SimRuntime {
         self.emit(&mut state, &uid, id.as_str(), RuntimeEventKind::Stopped);
     }
 
-    pub(super) fn make_container(&self, sandbox: &SandboxId, config: &ContainerConfig) -> Result<ContainerId> {
+    pub(super) fn make_container(
+        &self,
+        sandbox: &SandboxId,
+        config: &ContainerConfig,
+        fate: Fate,
+    ) -> Result<ContainerId> {
         let mut state = self.state();
         let Some(home) = state.sandboxes.get(sandbox).cloned() else {
             return Err(CriError::NotFound { call: "CreateContainer", message: sandbox.to_string() });
@@ -62,6 +67,14 @@ impl SimRuntime {
         if wants != has {
             let what = format!("{}/{} in a sandbox of {has:?} is made for {wants:?}", home.pod_uid, config.name);
             self.world.violation(Invariant::UsersApart, what);
+        }
+        // A call that hung was made for another time.
+        if home.state == SandboxState::Ready && !matches!(fate, Fate::Hangs { .. }) {
+            let mut places = config.mounts.iter().map(|mount| Path::new(&mount.host_path));
+            if let Some(missing) = places.find(|place| !self.ground.has(place)) {
+                let what = format!("{}/{} mounts {}", home.pod_uid, config.name, missing.display());
+                self.world.violation(Invariant::MountsAreThere, what);
+            }
         }
         let of_pod = |instance: &&Instance| instance.pod_uid == home.pod_uid && instance.container.name == config.name;
         if state.containers.values().filter(of_pod).any(|instance| instance.container.attempt == config.attempt) {
@@ -95,6 +108,7 @@ impl SimRuntime {
             pod_namespace: home.pod_namespace.clone(),
             program: Program::from_command(&config.command),
             started: None,
+            started_in: None,
         };
         let manners = Manners::from_args(&config.args);
         if config.stop_signal != manners.stop_signal {
@@ -188,8 +202,10 @@ impl SimRuntime {
         if !rivals.is_empty() {
             self.world.violation(Invariant::OneLiveInstance, format!("{id} of {uid}/{name} starts beside {rivals:?}"));
         }
+        let started_in = Some(life).filter(|life| *life == state.life);
         let instance = state.containers.get_mut(id).expect("looked up above");
         instance.container.state = ContainerState::Running { started_at: now };
+        instance.started_in = started_in;
         self.ground.open_log(id.as_str(), Path::new(&instance.container.log_path));
         instance.started = Some(Instant::now());
         if let Some(cgroup) = state.cgroups.get(&home) {

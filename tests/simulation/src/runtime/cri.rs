@@ -120,7 +120,8 @@ impl Runtime for SimRuntime {
         _: &SandboxConfig,
     ) -> Result<ContainerId> {
         let (sandbox, config) = (sandbox.clone(), config.clone());
-        self.call("CreateContainer", move |runtime| runtime.make_container(&sandbox, &config)).await
+        let effect = move |runtime: &SimRuntime, fate| runtime.make_container(&sandbox, &config, fate);
+        self.call_with_fate("CreateContainer", effect).await
     }
 
     async fn start_container(&self, id: &ContainerId) -> Result<()> {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use ferrolet::cri::{ContainerId, ContainerState, SandboxState};
 
 use super::SimRuntime;
+use crate::programs::Ask;
 
 impl SimRuntime {
     pub fn pods(&self) -> BTreeSet<String> {
@@ -70,6 +71,16 @@ impl SimRuntime {
     /// been killed for it.
     pub fn was_hit(&self, pod_uid: &str) -> bool {
         self.state().hit_pods.contains(pod_uid)
+    }
+
+    /// Whether an instance runs without its postStart hook, in the life of the agent that started it.
+    /// Of a sleep nobody but the agent knows.
+    pub fn misses_its_hook(&self, id: &ContainerId) -> bool {
+        let state = self.state();
+        let is_asked =
+            state.manners.get(id).and_then(|manners| manners.hook(Ask::PostStart)).is_some_and(|it| !it.is_sleep);
+        let is_ours = state.containers.get(id).is_some_and(|instance| instance.started_in == Some(state.life));
+        is_asked && is_ours && !state.hooks.contains_key(&(id.clone(), Ask::PostStart))
     }
 
     pub fn has_container(&self, id: &str) -> bool {
