@@ -1,7 +1,10 @@
 //! The real network against servers on loopback.
 
 use rcgen::generate_simple_self_signed;
-use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::sign::{CertifiedKey, Signer, SigningKey, SingleCertAndKey};
+use rustls::{ServerConfig, SignatureAlgorithm, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -55,7 +58,7 @@ async fn a_get_says_what_it_was_told_to_say_and_no_more() {
 async fn a_peer_that_vanishes_is_noticed() {
     use nix::sys::socket::getsockopt;
     let (_listener, port) = listen().await;
-    let stream = connect("127.0.0.1", port).await.expect("a connection");
+    let stream = connect(&Names::new(), "127.0.0.1", port).await.expect("a connection");
     assert_eq!(getsockopt(&stream, sockopt::KeepAlive), Ok(true));
     assert_eq!(getsockopt(&stream, sockopt::TcpKeepIdle), Ok(15));
     assert_eq!(getsockopt(&stream, sockopt::TcpKeepInterval), Ok(15));
@@ -124,6 +127,69 @@ async fn any_certificate_is_good_enough() {
     });
     let answer = MachineNet::new().http_get(&get(Scheme::Https, port, &[])).await.expect("an answer");
     assert_eq!((answer.status, answer.body.as_slice()), (200, &b"hi"[..]));
+}
+
+/// A key of a kind that our library cannot make, nor check what it signs: it only scribbles.
+#[derive(Clone, Copy, Debug)]
+struct Scribbler(SignatureScheme);
+
+impl SigningKey for Scribbler {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        offered.contains(&self.0).then(|| Box::new(*self) as Box<dyn Signer>)
+    }
+
+    fn algorithm(&self) -> SignatureAlgorithm {
+        match self.0 {
+            SignatureScheme::ECDSA_NISTP521_SHA512 => SignatureAlgorithm::ECDSA,
+            _ => SignatureAlgorithm::RSA,
+        }
+    }
+}
+
+impl Signer for Scribbler {
+    fn sign(&self, _: &[u8]) -> std::result::Result<Vec<u8>, rustls::Error> {
+        Ok(b"scribble".to_vec())
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        self.0
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_our_library_cannot_read_and_a_key_it_does_not_know_are_good_enough() {
+    use rustls::version::{TLS12, TLS13};
+    let version1 = &include_bytes!("testdata/v1.pem")[..];
+    let p521 = &include_bytes!("testdata/p521.pem")[..];
+    let rsa1024 = &include_bytes!("testdata/rsa1024.pem")[..];
+    for (certificate, version, scheme) in [
+        (version1, &TLS13, SignatureScheme::RSA_PSS_SHA256),
+        (version1, &TLS12, SignatureScheme::RSA_PKCS1_SHA256),
+        (p521, &TLS13, SignatureScheme::ECDSA_NISTP521_SHA512),
+        (p521, &TLS12, SignatureScheme::ECDSA_NISTP521_SHA512),
+        (rsa1024, &TLS13, SignatureScheme::RSA_PSS_SHA256),
+        (rsa1024, &TLS12, SignatureScheme::RSA_PKCS1_SHA512),
+    ] {
+        let chain = vec![CertificateDer::from_pem_slice(certificate).expect("a certificate")];
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[version])
+            .expect("a version the provider has")
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::new(
+                chain,
+                Arc::new(Scribbler(scheme)),
+            ))));
+        let (listener, port) = listen().await;
+        tokio::spawn(async move {
+            let stream = listener.accept().await.expect("a caller").0;
+            if let Ok(stream) = TlsAcceptor::from(Arc::new(config)).accept(stream).await {
+                serve_once(stream, OK).await;
+            }
+        });
+        let answer = MachineNet::new().http_get(&get(Scheme::Https, port, &[])).await;
+        let status = answer.map(|answer| answer.status);
+        assert_eq!(status, Ok(200), "{scheme:?} in {version:?}");
+    }
 }
 
 #[tokio::test]
