@@ -14,10 +14,12 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
+use super::names::Names;
 use super::proxy::Proxy;
 use super::{HttpAnswer, HttpGet, NetError, Result, Scheme, connect, tls};
 
 pub async fn get(
+    names: &Names,
     request: &HttpGet,
     config: impl FnOnce() -> Result<Arc<ClientConfig>>,
     bytes_max: usize,
@@ -25,14 +27,14 @@ pub async fn get(
 ) -> Result<HttpAnswer> {
     if request.scheme == Scheme::Http {
         let stream = match proxy {
-            Some(proxy) => proxy.connect().await?,
-            None => connect(&request.host, request.port).await?,
+            Some(proxy) => proxy.connect(names).await?,
+            None => connect(names, &request.host, request.port).await?,
         };
         return over_http1(stream, request, bytes_max, proxy).await;
     }
     let stream = match proxy {
-        Some(proxy) => proxy.tunnel(request).await?,
-        None => connect(&request.host, request.port).await?,
+        Some(proxy) => proxy.tunnel(names, request).await?,
+        None => connect(names, &request.host, request.port).await?,
     };
     let name = ServerName::try_from(request.host.clone()).map_err(|error| NetError::Request(error.to_string()))?;
     let stream = TlsConnector::from(config()?).connect(name, stream).await.map_err(tls_error)?;

@@ -3,7 +3,9 @@
 //! machine and time.
 //!
 //! `http.rs` and `grpc.rs` are the real thing, `url.rs` says which request a URL means and
-//! `proxy.rs` which proxy the environment wants for it; the simulation has a network of its own behind the same trait. No task outlives its call.
+//! `proxy.rs` which proxy the environment wants for it, and `names.rs` looks names up; the
+//! simulation has a network of its own behind the same trait. Nothing outlives its call but
+//! the look-up of a name, which cannot be stopped.
 //!
 //! Always true: a call uses a connection of its own and reads a bounded part of the answer. To
 //! pods no proxy is used, whatever the environment says. Of pods any certificate is trusted, since nobody tells the agent which one a
@@ -13,6 +15,7 @@
 
 mod grpc;
 mod http;
+mod names;
 mod proxy;
 #[cfg(test)]
 mod tests;
@@ -27,6 +30,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::TcpStream;
 
 pub use grpc::ServingStatus;
+use names::Names;
 use proxy::Proxies;
 pub use url::{basic_authorization, wire_path, without_userinfo};
 
@@ -150,6 +154,7 @@ pub struct MachineNet {
     /// of certificates.
     verifying_tls: OnceLock<Arc<rustls::ClientConfig>>,
     proxies: Proxies,
+    names: Names,
 }
 
 impl MachineNet {
@@ -158,7 +163,7 @@ impl MachineNet {
     }
 
     fn with_proxies(proxies: Proxies) -> Self {
-        MachineNet { tls: tls::trusting_config(), verifying_tls: OnceLock::new(), proxies }
+        MachineNet { tls: tls::trusting_config(), verifying_tls: OnceLock::new(), proxies, names: Names::new() }
     }
 }
 
@@ -171,7 +176,7 @@ impl Default for MachineNet {
 #[async_trait]
 impl Net for MachineNet {
     async fn http_get(&self, request: &HttpGet) -> Result<HttpAnswer> {
-        http::get(request, || Ok(self.tls.clone()), BODY_BYTES_MAX, None).await
+        http::get(&self.names, request, || Ok(self.tls.clone()), BODY_BYTES_MAX, None).await
     }
 
     async fn fetch(&self, request: &HttpGet, bytes_max: usize) -> Result<HttpAnswer> {
@@ -179,19 +184,19 @@ impl Net for MachineNet {
             Some(tls) => Ok(tls.clone()),
             None => tls::verifying_config().map(|tls| self.verifying_tls.get_or_init(|| tls).clone()),
         };
-        http::get(request, tls, bytes_max, self.proxies.for_request(request)?).await
+        http::get(&self.names, request, tls, bytes_max, self.proxies.for_request(request)?).await
     }
 
     async fn tcp_connect(&self, host: &str, port: u16) -> Result<()> {
-        connect(host, port).await.map(drop)
+        connect(&self.names, host, port).await.map(drop)
     }
 
     async fn grpc_check(&self, host: &str, port: u16, service: &str, user_agent: &str) -> Result<ServingStatus> {
-        grpc::check(connect(host, port).await?, &authority(host, port), service, user_agent).await
+        grpc::check(connect(&self.names, host, port).await?, &authority(host, port), service, user_agent).await
     }
 }
 
-async fn connect(host: &str, port: u16) -> Result<TcpStream> {
+async fn connect(names: &Names, host: &str, port: u16) -> Result<TcpStream> {
     let failed = |error: std::io::Error| {
         let message = match error.kind() {
             std::io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
@@ -199,7 +204,8 @@ async fn connect(host: &str, port: u16) -> Result<TcpStream> {
         };
         NetError::Connect { address: authority(host, port), message }
     };
-    let stream = TcpStream::connect((host, port)).await.map_err(failed)?;
+    let addresses = names.look_up(host, port).await.map_err(failed)?;
+    let stream = TcpStream::connect(&*addresses).await.map_err(failed)?;
     // A request is one packet; nothing follows it that would be worth waiting for.
     let _ = stream.set_nodelay(true);
     notice_silence(&stream).map_err(|error| failed(error.into()))?;

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::names::Names;
 use super::{BODY_BYTES_MAX, HttpGet, NetError, Result, Scheme, authority, basic_authorization, connect};
 
 /// A proxy spoken to in plain HTTP.
@@ -157,13 +158,13 @@ fn is_in(address: IpAddr, net: IpAddr, bits: u8) -> bool {
 }
 
 impl Proxy {
-    pub async fn connect(&self) -> Result<TcpStream> {
-        connect(&self.host, self.port).await
+    pub async fn connect(&self, names: &Names) -> Result<TcpStream> {
+        connect(names, &self.host, self.port).await
     }
 
     /// A connection to the server of `request` through the proxy, on which nothing was said yet.
-    pub async fn tunnel(&self, request: &HttpGet) -> Result<TcpStream> {
-        let mut stream = self.connect().await?;
+    pub async fn tunnel(&self, names: &Names, request: &HttpGet) -> Result<TcpStream> {
+        let mut stream = self.connect(names).await?;
         let server = request.authority();
         let mut ask = format!("CONNECT {server} HTTP/1.1\r\nHost: {server}\r\n");
         if let Some(authorization) = &self.authorization {
