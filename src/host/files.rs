@@ -187,7 +187,7 @@ pub fn rename_new(from: &Path, to: &Path) -> io::Result<bool> {
     }
 }
 
-/// Puts `<path>.gz` in the place of a file, by way of `<path>.tmp`.
+/// Puts `<path>.gz` in the place of a file, if it is there, by way of `<path>.tmp`.
 pub fn gzip(path: &Path) -> io::Result<()> {
     let with = |ending: &str| {
         let mut name = path.as_os_str().to_owned();
@@ -195,7 +195,9 @@ pub fn gzip(path: &Path) -> io::Result<()> {
         PathBuf::from(name)
     };
     let (temporary, compressed) = (with(".tmp"), with(".gz"));
-    let mut from = File::open(path)?;
+    let Some(mut from) = if_there(File::open(path))? else {
+        return Ok(());
+    };
     let mode = from.metadata()?.mode();
     remove_file(&temporary)?;
     let to = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;

@@ -236,7 +236,7 @@ pub trait Host: Send + Sync + 'static {
     async fn rename(&self, from: &Path, to: &Path) -> Result<()>;
     /// Renames unless there is something of the new name; false if there was.
     async fn rename_new(&self, from: &Path, to: &Path) -> Result<bool>;
-    /// Replaces a file by `<path>.gz`. Cut off, it leaves the file and perhaps `<path>.tmp`,
+    /// Replaces a file, if it is there, by `<path>.gz`. Cut off, it leaves the file and perhaps `<path>.tmp`,
     /// or both the file and `<path>.gz`, whole.
     async fn gzip(&self, path: &Path) -> Result<()>;
     /// The future ends once somebody has written to the file since this call returned.

@@ -5,7 +5,9 @@
 //!   container ended ─▶ take back a rename that was not finished ─▶ end
 //! ```
 //!
-//! The watch is armed before the look, so that a write between the two is not missed.
+//! The watch is armed before the look, so that a write between the two is not missed. What
+//! was rotated is compressed in a task beside this one: a look waits for no compression,
+//! neither of this log nor of another's.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +15,8 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{Instrument, debug, info, warn};
 
 use super::rotation::{self, Plan};
 use super::{LogsConfig, Reopen};
@@ -42,7 +45,7 @@ pub struct Env {
     pub clock: Clock,
     pub reopen: Reopen,
     pub config: LogsConfig,
-    /// Compressing is the part that costs; everything else waits for nobody.
+    /// Compressing is the part that costs; everything else waits for nobody, nor for this.
     pub compressing: Semaphore,
 }
 
@@ -50,6 +53,16 @@ pub struct Log {
     pub id: ContainerId,
     pub path: PathBuf,
     pub max_bytes: u64,
+}
+
+impl Log {
+    fn dir(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("/"))
+    }
+
+    fn name(&self) -> &str {
+        self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -64,19 +77,20 @@ enum RotateError {
 
 /// Follows one log until its container has ended.
 pub async fn run(env: Arc<Env>, log: Log, mut ended: watch::Receiver<bool>) {
-    let follower = Follower { env: &env, log: &log };
+    let mut follower = Follower { env: env.clone(), log: Arc::new(log), compression: None };
+    let log = follower.log.clone();
     let mut pace = Pace::default();
     let mut failures = 0;
     while !*ended.borrow() {
-        let grown = env.host.watch_writes(&log.path).await;
-        let mut watched = grown.is_ok();
+        let mut grown = env.host.watch_writes(&log.path).await;
         let wait = match follower.look(&mut ended).await {
             Ok(look) => {
                 let size = match look {
                     Look::Same(size) => size,
-                    // The watch is on the file that was moved away.
+                    // The watch is on the file that was moved away. What the new one has by now
+                    // is little, and its next write is told.
                     Look::Renewed => {
-                        watched = false;
+                        grown = env.host.watch_writes(&log.path).await;
                         0
                     }
                 };
@@ -91,7 +105,8 @@ pub async fn run(env: Arc<Env>, log: Log, mut ended: watch::Receiver<bool>) {
                 RETRY_FIRST.saturating_mul(1 << (failures - 1).min(8)).min(env.config.monitor_interval)
             }
         };
-        let precaution = env.config.monitor_interval * if watched && failures == 0 { WATCHED_INTERVALS } else { 1 };
+        let watched = grown.is_ok() && failures == 0;
+        let precaution = env.config.monitor_interval * if watched { WATCHED_INTERVALS } else { 1 };
         let quiet = async {
             // Nothing need be done before the pause is over, and nothing while nobody writes.
             tokio::time::sleep(wait).await;
@@ -126,14 +141,16 @@ enum Look {
     Renewed,
 }
 
-struct Follower<'a> {
-    env: &'a Env,
-    log: &'a Log,
+struct Follower {
+    env: Arc<Env>,
+    log: Arc<Log>,
+    /// Of what the last rotations left, as long as it takes.
+    compression: Option<AbortOnDropHandle<()>>,
 }
 
-impl Follower<'_> {
+impl Follower {
     /// Looks at the log and rotates it if it is time.
-    async fn look(&self, ended: &mut watch::Receiver<bool>) -> Result<Look, RotateError> {
+    async fn look(&mut self, ended: &mut watch::Receiver<bool>) -> Result<Look, RotateError> {
         match self.env.host.file_size(&self.log.path).await? {
             // An earlier life renamed it and did not come to tell the runtime; or a person
             // removed it, and the container writes to a file without a name.
@@ -151,29 +168,28 @@ impl Follower<'_> {
         }
     }
 
-    async fn rotate(&self, ended: &mut watch::Receiver<bool>) -> Result<(), RotateError> {
-        let (host, config) = (&self.env.host, &self.env.config);
-        let names = host.list_dir(self.dir()).await?;
+    async fn rotate(&mut self, ended: &mut watch::Receiver<bool>) -> Result<(), RotateError> {
+        let (host, config, log) = (&self.env.host, &self.env.config, &self.log);
+        // Before the list, in which a file may be that it finishes meanwhile.
+        let is_behind = self.compression.as_ref().is_some_and(|task| !task.is_finished());
+        let names = host.list_dir(log.dir()).await?;
         let now = self.env.clock.wall();
         let Plan { remove, rename_to, compress } =
-            rotation::plan(self.name(), &names, config.max_files, now, &config.time_zone);
+            rotation::plan(log.name(), &names, config.max_files, is_behind, now, &config.time_zone);
         for name in remove {
-            host.remove_file(&self.dir().join(name)).await?;
+            host.remove_file(&log.dir().join(name)).await?;
         }
-        let renamed = self.dir().join(rename_to);
-        host.rename(&self.log.path, &renamed).await?;
+        let renamed = log.dir().join(rename_to);
+        host.rename(&log.path, &renamed).await?;
         if let Err(error) = self.reopen(ended).await {
             // If the runtime did open a new one, that stays, and the rotation was done.
-            if host.rename_new(&renamed, &self.log.path).await? {
+            if host.rename_new(&renamed, &log.path).await? {
                 return Err(error);
             }
         }
-        for name in compress {
-            let _permit = self.env.compressing.acquire().await.expect("the semaphore is never closed");
-            if *ended.borrow() {
-                return Ok(());
-            }
-            host.gzip(&self.dir().join(name)).await?;
+        if !compress.is_empty() {
+            let task = compress_all(self.env.clone(), log.clone(), compress, ended.clone());
+            self.compression = Some(AbortOnDropHandle::new(tokio::spawn(task.in_current_span())));
         }
         Ok(())
     }
@@ -191,25 +207,47 @@ impl Follower<'_> {
 
     /// Nobody writes any more. If the log is missing, its last part is where a rename put it
     /// that was not finished; readers look for it under its own name.
-    async fn settle(&self) -> Result<(), HostError> {
-        let host = &self.env.host;
-        if host.file_size(&self.log.path).await?.is_some() {
+    async fn settle(&mut self) -> Result<(), HostError> {
+        if let Some(compression) = self.compression.take() {
+            // It begins no further file. One that panicked has let go as well.
+            let _ = compression.await;
+        }
+        let (host, log) = (&self.env.host, &self.log);
+        if host.file_size(&log.path).await?.is_some() {
             return Ok(());
         }
-        let names = host.list_dir(self.dir()).await?;
-        if let Some(name) = rotation::unfinished(self.name(), &names) {
-            host.rename_new(&self.dir().join(name), &self.log.path).await?;
+        let names = host.list_dir(log.dir()).await?;
+        if let Some(name) = rotation::unfinished(log.name(), &names) {
+            host.rename_new(&log.dir().join(name), &log.path).await?;
         }
         Ok(())
     }
+}
 
-    fn dir(&self) -> &Path {
-        self.log.path.parent().unwrap_or(Path::new("/"))
+/// Compresses these files of a log one after the other, for as long as its container runs.
+async fn compress_all(env: Arc<Env>, log: Arc<Log>, names: Vec<String>, mut ended: watch::Receiver<bool>) {
+    for name in names {
+        let _permit = tokio::select! {
+            biased;
+            // Cancel-safe: the watch keeps its value.
+            _ = ended.wait_for(|ended| *ended) => return,
+            // Cancel-safe: only the place in the queue is given up.
+            permit = env.compressing.acquire() => permit.expect("the semaphore is never closed"),
+        };
+        if let Err(error) = compress(&env, &log, &name).await {
+            warn!(container = %log.id, name, error = &error as &dyn std::error::Error, "rotated log not compressed");
+        }
     }
+}
 
-    fn name(&self) -> &str {
-        self.log.path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+/// Where the log grows faster than this goes, its rotations may have removed the file meanwhile.
+async fn compress(env: &Env, log: &Log, name: &str) -> Result<(), HostError> {
+    env.host.gzip(&log.dir().join(name)).await?;
+    let names = env.host.list_dir(log.dir()).await?;
+    for surplus in rotation::surplus(log.name(), &names, env.config.max_files) {
+        env.host.remove_file(&log.dir().join(surplus)).await?;
     }
+    Ok(())
 }
 
 /// How fast a log grows, by the last two looks.

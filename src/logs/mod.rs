@@ -8,7 +8,8 @@
 //! Tasks: one for each running container (`follow.rs`). It sleeps until somebody writes to
 //! the log (inotify) and then looks as often as the log's own pace asks for, so that a burst
 //! of 100 MB/s is met within a tenth of a second and a silent container costs nothing but
-//! one `stat` in each `containerLogMonitorInterval`.
+//! one `stat` in each `containerLogMonitorInterval`. While old parts of a log are compressed,
+//! a second task does so: a log is looked at whoever compresses what.
 //! In: what workers read of their pods (`observe`). Out: renames, `ReopenContainerLog`.
 //!
 //! Always true: at no moment, kill -9 included, is a line lost that fits within the limits:

@@ -15,29 +15,33 @@ pub struct Plan {
     pub remove: Vec<String>,
     /// What the log is called from now on.
     pub rename_to: String,
-    /// Once nobody writes to the renamed one.
+    /// Once nobody writes to the renamed one; first what stays longest.
     pub compress: Vec<String>,
 }
 
 /// The plan for `log`, a file name, among the `names` in its directory. After it there are
 /// at most `max_files`, the new log included.
-pub fn plan(log: &str, names: &[String], max_files: usize, now: Timestamp, zone: &TimeZone) -> Plan {
-    let mut remove = temporaries(log, names);
-    let mut kept = rotated(log, names);
-    // Compressed, but the original was not removed any more.
-    kept.retain(|name| {
-        let superseded = names.contains(&format!("{name}{GZIP}"));
-        if superseded {
-            remove.push(name.clone());
-        }
-        !superseded
-    });
+///
+/// While an earlier compression `is_behind`, nothing else is compressed, and what it writes
+/// is left alone: its file may be among those that go, and it takes long enough without others.
+pub fn plan(log: &str, names: &[String], max_files: usize, is_behind: bool, now: Timestamp, zone: &TimeZone) -> Plan {
+    let mut remove = if is_behind { Vec::new() } else { temporaries(log, names) };
+    let (mut kept, superseded) = kept(log, names);
+    remove.extend(superseded);
     let newest = kept.last().and_then(|name| stamp(log, name));
     let surplus = kept.len().saturating_sub(max_files.saturating_sub(2));
     remove.extend(kept.drain(..surplus));
-    let compress = kept.into_iter().filter(|name| !name.ends_with(GZIP)).collect();
+    kept.retain(|name| !is_behind && !name.ends_with(GZIP));
+    let compress = kept.into_iter().rev().collect();
     let stamp = stamp_after(now.to_zoned(zone.clone()).datetime(), newest).strftime(STAMP);
     Plan { remove, rename_to: format!("{log}.{stamp}"), compress }
+}
+
+/// What is one too many beside the log, because it was removed while it was compressed.
+pub fn surplus(log: &str, names: &[String], max_files: usize) -> Vec<String> {
+    let (mut kept, _) = kept(log, names);
+    kept.truncate(kept.len().saturating_sub(max_files.saturating_sub(1)));
+    kept
 }
 
 /// The file that was the log before a rename that was not finished: the newest, and never
@@ -62,6 +66,12 @@ fn rotated(log: &str, names: &[String]) -> Vec<String> {
     found
 }
 
+/// Rotated files, oldest first; and those that were compressed and not removed any more.
+fn kept(log: &str, names: &[String]) -> (Vec<String>, Vec<String>) {
+    let is_superseded = |name: &String| names.contains(&format!("{name}{GZIP}"));
+    rotated(log, names).into_iter().partition(|name| !is_superseded(name))
+}
+
 /// What a compression that was cut off left behind.
 fn temporaries(log: &str, names: &[String]) -> Vec<String> {
     let is_ours = |name: &&String| name.strip_suffix(TEMPORARY).is_some_and(|name| stamp(log, name).is_some());
@@ -83,7 +93,7 @@ mod tests {
 
     fn planned(present: &[&str], max_files: usize) -> Plan {
         let now = "2026-01-01T12:00:00Z".parse().expect("a literal time");
-        plan("0.log", &names(present), max_files, now, &TimeZone::UTC)
+        plan("0.log", &names(present), max_files, false, now, &TimeZone::UTC)
     }
 
     #[test]
@@ -102,6 +112,35 @@ mod tests {
         let plan = planned(present, 2);
         assert_eq!(plan.remove.len(), 3, "with two files there is the log and the one before it");
         assert_eq!(plan.compress, Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_stays_longest_is_compressed_first() {
+        let present = ["0.log.20250101-000000", "0.log.20250102-000000", "0.log.20250103-000000"];
+        assert_eq!(planned(&present, 4).compress, ["0.log.20250103-000000", "0.log.20250102-000000"]);
+    }
+
+    #[test]
+    fn while_a_compression_is_behind_files_are_only_counted() {
+        let present = names(&[
+            "0.log.20250101-000000",
+            "0.log.20250101-000000.tmp",
+            "0.log.20250102-000000",
+            "0.log.20250103-000000",
+        ]);
+        let now = "2026-01-01T12:00:00Z".parse().expect("a literal time");
+        let plan = plan("0.log", &present, 4, true, now, &TimeZone::UTC);
+        assert_eq!((plan.remove, plan.compress), (names(&["0.log.20250101-000000"]), Vec::new()));
+    }
+
+    #[test]
+    fn what_comes_back_by_its_compression_is_one_too_many() {
+        let of = |present: &[&str]| surplus("0.log", &names(present), 3);
+        let two = ["0.log", "0.log.20250102-000000.gz", "0.log.20250103-000000"];
+        assert_eq!(of(&two), [""; 0]);
+        let three = [&two[..], &["0.log.20250101-000000.gz", "0.log.20250103-000000.tmp"]].concat();
+        assert_eq!(of(&three), ["0.log.20250101-000000.gz"]);
+        assert_eq!(of(&[&two[..], &["0.log.20250102-000000"]].concat()), [""; 0], "one of both names is one");
     }
 
     #[test]
@@ -128,7 +167,7 @@ mod tests {
     fn the_stamp_is_local_time() {
         let now = "2026-01-01T23:30:00Z".parse().expect("a literal time");
         let zone = TimeZone::fixed(jiff::tz::offset(1));
-        assert_eq!(plan("3.log", &[], 2, now, &zone).rename_to, "3.log.20260102-003000");
+        assert_eq!(plan("3.log", &[], 2, false, now, &zone).rename_to, "3.log.20260102-003000");
     }
 
     #[test]

@@ -43,6 +43,10 @@ impl Scene {
 
     /// A life of the agent.
     fn logs(&self) -> Logs {
+        self.logs_looked_at_each(Duration::from_millis(200))
+    }
+
+    fn logs_looked_at_each(&self, monitor_interval: Duration) -> Logs {
         let clock = Clock::system();
         let roots = Roots::machine(self.dir.path().join("root"));
         let host = LinuxHost::new(roots, Duration::from_secs(10), clock.clone());
@@ -66,7 +70,7 @@ impl Scene {
             max_bytes: Some(LIMIT),
             max_files: FILES,
             workers: 1,
-            monitor_interval: Duration::from_millis(200),
+            monitor_interval,
             time_zone: TimeZone::UTC,
         };
         Logs::new(Arc::new(host), clock, reopen, config)
@@ -103,11 +107,7 @@ impl Scene {
 
     /// `None` if one of them was renamed or compressed while we looked.
     fn try_files(&self) -> Option<Vec<(String, String)>> {
-        let mut names: Vec<String> = fs::read_dir(self.dir.path())
-            .expect("the directory can be read")
-            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
-            .filter(|name| name != "root")
-            .collect();
+        let mut names = self.names();
         // The log itself, whose name is a prefix of all others, is the newest.
         names.sort_by_key(|name| (name == "0.log", name.clone()));
         names
@@ -123,6 +123,22 @@ impl Scene {
                 Some((name, text))
             })
             .collect()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.dir.path()).expect("the directory can be read");
+        let names = entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
+        names.filter(|name| name != "root").collect()
+    }
+
+    /// Writes as much as a log may have and waits until that has been moved away.
+    async fn fill(&mut self) {
+        self.say(1000);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while fs::metadata(self.log()).map_or(true, |stat| stat.len() > 0) {
+            assert!(Instant::now() < deadline, "not rotated: {:?}", self.names());
+            sleep(Duration::from_millis(5)).await;
+        }
     }
 
     async fn until(&self, what: &str, holds: impl Fn(&[(String, String)]) -> bool) {
@@ -210,6 +226,74 @@ async fn a_flood_is_met_between_two_slow_looks() {
     // 40,000 bytes a second, looked at ten times a second.
     assert!(largest < 3 * LIMIT, "the log grew to {largest} bytes");
     assert!(scene.files().len() <= FILES + 1);
+}
+
+#[tokio::test]
+async fn a_log_that_was_rotated_is_watched_at_once() {
+    let mut scene = Scene::new();
+    let logs = scene.logs_looked_at_each(Duration::from_secs(3600));
+    scene.observe(&logs, true);
+    for _ in 0..3 {
+        scene.fill().await;
+        // Nobody writes for a moment, and then as much as before.
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(scene.files().len(), 4);
+}
+
+#[tokio::test]
+async fn a_log_is_looked_at_while_its_old_parts_wait_to_be_compressed() {
+    let mut scene = Scene::new();
+    let logs = scene.logs();
+    let others = logs.env.compressing.acquire().await.expect("it is never closed");
+    scene.observe(&logs, true);
+    for _ in 0..FILES + 3 {
+        scene.fill().await;
+        assert!(scene.names().len() <= FILES, "{:?}", scene.names());
+    }
+    assert!(scene.names().iter().all(|name| !name.ends_with(".gz")));
+    drop(others);
+    scene.fill().await;
+    scene.until("compressed", |files| files.iter().filter(|(name, _)| name.ends_with(".gz")).count() == 2).await;
+    let oldest = scene.files().remove(0).1;
+    assert!(oldest.starts_with(&format!("{:09}", (FILES + 4 - 3) * 1000)), "the newest parts are the ones that stay");
+}
+
+#[tokio::test]
+async fn who_ends_waits_for_no_compression_of_others() {
+    let mut scene = Scene::new();
+    let logs = scene.logs();
+    let _others = logs.env.compressing.acquire().await.expect("it is never closed");
+    scene.observe(&logs, true);
+    scene.fill().await;
+    scene.fill().await;
+    scene.observe(&logs, false);
+    let (uid, id) = (PodUid::new("u"), ContainerId::new("c"));
+    tokio::time::timeout(Duration::from_secs(5), logs.release(&uid, &id)).await.expect("it has let go");
+    scene.assert_complete();
+}
+
+#[tokio::test]
+async fn what_is_removed_while_it_is_compressed_does_not_come_back() {
+    let mut scene = Scene::new();
+    // A file whose end is not there yet takes as long to compress as we like.
+    let slow = scene.dir.path().join("0.log.20200101-000000");
+    nix::unistd::mkfifo(&slow, nix::sys::stat::Mode::S_IRWXU).expect("a pipe can be made");
+    let end = OpenOptions::new().read(true).write(true).open(&slow).expect("it opens");
+    let logs = scene.logs();
+    scene.observe(&logs, true);
+    let is_left = |scene: &Scene| scene.names().iter().any(|name| name.starts_with("0.log.2020"));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    for _ in 0..FILES {
+        scene.fill().await;
+    }
+    assert!(!slow.exists() && is_left(&scene), "{:?}", scene.names());
+    drop(end);
+    while is_left(&scene) {
+        assert!(Instant::now() < deadline, "{:?}", scene.names());
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert!(scene.names().len() <= FILES, "{:?}", scene.names());
 }
 
 #[tokio::test]
