@@ -40,7 +40,8 @@ impl RuntimeHealth {
         let mut problems = Vec::new();
         match &self.status {
             None => problems.push("container runtime status check may not have completed yet".to_owned()),
-            Some((at, _)) if self.error.is_some() && now.duration_since(*at) > RUNTIME_DOWN_AFTER => {
+            // Whether a call has failed since or still hangs makes no difference.
+            Some((at, _)) if now.duration_since(*at) > RUNTIME_DOWN_AFTER => {
                 problems.push("container runtime is down".to_owned());
             }
             Some((_, status)) => {
@@ -70,4 +71,27 @@ impl RuntimeHealth {
 fn not_ready(name: &str, what: &str, condition: &RuntimeCondition) -> String {
     let RuntimeCondition { reason, message, .. } = condition;
     format!("container {name} not ready: {what}=false reason:{reason} message:{message}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_runtime_is_down_half_a_minute_after_its_last_good_answer_whether_it_errs_or_hangs() {
+        let began = Instant::now();
+        let good = RuntimeCondition { ok: true, ..RuntimeCondition::default() };
+        let status = RuntimeStatus { runtime_ready: good.clone(), network_ready: good, ..RuntimeStatus::default() };
+        for error in [None, Some("deadline exceeded".to_owned())] {
+            let health = RuntimeHealth {
+                status: Some((began, status.clone())),
+                error,
+                listed_at: Some(began),
+                list_overdue: Duration::from_secs(600),
+            };
+            assert_eq!(health.problems(began + RUNTIME_DOWN_AFTER), [""; 0], "{:?}", health.error);
+            let later = began + RUNTIME_DOWN_AFTER + Duration::from_secs(1);
+            assert_eq!(health.problems(later), ["container runtime is down"], "{:?}", health.error);
+        }
+    }
 }

@@ -66,14 +66,16 @@ struct Bed {
     events: Recorded,
 }
 
+/// A runtime that goes on answering for longer than any test lasts.
 fn healthy() -> RuntimeHealth {
+    let lasting = Duration::from_secs(100_000);
     let good = RuntimeCondition { ok: true, ..RuntimeCondition::default() };
     let status = RuntimeStatus { runtime_ready: good.clone(), network_ready: good, ..RuntimeStatus::default() };
     RuntimeHealth {
-        status: Some((Instant::now(), status)),
+        status: Some((Instant::now() + lasting, status)),
         error: None,
         listed_at: Some(Instant::now()),
-        list_overdue: Duration::from_secs(100_000),
+        list_overdue: lasting,
     }
 }
 
@@ -241,7 +243,8 @@ async fn changes_in_quick_succession_share_writes() {
 async fn a_runtime_that_hangs_makes_the_node_not_ready() {
     let bed = Bed::ready().await;
     *bed.survey.runtime_hangs.lock().expect("the fake's lock") = true;
-    bed.health.send_modify(|health| health.error = Some("no answer".into()));
+    // Nobody answers from now on, and no call has failed yet.
+    bed.health.send_modify(|health| health.status.as_mut().expect("it was well").0 = Instant::now());
     sleep(Duration::from_secs(45)).await;
     assert_eq!(bed.condition("Ready"), "False KubeletNotReady");
     assert_eq!(bed.events.reasons().last().map(String::as_str), Some("NodeNotReady"));

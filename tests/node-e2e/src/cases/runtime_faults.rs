@@ -55,6 +55,8 @@ async fn a_hanging_runtime_is_survived(lab: Lab) -> Result<()> {
     for _ in 0..2 {
         node.expect_lease_renewal().await?;
     }
+    // Half a minute without an answer, and not only when the call that hangs is given up.
+    node.expect_node_ready("False").await?;
     node.stack().containerd().thaw().await?;
 
     meanwhile.expect().ready().within(WITHIN * 3).await?;
