@@ -9,7 +9,8 @@
 //! events; the image list of the node's status.
 //!
 //! Always true: an image is pulled once at a time per set of credentials; a pod that needs no
-//! download never waits for one; a failed pull is not tried again before its delay is over.
+//! download never waits for one; no registry holds up another for longer than half a minute; a
+//! failed pull is not tried again before its delay is over.
 
 mod access;
 mod backoff;
@@ -306,6 +307,7 @@ impl Images {
                 &list,
                 PullRequest {
                     image: full_name.clone(),
+                    registry: reference.domain.clone(),
                     spec: ImageSpec { annotations: request.sandbox.annotations.clone(), ..spec },
                     auths: credentials::distinct(&list),
                     sandbox: request.sandbox.clone(),

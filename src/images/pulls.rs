@@ -20,7 +20,7 @@ use crate::kube::limit::{Rate, Throttle};
 /// bounds them in case many names did move at once.
 const REFRESHES_MAX: usize = 5;
 
-/// A pull that takes longer is told of in the log.
+/// A pull that takes longer is told of in the log, and holds up no other registry's any more.
 const TELL_FIRST_AFTER: Duration = Duration::from_secs(30);
 const TELL_EVERY_MAX: Duration = Duration::from_secs(600);
 
@@ -66,6 +66,8 @@ pub(super) struct PullFailure {
 pub(super) struct PullRequest {
     /// The full name, under which equal pulls find each other.
     pub image: String,
+    /// Where it comes from.
+    pub registry: String,
     pub spec: ImageSpec,
     /// Tried in order, then none at all.
     pub auths: Vec<Auth>,
@@ -121,11 +123,14 @@ impl Pulls {
         let lane = if request.is_present { &self.refreshes } else { &self.downloads }.clone();
         let (runtime, clock, throttle) = (self.runtime.clone(), self.clock.clone(), self.throttle.clone());
         async move {
-            let _ticket = lane.ticket(request.priority).await;
+            let ticket = lane.ticket(&request.registry, request.priority).await;
             // Where upstream fails the pull with "pull QPS exceeded", we wait.
             throttle.turn().await;
             let began = clock.now();
-            let tell = |elapsed| info!(image = request.image, ?elapsed, "image is still being pulled");
+            let tell = |elapsed| {
+                info!(image = request.image, ?elapsed, "image is still being pulled");
+                ticket.lasts_long();
+            };
             let outcome = followed(try_each(&*runtime, &request), &clock, tell).await;
             let took = clock.now() - began;
             let (image_ref, auth) = outcome.inspect_err(|failure| {

@@ -366,6 +366,24 @@ async fn no_more_pulls_run_at_once_than_allowed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_registry_that_says_nothing_holds_up_others_for_half_a_minute_only() {
+    let node = Node::new(config());
+    node.runtime.state().answers.push_back(Answer::Takes(3600));
+    let began = Instant::now();
+    let pulled = async |after_millis, pod, image| {
+        assert!(after(after_millis, node.ensure(want(pod, image))).await.is_ok());
+        began.elapsed().as_secs()
+    };
+    let all = tokio::join!(
+        pulled(0, "a", "silent.io/one"),
+        pulled(1, "b", "silent.io/two"),
+        pulled(2, "c", "quick.io/one"),
+        pulled(3, "d", "quick.io/two"),
+    );
+    assert_eq!(all, (3600, 3601, 31, 32), "and still one after the other of each");
+}
+
+#[tokio::test(start_paused = true)]
 async fn pulls_keep_to_the_registrys_rate() {
     let node =
         Node::new(ImagesConfig { serialize_image_pulls: false, registry_pull_qps: 1, registry_burst: 2, ..config() });

@@ -21,6 +21,7 @@ pub const CASES: &[Case] = &[
     own!(a_credential_provider_is_told_the_service_account),
     own!(a_registry_that_is_mended_ends_the_back_off),
     own!(whatever_a_registry_says_is_told_and_holds_up_nobody),
+    own!(a_registry_that_says_nothing_holds_up_no_other).beyond_upstream("it waits for as long as its runtime does"),
 ];
 
 async fn an_image_that_is_there_is_not_pulled(node: Node) -> Result<()> {
@@ -240,6 +241,10 @@ async fn a_registry_that_is_mended_ends_the_back_off(lab: Lab) -> Result<()> {
 
 /// Answers as the first part of a repository's name says. containerd talks HTTP to it because
 /// it is on the loopback.
+fn bad_registry(name: &str, port: u16) -> PodBuilder {
+    pod(name).script(&BAD_REGISTRY.replace("PORT", &port.to_string())).spec(json!({ "hostNetwork": true }))
+}
+
 const BAD_REGISTRY: &str = r#"cat > /tmp/answer <<'END'
 #!/bin/sh
 read -r method path version
@@ -251,12 +256,11 @@ case $path in
 esac
 END
 chmod 755 /tmp/answer
-exec nc -ll -p 5480 -e /tmp/answer"#;
+exec nc -ll -p PORT -e /tmp/answer"#;
 
 async fn whatever_a_registry_says_is_told_and_holds_up_nobody(lab: Lab) -> Result<()> {
     let node = lab.node(|stack| stack.config("serializeImagePulls", false)).await?;
-    let registry = pod("registry").script(BAD_REGISTRY).spec(json!({ "hostNetwork": true }));
-    node.run(registry).await?.expect().ready().await?;
+    node.run(bad_registry("registry", 5480)).await?.expect().ready().await?;
     let wanted = |kind: &str| {
         let image = format!("127.0.0.1:5480/{kind}/app:1");
         node.run(pod(&format!("wants-{kind}")).container(json!({ "image": image })))
@@ -279,5 +283,21 @@ async fn whatever_a_registry_says_is_told_and_holds_up_nobody(lab: Lab) -> Resul
     }
     silence.expect().waiting("ContainerCreating").await?;
     node.run(pod("untouched")).await?.expect().ready().await?;
+    Ok(())
+}
+
+async fn a_registry_that_says_nothing_holds_up_no_other(lab: Lab) -> Result<()> {
+    // Images are pulled one at a time, as nobody says otherwise.
+    let node = lab.node(|stack| stack).await?;
+    for (name, port) in [("silent", 5480), ("other", 5481)] {
+        node.run(bad_registry(name, port)).await?.expect().ready().await?;
+    }
+    let wanted = |name: &str, image: &str| node.run(pod(name).container(json!({ "image": image })));
+    let silence = wanted("wants-silence", "127.0.0.1:5480/silence/app:1").await?;
+    silence.expect_event("Pulling").await?;
+    let other = wanted("wants-other", "127.0.0.1:5481/e404/app:1").await?;
+    let message = other.expect_event("Failed").await?;
+    ensure!(message.contains("not found"), "{message}");
+    silence.expect().waiting("ContainerCreating").await?;
     Ok(())
 }
