@@ -12,10 +12,9 @@
 //! Always true: events are hints; the truth is a read that began after the last hint.
 
 mod health;
+mod last_words;
 mod state;
 mod task;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -28,7 +27,7 @@ pub use state::PodRuntime;
 pub use task::{PlegConfig, run};
 
 use crate::cri::{self, Container, ContainerId, ContainerStateKind, CriError, Runtime, SandboxState, Scope};
-use crate::host::{self, Host};
+use crate::host::Host;
 use crate::pod::{PodUid, Source};
 
 /// Called with a pod that may have changed. Must not block.
@@ -36,8 +35,6 @@ pub type Wake = Arc<dyn Fn(&PodUid) + Send + Sync>;
 
 /// Termination messages are cut at this size, as upstream does.
 const TERMINATION_MESSAGE_BYTES_MAX: usize = 4096;
-const FALLBACK_LOG_BYTES_MAX: usize = 2048;
-const FALLBACK_LOG_LINES_MAX: usize = 80;
 
 /// The cache and the way to refresh it; clones share both.
 #[derive(Clone)]
@@ -272,19 +269,19 @@ impl Pleg {
         let mut text = String::new();
         if let Some(file) = file.filter(|_| !path.is_empty()) {
             let read = self.shared.host.read_tail(Path::new(&file), TERMINATION_MESSAGE_BYTES_MAX, None).await;
-            text = last_words(&file, read);
+            text = last_words::of_file(&file, read);
         }
         if text.is_empty()
             && fall_back
             && exit.exit_code != 0
             && exit.reason != "ContainerCannotRun"
-            && let Ok(Some(bytes)) = self
+            && let Ok(Some(tail)) = self
                 .shared
                 .host
-                .read_tail(Path::new(&log_path), FALLBACK_LOG_BYTES_MAX, Some(FALLBACK_LOG_LINES_MAX))
+                .read_tail(Path::new(&log_path), last_words::LOG_TAIL_BYTES, Some(last_words::LOG_LINES_MAX))
                 .await
         {
-            text = log_text(&String::from_utf8_lossy(&bytes));
+            text = last_words::of_log(&tail);
         }
         exit.message = match (exit.message.is_empty(), text.is_empty()) {
             (_, true) => std::mem::take(&mut exit.message),
@@ -292,23 +289,6 @@ impl Pleg {
             (false, false) => format!("{}: {text}", exit.message),
         };
     }
-}
-
-/// What the termination file at `path` holds; what is wrong with it tells more than nothing.
-fn last_words(path: &str, read: host::Result<Option<Vec<u8>>>) -> String {
-    match read {
-        Ok(bytes) => String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned(),
-        Err(error) => format!("Error on reading termination log {path}: {:#}", anyhow::Error::new(error)),
-    }
-}
-
-/// What the application wrote, out of lines in the CRI log format (`time stream tag text`).
-fn log_text(log: &str) -> String {
-    log.lines().map(|line| line.splitn(4, ' ').nth(3).unwrap_or(line)).fold(String::new(), |mut text, line| {
-        text.push_str(line);
-        text.push('\n');
-        text
-    })
 }
 
 fn listed_lines(runtime: &PodRuntime) -> Vec<(String, Listed)> {

@@ -25,6 +25,7 @@ pub const CASES: &[Case] = &[
     shared!(a_command_that_does_not_exist_is_named),
     shared!(a_termination_message_is_read_from_its_file),
     shared!(a_termination_message_falls_back_to_the_log),
+    shared!(of_a_long_log_the_last_lines_and_bytes_are_the_message),
     shared!(deletion_lets_a_container_end_by_itself).in_subset(),
     shared!(deletion_kills_after_the_grace_period),
     shared!(deletion_leaves_nothing_on_the_node).in_subset(),
@@ -185,10 +186,23 @@ async fn a_termination_message_falls_back_to_the_log(node: Node) -> Result<()> {
     expect_message(&pod, "smoke\ndisk on fire\n").await
 }
 
-async fn expect_message(pod: &PodHandle, message: &'static str) -> Result<()> {
+async fn of_a_long_log_the_last_lines_and_bytes_are_the_message(node: Node) -> Result<()> {
+    let policy = json!({ "terminationMessagePolicy": "FallbackToLogsOnError" });
+    let lines = "i=0; while [ $i -lt 100 ]; do echo line $i; i=$((i+1)); done; exit 1";
+    let lines = node.run(pod("lines").script(lines).restart("Never").container(policy.clone())).await?;
+    // Longer than what a runtime writes as one line.
+    let line = "head -c 17000 /dev/zero | tr '\\0' x; echo; echo the end; exit 1";
+    let line = node.run(pod("line").script(line).restart("Never").container(policy)).await?;
+    let expected: String = (20..100).map(|nth| format!("line {nth}\n")).collect();
+    expect_message(&lines, &expected).await?;
+    expect_message(&line, &format!("{}\nthe end\n", "x".repeat(2048 - 9))).await
+}
+
+async fn expect_message(pod: &PodHandle, message: &str) -> Result<()> {
+    let message = message.to_owned();
     pod.expect()
         .state(format!("message {message:?}"), move |state| {
-            state.terminated.as_ref().is_some_and(|it| it.message.as_deref() == Some(message))
+            state.terminated.as_ref().is_some_and(|it| it.message.as_deref() == Some(&*message))
         })
         .await?;
     Ok(())
