@@ -80,12 +80,18 @@ struct Entry {
     distrusted: BTreeSet<ContainerId>,
     /// Full name and source, if by its sandbox it is a static pod.
     static_pod: Option<(String, Source)>,
+    /// Somebody asked for this pod, and says when it can be forgotten.
+    is_wanted: bool,
 }
 
 impl Entry {
     /// As far as events and lists have told.
     fn holds_any(&self) -> bool {
         !self.runtime.is_empty() || !self.listed.is_empty()
+    }
+
+    fn is_rumour(&self) -> bool {
+        !self.is_wanted && !self.holds_any()
     }
 }
 
@@ -148,6 +154,7 @@ impl Pleg {
             // Everything was listed and nothing was ever seen or done of this pod: a new one.
             let is_new = *self.shared.listed.borrow() && !entries.contains_key(uid);
             let entry = entries.entry(uid.clone()).or_default();
+            entry.is_wanted = true;
             if is_new {
                 entry.read_at_hint = Some(entry.hints);
             }
@@ -193,6 +200,25 @@ impl Pleg {
     /// Drops a pod that is gone from the runtime and from every source.
     pub fn forget(&self, uid: &PodUid) {
         self.entries().remove(uid);
+    }
+
+    /// Pods of which only hints are known, and how many: of one that was just forgotten the
+    /// last event may come late.
+    fn rumours(&self) -> Vec<(PodUid, u64)> {
+        let entries = self.entries();
+        let rumours = entries.iter().filter(|(_, entry)| entry.is_rumour());
+        rumours.map(|(uid, entry)| (uid.clone(), entry.hints)).collect()
+    }
+
+    /// Drops those of the `rumours` that nothing was added to, by a list that began after the
+    /// last hint, or by anybody else.
+    fn forget_rumours(&self, rumours: Vec<(PodUid, u64)>) {
+        let mut entries = self.entries();
+        for (uid, hints) in rumours {
+            if entries.get(&uid).is_some_and(|entry| entry.is_rumour() && entry.hints == hints) {
+                entries.remove(&uid);
+            }
+        }
     }
 
     fn wake_all(&self) {

@@ -168,6 +168,7 @@ async fn ask_status(pleg: &Pleg, clock: &Clock) -> bool {
 /// Lists everything and hints at each pod whose lines differ from what was last seen.
 async fn relist(pleg: &Pleg, clock: &Clock, listening: bool) -> cri::Result<()> {
     let runtime = &pleg.shared.runtime;
+    let rumours = pleg.rumours();
     let (sandboxes, containers) =
         futures::try_join!(runtime.list_sandboxes(&Scope::All), runtime.list_containers(&Scope::All))?;
     let mut now_listed: BTreeMap<PodUid, Vec<(String, Listed)>> = BTreeMap::new();
@@ -205,6 +206,7 @@ async fn relist(pleg: &Pleg, clock: &Clock, listening: bool) -> cri::Result<()> 
             }
         }
     }
+    pleg.forget_rumours(rumours);
     for uid in &changed {
         pleg.hint(uid);
     }
@@ -218,4 +220,38 @@ async fn relist(pleg: &Pleg, clock: &Clock, listening: bool) -> cri::Result<()> 
         pleg.shared.gate.add_permits(Semaphore::MAX_PERMITS);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::host::{LinuxHost, Roots};
+    use crate::sync::testing::FakeRuntime;
+
+    #[tokio::test]
+    async fn a_pod_of_which_only_an_event_told_is_forgotten_with_the_next_list() {
+        let dir = tempfile::tempdir().expect("a temporary directory can be made");
+        let clock = Clock::system();
+        let host = LinuxHost::new(Roots::machine(dir.path().to_owned()), Duration::from_secs(5), clock.clone());
+        let pleg = Pleg::new(Arc::<FakeRuntime>::default(), Arc::new(host), Arc::new(|_| {}));
+        let relist = async || relist(&pleg, &clock, true).await.expect("the runtime answers");
+        let (gone, wanted) = (PodUid::new("gone"), PodUid::new("wanted"));
+        relist().await;
+        pleg.current(&wanted).await.expect("the runtime answers");
+        pleg.forget(&gone);
+        for uid in [&gone, &wanted] {
+            pleg.hint(uid);
+        }
+        relist().await;
+        assert_eq!((pleg.cached(&gone), pleg.cached(&wanted).is_some()), (None, true));
+
+        // A list that began before the last hint proves nothing.
+        pleg.hint(&gone);
+        let rumours = pleg.rumours();
+        pleg.hint(&gone);
+        pleg.forget_rumours(rumours);
+        assert!(pleg.cached(&gone).is_some());
+    }
 }

@@ -39,7 +39,7 @@ mod wish;
 mod worker;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 
