@@ -158,8 +158,19 @@ fn lost(message: &str, id: Option<String>) -> ContainerState {
     })
 }
 
+/// How a container ended that the runtime no longer has, as its status tells it: what ran left no
+/// trace. `None` if it never ran.
+pub(super) fn told_exit(told: &ContainerStatus) -> Option<i32> {
+    let state = told.state.as_ref()?;
+    let exit = state.terminated.as_ref().or(told.last_state.as_ref().and_then(|last| last.terminated.as_ref()));
+    match state.running {
+        Some(_) => Some(EXIT_CODE_UNKNOWN),
+        None => exit.map(|exit| exit.exit_code),
+    }
+}
+
 /// The status a container had.
-fn known<'a>(status: &'a PodStatus, role: Role, name: &str) -> Option<&'a ContainerStatus> {
+pub(super) fn known<'a>(status: &'a PodStatus, role: Role, name: &str) -> Option<&'a ContainerStatus> {
     let list = match role {
         Role::Init | Role::Sidecar => &status.init_container_statuses,
         Role::Regular => &status.container_statuses,
@@ -323,9 +334,12 @@ impl Subject<'_> {
         }
         // It ran and left no trace. A last state makes it count as stopped, not as never run.
         let deleted = self.input.pod.metadata.deletion_timestamp.is_some();
+        let is_over = !deleted && !self.will_restart(EXIT_CODE_UNKNOWN);
         ContainerStatus {
-            restart_count: earlier.restart_count + i32::from(!deleted),
+            restart_count: earlier.restart_count + i32::from(!deleted && self.role != Role::Ephemeral),
             last_state: Some(lost(LOST_WHILE_RUNNING, earlier.container_id.clone())),
+            // It waits for nothing.
+            state: if is_over { Some(lost(LOST_AT_END, None)) } else { bare.state.clone() },
             ..bare
         }
     }

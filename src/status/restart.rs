@@ -1,12 +1,15 @@
 //! Whether a container that exited is started again, by policy and rules alone.
 
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod};
+use std::collections::BTreeSet;
 
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, Pod, PodStatus};
+
+use super::containers::{known, told_exit};
 use crate::config::{FeatureGates, Gate};
 use crate::cri;
 use crate::pleg::PodRuntime;
-use crate::pod::containers::{Role, regular_containers, workload_containers};
+use crate::pod::containers::{Role, all_containers, regular_containers, workload_containers};
 use crate::pod::spec;
 
 /// The action of a rule by which the exit of one container restarts all.
@@ -44,6 +47,28 @@ impl<'a> Restarts<'a> {
             Some("OnFailure") => exit_code != 0,
             _ => true,
         }
+    }
+
+    /// The containers that are over, of which the runtime has nothing any more: their status tells
+    /// that they ran, and nothing starts them again. Somebody may have removed them behind our back,
+    /// and a machine without power forgets more than that.
+    pub fn over_and_lost(self, told: &PodStatus, runtime: &PodRuntime) -> BTreeSet<String> {
+        // Where all may begin anew, what is missing may have been removed for that.
+        let may_begin_anew = self.may_restart_all();
+        let is_over = |role: Role, container: &Container| {
+            let Some(exit_code) = known(told, role, &container.name).and_then(told_exit) else { return false };
+            match role {
+                Role::Sidecar => false,
+                Role::Ephemeral => true,
+                // One that did its work may have to do it again, for a new sandbox.
+                Role::Init if exit_code == 0 => false,
+                Role::Init | Role::Regular => !may_begin_anew && !self.restartable(container, exit_code),
+            }
+        };
+        let lost = all_containers(self.pod).filter(|(_, container)| runtime.newest(&container.name).is_none());
+        lost.filter(|(role, container)| is_over(*role, container))
+            .map(|(_, container)| container.name.clone())
+            .collect()
     }
 
     /// The instances whose end demands that all containers of the pod begin anew. While the

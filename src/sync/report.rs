@@ -19,7 +19,7 @@ use crate::host::CgroupSettings;
 use crate::pleg::PodRuntime;
 use crate::pod::{self, PodRef};
 use crate::probes::{Standings, Told};
-use crate::status::{self, Probed, StatusInput, Verdict, WaitingReason};
+use crate::status::{self, Phase, Probed, StatusInput, Verdict, WaitingReason};
 
 pub struct Reporter {
     began: Timestamp,
@@ -146,12 +146,19 @@ impl Reporter {
         Told::Known(self.last.as_ref().or(earlier))
     }
 
-    /// When the pod began to be handled, in this life of the agent or in an earlier one.
-    pub fn start_time(&self, pod: &Pod) -> Timestamp {
-        let told = self.last.as_ref().or(self.memory()).or(pod.status.as_ref());
-        told.and_then(|status| status.start_time.as_ref()).map_or(self.handled_since, |time| time.0)
+    /// What was told of the pod, in this life of the agent or in an earlier one.
+    pub fn earlier<'a>(&'a self, pod: &'a Pod) -> Option<&'a PodStatus> {
+        self.last.as_ref().or(self.memory()).or(pod.status.as_ref())
     }
 
+    /// When the pod began to be handled, in this life of the agent or in an earlier one.
+    pub fn start_time(&self, pod: &Pod) -> Timestamp {
+        let told = self.earlier(pod).and_then(|status| status.start_time.as_ref());
+        told.map_or(self.handled_since, |time| time.0)
+    }
+
+    /// Tells how the pod is; the answer is its true phase. An end is told to nobody as long as
+    /// something may still be started: who hears of it starts a replacement.
     pub fn publish(
         &mut self,
         context: &Context,
@@ -159,7 +166,7 @@ impl Reporter {
         runtime: &PodRuntime,
         plan: &Plan,
         progress: &Progress<'_>,
-    ) {
+    ) -> Phase {
         let Progress { stage, failures, verdict, standings, resize, cgroup } = *progress;
         let mut start_errors: BTreeMap<String, WaitingReason> = failures
             .iter()
@@ -201,11 +208,15 @@ impl Reporter {
             handled_since: self.handled_since,
             now: context.clock.wall(),
         });
+        if stage == Stage::Syncing && computed.phase.is_terminal() {
+            return computed.phase;
+        }
         if let Some(status) = context.status.as_ref().filter(|_| self.knows_the_past()) {
             self.has_told = true;
             status.set(&reference.uid, computed.status.clone());
         }
         self.last = Some(computed.status);
+        computed.phase
     }
 
     fn report_waits(

@@ -38,7 +38,7 @@ use crate::events::EventType;
 use crate::pleg::PodRuntime;
 use crate::pod::PodUid;
 use crate::probes::{self, Look, PodProbes, Standings};
-use crate::status::{self, Verdict};
+use crate::status::{self, Phase, Verdict};
 
 /// How far the pod is on its way; see the diagram above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -231,7 +231,11 @@ impl Worker {
             self.advance();
             return Outcome::Again;
         }
-        self.publish(wish, &shown, &plan);
+        let phase = self.publish(wish, &shown, &plan);
+        if self.stage == Stage::Syncing && phase.is_some_and(Phase::is_terminal) {
+            self.advance();
+            return Outcome::Again;
+        }
         match self.stage {
             Stage::Syncing => self.keep_up(wish, &runtime).await,
             Stage::Cleaning => return self.clean(&runtime).await,
@@ -360,12 +364,16 @@ impl Worker {
         condemned: &BTreeSet<ContainerId>,
         resize: &Resize,
     ) -> Plan {
+        let restarts = status::Restarts::of(&wish.pod, &self.context.config.launch.gates);
+        let told = self.reporter.earlier(&wish.pod);
+        let lost = told.map(|told| restarts.over_and_lost(told, runtime)).unwrap_or_default();
         match self.stage {
             Stage::Syncing => plan::sync(&Snapshot {
                 pod: &wish.pod,
                 runtime,
                 prepared: self.prepared,
-                restarts: status::Restarts::of(&wish.pod, &self.context.config.launch.gates),
+                restarts,
+                lost: &lost,
                 network_ready: self.context.pleg.health().borrow().network_ready(),
                 backoff: &self.context.config.backoff,
                 exits_seen: &self.exits_seen,
@@ -400,7 +408,9 @@ impl Worker {
                 report = &mut executing => break report,
                 // Cancel-safe: an unused permit stays. A pull may take minutes and a stop its
                 // grace; meanwhile clients want to know which containers are ready.
-                () = self.probes.changed() => self.publish(wish, &shown, plan),
+                () = self.probes.changed() => {
+                    self.publish(wish, &shown, plan);
+                }
                 // Cancel-safe: an unused permit stays. Nobody waits for the rest of the round to
                 // hear that a container has begun; what else follows is for the next pass.
                 () = hooks.post_start_ended() => {
@@ -550,14 +560,15 @@ impl Worker {
         }
     }
 
-    fn publish(&mut self, wish: &Desired, runtime: &PodRuntime, plan: &Plan) {
+    /// The answer is the pod's true phase, if anything can be said of it.
+    fn publish(&mut self, wish: &Desired, runtime: &PodRuntime, plan: &Plan) -> Option<Phase> {
         // Of a pod whose spec is lost nothing can be said; of one whose containers are being
         // removed, everything was.
         let orphaned = wish.stop.is_some_and(|stop| stop.cause == StopCause::Orphaned);
         // A static pod may have ended before there was anybody to be told.
         let is_told = self.reporter.has_told() || wish.stop.is_some();
         if orphaned || (self.stage == Stage::Ended && is_told) {
-            return;
+            return None;
         }
         let mut standings = self.probes.standings();
         self.begun_hooks.leave_out_stopped(&mut standings);
@@ -573,7 +584,7 @@ impl Worker {
             resize: &resize,
             cgroup: self.resizing.pod_cgroup(),
         };
-        self.reporter.publish(&self.context, wish, runtime, plan, &progress);
+        Some(self.reporter.publish(&self.context, wish, runtime, plan, &progress))
     }
 }
 

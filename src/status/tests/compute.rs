@@ -223,6 +223,47 @@ fn a_container_that_vanished_while_running_counts_as_stopped() {
 }
 
 #[test]
+fn a_container_that_vanished_and_will_not_be_restarted_waits_for_nothing() {
+    let vanished = Case::new(NEVER, &["web/0 running", "log/0 running"]).then(&["log/0 running"]);
+    let lost = "web ContainerStatusUnknown 137 ?, last ContainerStatusUnknown 137 web-0, restarts 1";
+    check_lines(&vanished, &["log running, restarts 0, started, ready", lost]);
+    check_phase(&vanished, Phase::Running);
+    let ended = vanished.then(&["log/0 exited 0"]);
+    check_lines(&ended, &["log Completed 0 log-0, restarts 0", lost]);
+    check_phase(&ended, Phase::Failed);
+}
+
+#[test]
+fn what_was_told_of_a_container_that_vanished_says_whether_it_is_over() {
+    let check = |spec: &str, told: &[&str], runtime: &[&str], over: &[&str]| {
+        let case = Case::new(spec, told).then(runtime);
+        let told = case.previous.as_ref().expect("there was an earlier one");
+        let found = Restarts::of(&case.pod, &case.gates).over_and_lost(told, &case.runtime);
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), over, "{spec} {told:#?}");
+    };
+    check(NEVER, &["web/0 running", "log/0 exited 0"], &[], &["log", "web"]);
+    check(NEVER, &["web/0 running", "log/0 exited 0"], &["web/0 running"], &["log"]);
+    check(NEVER, &["web/0 created"], &[], &[]);
+    check(ONE, &["web/0 running"], &[], &[]);
+    let on_failure = "{restartPolicy: OnFailure, containers: [{name: web, image: a}, {name: log, image: a}]}";
+    check(on_failure, &["web/0 running", "log/0 exited 0"], &[], &["log"]);
+    check(on_failure, &["web/0 exited 1", "log/0 running"], &[], &[]);
+    check(INIT_NEVER, &["one/0 running"], &[], &["one"]);
+    check(INIT_NEVER, &["one/0 exited 0", "two/0 running"], &[], &["two"]);
+    check(INIT, &["one/0 exited 0", "two/0 running"], &[], &[]);
+    check(SIDECAR, &["proxy/0 running", "web/0 running"], &[], &["web"]);
+    let debugged = "{containers: [{name: web, image: a}], ephemeralContainers: [{name: debug, image: a}]}";
+    check(debugged, &["web/0 running", "debug/0 running"], &["web/0 running"], &["debug"]);
+    check(debugged, &["web/0 running"], &["web/0 running"], &[]);
+    // It may have been removed so that all begin anew.
+    let rules = "restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: In, values: [88]}}]";
+    let anew = format!(
+        "{{restartPolicy: Never, containers: [{{name: web, image: a}}, {{name: log, image: a, restartPolicy: Never, {rules}}}]}}"
+    );
+    check(&anew, &["web/0 running", "log/0 running"], &[], &[]);
+}
+
+#[test]
 fn a_container_the_runtime_lost_track_of_counts_as_killed() {
     let lost = Case::new(ONE, &["web/0 running"]).then(&["web/0 unknown"]);
     check_lines(&lost, &["web ContainerStatusUnknown 137 web-0, restarts 1"]);

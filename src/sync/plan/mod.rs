@@ -37,6 +37,8 @@ pub struct Snapshot<'a> {
     pub prepared: bool,
     /// By what containers are started again.
     pub restarts: Restarts<'a>,
+    /// Containers that are over, and of which the runtime has nothing any more.
+    pub lost: &'a BTreeSet<String>,
     pub network_ready: bool,
     pub backoff: &'a BackoffLimits,
     /// When this worker first saw the exits of instances that have ended.
@@ -306,18 +308,23 @@ fn progress_without_sandbox(snapshot: &Snapshot) -> Progress {
     if ran_before && regular(pod).all(|spec| never_restarts(pod, spec)) {
         return Progress::Finished;
     }
-    if is_regular_done(snapshot) {
+    if is_over(snapshot) {
         return Progress::Finished;
     }
     Progress::Open { steps: Vec::new(), held: Vec::new() }
 }
 
-/// Every regular container has ended for good, in whichever sandbox that was.
-fn is_regular_done(snapshot: &Snapshot) -> bool {
-    regular(snapshot.pod).next().is_some() && regular(snapshot.pod).all(|spec| is_done(snapshot, spec))
+/// Every regular container has ended for good, in whichever sandbox that was; or the runtime has lost
+/// an init container that did not do its work, and will not try again.
+fn is_over(snapshot: &Snapshot) -> bool {
+    let is_done = regular(snapshot.pod).next().is_some() && regular(snapshot.pod).all(|spec| is_done(snapshot, spec));
+    is_done || init(snapshot.pod).any(|spec| snapshot.lost.contains(&spec.name))
 }
 
 fn is_done(snapshot: &Snapshot, spec: &ContainerSpec) -> bool {
+    if snapshot.lost.contains(&spec.name) {
+        return true;
+    }
     let newest = snapshot.runtime.newest(&spec.name);
     let Some((newest, exit)) = newest.and_then(|newest| Some((newest, newest.exit()?))) else { return false };
     match failed_probe(snapshot, newest) {
@@ -391,6 +398,7 @@ fn ephemeral_steps(snapshot: &Snapshot, sandbox: &Sandbox) -> Vec<Action> {
     let step = |spec: &EphemeralContainer| {
         let (name, kind) = (spec.name.clone(), Kind::Ephemeral);
         match snapshot.runtime.newest(&name) {
+            None if snapshot.lost.contains(&name) => None,
             None => Some(Action::StartContainer { name, kind, attempt: None, waits: Waits::default() }),
             Some(newest) if newest.state == ContainerState::Created && newest.sandbox_id == sandbox.id => {
                 Some(Action::ResumeContainer { name, id: newest.id.clone() })
@@ -412,7 +420,7 @@ fn progress_in(snapshot: &Snapshot, sandbox: &Sandbox) -> Progress {
     // One that has not begun proves nothing: a call that was given up may have made it late.
     let has_begun = |container: &Container| container.state != ContainerState::Created;
     let initialised = regular(snapshot.pod).any(|spec| here(&spec.name).is_some_and(has_begun));
-    if is_regular_done(snapshot) {
+    if is_over(snapshot) {
         return Progress::Finished;
     }
 

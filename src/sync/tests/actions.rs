@@ -230,6 +230,31 @@ async fn a_pod_that_waits_for_the_network_is_told_once_each_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_end_is_told_to_nobody_while_something_may_still_be_started() {
+    let mut bed = Bed::new("{restartPolicy: Never, containers: [{name: c, image: own}]}");
+    let mut reporter = Reporter::new(&bed.context);
+    let mut publish = |bed: &Bed, stage: Stage| {
+        let (failures, standings, resize) = (BTreeMap::new(), Standings::new(), status::Resize::default());
+        let progress = Progress {
+            stage,
+            failures: &failures,
+            verdict: None,
+            standings: &standings,
+            resize: &resize,
+            cgroup: None,
+        };
+        let phase = reporter.publish(&bed.context, &bed.wish, &bed.seen, &Plan::default(), &progress);
+        let told = reporter.earlier(&bed.wish.pod).and_then(|told| told.phase.clone());
+        (phase, told.unwrap_or_default())
+    };
+    bed.seen.containers = vec![cri::testing::container("c", 0, cri::testing::running())];
+    assert_eq!(publish(&bed, Stage::Syncing), (status::Phase::Running, "Running".to_owned()));
+    bed.seen.containers.clear();
+    assert_eq!(publish(&bed, Stage::Syncing), (status::Phase::Failed, "Running".to_owned()));
+    assert_eq!(publish(&bed, Stage::Cleaning), (status::Phase::Failed, "Failed".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_an_earlier_life_told_of_probes_counts_unless_a_gate_says_otherwise() {
     let mut bed = Bed::new(ONE);
     bed.wish.source = Source::Api;

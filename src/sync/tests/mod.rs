@@ -58,7 +58,7 @@ fn with_init(mut pod: Pod, init: &[(&str, bool)]) -> Pod {
 
 /// A runtime described step by step.
 #[derive(Default)]
-struct Scene(PodRuntime, Standings, Resize, PostStarts, NoRestartsOfAll);
+struct Scene(PodRuntime, Standings, Resize, PostStarts, NoRestartsOfAll, BTreeSet<String>);
 
 /// Whether rules may not restart all containers.
 type NoRestartsOfAll = bool;
@@ -136,6 +136,12 @@ impl Scene {
         self
     }
 
+    /// One that is over, of which nothing is left.
+    fn lost(mut self, name: &str) -> Self {
+        self.5.insert(name.to_owned());
+        self
+    }
+
     /// The newest described container has not got over its postStart hook.
     fn hooked(mut self, post_start: PostStart) -> Self {
         let newest = self.0.containers.last().expect("a container was described");
@@ -182,7 +188,7 @@ fn plan_of(pod: &Pod, scene: Scene, prepared: bool, network_ready: bool) -> Plan
 
 /// The plan of a worker that saw all exits so long ago.
 fn plan_seen_for(seen: Duration, pod: &Pod, scene: Scene, prepared: bool, network_ready: bool) -> Plan {
-    let Scene(runtime, standings, resize, post_starts, no_restarts_of_all) = scene;
+    let Scene(runtime, standings, resize, post_starts, no_restarts_of_all, lost) = scene;
     let runtime = runtime.sorted();
     let now = Instant::now() + seen;
     let exits_seen = runtime.containers.iter().map(|container| (container.id.clone(), now - seen)).collect();
@@ -193,6 +199,7 @@ fn plan_seen_for(seen: Duration, pod: &Pod, scene: Scene, prepared: bool, networ
         runtime: &runtime,
         prepared,
         restarts: Restarts { pod, all_may: !no_restarts_of_all },
+        lost: &lost,
         network_ready,
         backoff: &LIMITS,
         exits_seen: &exits_seen,
@@ -258,6 +265,26 @@ fn restart_policies() {
 #[test]
 fn a_pod_that_never_restarts_still_starts_what_has_not_run() {
     check(pod("Never", &["a", "b"]), ready().exited("a", 0, 0, 0), &["start b"]);
+}
+
+#[test]
+fn what_is_over_stays_so_although_the_runtime_lost_it() {
+    let never = || pod("Never", &["a", "b"]);
+    for scene in [ready(), Scene::default()] {
+        check(never(), scene.lost("a").lost("b"), &["done"]);
+    }
+    check(never(), ready().lost("a").exited("b", 0, 0, 0), &["done"]);
+    check(never(), ready().lost("a").running("b", 0, 0), &[]);
+    check(never(), ready().lost("a"), &["start b"]);
+    // With an init container that failed for good the pod has.
+    let initialising = || with_init(pod("Never", &["a"]), &[("i", false)]);
+    for scene in [ready(), Scene::default()] {
+        check(initialising(), scene.lost("i"), &["done"]);
+    }
+    let mut debugged = pod("Always", &["a"]);
+    let ephemeral = crate::pod::testing::yaml("[{name: e, image: 'img:1'}]");
+    debugged.spec.as_mut().expect("made with a spec").ephemeral_containers = Some(ephemeral);
+    check(debugged, ready().lost("e").running("a", 0, 0), &[]);
 }
 
 #[test]

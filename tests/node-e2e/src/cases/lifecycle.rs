@@ -22,6 +22,8 @@ pub const CASES: &[Case] = &[
     shared!(always_restarts_after_success),
     shared!(on_failure_restarts_until_success),
     shared!(a_crash_loop_backs_off).in_subset(),
+    shared!(a_container_that_was_taken_away_starts_again_as_its_policy_says),
+    shared!(a_container_that_was_taken_away_is_over_beside_others).beyond_upstream("it forgets that it ran"),
     shared!(a_command_that_does_not_exist_is_named),
     shared!(a_termination_message_is_read_from_its_file),
     shared!(a_termination_message_falls_back_to_the_log),
@@ -153,6 +155,34 @@ async fn a_crash_loop_backs_off(node: Node) -> Result<()> {
     ensure!(crashing.log_of("main", 2)? == "crash\n");
     let status = pod.status.context("a status")?;
     ensure!(status.phase.as_deref() == Some("Running"), "phase {:?}", status.phase);
+    Ok(())
+}
+
+async fn a_container_that_was_taken_away_starts_again_as_its_policy_says(node: Node) -> Result<()> {
+    let once = node.run(pod("once").restart("Never")).await?;
+    let again = node.run(pod("again").restart("OnFailure")).await?;
+    for pod in [&once, &again] {
+        pod.expect().ready().await?;
+        node.take_away(pod).await?;
+    }
+    // Whoever hears this has something else run in its place.
+    once.expect().phase("Failed").exit_code(137).await?;
+    again.expect().restarts(1).ready().await?;
+    let instances = node.instances_of(&once).await?;
+    ensure!(!instances.iter().any(|instance| instance.attempt > 0), "{instances:?}");
+    Ok(())
+}
+
+async fn a_container_that_was_taken_away_is_over_beside_others(node: Node) -> Result<()> {
+    let two = pod("two").restart("Never").and_container("other", "until [ -e /tmp/go ]; do sleep 0.1; done", json!({}));
+    let two = node.run(two).await?;
+    two.expect().ready().await?;
+    node.take_away(&two).await?;
+    two.expect().exit_code(137).container("other").running().phase("Running").await?;
+    two.exec_in("other", "touch /tmp/go").await?;
+    two.expect().phase("Failed").container("other").exit_code(0).await?;
+    let instances = node.instances_of(&two).await?;
+    ensure!(!instances.iter().any(|instance| instance.attempt > 0), "{instances:?}");
     Ok(())
 }
 

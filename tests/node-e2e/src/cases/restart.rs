@@ -23,6 +23,7 @@ pub const CASES: &[Case] = &[
     own!(a_static_pod_goes_on_as_it_was_told).beyond_upstream("it tells that it is not ready"),
     own!(a_manifest_changed_meanwhile_waits_for_the_first_to_end).beyond_upstream("it runs both at once"),
     own!(what_ended_meanwhile_is_seen),
+    own!(what_was_taken_away_meanwhile_has_ended),
     own!(what_was_deleted_meanwhile_is_torn_down),
     own!(a_half_done_deletion_is_finished),
     own!(a_crash_loop_is_counted_on),
@@ -287,6 +288,23 @@ async fn what_ended_meanwhile_is_seen(lab: Lab) -> Result<()> {
     once.expect().phase("Succeeded").exit_code(0).await?;
     always.expect().restarts(1).await?;
     Ok(())
+}
+
+async fn what_was_taken_away_meanwhile_has_ended(lab: Lab) -> Result<()> {
+    let node = lab.node(|stack| stack).await?;
+    let once = node.run(pod("once").restart("Never")).await?;
+    let always = node.run(pod("always")).await?;
+    for pod in [&once, &always] {
+        pod.expect().ready().await?;
+    }
+    node.stack().agent().kill().await?;
+    for pod in [&once, &always] {
+        node.take_away(pod).await?;
+    }
+    node.stack().agent().start().await?;
+    once.expect().phase("Failed").exit_code(137).terminated("ContainerStatusUnknown").await?;
+    always.expect().restarts(1).ready().await?;
+    node.expect_no_containers_of(&once).await
 }
 
 async fn what_was_deleted_meanwhile_is_torn_down(lab: Lab) -> Result<()> {

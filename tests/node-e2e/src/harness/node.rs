@@ -165,6 +165,13 @@ impl Node {
         Ok(instances)
     }
 
+    /// Takes a pod's container `main` out of the runtime, behind the agent's back.
+    pub async fn take_away(&self, pod: &PodHandle) -> Result<()> {
+        let (id, _) = pod.instance().await?;
+        let id = id.split_once("://").map_or(id.as_str(), |(_, id)| id);
+        Ok(self.runtime()?.remove_container(&ContainerId::new(id)).await?)
+    }
+
     /// Waits until the runtime has none of the pod's containers any more. They may be collected
     /// later than the pod is gone.
     pub async fn expect_no_containers_of(&self, pod: &PodHandle) -> Result<()> {
