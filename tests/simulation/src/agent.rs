@@ -151,7 +151,7 @@ impl Machine {
     /// Puts a static pod into the directory, in place of one of its name.
     pub fn write_static_pod(&self, name: &str, pod: Pod, as_list: bool) {
         let pod = Arc::new(pod);
-        self.cluster.static_pod_comes(pod.metadata.uid.as_deref().unwrap_or_default());
+        self.cluster.static_pod_comes(&pod);
         let mut state = self.state();
         self.world.log(|| format!("static pod {name} is now {}", pod.metadata.uid.clone().unwrap_or_default()));
         let before = state.static_pods.insert(name.to_owned(), pod.clone());

@@ -10,7 +10,7 @@ mod checks;
 mod merge;
 mod users;
 
-pub use self::checks::OUT_OF_PODS;
+pub use self::checks::{OUT_OF_CPU, OUT_OF_PODS};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -60,6 +60,8 @@ struct State {
     put_back: BTreeSet<String>,
     /// Pods this life of the agent may have heard of.
     known: BTreeSet<String>,
+    /// The most CPU that each pod ever asked for, by UID, in thousandths.
+    asked: BTreeMap<String, u64>,
     /// When the agent began its life.
     life_began: Option<Instant>,
     /// Pods that were told to have ended while no clock of this life of the agent knew that they
@@ -162,6 +164,7 @@ impl SimCluster {
         pod.metadata.resource_version = Some(state.version.to_string());
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
         let name = pod.metadata.name.clone().unwrap_or_default();
+        state.note_asked(&pod);
         let before = state.pods.insert(key(&namespace, &name), pod.clone());
         if self.world.stream_trouble() {
             match (before, self.world.random(|random| random.u32(0..3))) {

@@ -22,6 +22,7 @@ use crate::invariants::Invariant;
 use crate::runtime::SimRuntime;
 use crate::world::World;
 
+pub const CPUS: u32 = 4;
 /// How long the real machine waits for a stuck disk.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -237,7 +238,7 @@ impl Host for SimHost {
             machine_id: "machine".into(),
             boot_id: "boot".into(),
             architecture: "amd64".into(),
-            cpus: 4,
+            cpus: CPUS,
             memory_bytes: 8 << 30,
             root_fs_bytes: 100 << 30,
             max_pids: 32768,

@@ -23,6 +23,7 @@ pub enum Invariant {
     HooksRunOnce,
     RestartsOfAllAreWhole,
     DebuggersRunOnce,
+    OverIsOver,
     StopSignalsArrive,
     OthersHaveTheirSay,
     RefusedForCause,
@@ -85,6 +86,9 @@ impl Invariant {
                 "where one container restarts all, it starts again only once every other one was removed"
             }
             Invariant::DebuggersRunOnce => "a container that was added for debugging is started once, and never again",
+            Invariant::OverIsOver => {
+                "nothing starts in a pod that was told to have ended, nor again what was told to run and is never restarted"
+            }
             Invariant::StopSignalsArrive => "a container is told to end by the signal it wishes for",
             Invariant::OthersHaveTheirSay => "the agent writes no condition that is for others to write",
             Invariant::RefusedForCause => "a pod is refused for want of what there is no more of",

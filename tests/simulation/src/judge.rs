@@ -11,7 +11,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodStatus};
 
 use crate::agent::{CONTAINER_LOGS_DIR, LOG_BYTES_MAX, LOG_FILES_MAX, Machine, POD_LOGS_DIR, ROOT_DIR};
-use crate::cluster::{MAP_KEY, OUT_OF_PODS, is_mirror, is_terminal, phase};
+use crate::cluster::{MAP_KEY, OUT_OF_CPU, OUT_OF_PODS, is_mirror, is_terminal, phase};
 use crate::invariants::{Invariant, Violation};
 use crate::pods::{self, Lot, PodLot, init_passes, lot, pod_lot, rare};
 use crate::programs::Program;
@@ -114,7 +114,9 @@ impl Judge<'_> {
         };
         let phase = phase(status);
         // Whether that is true was asked when it was written.
-        if status.reason.as_deref() == Some(OUT_OF_PODS) && phase == "Failed" {
+        let is_crowded = status.reason.as_deref() == Some(OUT_OF_PODS)
+            || (status.reason.as_deref() == Some(OUT_OF_CPU) && !pods::is_refused(pod));
+        if is_crowded && phase == "Failed" {
             return self.ended(pod);
         }
         let lot = pod_lot(pod);
@@ -364,7 +366,11 @@ impl Judge<'_> {
                 let has_log = || self.machine.host.size(Path::new(&target)).is_some();
                 is_endless.is_some_and(|is_endless| is_endless || has_log())
             });
-            if !is_kept && !id.is_some_and(|id| self.machine.runtime.has_container(id)) {
+            let is_there = |id: &str| {
+                let has_log = self.machine.host.size(Path::new(&target)).is_some();
+                self.machine.runtime.has_container(id) || (has_log && self.machine.runtime.has_forgotten(id))
+            };
+            if !is_kept && !id.is_some_and(is_there) {
                 self.complain(Invariant::NothingIsLeft, format!("link {link}, whose container is gone"));
             }
         }

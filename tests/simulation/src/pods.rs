@@ -218,6 +218,26 @@ pub fn policy(pod: &Pod) -> &str {
     spec(pod).restart_policy.as_deref().unwrap_or("Always")
 }
 
+/// The most CPU that a pod as written can count for, in thousandths.
+pub fn milli_cpus(pod: &Pod) -> u64 {
+    let cpu = |resources: Option<&ResourceRequirements>| {
+        let cpu = resources.and_then(|resources| resources.requests.as_ref()?.get("cpu").cloned());
+        let Some(Quantity(text)) = cpu else { return 0 };
+        match text.strip_suffix('m') {
+            Some(thousandths) => thousandths.parse().unwrap_or(0),
+            None => text.parse::<u64>().unwrap_or(0) * 1000,
+        }
+    };
+    let containers = inits(pod).iter().chain(&spec(pod).containers);
+    containers.map(|container| cpu(container.resources.as_ref())).sum::<u64>().max(cpu(spec(pod).resources.as_ref()))
+}
+
+/// Names of the containers that nothing starts again, whatever becomes of them.
+pub fn never_restarted(pod: &Pod) -> impl Iterator<Item = String> {
+    let is_so = policy(pod) == "Never" && !rare::may_restart_all(pod);
+    spec(pod).containers.iter().filter(move |_| is_so).map(|container| container.name.clone())
+}
+
 pub fn inits(pod: &Pod) -> &[Container] {
     spec(pod).init_containers.as_deref().unwrap_or_default()
 }

@@ -23,6 +23,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long it is watched at rest.
 const REST: Duration = Duration::from_secs(10 * 60);
 
+/// Tells the chance that the runtime forgets from all others.
+const FORGETS: u64 = 0xf0_46e7;
+
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// The length of the storm; drawn from the seed if absent.
@@ -54,7 +57,9 @@ async fn live(seed: u64, options: Options) -> (Vec<Violation>, Vec<String>) {
     let world = World::new(random.u64(..), faults.clone(), options.log);
     world.log(|| format!("seed {seed}, {faults:?}, event stream: {has_events}, storm of {storm:?}"));
     let machine = Machine::new(world.clone(), has_events);
-    let mut users = Users::new(machine.clone(), random.fork());
+    let mut memory = fastrand::Rng::with_seed(seed ^ FORGETS);
+    let forgets = (memory.u32(0..3) == 0).then_some(memory);
+    let mut users = Users::new(machine.clone(), random.fork(), forgets);
 
     users.storm(storm).await;
     if !world.is_violated() {

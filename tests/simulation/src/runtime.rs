@@ -6,13 +6,15 @@
 //!
 //! `sandboxes.rs` and `containers.rs` say what becomes of them, `asks.rs` how containers answer
 //! probes and hooks, `stops.rs` what a stop must heed, `resources.rs` what containers may use,
-//! `renewals.rs` how a pod begins anew and is debugged, `trouble.rs` what breaks by itself, `questions.rs` what others want to know; `cri.rs` puts it
+//! `renewals.rs` how a pod begins anew and is debugged, `trouble.rs` what breaks by itself,
+//! `memory.rs` what is over and is forgotten, `questions.rs` what others want to know; `cri.rs` puts it
 //! behind the agent's trait. Most invariants are checked in these, at the moment one would be
 //! broken.
 
 mod asks;
 mod containers;
 mod cri;
+mod memory;
 mod questions;
 mod renewals;
 mod resources;
@@ -34,6 +36,7 @@ use tokio::time::Instant;
 use self::asks::Decisions;
 pub use self::asks::{Asked, BROKEN_AFTER, SIDECAR_SLOT};
 pub use self::containers::REMOVE_SURPLUS;
+use self::memory::Told;
 use self::renewals::Renewal;
 use self::stops::HookRun;
 use crate::faults::Fate;
@@ -102,6 +105,14 @@ struct State {
     replaced: BTreeSet<String>,
     /// The instance of each container for debugging that was started, by pod UID and name.
     debuggers: BTreeMap<(String, String), ContainerId>,
+    /// What was taken away, or lost, as it was then.
+    forgotten: BTreeMap<ContainerId, Instance>,
+    /// What the API was told of pods, by UID.
+    told: BTreeMap<String, Told>,
+    /// Containers that are never to be started again, by pod UID and name.
+    once: BTreeSet<(String, String)>,
+    /// Pods that live a second time.
+    put_back: BTreeSet<String>,
     /// Changes that were asked for since the record was last taken: pod UID and call.
     changes: Vec<(String, &'static str)>,
 }
@@ -162,14 +173,14 @@ impl SimRuntime {
         name: &'static str,
         effect: impl FnOnce(&SimRuntime) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.call_with_fate(name, |runtime, _| effect(runtime)).await
+        self.call_with_fate(name, |runtime, _, _| effect(runtime)).await
     }
 
-    /// As that, for an effect that heeds whether anyone may still wait for it.
+    /// As that, for an effect that heeds its fate, and whether anyone waits for it.
     async fn call_with_fate<T: Send + 'static>(
         &self,
         name: &'static str,
-        effect: impl FnOnce(&SimRuntime, Fate) -> Result<T> + Send + 'static,
+        effect: impl FnOnce(&SimRuntime, Fate, bool) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (answer, answered) = oneshot::channel();
         let runtime = self.clone();
@@ -179,17 +190,18 @@ impl SimRuntime {
                 let _ = answer.send(Err(CriError::Unavailable { call: name, message: "connection refused".into() }));
                 return;
             }
+            let is_awaited = !answer.is_closed();
             let result = match fate {
-                Fate::Good => effect(&runtime, fate),
+                Fate::Good => effect(&runtime, fate, is_awaited),
                 Fate::Refused => Err(CriError::Failed { call: name, message: "simulated refusal".into() }),
                 Fate::Lost => {
-                    let _ = effect(&runtime, fate);
+                    let _ = effect(&runtime, fate, is_awaited);
                     Err(CriError::Unavailable { call: name, message: "simulated loss of the answer".into() })
                 }
                 Fate::Hangs { takes_effect } => {
                     if takes_effect {
                         runtime.world.be_late(LATE_MAX).await;
-                        let _ = effect(&runtime, fate);
+                        let _ = effect(&runtime, fate, false);
                     }
                     // The answer never comes: the sender is kept until the deadline has passed.
                     tokio::time::sleep(CALL_DEADLINE * 3).await;
@@ -245,6 +257,7 @@ impl SimRuntime {
         let mut state = self.state();
         state.life += 1;
         state.in_a_row.clear();
+        state.told.retain(|_, told| !told.is_by_mirror);
     }
 
     fn matches(scope: &Scope, uid: &str) -> bool {

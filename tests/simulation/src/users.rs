@@ -65,14 +65,17 @@ pub struct Users {
     pause_max: Duration,
     made: u32,
     edits: u32,
+    /// Whether the runtime forgets in place of breaking. A chance of its own: it came late, and those
+    /// seeds in which nothing is forgotten keep their stories.
+    forgets: Option<fastrand::Rng>,
 }
 
 impl Users {
-    pub fn new(machine: Machine, mut random: fastrand::Rng) -> Self {
+    pub fn new(machine: Machine, mut random: fastrand::Rng, forgets: Option<fastrand::Rng>) -> Self {
         let mut weights = EVENTS.map(|_| if random.u32(0..3) == 0 { 0 } else { random.u32(1..10) });
         weights[0] = weights[0].max(4);
         let pause_max = Duration::from_millis(random.u64(200..40_000));
-        Users { machine, random, weights, pause_max, made: 0, edits: 0 }
+        Users { machine, random, weights, pause_max, made: 0, edits: 0, forgets }
     }
 
     /// The storm: events until its end, then the agent is there again and stays.
@@ -115,6 +118,9 @@ impl Users {
             Event::DeletePod => self.delete_pod(),
             Event::EditImage => self.edit_image(),
             Event::Resize => (0..self.random.u32(1..5)).for_each(|_| self.resize()),
+            Event::BreakSomething if self.forgets.as_mut().is_some_and(|random| random.bool()) => {
+                self.machine.runtime.forget_something().iter().for_each(|uid| self.machine.disturb(uid));
+            }
             Event::BreakSomething => {
                 if let Some(uid) = self.machine.runtime.break_something() {
                     self.machine.disturb(&uid);
@@ -308,6 +314,7 @@ impl Users {
     /// Whoever writes a pod gives it a grace; with a deadline, it is to be stopped one day.
     fn promise(&self, pod: &Pod) {
         self.machine.runtime.allow_grace(pods::uid(pod), pods::own_grace(pod));
+        self.machine.runtime.starts_once(pods::uid(pod), pods::never_restarted(pod));
         if pods::spec(pod).active_deadline_seconds.is_some() {
             self.machine.runtime.touch(pods::uid(pod));
         }
@@ -325,6 +332,7 @@ impl Users {
             let (machine, name, pod) = (self.machine.clone(), name.clone(), pod.clone());
             let after = self.duration(Duration::from_secs(20));
             self.machine.disturb(pods::uid(&pod));
+            self.machine.runtime.lives_again(pods::uid(&pod));
             tokio::spawn(async move {
                 tokio::time::sleep(after).await;
                 if !machine.static_pods().contains_key(&name) {

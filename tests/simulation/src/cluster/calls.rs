@@ -97,6 +97,7 @@ impl Cluster for SimCluster {
                     cluster.check_successor(&state, &pod, &after);
                 }
                 cluster.note_end(&mut state, &pod, &after);
+                cluster.tell_runtime(&pod, &after);
                 cluster.world.log(|| format!("status of {}: {}", wanted.1, told(&after)));
                 Ok(cluster.put(&mut state, Pod { status: Some(after), ..pod }))
             }),

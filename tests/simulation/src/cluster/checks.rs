@@ -10,8 +10,9 @@ use tokio::time::Instant;
 
 use super::{SimCluster, State, is_mirror, is_terminal, phase};
 use crate::agent::PODS_MAX;
+use crate::host::CPUS;
 use crate::invariants::Invariant;
-use crate::pods::NAMESPACE;
+use crate::pods::{self, NAMESPACE};
 use crate::programs::Ask;
 
 impl SimCluster {
@@ -32,8 +33,10 @@ impl SimCluster {
         mirror.and_then(|mirror| mirror.status).is_some_and(|status| status.start_time.is_some())
     }
 
-    pub fn static_pod_comes(&self, uid: &str) {
-        self.state().known.insert(uid.to_owned());
+    pub fn static_pod_comes(&self, pod: &Pod) {
+        let mut state = self.state();
+        state.known.extend(pod.metadata.uid.clone());
+        state.note_asked(pod);
     }
 
     /// Conditions have many authors, and each speaks for its own.
@@ -66,7 +69,7 @@ impl SimCluster {
             self.world.violation(Invariant::StartTimeStays, format!("of pod {name} from {times}"));
         }
         self.check_probes(name, before, after);
-        self.check_refusal(state, name, after);
+        self.check_refusal(state, pod, after);
         let debuggers = after.ephemeral_container_statuses.iter().flatten();
         for debugger in debuggers.filter(|debugger| debugger.restart_count > 0) {
             let what = format!("{name}/{} is told to have restarted {} times", debugger.name, debugger.restart_count);
@@ -86,6 +89,11 @@ impl SimCluster {
                 self.world.violation(Invariant::RestartCountsGrow, format!("of {name}/{} from {counts}", old.name));
             }
         }
+    }
+
+    /// What was told is known, whatever the runtime forgets.
+    pub(super) fn tell_runtime(&self, pod: &Pod, after: &PodStatus) {
+        self.node.0.is_told(node_uid(pod).unwrap_or_default(), after, is_mirror(pod));
     }
 
     /// Whoever begins anew knows from the wall clock alone how long a pod has been active: where
@@ -151,14 +159,19 @@ impl SimCluster {
         }
     }
 
-    /// There are as many pods as may be, with those whose end the runtime did not let happen.
-    fn check_refusal(&self, state: &State, name: &str, after: &PodStatus) {
-        if after.reason.as_deref() != Some(OUT_OF_PODS) {
-            return;
-        }
+    /// There are as many pods as may be, or have all that there is, with those whose end the runtime
+    /// did not let happen.
+    fn check_refusal(&self, state: &State, pod: &Pod, after: &PodStatus) {
+        let name = pods::name(pod);
         let known: BTreeSet<String> = state.known.iter().cloned().chain(self.node.0.pods()).collect();
-        if known.len() <= PODS_MAX {
+        if after.reason.as_deref() == Some(OUT_OF_PODS) && known.len() <= PODS_MAX {
             let what = format!("{name} among {} pods, where {PODS_MAX} may be", known.len());
+            self.world.violation(Invariant::RefusedForCause, what);
+        }
+        let asked: u64 = known.iter().filter_map(|uid| state.asked.get(uid)).sum();
+        let is_for_cpu = after.reason.as_deref() == Some(OUT_OF_CPU) && !pods::is_refused(pod);
+        if is_for_cpu && asked <= MILLI_CPUS {
+            let what = format!("{name}, and all pods ask for {asked}m of {MILLI_CPUS}m");
             self.world.violation(Invariant::RefusedForCause, what);
         }
     }
@@ -194,6 +207,19 @@ const OWN_CONDITIONS: [&str; 9] = [
 
 /// Told of pods that are one too many.
 pub const OUT_OF_PODS: &str = "OutOfpods";
+/// Told of pods that ask for more CPU than others have left.
+pub const OUT_OF_CPU: &str = "OutOfcpu";
+/// All CPU that there is, in thousandths.
+const MILLI_CPUS: u64 = 1000 * CPUS as u64;
+
+impl State {
+    /// A pod is written, anew or otherwise than before. One that no machine has room for takes none.
+    pub(super) fn note_asked(&mut self, pod: &Pod) {
+        let Some(uid) = pod.metadata.uid.clone().filter(|_| !pods::is_refused(pod)) else { return };
+        let asked = self.asked.entry(uid).or_default();
+        *asked = pods::milli_cpus(pod).max(*asked);
+    }
+}
 
 /// The UID under which the node has a pod: that of a static pod is in its mirror.
 fn node_uid(pod: &Pod) -> Option<&str> {

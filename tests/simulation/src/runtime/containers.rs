@@ -127,7 +127,7 @@ impl SimRuntime {
         Ok(id)
     }
 
-    pub(super) fn run_container(&self, id: &ContainerId, life: u64, fate: Fate) -> Result<()> {
+    pub(super) fn run_container(&self, id: &ContainerId, life: u64, fate: Fate, is_awaited: bool) -> Result<()> {
         let mut state = self.state();
         let now = self.world.clock.wall();
         let Some(instance) = state.containers.get(id) else {
@@ -154,10 +154,9 @@ impl SimRuntime {
             .unwrap_or_default();
         if !awaited.contains(&name) && is_work(&name) {
             let ended_well = |init: &&String| {
-                let mut here = state
-                    .containers
-                    .values()
-                    .filter(|other| other.container.sandbox_id == home && other.container.name == **init);
+                let ever = state.containers.values().chain(state.forgotten.values());
+                let mut here =
+                    ever.filter(|other| other.container.sandbox_id == home && other.container.name == **init);
                 here.any(|other| other.container.exit().is_some_and(|exit| exit.exit_code == 0))
             };
             if let Some(init) = awaited.iter().find(|init| !ended_well(init)) {
@@ -171,6 +170,9 @@ impl SimRuntime {
             self.check_post_start(&state, &uid, &home, id);
             self.check_renewal(&state, &uid, id, &name);
             self.check_alone(&state, &uid, id);
+        }
+        if is_awaited {
+            self.check_is_not_over(&state, &uid, &name, id);
         }
         self.note_debugger(&mut state, &uid, &name, id);
         if program == Program::Broken {
@@ -342,7 +344,7 @@ impl SimRuntime {
 
     pub(super) async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<()> {
         let (wanted, stop) = (id.clone(), self.call_to_stop(grace));
-        let effect = move |runtime: &SimRuntime, fate| runtime.begin_stop(&wanted, &stop, fate);
+        let effect = move |runtime: &SimRuntime, fate, _| runtime.begin_stop(&wanted, &stop, fate);
         let program = self.call_with_fate("StopContainer", effect).await?;
         match program {
             None => {}

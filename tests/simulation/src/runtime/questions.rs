@@ -54,8 +54,8 @@ impl SimRuntime {
     /// How the newest instance of a container ended, if it did.
     pub fn newest_exit(&self, pod_uid: &str, name: &str) -> Option<i32> {
         let state = self.state();
-        let of_it =
-            state.containers.values().filter(|instance| instance.pod_uid == pod_uid && instance.container.name == name);
+        let ever = state.containers.values().chain(state.forgotten.values());
+        let of_it = ever.filter(|instance| instance.pod_uid == pod_uid && instance.container.name == name);
         let newest = of_it.max_by_key(|instance| (instance.container.attempt, instance.container.id.clone()))?;
         newest.container.exit().map(|exit| exit.exit_code)
     }

@@ -113,7 +113,11 @@ impl SimRuntime {
             return;
         }
         let before = state.debuggers.insert((uid.to_owned(), name.to_owned()), id.clone());
-        if let Some(before) = before {
+        // Of what was lost nobody knows that it ran, unless that was told.
+        let is_known = |before: &ContainerId| {
+            !state.forgotten.contains_key(before) || state.told.get(uid).is_some_and(|told| told.ran.contains(before))
+        };
+        if let Some(before) = before.filter(is_known) {
             let what = format!("{id} of {uid}/{name} starts, as {before} did");
             self.world.violation(Invariant::DebuggersRunOnce, what);
         }

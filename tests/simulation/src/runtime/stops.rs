@@ -49,7 +49,8 @@ impl SimRuntime {
     /// Starts a container; who hears of it has its postStart hook to run.
     pub(super) async fn launch(&self, id: &ContainerId) -> Result<()> {
         let (wanted, life) = (id.clone(), self.state().life);
-        let effect = move |runtime: &SimRuntime, fate| runtime.run_container(&wanted, life, fate);
+        let effect =
+            move |runtime: &SimRuntime, fate, is_awaited| runtime.run_container(&wanted, life, fate, is_awaited);
         self.call_with_fate("StartContainer", effect).await?;
         self.state().launches.insert(id.clone(), (life, Instant::now()));
         Ok(())

@@ -1,11 +1,13 @@
-//! What goes wrong by itself: the runtime goes away, and the kernel kills something.
+//! What goes wrong by itself: the runtime goes away, the kernel kills something, and the runtime
+//! forgets something.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ferrolet::cri::{RuntimeEventKind, SandboxState};
+use ferrolet::cri::{ContainerId, RuntimeEventKind, SandboxId, SandboxState};
 use tokio::time::Instant;
 
-use super::{Deaf, SimRuntime};
+use super::{Deaf, SimRuntime, State};
 
 impl SimRuntime {
     /// The runtime goes away and comes back: calls fail, streams end, containers go on.
@@ -87,5 +89,64 @@ impl SimRuntime {
                 Some(uid)
             }
         }
+    }
+
+    /// Somebody takes a container or a sandbox away behind the agent's back, or the machine lost
+    /// power and with it all that the runtime knew. The answer is the pods it happened to.
+    pub fn forget_something(&self) -> BTreeSet<String> {
+        let (sandboxes, containers): (Vec<_>, Vec<_>) = {
+            let state = self.state();
+            (state.sandboxes.keys().cloned().collect(), state.containers.keys().cloned().collect())
+        };
+        let roll = self.world.random(|random| random.u32(0..10));
+        let mut state = self.state();
+        if roll == 0 {
+            self.world.log(|| "the runtime forgets everything".into());
+            // It was away for that, and has nothing to say of it.
+            state.listeners.clear();
+            return sandboxes.iter().filter_map(|id| self.forget_sandbox(&mut state, id, false)).collect();
+        }
+        if roll < 4 && !sandboxes.is_empty() {
+            let id = &sandboxes[self.world.random(|random| random.usize(..sandboxes.len()))];
+            return self.forget_sandbox(&mut state, id, true).into_iter().collect();
+        }
+        if containers.is_empty() {
+            return BTreeSet::new();
+        }
+        let id = &containers[self.world.random(|random| random.usize(..containers.len()))];
+        self.forget_container(&mut state, id, true).into_iter().collect()
+    }
+
+    fn forget_sandbox(&self, state: &mut State, id: &SandboxId, is_told: bool) -> Option<String> {
+        let sandbox = state.sandboxes.remove(id)?;
+        self.world.log(|| format!("sandbox {id} is forgotten"));
+        let inside = state.containers.values().filter(|instance| instance.container.sandbox_id == *id);
+        for container in inside.map(|instance| instance.container.id.clone()).collect::<Vec<_>>() {
+            self.forget_container(state, &container, is_told);
+        }
+        state.users.remove(id);
+        state.cgroups.remove(id);
+        // What stands beside it, in another one, has to be stopped.
+        state.touched.insert(sandbox.pod_uid.clone());
+        if is_told {
+            self.emit(state, &sandbox.pod_uid, id.as_str(), RuntimeEventKind::Deleted);
+        }
+        Some(sandbox.pod_uid)
+    }
+
+    fn forget_container(&self, state: &mut State, id: &ContainerId, is_told: bool) -> Option<String> {
+        let instance = state.containers.remove(id)?;
+        let uid = instance.pod_uid.clone();
+        self.world.log(|| format!("container {id} is forgotten: {uid}/{}", instance.container.name));
+        // What demanded that all begin anew may be gone with it, and what goes on was demanded before.
+        if state.renewals.contains_key(&uid) {
+            state.replaced.insert(uid.clone());
+            state.touched.insert(uid.clone());
+        }
+        state.forgotten.insert(id.clone(), instance);
+        if is_told {
+            self.emit(state, &uid, id.as_str(), RuntimeEventKind::Deleted);
+        }
+        Some(uid)
     }
 }
