@@ -120,7 +120,7 @@ impl Runtime for SimRuntime {
         _: &SandboxConfig,
     ) -> Result<ContainerId> {
         let (sandbox, config) = (sandbox.clone(), config.clone());
-        let effect = move |runtime: &SimRuntime, fate| runtime.make_container(&sandbox, &config, fate);
+        let effect = move |runtime: &SimRuntime, fate, _| runtime.make_container(&sandbox, &config, fate);
         self.call_with_fate("CreateContainer", effect).await
     }
 
