@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use ferrolet::cri::{ContainerId, Runtime, Scope};
 use ferrolet::pod::PodUid;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, ContainerStatus, Pod};
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -27,6 +27,7 @@ pub const CASES: &[Case] = &[
     shared!(a_container_is_restarted_by_its_own_rules),
     shared!(a_container_that_is_never_restarted_stays_down),
     shared!(a_container_for_debugging_joins_a_running_pod),
+    shared!(a_container_for_debugging_may_bring_what_its_pod_had_no_need_of),
     shared!(a_container_for_debugging_needs_its_target),
 ];
 
@@ -229,6 +230,20 @@ async fn a_container_that_is_never_restarted_stays_down(node: Node) -> Result<()
     Ok(())
 }
 
+/// Adds a container to a pod that is there.
+async fn debug(node: &Node, pod: &str, debugger: Value) -> Result<()> {
+    let patch = Patch::Strategic(json!({ "spec": { "ephemeralContainers": [debugger] } }));
+    node.api::<Pod>().patch_ephemeral_containers(pod, &PatchParams::default(), &patch).await?;
+    Ok(())
+}
+
+/// The container `debugger` has ended as those of these stories do.
+fn debugger_has_ended(pod: &Pod) -> bool {
+    let list = pod.status.as_ref().and_then(|status| status.ephemeral_container_statuses.clone());
+    let state = status_of(&list, "debugger").ok().and_then(|it| it.state.clone());
+    state.and_then(|state| state.terminated).is_some_and(|exit| exit.exit_code == 3)
+}
+
 async fn a_container_for_debugging_joins_a_running_pod(node: Node) -> Result<()> {
     let sick = node.run(pod("sick").script("exec sleep 1000000")).await?;
     sick.expect().ready().await?;
@@ -239,20 +254,47 @@ async fn a_container_for_debugging_joins_a_running_pod(node: Node) -> Result<()>
         "command": ["sh", "-c", "tr '\\0' ' ' < /proc/1/cmdline; exit 3"],
         "targetContainerName": "main",
     });
-    let patch = Patch::Strategic(json!({ "spec": { "ephemeralContainers": [debugger] } }));
-    node.api::<Pod>().patch_ephemeral_containers("sick", &PatchParams::default(), &patch).await?;
-    let ended = |pod: &Pod| {
-        let list = pod.status.as_ref().and_then(|status| status.ephemeral_container_statuses.clone());
-        let state = status_of(&list, "debugger").ok().and_then(|it| it.state.clone());
-        state.and_then(|state| state.terminated).is_some_and(|exit| exit.exit_code == 3)
-    };
-    sick.expect().ready().that("an end of the debugger", ended).await?;
+    debug(&node, "sick", debugger).await?;
+    sick.expect().ready().that("an end of the debugger", debugger_has_ended).await?;
     // It has seen the processes of its target, and is not started again.
     ensure!(sick.log_of("debugger", 0)?.starts_with("sleep 1000000"));
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let pod = sick.expect().ready().that("an end of the debugger", ended).await?;
+    let pod = sick.expect().ready().that("an end of the debugger", debugger_has_ended).await?;
     let list = pod.status.context("a status")?.ephemeral_container_statuses;
     ensure!(status_of(&list, "debugger")?.restart_count == 0);
+    ensure!(sick.instance().await? == before);
+    Ok(())
+}
+
+async fn a_container_for_debugging_may_bring_what_its_pod_had_no_need_of(node: Node) -> Result<()> {
+    // Nobody mounts these yet, and one of them has nothing to show.
+    let volumes = json!([
+        { "name": "scratch", "emptyDir": {} },
+        { "name": "tools", "configMap": { "name": "tools" } },
+    ]);
+    let sick = node.run(pod("sick").script("exec sleep 1000000").spec(json!({ "volumes": volumes }))).await?;
+    sick.expect().ready().await?;
+    let before = sick.instance().await?;
+    let config_map =
+        |name: &str, word: &str| json!({ "metadata": { "name": name }, "data": { "word": format!("{word}\n") } });
+    node.create::<ConfigMap>(config_map("words", "knock")).await?;
+    let word = json!({ "name": "WORD", "valueFrom": { "configMapKeyRef": { "name": "words", "key": "word" } } });
+    let mounts = json!([{ "name": "scratch", "mountPath": "/scratch" }, { "name": "tools", "mountPath": "/tools" }]);
+    let debugger = json!({
+        "name": "debugger",
+        "image": BUSYBOX,
+        "command": ["sh", "-c", "stat -c %a /scratch; cat /tools/word; echo \"$WORD\"; exit 3"],
+        "env": [word],
+        "volumeMounts": mounts,
+    });
+    debug(&node, "sick", debugger).await?;
+    let message = sick.expect_event("FailedMount").await?;
+    ensure!(message.contains("configmap \"tools\" not found"), "{message}");
+    sick.expect().ready().await?;
+    node.create::<ConfigMap>(config_map("tools", "hammer")).await?;
+    sick.expect().ready().that("an end of the debugger", debugger_has_ended).await?;
+    let said = sick.log_of("debugger", 0)?;
+    ensure!(said.trim() == "777\nhammer\nknock", "{said:?}");
     ensure!(sick.instance().await? == before);
     Ok(())
 }
@@ -262,8 +304,7 @@ async fn a_container_for_debugging_needs_its_target(node: Node) -> Result<()> {
     let stuck = node.run(stuck).await?;
     stuck.expect().waiting("ErrImageNeverPull").await?;
     let debugger = json!({ "name": "debugger", "image": BUSYBOX, "targetContainerName": "main" });
-    let patch = Patch::Strategic(json!({ "spec": { "ephemeralContainers": [debugger] } }));
-    node.api::<Pod>().patch_ephemeral_containers("stuck", &PatchParams::default(), &patch).await?;
+    debug(&node, "stuck", debugger).await?;
     let is_told = |pod: &Pod| {
         let list = pod.status.as_ref().and_then(|status| status.ephemeral_container_statuses.clone());
         let waiting = status_of(&list, "debugger").ok().and_then(|it| it.state.as_ref()?.waiting.clone());
