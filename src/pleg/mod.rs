@@ -78,10 +78,28 @@ struct Entry {
     listed: Vec<(String, Listed)>,
     /// Containers that may have changed though their state did not.
     distrusted: BTreeSet<ContainerId>,
-    /// Full name and source, if by its sandbox it is a static pod.
-    static_pod: Option<(String, Source)>,
+    /// What its sandbox said in the last list that had one.
+    named: Option<Named>,
     /// Somebody asked for this pod, and says when it can be forgotten.
     is_wanted: bool,
+}
+
+/// Who a pod is, by its sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    pub name: String,
+    pub namespace: String,
+    pub source: Source,
+}
+
+impl Named {
+    fn of(sandbox: &cri::Sandbox) -> Self {
+        Named {
+            name: sandbox.pod_name.clone(),
+            namespace: sandbox.pod_namespace.clone(),
+            source: Source::of_annotations(&sandbox.annotations),
+        }
+    }
 }
 
 impl Entry {
@@ -140,10 +158,16 @@ impl Pleg {
     pub fn static_pods(&self, full_name: &str) -> Vec<(PodUid, Source)> {
         let entries = self.entries();
         let of_name = |(uid, entry): (&PodUid, &Entry)| {
-            let (name, source) = entry.static_pod.as_ref().filter(|_| entry.holds_any())?;
-            (name == full_name).then(|| (uid.clone(), *source))
+            let Named { name, namespace, source } = entry.named.as_ref().filter(|_| entry.holds_any())?;
+            let is_it = source.is_static() && full_name == format!("{name}_{namespace}");
+            is_it.then(|| (uid.clone(), *source))
         };
         entries.iter().filter_map(of_name).collect()
+    }
+
+    /// Who a pod is, also while it cannot be read.
+    pub fn named(&self, uid: &PodUid) -> Option<Named> {
+        self.entries().get(uid)?.named.clone()
     }
 
     /// What the runtime holds of a pod: from the cache when nothing hinted at a change since

@@ -7,10 +7,10 @@ use futures::StreamExt;
 use tokio::sync::{Notify, Semaphore, watch};
 use tracing::{debug, info, warn};
 
-use super::{Listed, Pleg};
+use super::{Listed, Named, Pleg};
 use crate::clock::Clock;
 use crate::cri::{self, CriError, SandboxState, Scope};
-use crate::pod::{PodUid, Source};
+use crate::pod::PodUid;
 
 /// How often the task looks without being told to.
 #[derive(Clone, Debug)]
@@ -191,11 +191,7 @@ async fn relist(pleg: &Pleg, clock: &Clock, listening: bool) -> cri::Result<()> 
             }
         }
         for sandbox in &sandboxes {
-            let source = Source::of_annotations(&sandbox.annotations);
-            if source.is_static() {
-                let entry = entries.entry(PodUid::new(&sandbox.pod_uid)).or_default();
-                entry.static_pod = Some((format!("{}_{}", sandbox.pod_name, sandbox.pod_namespace), source));
-            }
+            entries.entry(PodUid::new(&sandbox.pod_uid)).or_default().named = Some(Named::of(sandbox));
         }
         for (uid, mut lines) in now_listed {
             lines.sort_by(|a, b| a.0.cmp(&b.0));

@@ -112,7 +112,10 @@ impl Task {
         self.was_ready |= success;
         let Target { id, kind, container, .. } = &self.target;
         let mut state = self.board.state();
-        state.assumed.remove(id);
+        // That it is well says nothing of whether it has started or is ready.
+        if (*kind, success) != (ProbeKind::Liveness, true) {
+            state.assumed.remove(id);
+        }
         // Gone from the board: the worker has seen the instance end, or be replaced.
         let Some(standing) = state.standings.get_mut(id) else { return Next::Done };
         let before = *standing;

@@ -422,6 +422,16 @@ async fn what_was_told_overrules_how_it_looked_but_not_what_a_probe_has_decided(
 }
 
 #[tokio::test(start_paused = true)]
+async fn that_it_is_well_does_not_make_a_guess_a_fact() {
+    let liveness = format!("livenessProbe: {{{GET}, periodSeconds: 1}}");
+    let readiness = format!("readinessProbe: {{{GET}, initialDelaySeconds: 3600}}");
+    let mut bench = found_running(&format!("{liveness}, {readiness}"), |_| Saying::Good, 60);
+    assert_eq!(bench.live_until(9).await.ready, Some(true));
+    (bench.is_unknown, bench.told) = (false, Some(told("one", true, false)));
+    assert_eq!(bench.look().into_values().next().and_then(|standing| standing.ready), Some(false));
+}
+
+#[tokio::test(start_paused = true)]
 async fn five_hundred_probes_found_at_once_do_not_fire_at_once() {
     let mut benches: Vec<_> = (0..500)
         .map(|seed| {

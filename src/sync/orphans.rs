@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tracing::warn;
 
 use super::{Context, start};
+use crate::pleg::Named;
 use crate::pod::{self, PodUid, Source};
 
 /// Pods in the runtime, on disk or in a cgroup that are not among `known`, and where they came from.
@@ -33,12 +34,12 @@ pub async fn find(context: &Context, known: &BTreeSet<PodUid>) -> Vec<(Pod, Sour
     }
     let mut pods = Vec::new();
     for uid in found.into_iter().filter(|uid| !known.contains(uid) && !uid.as_str().is_empty()) {
-        let runtime = context.pleg.current(&uid).await.unwrap_or_default();
-        let sandbox = runtime.sandbox();
-        let source = sandbox.map_or(Source::Api, |sandbox| Source::of_annotations(&sandbox.annotations));
-        let named = sandbox.map(|sandbox| (sandbox.pod_name.as_str(), sandbox.pod_namespace.as_str()));
-        let (name, namespace) = named.unwrap_or(("unknown", "unknown"));
-        pods.push((orphan(name, namespace, &uid), source));
+        // Whoever has no sandbox has no name either, and nothing of it can be in the way of another.
+        let pod = match context.pleg.named(&uid) {
+            Some(Named { name, namespace, source }) => (orphan(&name, &namespace, &uid), source),
+            None => (orphan("unknown", "unknown", &uid), Source::Api),
+        };
+        pods.push(pod);
     }
     pods
 }

@@ -14,6 +14,9 @@ use tokio::time::Instant;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const USAGE: &str = "usage: simulation [--seeds N] [--from S] [--fresh M] [--seed S] [--minutes M]
   --seeds N    how many seeds to run (1000)
   --from S     the first of them (0)

@@ -8,14 +8,16 @@ const SHORT: Options = Options { storm: Some(Duration::from_secs(240)), log: Log
 
 #[test]
 fn a_seed_tells_the_same_story_twice() {
-    for seed in 1..4 {
+    let mut lines = 0;
+    for seed in 1..6 {
         let (first, second) = (run(seed, SHORT), run(seed, SHORT));
-        assert!(first.log.len() > 50, "seed {seed} has no story");
+        lines += first.log.len();
         for (line, (a, b)) in first.log.iter().zip(&second.log).enumerate() {
             assert_eq!(a, b, "seed {seed} parts in line {line}");
         }
         assert_eq!(first.log.len(), second.log.len());
     }
+    assert!(lines > 500, "these seeds have no story");
 }
 
 #[test]

@@ -4,7 +4,6 @@
 //! The record holds every answer that the agent was given, so it knows when a threshold is met
 //! as the agent has to know it.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -318,14 +317,13 @@ impl SimRuntime {
         state.touched.contains(&instance.pod_uid) || !others.any(is_served)
     }
 
-    /// Whether some instance of a container was given up by this probe.
+    /// Whether some instance of a container was given up by this probe, or is gone with nobody to say
+    /// how its probes fared.
     pub fn was_given_up(&self, pod_uid: &str, name: &str, ask: Ask) -> bool {
         let state = self.state();
-        let is_it = |(id, asks): (&ContainerId, &BTreeSet<Ask>)| {
-            let of = state.owners.get(id);
-            asks.contains(&ask) && of.is_some_and(|(uid, of)| uid == pod_uid && of == name)
-        };
-        state.given_up.iter().any(is_it)
+        let is_it = |id: &ContainerId| state.owners.get(id).is_some_and(|(uid, of)| uid == pod_uid && of == name);
+        let given_up = state.given_up.iter().filter(|(_, asks)| asks.contains(&ask)).map(|(id, _)| id);
+        given_up.chain(state.forgotten.keys()).any(is_it)
     }
 }
 

@@ -52,6 +52,12 @@ impl SimRuntime {
         self.state().forgotten.contains_key(&ContainerId::new(id))
     }
 
+    /// Whether any instance of this container was.
+    pub fn has_forgotten_any(&self, pod_uid: &str, name: &str) -> bool {
+        let state = self.state();
+        state.forgotten.values().any(|instance| instance.pod_uid == pod_uid && instance.container.name == name)
+    }
+
     /// An instance is about to start, and somebody waits for it.
     pub(super) fn check_is_not_over(&self, state: &State, uid: &str, name: &str, starting: &ContainerId) {
         let Some(told) = state.told.get(uid).filter(|_| !state.put_back.contains(uid)) else { return };
