@@ -422,6 +422,21 @@ async fn what_was_told_overrules_how_it_looked_but_not_what_a_probe_has_decided(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_sidecar_that_nothing_has_followed_is_not_guessed_to_have_started() {
+    let probes = format!("startupProbe: {{{GET}, periodSeconds: 1}}");
+    let sidecar = format!("{{name: web, restartPolicy: Always, {probes}}}");
+    let pod = Arc::new(pod_yaml(&format!("spec: {{initContainers: [{sidecar}], containers: [{{name: main}}]}}")));
+    for (is_followed, started) in [(false, Some(false)), (true, Some(true))] {
+        let mut bench = found_running(&probes, |_| Saying::Good, 60);
+        bench.pod = pod.clone();
+        if is_followed {
+            bench.runtime.containers.push(cri::testing::container("main", 0, cri::testing::running()));
+        }
+        assert_eq!(bench.look().into_values().next().and_then(|standing| standing.started), started);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn that_it_is_well_does_not_make_a_guess_a_fact() {
     let liveness = format!("livenessProbe: {{{GET}, periodSeconds: 1}}");
     let readiness = format!("readinessProbe: {{{GET}, initialDelaySeconds: 3600}}");

@@ -42,7 +42,7 @@ pub fn standings(look: &Look<'_>, known: &Standings) -> Standings {
     let of = |(container, newest): (&Container, &cri::Container)| {
         let mut standing = known.get(&newest.id).copied().unwrap_or_else(|| match look.told {
             Told::Known(status) => first(container, told(status, &newest.id)),
-            Told::Unknown { by } => by_age(container, newest, by),
+            Told::Unknown { by } => by_age(container, newest, by, is_waited_for(look, container)),
         });
         if look.stage != Stage::Syncing {
             // As upstream: what is being stopped is not waited for any more.
@@ -68,9 +68,17 @@ fn first(container: &Container, told: Option<&ContainerStatus>) -> Standing {
 /// What had run for so long when the agent came is not taken for new: so upstream has it.
 const SURELY_NOT_NEW: Duration = Duration::from_secs(10);
 
+/// Nothing of what a sidecar has to start for is there.
+fn is_waited_for(look: &Look<'_>, container: &Container) -> bool {
+    let mut from_it = workload_containers(look.pod).skip_while(|(_, it)| it.name != container.name);
+    let is_sidecar = from_it.next().is_some_and(|(role, _)| role == Role::Sidecar);
+    is_sidecar && from_it.all(|(_, later)| look.runtime.newest(&later.name).is_none())
+}
+
 /// Whoever outlived the time that its startup probe gives it has started, or it would have been
-/// killed. A shorter life proves nothing, and a liveness probe that comes too early kills.
-fn by_age(container: &Container, newest: &cri::Container, by: Timestamp) -> Standing {
+/// killed, had there been an agent to do it. A shorter life proves nothing, and a liveness probe that
+/// comes too early kills; so does one that others wait for, who start too early then.
+fn by_age(container: &Container, newest: &cri::Container, by: Timestamp, is_waited_for: bool) -> Standing {
     let age = match newest.state {
         ContainerState::Running { started_at } => Duration::try_from(by.duration_since(started_at)).unwrap_or_default(),
         _ => Duration::ZERO,
@@ -79,7 +87,7 @@ fn by_age(container: &Container, newest: &cri::Container, by: Timestamp) -> Stan
         let Settings { initial_delay, period, failure_threshold, .. } = Settings::of(probe);
         initial_delay + period.saturating_mul(failure_threshold)
     });
-    let started = patience.map(|patience| age > patience.max(SURELY_NOT_NEW));
+    let started = patience.map(|patience| !is_waited_for && age > patience.max(SURELY_NOT_NEW));
     let ready = age > SURELY_NOT_NEW && started != Some(false);
     Standing { started, ready: container.readiness_probe.is_some().then_some(ready), failed: None }
 }
