@@ -64,6 +64,17 @@ impl Both<'_> {
         kubelet == Some(LOST) && ferrolet.is_some_and(|reason| reason != LOST)
     }
 
+    /// Whether the container that an event is about has ended at least once.
+    fn comes_and_goes(&self, path: &str) -> bool {
+        let name = path.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(name, _)| name);
+        let status = |list: &str| self.ferrolet["status"][list][name?].as_object();
+        let has_ended = |status: &serde_json::Map<String, Value>| {
+            status.get("state").is_some_and(|state| state["running"].is_null())
+                || status.get("lastState").is_some_and(|last| last["terminated"].is_object())
+        };
+        ["initContainerStatuses", "containerStatuses"].into_iter().filter_map(status).any(has_ended)
+    }
+
     fn is_running(&self) -> bool {
         [self.ferrolet, self.kubelet].iter().all(|side| side["status"]["phase"] == "Running")
     }
@@ -241,6 +252,11 @@ const KNOWN: &[Known] = &[
         why: "a port that nobody named is told as such; upstream tells that it is no number",
     },
     Known {
+        path: "events.Warning Unhealthy",
+        holds: |one, both| one.kubelet.is_none() && both.comes_and_goes(&one.path),
+        why: "upstream probes by a beat that the pod began with, and may not ask at all who lives for less than a period",
+    },
+    Known {
         path: "failed to connect service",
         holds: |one, _| one.path.starts_with("events.Warning Unhealthy"),
         why: "a refused connection of a gRPC probe is told at once and not tried again until the time is up",
@@ -393,6 +409,19 @@ mod tests {
         assert!(!why("Running", own.clone(), lost.clone()));
         assert!(!why("Failed", lost, own.clone()));
         assert!(!why("Failed", own, json!({ "exitCode": 137, "reason": "Error" })));
+    }
+
+    #[test]
+    fn a_probe_may_miss_what_comes_and_goes_and_nothing_else() {
+        let why = |state: &str| {
+            let status = json!({ "containerStatuses": { "c-0": { "state": { state: {} } } } });
+            let told = json!({ "Warning Unhealthy spec.containers{c-0}: Liveness probe failed: refused": "told" });
+            let ferrolet = json!({ "status": status.clone(), "events": told });
+            let all = all(Stage::Made, &ferrolet, &json!({ "status": status, "events": {} }));
+            all.iter().all(|(_, why)| why.is_some())
+        };
+        assert!(why("terminated") && why("waiting"));
+        assert!(!why("running"));
     }
 
     #[test]
