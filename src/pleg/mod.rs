@@ -78,7 +78,7 @@ struct Entry {
     listed: Vec<(String, Listed)>,
     /// Containers that may have changed though their state did not.
     distrusted: BTreeSet<ContainerId>,
-    /// What its sandbox said in the last list that had one.
+    /// What its sandbox says, which is the same for as long as the pod has one.
     named: Option<Named>,
     /// Somebody asked for this pod, and says when it can be forgotten.
     is_wanted: bool,
@@ -192,6 +192,9 @@ impl Pleg {
         let entry = entries.entry(uid.clone()).or_default();
         if entry.hints == hints {
             entry.distrusted.clear();
+        }
+        if let Some(sandbox) = fresh.sandbox() {
+            entry.named.get_or_insert_with(|| Named::of(sandbox));
         }
         entry.runtime = fresh.clone();
         entry.read_at_hint = Some(hints);

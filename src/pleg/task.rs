@@ -191,7 +191,8 @@ async fn relist(pleg: &Pleg, clock: &Clock, listening: bool) -> cri::Result<()> 
             }
         }
         for sandbox in &sandboxes {
-            entries.entry(PodUid::new(&sandbox.pod_uid)).or_default().named = Some(Named::of(sandbox));
+            let entry = entries.entry(PodUid::new(&sandbox.pod_uid)).or_default();
+            entry.named.get_or_insert_with(|| Named::of(sandbox));
         }
         for (uid, mut lines) in now_listed {
             lines.sort_by(|a, b| a.0.cmp(&b.0));

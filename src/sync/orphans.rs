@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{Context, start};
 use crate::pleg::Named;
@@ -34,7 +34,12 @@ pub async fn find(context: &Context, known: &BTreeSet<PodUid>) -> Vec<(Pod, Sour
     }
     let mut pods = Vec::new();
     for uid in found.into_iter().filter(|uid| !known.contains(uid) && !uid.as_str().is_empty()) {
-        // Whoever has no sandbox has no name either, and nothing of it can be in the way of another.
+        // Of one that no list had yet only a read tells.
+        if context.pleg.named(&uid).is_none()
+            && let Err(error) = context.pleg.current(&uid).await
+        {
+            debug!(%uid, %error, "cannot read whose leftovers these are");
+        }
         let pod = match context.pleg.named(&uid) {
             Some(Named { name, namespace, source }) => (orphan(&name, &namespace, &uid), source),
             None => (orphan("unknown", "unknown", &uid), Source::Api),
@@ -95,7 +100,7 @@ mod tests {
     use super::super::testing::Bed;
     use super::*;
     use crate::cri::testing::{container, exited, running};
-    use crate::cri::{Container, ContainerState, labels};
+    use crate::cri::{Container, ContainerState, Sandbox, SandboxState, labels};
     use crate::pleg::{self, PlegConfig};
 
     const GONE: &str = "gone_shop_c-1.log";
@@ -149,6 +154,21 @@ mod tests {
         assert_eq!(left(&bed).await, all, "the pod was not read yet");
         pleg.current(&PodUid::new("u")).await.expect("it is read");
         assert_eq!(left(&bed).await, ["file", "linked", created, lost, runs]);
+    }
+
+    #[tokio::test]
+    async fn an_orphan_has_the_name_that_its_sandbox_has_although_no_list_had_it_yet() {
+        let bed = Bed::new("{containers: []}");
+        let uid = PodUid::new("late");
+        fs::create_dir_all(bed.context.config.pod_logs_dir.join("shop_web-0_late")).expect("a scratch directory");
+        bed.runtime.hold_sandbox(Sandbox {
+            pod_uid: uid.to_string(),
+            annotations: [("kubernetes.io/config.source".to_owned(), "file".to_owned())].into(),
+            ..crate::cri::testing::sandbox("s", 0, SandboxState::Ready)
+        });
+        bed.context.pleg.mark_stale(&uid);
+        let found = find(&bed.context, &BTreeSet::new()).await;
+        assert_eq!(found, [(orphan("web-0", "shop", &uid), Source::File)]);
     }
 
     #[tokio::test(start_paused = true)]

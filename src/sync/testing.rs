@@ -139,6 +139,10 @@ impl Runtime for FakeRuntime {
         let found = self.state().containers.iter().find(|container| container.id == *id).cloned();
         Ok(found.expect("who asks for a container has seen it listed"))
     }
+    async fn sandbox_status(&self, id: &SandboxId) -> Result<Sandbox> {
+        let found = self.state().sandboxes.iter().find(|sandbox| sandbox.id == *id).cloned();
+        Ok(found.expect("who asks for a sandbox has seen it listed"))
+    }
     async fn status(&self) -> Result<RuntimeStatus> {
         Err(CriError::Unimplemented { call: "Status" })
     }
@@ -153,9 +157,6 @@ impl Runtime for FakeRuntime {
         unused()
     }
     async fn update_pod_cidr(&self, _: &str) -> Result<()> {
-        unused()
-    }
-    async fn sandbox_status(&self, _: &SandboxId) -> Result<Sandbox> {
         unused()
     }
     async fn update_container(&self, _: &ContainerId, _: &LinuxResources) -> Result<()> {
