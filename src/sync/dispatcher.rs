@@ -333,11 +333,8 @@ impl Dispatcher {
         // known before everything is listed; it counts until then, and keeps its mirror.
         let is_to_run = source.is_static() && pod.spec.is_some();
         let is_listed = *self.context.pleg.listed().borrow();
-        let has_turn = match is_listed {
-            true => !is_to_run || self.has_room(&reference, uid),
-            false => !is_to_run || self.is_first(&reference, uid),
-        };
-        if !has_turn {
+        let has_turn = if is_listed { Self::has_room } else { Self::is_first };
+        if is_to_run && !has_turn(self, &reference, uid) {
             info!(pod = %reference, "waiting for the static pod of the same name to end");
             return;
         }
@@ -378,7 +375,7 @@ impl Dispatcher {
         is_alone && self.is_first(reference, uid)
     }
 
-    fn is_first(&self, reference: &PodRef, uid: &PodUid) -> bool {
+    fn is_first(&mut self, reference: &PodRef, uid: &PodUid) -> bool {
         self.static_queues.get(&reference.full_name()).and_then(VecDeque::front) == Some(uid)
     }
 

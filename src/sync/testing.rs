@@ -18,9 +18,11 @@ use super::execute::{Done, Round, StartFailure, execute};
 use super::hooks::{BegunHooks, Hooks};
 use super::launch::{LaunchConfig, tests};
 use super::mirror::Mirrors;
-use super::plan::{Action, BackoffLimits};
+use super::plan::{Action, BackoffLimits, Plan};
+use super::report::{Progress, Reporter};
 use super::user_namespaces::{IdPool, UserNamespaces};
 use super::wish::Desired;
+use super::worker::Stage;
 use super::{Context, DeadContainers, DeadLimits, HostResolver, SyncConfig, Wakes, hooks};
 use crate::admission::{Admission, AdmissionConfig};
 use crate::clock::Clock;
@@ -42,7 +44,8 @@ use crate::pleg::{Pleg, PodRuntime};
 use crate::pod::dns::Resolver;
 use crate::pod::testing::pod_yaml;
 use crate::pod::{PodUid, Source};
-use crate::probes::Probes;
+use crate::probes::{Probes, Standings};
+use crate::status::{Phase, Resize};
 use crate::volumes::Volumes;
 
 /// A runtime that has every image, and does what it is asked unless a test says otherwise.
@@ -249,6 +252,14 @@ impl Bed {
             begun_hooks: &self.begun_hooks,
             stopping_since: self.stopping_since,
         }
+    }
+
+    /// Has the pod told of as it was seen by a worker in this stage.
+    pub fn publish(&self, reporter: &mut Reporter, stage: Stage, plan: &Plan) -> Phase {
+        let (failures, standings, resize) = (BTreeMap::new(), Standings::new(), Resize::default());
+        let (failures, standings, resize) = (&failures, &standings, &resize);
+        let progress = Progress { stage, failures, verdict: None, standings, resize, cgroup: None };
+        reporter.publish(&self.context, &self.wish, &self.seen, plan, &progress)
     }
 
     /// Reasons and messages of all events so far.

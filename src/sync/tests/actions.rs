@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::cgroups::Cgroups;
 use super::super::launch::CgroupConfig;
 use super::super::plan::{Action, Kind, StopWhy, Waits};
-use super::super::report::{Progress, Reporter};
+use super::super::report::Reporter;
 use super::super::testing::Bed;
 use super::super::worker::Stage;
 use super::*;
@@ -209,17 +209,8 @@ async fn a_pod_that_waits_for_the_network_is_told_once_each_time() {
     let bed = Bed::new(ONE);
     let mut reporter = Reporter::new(&bed.context);
     let mut publish = |waits_for_network: bool| {
-        let (failures, standings, resize) = (BTreeMap::new(), Standings::new(), status::Resize::default());
-        let progress = Progress {
-            stage: Stage::Syncing,
-            failures: &failures,
-            verdict: None,
-            standings: &standings,
-            resize: &resize,
-            cgroup: None,
-        };
         let plan = Plan { waits_for_network, ..Plan::default() };
-        reporter.publish(&bed.context, &bed.wish, &bed.seen, &plan, &progress);
+        bed.publish(&mut reporter, Stage::Syncing, &plan);
         bed.told()
     };
     let told = "NetworkNotReady: network is not ready: network state unknown";
@@ -234,16 +225,7 @@ async fn an_end_is_told_to_nobody_while_something_may_still_be_started() {
     let mut bed = Bed::new("{restartPolicy: Never, containers: [{name: c, image: own}]}");
     let mut reporter = Reporter::new(&bed.context);
     let mut publish = |bed: &Bed, stage: Stage| {
-        let (failures, standings, resize) = (BTreeMap::new(), Standings::new(), status::Resize::default());
-        let progress = Progress {
-            stage,
-            failures: &failures,
-            verdict: None,
-            standings: &standings,
-            resize: &resize,
-            cgroup: None,
-        };
-        let phase = reporter.publish(&bed.context, &bed.wish, &bed.seen, &Plan::default(), &progress);
+        let phase = bed.publish(&mut reporter, stage, &Plan::default());
         let told = reporter.earlier(&bed.wish.pod).and_then(|told| told.phase.clone());
         (phase, told.unwrap_or_default())
     };

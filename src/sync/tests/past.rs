@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodStatus;
 
 use super::super::mirror::Mirrors;
-use super::super::report::{Progress, Reporter};
+use super::super::report::Reporter;
 use super::super::testing::Bed;
 use super::super::worker::Stage;
 use super::*;
@@ -15,7 +15,7 @@ use crate::kube::fake::FakeCluster;
 use crate::pod::Source;
 use crate::pod::testing::yaml;
 use crate::probes::Told;
-use crate::status::{self, StatusWriter};
+use crate::status::StatusWriter;
 
 const TOLD: &str = "{phase: Running, startTime: 2026-01-01T10:00:00Z, containerStatuses: \
                     [{name: c, image: own, imageID: x, ready: true, restartCount: 4, containerID: fake://c-0, \
@@ -44,16 +44,7 @@ fn observe(mirrors: &Mirrors, status: &str) {
 /// One look of the worker at its pod; true if others were told of it.
 fn look(bed: &Bed, reporter: &mut Reporter) -> bool {
     reporter.recall(&bed.context, &bed.wish, &bed.seen);
-    let (failures, standings, resize) = (BTreeMap::new(), Standings::new(), status::Resize::default());
-    let progress = Progress {
-        stage: Stage::Syncing,
-        failures: &failures,
-        verdict: None,
-        standings: &standings,
-        resize: &resize,
-        cgroup: None,
-    };
-    reporter.publish(&bed.context, &bed.wish, &bed.seen, &Plan::default(), &progress);
+    bed.publish(reporter, Stage::Syncing, &Plan::default());
     reporter.has_told()
 }
 
