@@ -92,6 +92,8 @@ struct State {
     hooks: BTreeMap<(ContainerId, Ask), HookRun>,
     /// When an instance was started for a caller that heard of it, and in which life of the agent.
     launches: BTreeMap<ContainerId, (u64, Instant)>,
+    /// Instances that the agent wished to stop, whatever came of it.
+    unwanted: BTreeSet<ContainerId>,
     /// The graces that somebody gave a pod, in seconds.
     graces: BTreeMap<String, BTreeSet<u64>>,
     /// When there were last more dead containers than may stay.

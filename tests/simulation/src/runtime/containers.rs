@@ -343,6 +343,7 @@ impl SimRuntime {
     }
 
     pub(super) async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<()> {
+        self.state().unwanted.insert(id.clone());
         let (wanted, stop) = (id.clone(), self.call_to_stop(grace));
         let effect = move |runtime: &SimRuntime, fate, _| runtime.begin_stop(&wanted, &stop, fate);
         let program = self.call_with_fate("StopContainer", effect).await?;

@@ -64,7 +64,8 @@ impl SimRuntime {
         }
         for (id, instance) in &state.containers {
             let is_neighbour = instance.pod_uid == uid && instance.container.sandbox_id == *home && id != starting;
-            if !is_neighbour || !instance.container.is_running() {
+            // With a container that has to stop its hook is given up.
+            if !is_neighbour || !instance.container.is_running() || state.unwanted.contains(id) {
                 continue;
             }
             let Some(hook) = state.manners.get(id).and_then(|manners| manners.hook(Ask::PostStart)) else { continue };
