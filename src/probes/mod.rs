@@ -24,7 +24,7 @@ mod task;
 mod tests;
 mod wanted;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -177,8 +177,16 @@ struct BoardState {
     pod: Arc<Pod>,
     ip: Option<IpAddr>,
     standings: Standings,
-    /// Instances of which nothing was known, and no probe has decided anything since.
-    assumed: BTreeSet<ContainerId>,
+    /// Instances of which nothing was known, and what no probe has decided since.
+    assumed: BTreeMap<ContainerId, Assumed>,
+}
+
+/// What of a standing is only assumed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Assumed {
+    All,
+    /// That it has started; a probe has found out whether it is ready.
+    Start,
 }
 
 impl Board {
@@ -193,16 +201,25 @@ impl PodProbes {
         let mut state = self.board.state();
         state.pod = look.pod.clone();
         state.ip = look.ip;
-        if matches!(look.told, Told::Known(_)) {
-            let BoardState { standings, assumed, .. } = &mut *state;
-            standings.retain(|id, _| !assumed.contains(id));
-            assumed.clear();
-        }
-        let standings = wanted::standings(look, &state.standings);
         let BoardState { standings: before, assumed, .. } = &mut *state;
+        let mut found = BTreeMap::new();
+        if matches!(look.told, Told::Known(_)) {
+            for (id, assumed) in std::mem::take(assumed) {
+                let standing = before.remove(&id).filter(|_| assumed == Assumed::Start);
+                found.extend(standing.map(|standing| (id, standing.ready)));
+            }
+        }
+        let mut standings = wanted::standings(look, before);
+        for (id, ready) in found {
+            // Of one that has not even started yet, nothing that was found counts.
+            if let Some(standing) = standings.get_mut(&id).filter(|standing| standing.is_started()) {
+                standing.ready = ready;
+            }
+        }
         if matches!(look.told, Told::Unknown { .. }) {
-            assumed.extend(standings.keys().filter(|id| !before.contains_key(*id)).cloned());
-            assumed.retain(|id| standings.contains_key(id));
+            let new = standings.keys().filter(|id| !before.contains_key(*id));
+            assumed.extend(new.map(|id| (id.clone(), Assumed::All)));
+            assumed.retain(|id, _| standings.contains_key(id));
         }
         *before = standings;
         let wanted = wanted::wanted(look, &state.standings);

@@ -9,7 +9,7 @@ use tracing::{debug, info};
 use super::attempt::{self, Subject, Verdict};
 use super::counter::Counter;
 use super::wanted::Target;
-use super::{Board, ProbeKind, Shared};
+use super::{Assumed, Board, ProbeKind, Shared};
 use crate::events::EventType;
 use crate::pod::{self, PodUid};
 
@@ -112,9 +112,16 @@ impl Task {
         self.was_ready |= success;
         let Target { id, kind, container, .. } = &self.target;
         let mut state = self.board.state();
-        // That it is well says nothing of whether it has started or is ready.
-        if (*kind, success) != (ProbeKind::Liveness, true) {
-            state.assumed.remove(id);
+        match (kind, success) {
+            // That it is well says nothing of whether it has started or is ready.
+            (ProbeKind::Liveness, true) => {}
+            // Whether it has started is still what was assumed.
+            (ProbeKind::Readiness, _) if container.startup_probe.is_some() => {
+                if let Some(assumed) = state.assumed.get_mut(id) {
+                    *assumed = Assumed::Start;
+                }
+            }
+            _ => drop(state.assumed.remove(id)),
         }
         // Gone from the board: the worker has seen the instance end, or be replaced.
         let Some(standing) = state.standings.get_mut(id) else { return Next::Done };

@@ -422,6 +422,16 @@ async fn what_was_told_overrules_how_it_looked_but_not_what_a_probe_has_decided(
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_is_found_ready_has_not_been_found_to_have_started() {
+    let probes = format!("startupProbe: {{{GET}, periodSeconds: 1}}, readinessProbe: {{{GET}, periodSeconds: 1}}");
+    let mut bench = found_running(&probes, |_| Saying::Good, 60);
+    assert_eq!(bench.live_until(9).await, Standing { started: Some(true), ready: Some(true), failed: None });
+    bench.is_unknown = false;
+    let standing = bench.look().into_values().next();
+    assert_eq!(standing, Some(Standing { started: Some(false), ready: Some(false), failed: None }));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_sidecar_that_nothing_has_followed_is_not_guessed_to_have_started() {
     let probes = format!("startupProbe: {{{GET}, periodSeconds: 1}}");
     let sidecar = format!("{{name: web, restartPolicy: Always, {probes}}}");

@@ -26,6 +26,7 @@ use crate::pleg::PodRuntime;
 use crate::pod::containers::Role;
 use crate::pod::dns::Resolver;
 use crate::pod::{self, PodRef, PodUid};
+use crate::status::StatusWriter;
 
 /// The least time a container gets after SIGTERM, whatever was asked for.
 const GRACE_MIN: Duration = Duration::from_secs(2);
@@ -429,14 +430,23 @@ pub async fn take_leave(context: &Context, uid: &PodUid, wish: &Desired) -> Resu
             context.host.remove_tree(&logs.join(dir)).await.map_err(|error| chain(&error))?;
         }
     }
-    if wish.stop.is_some_and(|stop| stop.cause == StopCause::Deleted) {
-        // Whoever watches the pod sees how it ended before it is gone.
-        if let Some(status) = &context.status {
-            status.flushed(uid).await;
-            status.delete_pod(&reference).await;
-        }
+    if let Some(status) = deletion(context, wish) {
+        status.delete_pod(&reference).await;
     }
     Ok(())
+}
+
+/// Waits until whoever watches the pod can see how it ended, for as long as the API server is away.
+pub async fn tell_the_end(context: &Context, uid: &PodUid, wish: &Desired) {
+    if let Some(status) = deletion(context, wish) {
+        status.flushed(uid).await;
+    }
+}
+
+/// Who is told, and asked to delete, if the pod is deleted in the API.
+fn deletion<'a>(context: &'a Context, wish: &Desired) -> Option<&'a StatusWriter> {
+    let is_deleted = wish.stop.is_some_and(|stop| stop.cause == StopCause::Deleted);
+    context.status.as_ref().filter(|_| is_deleted)
 }
 
 /// An error and all its causes on one line.

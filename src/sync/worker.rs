@@ -543,7 +543,9 @@ impl Worker {
         if let Some(until) = self.retries.waits_for(&Step::Clean) {
             return Outcome::Idle { until: Some(until) };
         }
-        // The event of a late effect may have been lost: what is left here is asked once more.
+        execute::tell_the_end(&self.context, &self.uid, wish).await;
+        // That may have taken long, and the event of a late effect may have been lost: what is left
+        // here is asked once more.
         if std::mem::take(&mut self.is_unsure) {
             self.context.pleg.mark_stale(&self.uid);
             return Outcome::Again;

@@ -3,7 +3,7 @@
 //! A seed stands for its story only as long as the simulation draws the same from it; after
 //! a change to the drawing it is a seed like any other, and costs as little.
 
-pub const REGRESSIONS: [(u64, &str); 27] = [
+pub const REGRESSIONS: [(u64, &str); 29] = [
     (78, "a static pod put back while its first life ends shares its mirror"),
     (84, "a pod ended by its deadline between two runs is told to have succeeded"),
     (154, "a back-off is stretched by a wall clock that jumped back"),
@@ -30,5 +30,7 @@ pub const REGRESSIONS: [(u64, &str); 27] = [
     (700_006, "a container begins at attempt 0 again because its logs could not be listed"),
     (700_064, "a container begins at attempt 0 again because its logs could not be listed"),
     (903_040, "a pod refused for the CPU of pods whose end nobody saw is taken for one that goes on"),
+    (940_662, "a sandbox made late, while the API server is away, outlives the last look at its pod"),
+    (941_633, "a readiness probe that answers makes of a guessed start a fact"),
     (658_091_128_171, "the last look falls into the rotation of a log"),
 ];
