@@ -82,6 +82,15 @@ async fn the_end_of_a_file_is_cut_by_bytes_and_by_lines() {
 }
 
 #[tokio::test]
+async fn a_file_that_was_removed_meanwhile_is_not_compressed() {
+    let scratch = Scratch::new();
+    let host = host(&scratch);
+    host.gzip(&scratch.path("gone")).await.unwrap();
+    host.gzip(&scratch.file("here", "text")).await.unwrap();
+    assert_eq!(names(scratch.root()).unwrap(), ["here.gz"]);
+}
+
+#[tokio::test]
 async fn directories_get_their_mode_and_keep_what_others_set() {
     let scratch = Scratch::new();
     let host = host(&scratch);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::FutureExt;
@@ -129,6 +130,14 @@ impl Scene {
         let entries = fs::read_dir(self.dir.path()).expect("the directory can be read");
         let names = entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
         names.filter(|name| name != "root").collect()
+    }
+
+    /// A part of the log that takes as long to compress as the file is held: it has no end before.
+    fn slow(&self) -> (PathBuf, File) {
+        let slow = self.dir.path().join("0.log.20200101-000000");
+        nix::unistd::mkfifo(&slow, nix::sys::stat::Mode::S_IRWXU).expect("a pipe can be made");
+        let end = OpenOptions::new().read(true).write(true).open(&slow).expect("it opens");
+        (slow, end)
     }
 
     /// Writes as much as a log may have and waits until that has been moved away.
@@ -274,12 +283,30 @@ async fn who_ends_waits_for_no_compression_of_others() {
 }
 
 #[tokio::test]
+async fn who_ends_waits_for_its_own_compression() {
+    let mut scene = Scene::new();
+    let (_, end) = scene.slow();
+    let logs = scene.logs();
+    scene.observe(&logs, true);
+    scene.fill().await;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !scene.names().iter().any(|name| name.ends_with(".tmp")) {
+        assert!(Instant::now() < deadline, "not begun: {:?}", scene.names());
+        sleep(Duration::from_millis(5)).await;
+    }
+    scene.observe(&logs, false);
+    let (uid, id) = (PodUid::new("u"), ContainerId::new("c"));
+    let mut release = pin!(logs.release(&uid, &id));
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut release).await;
+    assert!(early.is_err(), "its directory may be removed now, and is still written to");
+    drop(end);
+    tokio::time::timeout(Duration::from_secs(5), release).await.expect("it has let go");
+}
+
+#[tokio::test]
 async fn what_is_removed_while_it_is_compressed_does_not_come_back() {
     let mut scene = Scene::new();
-    // A file whose end is not there yet takes as long to compress as we like.
-    let slow = scene.dir.path().join("0.log.20200101-000000");
-    nix::unistd::mkfifo(&slow, nix::sys::stat::Mode::S_IRWXU).expect("a pipe can be made");
-    let end = OpenOptions::new().read(true).write(true).open(&slow).expect("it opens");
+    let (slow, end) = scene.slow();
     let logs = scene.logs();
     scene.observe(&logs, true);
     let is_left = |scene: &Scene| scene.names().iter().any(|name| name.starts_with("0.log.2020"));

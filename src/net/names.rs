@@ -140,6 +140,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_has_waited_for_a_slot_joins_whoever_began_meanwhile() {
+        let (names, _, end) = stuck();
+        let (first, second) = (names.begin("shop.example").await, names.begin("shop.example").await);
+        assert!(first.same_channel(&second));
+        drop(end);
+    }
+
+    #[tokio::test]
     async fn why_there_is_no_address_is_told() {
         let names = Names::by(Arc::new(|name| Err(io::Error::new(io::ErrorKind::NotFound, format!("no {name}")))));
         let error = names.look_up("shop.example", 80).await.expect_err("no such host");

@@ -101,5 +101,8 @@ mod tests {
     fn a_line_that_is_in_no_parts_is_cut_within_its_text() {
         let log = line("F", &"y".repeat(2 * LOG_TAIL_BYTES));
         assert_eq!(said(&log), format!("{}\n", "y".repeat(2047)));
+        // What looks like a tag in there is none.
+        let log = line("F", &"P ".repeat(LOG_TAIL_BYTES));
+        assert_eq!(said(&log), format!(" {}\n", "P ".repeat(1023)));
     }
 }

@@ -15,6 +15,8 @@ mod health;
 mod last_words;
 mod state;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -147,6 +147,8 @@ mod tests {
         for ((_, state), name) in cases.into_iter().zip(["created", "ended", "lost", "runs"]) {
             bed.runtime.hold(of_pod(container(name, 0, state)));
         }
+        // Of no pod, and so never read.
+        bed.runtime.hold(container("foreign", 0, running()));
         let pleg = &bed.context.pleg;
         let listing = pleg::run(pleg.clone(), PlegConfig::default(), bed.context.clock.clone());
         timeout(Duration::from_millis(1), listing).await.expect_err("it goes on");
@@ -169,6 +171,18 @@ mod tests {
         bed.context.pleg.mark_stale(&uid);
         let found = find(&bed.context, &BTreeSet::new()).await;
         assert_eq!(found, [(orphan("web-0", "shop", &uid), Source::File)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_orphan_that_cannot_be_read_has_the_name_by_which_it_was_listed() {
+        let bed = Bed::new("{containers: []}");
+        let sandbox = crate::cri::testing::sandbox("s", 0, SandboxState::Ready);
+        bed.runtime.hold_sandbox(Sandbox { pod_uid: "old".into(), ..sandbox });
+        let listing = pleg::run(bed.context.pleg.clone(), PlegConfig::default(), bed.context.clock.clone());
+        timeout(Duration::from_millis(1), listing).await.expect_err("it goes on");
+        bed.runtime.refuse("PodSandboxStatus", "not now");
+        let found = find(&bed.context, &BTreeSet::new()).await;
+        assert_eq!(found, [(orphan("web-0", "shop", &PodUid::new("old")), Source::Api)]);
     }
 
     #[tokio::test(start_paused = true)]

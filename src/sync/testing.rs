@@ -20,6 +20,7 @@ use super::launch::{LaunchConfig, tests};
 use super::mirror::Mirrors;
 use super::plan::{Action, BackoffLimits, Plan};
 use super::report::{Progress, Reporter};
+use super::retries::Step;
 use super::user_namespaces::{IdPool, UserNamespaces};
 use super::wish::Desired;
 use super::worker::Stage;
@@ -143,6 +144,9 @@ impl Runtime for FakeRuntime {
         Ok(found.expect("who asks for a container has seen it listed"))
     }
     async fn sandbox_status(&self, id: &SandboxId) -> Result<Sandbox> {
+        if let Some(message) = self.state().refusals.remove("PodSandboxStatus") {
+            return Err(CriError::Failed { call: "PodSandboxStatus", message });
+        }
         let found = self.state().sandboxes.iter().find(|sandbox| sandbox.id == *id).cloned();
         Ok(found.expect("who asks for a sandbox has seen it listed"))
     }
@@ -235,7 +239,9 @@ impl Bed {
 
     /// Carries one action out.
     pub async fn carry_out(&self, action: Action) -> std::result::Result<(), StartFailure> {
-        let Done { result, .. } = execute(&self.round(), &[action]).await.remove(0);
+        let expected = Step::of(&action);
+        let Done { step, result } = execute(&self.round(), &[action]).await.remove(0);
+        assert_eq!(step, expected, "what is tried again is what has failed");
         result
     }
 

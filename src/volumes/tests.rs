@@ -103,6 +103,21 @@ async fn a_config_map_is_written_and_a_change_reaches_the_file() {
 }
 
 #[tokio::test]
+async fn a_container_starts_again_although_what_its_volume_shows_is_gone() {
+    let bed = Bed::new();
+    let pod = configured_pod("");
+    bed.objects.register(&pod);
+    bed.show("settings", "{data: {k: one}}");
+    bed.volumes.mount(&pod).await.unwrap();
+    bed.cluster.send_config_map("shop", "settings", ObjectState::Absent);
+    // The watch is read by a task of its own.
+    while bed.volumes.refresh(&pod).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    bed.volumes.mount_missing(&pod, &spec(&pod).containers[0]).await.unwrap();
+}
+
+#[tokio::test]
 async fn nothing_is_written_when_nothing_changed_even_by_a_new_agent() {
     let mut bed = Bed::new();
     let pod = configured_pod("");

@@ -234,6 +234,14 @@ fn a_container_that_vanished_and_will_not_be_restarted_waits_for_nothing() {
 }
 
 #[test]
+fn a_debugger_that_vanished_was_not_restarted() {
+    let debugged = "{containers: [{name: web, image: a}], ephemeralContainers: [{name: debug, image: a}]}";
+    let vanished = Case::new(debugged, &["web/0 running", "debug/0 running"]).then(&["web/0 running"]);
+    let lost = "debug ContainerStatusUnknown 137 ?, last ContainerStatusUnknown 137 debug-0, restarts 0";
+    check_lines(&vanished, &["web running, restarts 0, started, ready", lost]);
+}
+
+#[test]
 fn what_was_told_of_a_container_that_vanished_says_whether_it_is_over() {
     let check = |spec: &str, told: &[&str], runtime: &[&str], over: &[&str]| {
         let case = Case::new(spec, told).then(runtime);

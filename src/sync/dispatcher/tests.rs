@@ -79,8 +79,11 @@ async fn a_static_pod_waits_for_one_of_its_name_that_no_source_knows() {
     assert_eq!(stop, Some(StopCause::Orphaned));
     dispatcher.start_static_pods();
     assert_eq!(at_work(&dispatcher), ["old"]);
+    let mirror = Arc::new(pod_yaml("{metadata: {uid: mirror}, spec: {containers: []}}"));
+    dispatcher.context.mirrors.observed("web-0_shop", Some(mirror.clone()));
     dispatcher.drop_entry(&old);
     assert_eq!(at_work(&dispatcher), ["new"]);
+    assert!(!dispatcher.context.mirrors.is_retired(&mirror), "it was never the orphan's");
 
     // That source may yet know it.
     let (mut dispatcher, _dir) = with_rival("http", &[Source::File, Source::Http]).await;
@@ -93,6 +96,7 @@ async fn a_static_pod_waits_for_one_of_its_name_that_no_source_knows() {
     assert_eq!(at_work(&dispatcher), ["new"]);
     dispatcher.adopt_orphan(orphans::orphan("web-0", "shop", &old), Source::File);
     assert_eq!(at_work(&dispatcher), ["new", "old"], "found too late to be waited for");
+    assert_eq!(dispatcher.living_static_pod("web-0_shop"), Some(new.clone()), "whose mirror it is");
     dispatcher.drop_entry(&old);
     assert_eq!(dispatcher.living_static_pod("web-0_shop"), Some(new));
 }

@@ -275,7 +275,16 @@ async fn a_container_starts_again_while_the_node_has_no_name_servers() {
     bed.carry_out(start("c", Kind::Regular)).await.expect("its sandbox has them");
 }
 
-const DEBUGGED: &str = "{containers: [{name: c, image: own, imagePullPolicy: IfNotPresent}], \
+#[tokio::test(start_paused = true)]
+async fn a_dead_instance_that_cannot_be_removed_is_tried_again_by_itself() {
+    let bed = Bed::new(ONE);
+    bed.runtime.refuse("RemoveContainer", "not now");
+    let removal = Action::RemoveContainer { name: "c".into(), id: ContainerId::new("c-0"), keep_log: false };
+    bed.carry_out(removal).await.expect_err("refused");
+}
+
+const DEBUGGED: &str = "{containers: [{name: c, image: own, imagePullPolicy: IfNotPresent, \
+     volumeMounts: [{name: other, mountPath: /other}]}], \
      ephemeralContainers: [{name: e, image: own, imagePullPolicy: IfNotPresent, \
      env: [{name: V, valueFrom: {configMapKeyRef: {name: settings, key: v}}}], \
      volumeMounts: [{name: scratch, mountPath: /scratch}]}], \
@@ -296,7 +305,7 @@ async fn who_debugs_a_running_pod_brings_what_the_pod_had_no_need_of() {
     bed.carry_out(start("e", Kind::Ephemeral)).await.expect("it starts");
     let volumes = bed.dir.path().join("root/pods/u/volumes/kubernetes.io~empty-dir");
     assert!(volumes.join("scratch").is_dir());
-    assert!(!volumes.join("other").exists(), "nobody mounts it");
+    assert!(!volumes.join("other").exists(), "it does not mount this one");
 }
 
 #[tokio::test(start_paused = true)]
@@ -308,7 +317,7 @@ async fn who_debugs_a_running_pod_waits_for_its_volumes_alone() {
     let failed = "FailedMount: MountVolume.SetUp failed for volume \"scratch\" : ";
     assert!(told.iter().any(|event| event.starts_with(failed)), "{told:?}");
     assert!(bed.runtime.calls().iter().all(|call| !call.starts_with("CreateContainer")));
-    bed.carry_out(start("c", Kind::Regular)).await.expect("it mounts nothing");
+    bed.carry_out(start("c", Kind::Regular)).await.expect("it mounts another");
 }
 
 #[tokio::test(start_paused = true)]
@@ -327,6 +336,18 @@ async fn a_start_that_was_taken_for_failed_is_followed_by_its_hook() {
     assert_eq!(look(ContainerState::Created), (vec![], vec![]), "it may begin yet");
     assert_eq!(look(cri::testing::running()), (vec!["c".to_owned()], vec![PostStart::Running]));
     assert_eq!(look(cri::testing::running()), (vec![], vec![PostStart::Running]), "once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_was_taken_for_failed_is_forgotten_with_its_instance() {
+    let mut bed = Bed::new(ONE);
+    bed.seen.containers = vec![cri::testing::container("c", 0, cri::testing::running())];
+    for (state, is_late) in [(cri::testing::exited(0), false), (ContainerState::Created, true)] {
+        bed.begun_hooks.note_unsure_start(&bed.seen.containers[0].id);
+        let ended = PodRuntime { containers: vec![cri::testing::container("c", 0, state)], ..PodRuntime::default() };
+        bed.begun_hooks.retain(&ended);
+        assert_eq!(bed.begin_late_post_starts().len(), usize::from(is_late));
+    }
 }
 
 #[tokio::test(start_paused = true)]

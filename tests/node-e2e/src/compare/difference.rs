@@ -413,15 +413,23 @@ mod tests {
 
     #[test]
     fn a_probe_may_miss_what_comes_and_goes_and_nothing_else() {
-        let why = |state: &str| {
-            let status = json!({ "containerStatuses": { "c-0": { "state": { state: {} } } } });
+        let why = |list: &str, container: Value, who_tells: &str| {
             let told = json!({ "Warning Unhealthy spec.containers{c-0}: Liveness probe failed: refused": "told" });
-            let ferrolet = json!({ "status": status.clone(), "events": told });
-            let all = all(Stage::Made, &ferrolet, &json!({ "status": status, "events": {} }));
+            let side = |who: &str| {
+                let events = if who == who_tells { told.clone() } else { json!({}) };
+                json!({ "status": { list: { "c-0": container } }, "events": events })
+            };
+            let all = all(Stage::Made, &side("ferrolet"), &side("kubelet"));
             all.iter().all(|(_, why)| why.is_some())
         };
-        assert!(why("terminated") && why("waiting"));
-        assert!(!why("running"));
+        let is = |state: &str| json!({ "state": { state: {} } });
+        for list in ["initContainerStatuses", "containerStatuses"] {
+            assert!(why(list, is("terminated"), "ferrolet") && why(list, is("waiting"), "ferrolet"));
+            assert!(!why(list, is("running"), "ferrolet"));
+            let again = json!({ "state": { "running": {} }, "lastState": { "terminated": {} } });
+            assert!(why(list, again, "ferrolet"));
+            assert!(!why(list, is("terminated"), "kubelet"));
+        }
     }
 
     #[test]
