@@ -13,6 +13,7 @@
 //! through directory descriptors and follow no symlink.
 
 mod atomic_writer;
+mod below;
 mod beneath;
 mod cgroup;
 pub mod cgroup_math;
@@ -31,9 +32,11 @@ mod tests;
 mod tree;
 mod writes;
 
+pub use below::{Below, open_below};
 pub use cgroup::systemd_name;
 pub use dir_lock::DirLock;
 pub use files::open_regular;
+pub use lanes::Lanes;
 pub use linux::{LinuxHost, Roots};
 
 use std::fmt;

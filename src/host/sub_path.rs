@@ -93,7 +93,8 @@ fn find_or_make(root: &OwnedFd, volume: &Path, sub_path: &Path) -> io::Result<Ow
     Ok(at)
 }
 
-fn find(root: &OwnedFd, volume: &Path, sub_path: &Path) -> io::Result<OwnedFd> {
+/// What `sub_path` leads to, symlinks followed as long as they stay in the volume.
+pub(super) fn find(root: &OwnedFd, volume: &Path, sub_path: &Path) -> io::Result<OwnedFd> {
     if sub_path.as_os_str().is_empty() {
         return beneath::walk(root, sub_path);
     }

@@ -1,4 +1,5 @@
-//! Container logs on disk: no container fills the disk with what it says.
+//! Container logs on disk: no container fills the disk with what it says; `read/` shows them to who asks,
+//! and `node/` what the machine itself has logged.
 //!
 //! The runtime writes `<restart count>.log`; this room looks at its size, and once that has
 //! reached the limit moves it aside, has the runtime open a new one, and compresses or
@@ -17,7 +18,11 @@
 //! one are compressed or removed, and a rename whose second half is missing is either
 //! finished (the container runs) or taken back (it does not).
 
+mod disk;
+mod endings;
 mod follow;
+pub mod node;
+pub mod read;
 mod rotation;
 #[cfg(test)]
 mod tests;
@@ -38,6 +43,8 @@ use crate::cri::{self, ContainerId};
 use crate::host::Host;
 use crate::pleg::PodRuntime;
 use crate::pod::PodUid;
+pub use disk::Disk;
+pub use endings::Endings;
 use follow::{Env, Log};
 
 /// The part of the configuration that is about logs.
@@ -61,6 +68,7 @@ pub type Reopen = Arc<dyn Fn(ContainerId) -> BoxFuture<'static, cri::Result<()>>
 pub struct Logs {
     env: Arc<Env>,
     pods: Mutex<BTreeMap<PodUid, BTreeMap<ContainerId, Follower>>>,
+    endings: Endings,
 }
 
 /// A task that looks after one log.
@@ -74,11 +82,17 @@ impl Logs {
     pub fn new(host: Arc<dyn Host>, clock: Clock, reopen: Reopen, config: LogsConfig) -> Self {
         let compressing = Semaphore::new(config.workers.max(1));
         let env = Arc::new(Env { host, clock, reopen, config, compressing });
-        Logs { env, pods: Mutex::default() }
+        Logs { env, pods: Mutex::default(), endings: Endings::default() }
+    }
+
+    /// Tells those who read logs which containers have ended, of all that is observed here.
+    pub fn endings(&self) -> Endings {
+        self.endings.clone()
     }
 
     /// Takes note of what a pod has in the runtime now. To be called on the agent's tokio.
     pub fn observe(&self, uid: &PodUid, runtime: &PodRuntime) {
+        self.endings.observe(uid, runtime);
         let Some(max_bytes) = self.env.config.max_bytes else { return };
         let mut pods = self.pods();
         if runtime.containers.is_empty() {

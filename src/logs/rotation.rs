@@ -5,7 +5,7 @@ use jiff::{Span, Timestamp, tz::TimeZone};
 
 /// Upstream's stamp, as `strftime` has it. Names with it sort by age.
 const STAMP: &str = "%Y%m%d-%H%M%S";
-const GZIP: &str = ".gz";
+pub const GZIP: &str = ".gz";
 const TEMPORARY: &str = ".tmp";
 
 /// What to do with the files beside a log that has reached its limit.
@@ -78,7 +78,8 @@ fn temporaries(log: &str, names: &[String]) -> Vec<String> {
     names.iter().filter(is_ours).cloned().collect()
 }
 
-fn stamp(log: &str, name: &str) -> Option<DateTime> {
+/// When the file was the log last, from its name; `None` if it is no rotated file of this log.
+pub fn stamp(log: &str, name: &str) -> Option<DateTime> {
     let stamp = name.strip_prefix(log)?.strip_prefix('.')?;
     DateTime::strptime(STAMP, stamp.strip_suffix(GZIP).unwrap_or(stamp)).ok()
 }
