@@ -30,7 +30,7 @@ use crate::handlers::Caller;
 use crate::host::{CgroupVersion, DirLock, Host, LinuxHost, MachineFacts, Roots};
 use crate::images::{Images, ImagesConfig};
 use crate::kube::limit::Rate;
-use crate::kube::{Cluster, KubeCluster};
+use crate::kube::{Cluster, KubeCluster, Reviews};
 use crate::logs::{Logs, LogsConfig};
 use crate::net::{MachineNet, Net};
 use crate::node::{MachineSurvey, NodeConfig, NodeHandle, NodeParts};
@@ -39,7 +39,7 @@ use crate::objects::tokens::Tokens;
 use crate::pleg::{self, Pleg, PlegConfig};
 use crate::pod::Source;
 use crate::probes::{self, Probes};
-use crate::server::{self, Health, Progress};
+use crate::server::{self, Doors, Exhibits, Health, Progress};
 use crate::sources::static_dir::{self, StaticDir};
 use crate::sources::static_url::{self, StaticUrl};
 use crate::sources::{self, SourceEvent};
@@ -47,7 +47,7 @@ use crate::status::StatusWriter;
 use crate::sync::cgroups::Cgroups;
 use crate::sync::mirror::{self, Mirrors};
 use crate::sync::user_namespaces::{self, UserNamespaces};
-use crate::sync::{Context, DeadContainers, Dispatcher, Hooks, SyncConfig, Wakes};
+use crate::sync::{Context, DeadContainers, Dispatcher, Hooks, Roster, SyncConfig, Wakes};
 use crate::volumes::Volumes;
 
 /// Source events that may wait for the dispatcher, which never waits for anyone.
@@ -131,6 +131,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         "starting"
     );
 
+    // Bound early, served once the house stands: a port that is taken ends the agent before it
+    // has touched anything.
+    let server = settings::server_config(&settings, &node);
+    let doors = Doors::open(server, host.clone(), clock.clone()).await.context("cannot open the node's own API")?;
     let static_pods = settings::static_pods(&settings, &node);
     let config = settings::agent_config(&settings, node, &facts, host.as_ref()).await?;
     for logs in [&config.sync.pod_logs_dir, &config.sync.container_logs_dir] {
@@ -140,6 +144,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         Edges { runtime: Arc::new(runtime), cluster, host, net: Arc::new(MachineNet::new()), clock },
         config,
         static_pods,
+        Some(doors),
     );
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
@@ -168,8 +173,9 @@ fn check_machine(settings: &Settings, facts: &MachineFacts) -> anyhow::Result<()
     Ok(())
 }
 
-/// Puts the house together and runs it. It ends only by being dropped.
-pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: Vec<StaticPods>) {
+/// Puts the house together and runs it. It ends only by being dropped. Without `doors` nobody
+/// can call.
+pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: Vec<StaticPods>, doors: Option<Doors>) {
     let Edges { runtime, cluster, host, net, clock } = edges;
     let mut tasks = Tasks(JoinSet::new());
 
@@ -229,6 +235,20 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: Vec<Static
     if let Some(address) = config.healthz {
         let health = Health::new().vital("syncloop", progress.check(DISPATCHER_STUCK_AFTER));
         tasks.spawn("healthz", server::run(address, Arc::new(health)));
+    }
+    let roster = Roster::default();
+    if let Some(doors) = doors {
+        let exhibits = Exhibits {
+            // Log lines are written at once, so that none can be stuck.
+            health: Health::new()
+                .vital("log", Box::new(|| Ok(())))
+                .vital("syncloop", progress.check(DISPATCHER_STUCK_AFTER)),
+            roster: roster.clone(),
+            runtime: runtime.clone(),
+            pleg: pleg.clone(),
+        };
+        let reviews = cluster.clone().map(|cluster| cluster as Arc<dyn Reviews>);
+        tasks.spawn("server", doors.serve(exhibits, reviews));
     }
 
     // Which pods should be here. Sources may speak before the runtime answers.
@@ -291,6 +311,7 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: Vec<Static
         hooks,
         status,
         mirrors,
+        roster,
         node: node.view(),
         turned: Box::new(move || progress.turned()),
     };

@@ -20,6 +20,7 @@ use crate::logs::LogsConfig;
 use crate::node::NodeConfig;
 use crate::pleg::PlegConfig;
 use crate::pod::dns::{ClusterDns, excess, loopback_resolver};
+use crate::server::{AuthnConfig, AuthzConfig, CertificateSource, ServerConfig, Switches, TlsConfig};
 use crate::sources::static_dir::StaticDir;
 use crate::sources::static_url::StaticUrl;
 use crate::sync::launch::{CgroupConfig, KubepodsLimits, LaunchConfig, kubepods_settings};
@@ -121,6 +122,58 @@ pub async fn agent_config(
         pleg: PlegConfig::default(),
         healthz: kubelet.healthz_port.map(|port| SocketAddr::new(kubelet.healthz_bind_address, port)),
     })
+}
+
+/// The node's own API.
+pub fn server_config(settings: &Settings, node: &NodeConfig) -> ServerConfig {
+    let kubelet = &settings.kubelet;
+    let (authentication, authorization) = (&kubelet.authentication, &kubelet.authorization);
+    if settings.is_standalone()
+        && (authentication.webhook || authorization.mode == config::AuthorizationMode::Webhook)
+        && kubelet.enable_server
+    {
+        // Upstream does not start then. Pods matter more than who may look at them.
+        warn!(
+            "authentication.webhook.enabled and authorization.mode Webhook ask the API server, and there is none: callers they are about are refused"
+        );
+    }
+    let certificate = match (&kubelet.tls.cert_file, &kubelet.tls.private_key_file) {
+        (Some(certificate), Some(key)) => {
+            CertificateSource::Files { certificate: certificate.clone(), key: key.clone() }
+        }
+        _ => CertificateSource::SelfMade { dir: settings.flags.cert_dir.clone(), host_name: node.name.clone() },
+    };
+    let configz = serde_json::json!({ "kubeletconfig": settings.document() });
+    ServerConfig {
+        main: kubelet.enable_server.then(|| SocketAddr::new(kubelet.address, kubelet.port)),
+        read_only: kubelet.read_only_port.map(|port| SocketAddr::new(kubelet.address, port)),
+        tls: TlsConfig {
+            certificate,
+            cipher_suites: kubelet.tls.cipher_suites.clone(),
+            curves: kubelet.tls.curve_preferences.clone(),
+            min_version: kubelet.tls.min_version,
+            client_ca: authentication.client_ca_file.clone(),
+        },
+        authn: AuthnConfig {
+            tokens: authentication.webhook.then_some(authentication.webhook_cache_ttl),
+            anonymous: authentication.anonymous,
+        },
+        authz: match authorization.mode {
+            config::AuthorizationMode::AlwaysAllow => AuthzConfig::AlwaysAllow,
+            config::AuthorizationMode::Webhook => AuthzConfig::Webhook {
+                node_name: node.name.clone(),
+                keep_allowed: authorization.cache_authorized_ttl,
+                keep_refused: authorization.cache_unauthorized_ttl,
+            },
+        },
+        switches: Switches {
+            debugging: kubelet.enable_debugging_handlers,
+            system_logs: kubelet.enable_system_log_handler,
+            profiling: kubelet.enable_profiling_handler,
+            debug_flags: kubelet.enable_debug_flags_handler,
+        },
+        configz: configz.to_string().into(),
+    }
 }
 
 /// `configured` has a default while its own gate is on, which counts as upstream lets it: over

@@ -36,7 +36,7 @@ pub const EVICTION_HARD: &[(&str, &str)] = &[
 /// Every field, in the order of upstream's documentation.
 pub const FIELDS: &[Field] = &[
     // The agent's own endpoints.
-    boolean("enableServer", true).flag("enable-server").about("serve the authenticated HTTPS API"),
+    boolean("enableServer", true).flag("enable-server").works().about("serve the authenticated HTTPS API"),
     // Static pods.
     file("staticPodPath", "")
         .flag("pod-manifest-path")
@@ -64,18 +64,28 @@ pub const FIELDS: &[Field] = &[
         .works()
         .about("headers to send to staticPodURL"),
     // Listeners and their TLS.
-    text("address", "0.0.0.0").flag("address").rule(Rule::IpAddress).about("IP address the HTTPS API listens on"),
-    int32("port", 10_250).flag("port").within(1, 65_535).about("port of the HTTPS API"),
+    text("address", "0.0.0.0")
+        .flag("address")
+        .rule(Rule::IpAddress)
+        .works()
+        .about("IP address the HTTPS API listens on"),
+    int32("port", 10_250).flag("port").within(1, 65_535).works().about("port of the HTTPS API"),
     int32("readOnlyPort", 0)
         .flag("read-only-port")
         .within(0, 65_535)
+        .works()
         .about("port of the unauthenticated HTTP API, 0 for none"),
-    file("tlsCertFile", "").flag("tls-cert-file").about("serving certificate"),
-    file("tlsPrivateKeyFile", "").flag("tls-private-key-file").about("key of the serving certificate"),
-    texts("tlsCipherSuites").flag("tls-cipher-suites").about("cipher suites allowed up to TLS 1.2"),
+    file("tlsCertFile", "").flag("tls-cert-file").works().about("serving certificate"),
+    file("tlsPrivateKeyFile", "").flag("tls-private-key-file").works().about("key of the serving certificate"),
+    texts("tlsCipherSuites").flag("tls-cipher-suites").works().about("cipher suites allowed up to TLS 1.2"),
     field("tlsCurvePreferences", Kind::List(&INT32), Preset::List(&[]))
+        .works()
         .about("key exchange groups allowed, as TLS numbers"),
-    text("tlsMinVersion", "").flag("tls-min-version").one_of(TlsVersion::WORDS).about("lowest TLS version allowed"),
+    text("tlsMinVersion", "")
+        .flag("tls-min-version")
+        .one_of(TlsVersion::WORDS)
+        .works()
+        .about("lowest TLS version allowed"),
     boolean("rotateCertificates", false)
         .flag("rotate-certificates")
         .about("obtain and renew the client certificate by CSR"),
@@ -83,25 +93,34 @@ pub const FIELDS: &[Field] = &[
         .flag("rotate-server-certificates")
         .about("obtain and renew the serving certificate by CSR"),
     // Who may call.
-    file("authentication.x509.clientCAFile", "").flag("client-ca-file").about("CA bundle for client certificates"),
+    file("authentication.x509.clientCAFile", "")
+        .flag("client-ca-file")
+        .works()
+        .about("CA bundle for client certificates"),
     boolean("authentication.webhook.enabled", true)
         .flag("authentication-token-webhook")
+        .works()
         .about("check bearer tokens with TokenReview"),
     duration("authentication.webhook.cacheTTL", "2m0s")
         .flag("authentication-token-webhook-cache-ttl")
+        .works()
         .about("how long a TokenReview answer is kept"),
     boolean("authentication.anonymous.enabled", false)
         .flag("anonymous-auth")
+        .works()
         .about("accept requests without credentials"),
     text("authorization.mode", "Webhook")
         .flag("authorization-mode")
         .one_of(AuthorizationMode::WORDS)
+        .works()
         .about("AlwaysAllow or Webhook"),
     duration("authorization.webhook.cacheAuthorizedTTL", "5m0s")
         .flag("authorization-webhook-cache-authorized-ttl")
+        .works()
         .about("how long a permission is kept"),
     duration("authorization.webhook.cacheUnauthorizedTTL", "30s")
         .flag("authorization-webhook-cache-unauthorized-ttl")
+        .works()
         .about("how long a refusal is kept"),
     // Pulls and events.
     int32("registryPullQPS", 5)
@@ -133,6 +152,7 @@ pub const FIELDS: &[Field] = &[
         .about("events at once on top of eventRecordQPS"),
     boolean("enableDebuggingHandlers", true)
         .flag("enable-debugging-handlers")
+        .works()
         .about("serve exec, attach, logs and the like"),
     boolean("enableContentionProfiling", false).flag("contention-profiling").about("profile lock contention"),
     int32("healthzPort", 10_248)

@@ -71,6 +71,7 @@ pub use self::labels::is_dns_subdomain;
 pub use self::options::{NodeIp, Options};
 pub use self::quantity::Quantity;
 pub use self::thresholds::{Limit, Signal, Thresholds};
+pub use self::tls::{CIPHER_SUITES, CURVES, is_cipher_suite_offered, is_curve_offered};
 pub use self::tree::Origin;
 pub use self::warning::Warning;
 pub use self::words::{

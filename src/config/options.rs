@@ -86,7 +86,7 @@ pub const OPTION_FLAGS: &[OptionFlag] = &[
         "",
         "used to obtain the first client certificate when --kubeconfig is missing",
     ),
-    option(Files, "cert-dir", Text, "/var/lib/kubelet/pki", "directory of certificates"),
+    option(Files, "cert-dir", Text, "/var/lib/kubelet/pki", "directory of certificates").works(),
     option(Files, "root-dir", Text, "/var/lib/kubelet", "directory of the agent's own files").works(),
     option(
         Files,

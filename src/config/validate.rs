@@ -398,6 +398,19 @@ fn tls_and_credentials(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &
             found.below("tlsCurvePreferences", index, format!("unknown key exchange group {curve}"));
         }
     }
+    let tls = &k.tls;
+    let paths = ["tlsCertFile", "tlsPrivateKeyFile"];
+    for (path, other, lonely) in [
+        (paths[0], paths[1], tls.cert_file.is_some() && tls.private_key_file.is_none()),
+        (paths[1], paths[0], tls.private_key_file.is_some() && tls.cert_file.is_none()),
+    ] {
+        found.when(k.enable_server && lonely, path, format!("needs {other}"));
+    }
+    found.between(
+        k.enable_server && k.read_only_port == Some(k.port),
+        &["readOnlyPort", "port"],
+        format!("port and readOnlyPort must differ, found {} twice", k.port),
+    );
     found.when(
         k.server_tls_bootstrap && !gates.enabled(Gate::RotateKubeletServerCertificate),
         "serverTLSBootstrap",

@@ -2,12 +2,15 @@
 
 use std::fmt;
 
+use serde_json::Value;
+
 use super::defaults::{Era, preset};
 use super::field::Status;
 use super::fields::FIELDS;
 use super::flags::GivenFlags;
 use super::gates::FeatureGates;
 use super::path::FieldPath;
+use super::tls;
 use super::tree::{Origin, Tree};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -102,6 +105,10 @@ pub fn idle(tree: &Tree, era: Era, gates: &FeatureGates, given: &GivenFlags) -> 
     warnings
 }
 
+fn list_at<'t>(tree: &'t Tree, path: &FieldPath) -> impl Iterator<Item = (usize, &'t Value)> {
+    tree.get(path).and_then(Value::as_array).into_iter().flatten().enumerate()
+}
+
 /// Values that mean something else here than they do upstream.
 pub fn taken_otherwise(tree: &Tree) -> Vec<Warning> {
     let mut warnings = Vec::new();
@@ -119,6 +126,23 @@ pub fn taken_otherwise(tree: &Tree) -> Vec<Warning> {
     let detection = FieldPath::of_field("configMapAndSecretChangeDetectionStrategy");
     if text(&detection) != "Watch" {
         warn(detection, "ConfigMaps and Secrets are watched all the same".to_owned());
+    }
+    // Where nothing of a list is left, the server says so and does not start.
+    let suites = FieldPath::of_field("tlsCipherSuites");
+    for (index, suite) in list_at(tree, &suites) {
+        if let Some(suite) = suite.as_str().filter(|suite| !tls::is_cipher_suite_offered(suite)) {
+            warn(suites.child(index), format!("not offered by Ferrolet's TLS library, left out: {suite}"));
+        }
+    }
+    let curves = FieldPath::of_field("tlsCurvePreferences");
+    for (index, curve) in list_at(tree, &curves) {
+        if let Some(curve) = curve.as_i64().filter(|&curve| !i32::try_from(curve).is_ok_and(tls::is_curve_offered)) {
+            warn(curves.child(index), format!("not offered by Ferrolet's TLS library, left out: {curve}"));
+        }
+    }
+    let version = FieldPath::of_field("tlsMinVersion");
+    if matches!(text(&version), "VersionTLS10" | "VersionTLS11") {
+        warn(version, "versions below 1.2 are not offered by Ferrolet's TLS library".to_owned());
     }
     let dns = FieldPath::of_field("clusterDNS");
     let servers = tree.get(&dns).and_then(|v| v.as_array());

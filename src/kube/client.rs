@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use futures::future::ready;
 use futures::stream::{BoxStream, StreamExt};
 use http::HeaderValue;
-use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
@@ -21,7 +22,7 @@ use super::limit::{Rate, Throttle};
 use super::requester::Requester;
 use super::transport::{Lane, Transport};
 use super::watch::{Step, Target, Watch};
-use super::{ApiError, ApiObject, Change, Cluster, ObjectState, Result};
+use super::{ApiError, ApiObject, Change, Cluster, ObjectState, Result, Reviews};
 use crate::clock::Clock;
 use crate::config::VERSION;
 use crate::pod::PodRef;
@@ -40,6 +41,10 @@ pub struct KubeCluster {
     /// Their own limit is in `events/`, so that a flood of them holds up nothing else.
     events: Requester,
     heartbeats: Requester,
+    /// Each with a limit of its own: callers of this node's API are not to keep the agent's own
+    /// requests waiting, nor those without a valid token the others.
+    token_reviews: Requester,
+    access_reviews: Requester,
     node_name: String,
     clock: Clock,
     /// Watches of single objects on each connection.
@@ -59,7 +64,16 @@ impl KubeCluster {
         let requests = Requester::new(Arc::new(transport), Lane::Shared(0), Throttle::new(rate));
         let events = requests.unlimited();
         let heartbeats = events.over(Lane::Heartbeat);
-        Ok(KubeCluster { requests, events, heartbeats, node_name: node_name.to_owned(), clock, seats: Arc::default() })
+        Ok(KubeCluster {
+            token_reviews: requests.under(Throttle::new(rate)),
+            access_reviews: requests.under(Throttle::new(rate)),
+            requests,
+            events,
+            heartbeats,
+            node_name: node_name.to_owned(),
+            clock,
+            seats: Arc::default(),
+        })
     }
 
     fn watch_collection<K: ApiObject>(&self, fields: Option<String>, what: &str) -> BoxStream<'static, Change<K>> {
@@ -92,6 +106,21 @@ impl KubeCluster {
                 ready(state_of(step))
             })
             .boxed()
+    }
+}
+
+#[async_trait]
+impl Reviews for KubeCluster {
+    async fn review_token(&self, review: &TokenReview) -> Result<TokenReview> {
+        let what = "review a token";
+        let request = all::<TokenReview>(None).create(&PostParams::default(), body(review, what)?);
+        self.token_reviews.fetch(what, request).await
+    }
+
+    async fn review_access(&self, review: &SubjectAccessReview) -> Result<SubjectAccessReview> {
+        let what = "review access to this node";
+        let request = all::<SubjectAccessReview>(None).create(&PostParams::default(), body(review, what)?);
+        self.access_reviews.fetch(what, request).await
     }
 }
 

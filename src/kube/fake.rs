@@ -7,14 +7,15 @@
 //! the node's yield what the test sends to them, and nothing before that.
 
 use std::any::Any;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
-use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview, TokenReviewStatus, UserInfo};
+use k8s_openapi::api::authorization::v1::{SubjectAccessReview, SubjectAccessReviewStatus};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
@@ -24,7 +25,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::{ApiError, Change, Cluster, ObjectState, Result};
+use super::{ApiError, Change, Cluster, ObjectState, Result, Reviews};
 
 #[derive(Clone, Default)]
 pub struct FakeCluster {
@@ -43,6 +44,10 @@ struct State {
     /// Answers to `request_token`, in order.
     tokens: VecDeque<TokenRequest>,
     service_accounts: BTreeMap<(String, String), ServiceAccount>,
+    /// Whose each valid token is.
+    token_owners: BTreeMap<String, UserInfo>,
+    /// User, verb and subresource of the node that are allowed.
+    grants: BTreeSet<(String, String, String)>,
     outage: Option<ApiError>,
     prepared: BTreeMap<String, VecDeque<ApiError>>,
     /// How long each answer takes.
@@ -169,6 +174,24 @@ impl FakeCluster {
         let metadata = &account.metadata;
         let key = (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default());
         self.state().service_accounts.insert(key, account);
+    }
+
+    /// From now on this token is valid, or no more.
+    pub fn set_token_owner(&self, token: &str, owner: Option<UserInfo>) {
+        let owners = &mut self.state().token_owners;
+        match owner {
+            Some(owner) => drop(owners.insert(token.to_owned(), owner)),
+            None => drop(owners.remove(token)),
+        }
+    }
+
+    /// Lets a user do this with a subresource of the node.
+    pub fn grant(&self, user: &str, verb: &str, subresource: &str) {
+        self.state().grants.insert((user.to_owned(), verb.to_owned(), subresource.to_owned()));
+    }
+
+    pub fn revoke_all(&self) {
+        self.state().grants.clear();
     }
 
     fn feed<T: Send + 'static>(&self, watch: &str, item: T) {
@@ -315,6 +338,27 @@ fn merge(value: &mut Value, patch: &Value, field: &str) {
             merge(value, patch, field);
         }
         _ => *value = patch.clone(),
+    }
+}
+
+#[async_trait]
+impl Reviews for FakeCluster {
+    async fn review_token(&self, review: &TokenReview) -> Result<TokenReview> {
+        self.enter("review token".into(), json!(review)).await?;
+        let owner = self.state().token_owners.get(&review.spec.token).cloned();
+        let status =
+            TokenReviewStatus { authenticated: Some(owner.is_some()), user: owner, ..TokenReviewStatus::default() };
+        Ok(TokenReview { status: Some(status), ..review.clone() })
+    }
+
+    async fn review_access(&self, review: &SubjectAccessReview) -> Result<SubjectAccessReview> {
+        self.enter("review access".into(), json!(review)).await?;
+        let act = review.spec.resource_attributes.clone().unwrap_or_default();
+        let text = |part: Option<String>| part.unwrap_or_default();
+        let wanted = (text(review.spec.user.clone()), text(act.verb), text(act.subresource));
+        let allowed = self.state().grants.contains(&wanted);
+        let status = SubjectAccessReviewStatus { allowed, ..SubjectAccessReviewStatus::default() };
+        Ok(SubjectAccessReview { status: Some(status), ..review.clone() })
     }
 }
 

@@ -4,7 +4,8 @@
 //! sends and decodes, `transport.rs` keeps the connections that `connect.rs` opens. Of the
 //! kube crate they use requests, kubeconfigs and credentials. The simulation has a cluster
 //! of its own. Only `status/` patches pods, only `node/` writes Node and Lease, only
-//! `events/` writes events: the trait offers exactly their calls.
+//! `events/` writes events: the trait offers exactly their calls. What `server/` asks of
+//! those who call it is a trait of its own beside it, [`Reviews`].
 //!
 //! Always true: a watch stream never ends and never gives up; it reconnects with back-off
 //! and replays the whole list when it had to start over.
@@ -25,7 +26,8 @@ mod watch;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
@@ -89,9 +91,18 @@ pub enum ObjectState<T> {
     Refused(String),
 }
 
+/// What the API server is asked about those who call this node's own API.
+#[async_trait]
+pub trait Reviews: Send + Sync + 'static {
+    /// Whose token this is, if anybody's.
+    async fn review_token(&self, review: &TokenReview) -> Result<TokenReview>;
+    /// Whether somebody may do something.
+    async fn review_access(&self, review: &SubjectAccessReview) -> Result<SubjectAccessReview>;
+}
+
 /// The API server.
 #[async_trait]
-pub trait Cluster: Send + Sync + 'static {
+pub trait Cluster: Reviews {
     /// Pods bound to this node (`spec.nodeName`).
     fn watch_pods(&self) -> BoxStream<'static, Change<Pod>>;
     fn watch_services(&self) -> BoxStream<'static, Change<Service>>;

@@ -54,7 +54,12 @@ impl Requester {
 
     /// The same over the same lane, without a limit.
     pub(super) fn unlimited(&self) -> Self {
-        Requester { throttle: Arc::new(Throttle::new(None)), ..self.clone() }
+        self.under(Throttle::new(None))
+    }
+
+    /// The same over the same lane, under another limit.
+    pub(super) fn under(&self, throttle: Throttle) -> Self {
+        Requester { throttle: Arc::new(throttle), ..self.clone() }
     }
 
     pub(super) fn retry_now(&self) -> Receiver<u64> {

@@ -1,17 +1,48 @@
-//! The agent's own HTTP servers. So far one: `/healthz` in plain text on the loopback.
+//! The agent's own HTTP servers: the node's API over HTTPS (10250), as much of it as everybody
+//! may see in plain text (10255), and `/healthz` on the loopback (10248).
 //!
-//! `healthz.rs` serves it on one task and one more for each connection. It asks a [`Health`]
-//! registry of named checks, which the composition root fills with closures that look at
-//! what the loops publish; nothing here knows the loops.
+//! `doors.rs` binds the ports before anything else starts and takes connections; `guests.rs`
+//! bounds them; `tls/` begins them and `connection.rs` speaks HTTP on them. Each request goes
+//! through `front.rs`: `authn/` says who calls, `authz/` whether they may (both keep what the API
+//! server said in `answers.rs`), `routes.rs` is the table of what is served. `reload.rs` reads
+//! certificates again when they have changed. `healthz.rs` serves the loopback by itself, and
+//! must go on whatever becomes of the rest. It asks a [`Health`] registry of named checks, which
+//! the composition root fills with closures that look at what the loops publish; nothing here
+//! knows the loops.
 //!
-//! Always true: an answer never waits for another part of the agent; a client that says
-//! nothing costs a socket and goes after five seconds; a port that is taken is tried again
-//! and is never fatal.
+//! Tasks: one for both ports, one for the loopback, one for each connection.
+//! In: the roster of pods, what the runtime holds, the effective configuration, reviews by the
+//! API server. Out: answers.
+//!
+//! Always true: a client that says little or nothing costs a bounded place and loses it to the
+//! next; nobody is let through because the API server does not answer, and nobody waits for it
+//! longer than some seconds; a credential is never kept, only its digest. An answer of the
+//! loopback never waits for another part of the agent, and its port, when taken, is tried again.
 
+mod answers;
+mod authn;
+mod authz;
+pub mod body;
+mod config;
+mod connection;
+mod doors;
+mod errors;
+mod front;
+mod guests;
 mod health;
 mod healthz;
+mod pods;
+mod reload;
+mod routes;
 #[cfg(test)]
 mod tests;
+mod tls;
 
+pub use config::{AuthnConfig, AuthzConfig, CertificateSource, ServerConfig, Switches, TlsConfig};
+pub use doors::Doors;
+pub use errors::ServerError;
+pub use front::Exhibits;
+pub use guests::Guest;
 pub use health::{Check, Health, Progress};
 pub use healthz::{respond, run};
+pub use tls::ServingCertificate;

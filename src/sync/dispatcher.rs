@@ -247,6 +247,7 @@ impl Dispatcher {
                 queue.push_back(uid.clone());
             }
         }
+        self.context.roster.put(&uid, &pod, source);
         if let Some(entry) = self.pods.get_mut(&uid) {
             let changed = is_news(&entry.pod, &pod);
             let gates = &self.context.config.launch.gates;
@@ -268,6 +269,7 @@ impl Dispatcher {
     fn removed(&mut self, uid: &PodUid) {
         let Some(entry) = self.pods.get_mut(uid) else { return };
         entry.present = false;
+        self.context.roster.remove(uid);
         if entry.worker.is_some() {
             self.tell(uid);
         } else if !entry.crashed {

@@ -8,10 +8,11 @@
 //! belongs to all pods together. For the dispatcher `victims.rs` owns the times by which pods
 //! that give way to others should have ended, and `orphans.rs` finds what only this machine
 //! still knows. `resolver.rs` reads what the node itself asks for names, anew for each sandbox.
+//! `roster.rs` holds which pods there are and how they are, for those who only show it.
 //!
 //! Tasks: the dispatcher, one per pod, one for mirror pods.
 //! In: source events (channel), wake-ups (`Wakes`). Out: CRI calls, volumes, cgroups,
-//! statuses to `status/`, events.
+//! statuses to `status/`, events, the roster.
 //!
 //! Always true: one worker per pod UID, and no worker waits for another; a worker's place is
 //! kept until everything its pod owned is gone.
@@ -30,6 +31,7 @@ mod report;
 mod resize;
 mod resolver;
 mod retries;
+mod roster;
 mod start;
 mod upkeep;
 pub mod user_namespaces;
@@ -53,6 +55,7 @@ pub use dispatcher::Dispatcher;
 pub use hooks::Hooks;
 pub use plan::BackoffLimits;
 pub use resolver::HostResolver;
+pub use roster::{Known, Roster};
 pub use user_namespaces::IdPool;
 pub use wakes::Wakes;
 
@@ -96,6 +99,8 @@ pub struct Context {
     pub cluster: Option<Arc<dyn Cluster>>,
     pub cgroups: cgroups::Cgroups,
     pub mirrors: mirror::Mirrors,
+    /// For those who show which pods there are.
+    pub roster: Roster,
     pub node: watch::Receiver<Option<Arc<NodeView>>>,
     /// Called in each turn of the dispatcher, so that somebody can notice when none comes.
     pub turned: Box<dyn Fn() + Send + Sync>,

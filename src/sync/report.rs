@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -26,7 +27,7 @@ pub struct Reporter {
     /// When the pod began to be handled, as far as this life of the agent can tell.
     handled_since: Timestamp,
     past: Past,
-    last: Option<PodStatus>,
+    last: Option<Arc<PodStatus>>,
     /// Somebody else than us may have heard of the pod.
     has_told: bool,
     /// The attempt whose back-off was reported, by container: one event for each wait.
@@ -143,12 +144,12 @@ impl Reporter {
             return Told::Unknown { by: self.began };
         }
         let earlier = self.memory().or(wish.pod.status.as_ref()).filter(|_| !begins_anew);
-        Told::Known(self.last.as_ref().or(earlier))
+        Told::Known(self.last.as_deref().or(earlier))
     }
 
     /// What was told of the pod, in this life of the agent or in an earlier one.
     pub fn earlier<'a>(&'a self, pod: &'a Pod) -> Option<&'a PodStatus> {
-        self.last.as_ref().or(self.memory()).or(pod.status.as_ref())
+        self.last.as_deref().or(self.memory()).or(pod.status.as_ref())
     }
 
     /// When the pod began to be handled, in this life of the agent or in an earlier one.
@@ -198,7 +199,7 @@ impl Reporter {
                 Stage::Cleaning | Stage::Ended => status::Stage::Terminated,
             },
             verdict,
-            previous: self.last.as_ref().or(self.memory()),
+            previous: self.last.as_deref().or(self.memory()),
             start_errors: &start_errors,
             resize,
             cgroup,
@@ -215,7 +216,9 @@ impl Reporter {
             self.has_told = true;
             status.set(&reference.uid, computed.status.clone());
         }
-        self.last = Some(computed.status);
+        let status = Arc::new(computed.status);
+        context.roster.tell(&reference.uid, &status);
+        self.last = Some(status);
         computed.phase
     }
 

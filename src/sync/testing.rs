@@ -24,7 +24,7 @@ use super::retries::Step;
 use super::user_namespaces::{IdPool, UserNamespaces};
 use super::wish::Desired;
 use super::worker::Stage;
-use super::{Context, DeadContainers, DeadLimits, HostResolver, SyncConfig, Wakes, hooks};
+use super::{Context, DeadContainers, DeadLimits, HostResolver, Roster, SyncConfig, Wakes, hooks};
 use crate::admission::{Admission, AdmissionConfig};
 use crate::clock::Clock;
 use crate::config::PullCredentialsPolicy;
@@ -339,6 +339,7 @@ fn context(runtime: Arc<FakeRuntime>, recorder: Recorder, dir: &TempDir) -> Cont
         cluster: None,
         cgroups: Cgroups::new(host.clone(), config.launch.cgroups.clone()),
         mirrors: Mirrors::default(),
+        roster: Roster::default(),
         node: watch::channel(None).1,
         turned: Box::new(|| {}),
         config,

@@ -350,11 +350,11 @@ fn what_does_nothing_yet_is_named_when_it_is_set() {
         "rotateCertificates: true\nserverTLSBootstrap: false\nhairpinMode: none\nmaxPods: 5\n\
          featureGates: {MemoryQoS: true, NodeSwap: true, APIServerTracing: true}\n",
     )]);
-    let flags = ["cert-dir=/x", "containerd=/y", "cpu-manager-policy=none", "max-pods=3", "cert-dir=/z"];
+    let flags = ["runtime-cgroups=/x", "containerd=/y", "cpu-manager-policy=none", "max-pods=3", "runtime-cgroups=/z"];
     let expected = [
         "feature gates that are set and change nothing here: APIServerTracing, MemoryQoS",
         "fields that are set and do nothing yet: rotateCertificates (main.yaml:3), hairpinMode (main.yaml:5)",
-        "flags that are given and do nothing yet: --cert-dir, --containerd, --cpu-manager-policy",
+        "flags that are given and do nothing yet: --containerd, --cpu-manager-policy, --runtime-cgroups",
     ];
     assert_eq!(files.warnings(&flags), expected);
 }
@@ -371,6 +371,14 @@ fn what_is_taken_otherwise_is_named_when_it_is_set() {
     ];
     assert_eq!(files.warnings(&[]), expected);
     assert_eq!(files.fine(&[]).kubelet.cluster_dns.len(), 1);
+    let text = "tlsMinVersion: VersionTLS11\ntlsCurvePreferences: [23, 25]\n\
+                tlsCipherSuites: [TLS_AES_128_GCM_SHA256, TLS_RSA_WITH_AES_128_GCM_SHA256]\n";
+    let expected = [
+        "main.yaml:5: tlsCipherSuites[1]: not offered by Ferrolet's TLS library, left out: TLS_RSA_WITH_AES_128_GCM_SHA256",
+        "main.yaml:4: tlsCurvePreferences[1]: not offered by Ferrolet's TLS library, left out: 25",
+        "main.yaml:3: tlsMinVersion: versions below 1.2 are not offered by Ferrolet's TLS library",
+    ];
+    assert_eq!(Files::new(&[("main.yaml", text)]).warnings(&[]), expected);
     let files = Files::new(&[("main.yaml", "contentType: application/json\n")]);
     assert!(files.warnings(&[]).is_empty());
 }
@@ -379,7 +387,10 @@ fn what_is_taken_otherwise_is_named_when_it_is_set() {
 fn relative_paths_are_meant_from_their_file() {
     let files = Files::new(&[
         ("main.yaml", "staticPodPath: manifests\nresolvConf: ../resolv.conf\npodLogsDir: /var/log/pods\n"),
-        ("d/sub/a.conf", "tlsCertFile: ./tls/../cert.pem\nauthentication: {x509: {clientCAFile: ca}}\n"),
+        (
+            "d/sub/a.conf",
+            "tlsCertFile: ./tls/../cert.pem\ntlsPrivateKeyFile: key.pem\nauthentication: {x509: {clientCAFile: ca}}\n",
+        ),
     ]);
     let k = files.fine(&["volume-plugin-dir=plugins"]).kubelet;
     let parent = files.0.parent().expect("a temp directory");

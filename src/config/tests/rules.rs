@@ -277,6 +277,11 @@ fn shutdown() {
 #[test]
 fn tls() {
     refused("tlsCipherSuites: [foo]", "tlsCipherSuites[0]: unknown cipher suite foo");
+    refused("tlsCertFile: /c", "tlsCertFile: needs tlsPrivateKeyFile");
+    refused("tlsPrivateKeyFile: /k", "tlsPrivateKeyFile: needs tlsCertFile");
+    refused("readOnlyPort: 10250", "readOnlyPort: port and readOnlyPort must differ, found 10250 twice");
+    fine("tlsCertFile: /c\ntlsPrivateKeyFile: /k\nreadOnlyPort: 10255\n");
+    fine("tlsCertFile: /c\nreadOnlyPort: 10250\nenableServer: false\n");
     refused("tlsCurvePreferences: [29, 1]", "tlsCurvePreferences[1]: unknown key exchange group 1");
     refused(
         "serverTLSBootstrap: true\nfeatureGates: {RotateKubeletServerCertificate: false}",

@@ -96,7 +96,7 @@ impl Machine {
         self.world.log(|| "agent starts".into());
         self.cluster.agent_begins();
         let (static_events, receiver) = mpsc::channel(STATIC_QUEUE_LENGTH);
-        let task = tokio::spawn(assemble(edges, config(), vec![StaticPods::Events(receiver)]));
+        let task = tokio::spawn(assemble(edges, config(), vec![StaticPods::Events(receiver)], None));
         state.life = Some(Life { task, static_events: static_events.clone(), has_listed: false });
         drop(state);
         let machine = self.clone();

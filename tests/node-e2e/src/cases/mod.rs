@@ -2,6 +2,7 @@
 //! its theme and name it in that file's `CASES`.
 
 mod admission;
+mod api;
 mod api_faults;
 mod dead_containers;
 mod environment;
@@ -31,6 +32,7 @@ use crate::harness::Case;
 pub fn all() -> Vec<Case> {
     [
         node::CASES,
+        api::CASES,
         probes::CASES,
         lifecycle::CASES,
         status::CASES,

@@ -9,8 +9,9 @@
 //! ```
 //!
 //! `case` is the registry's entry, `runner` runs cases, `node` and `lab` are what a case gets,
-//! `pods` makes pods, `expect` waits for what should become of them and `cgroup` looks below.
+//! `calls` asks the node's own API, `pods` makes pods, `expect` waits for what should become of them and `cgroup` looks below.
 
+mod calls;
 mod case;
 mod cgroup;
 mod expect;
@@ -19,6 +20,7 @@ mod node;
 mod pods;
 mod runner;
 
+pub use calls::Caller;
 pub use case::{Case, Story};
 pub use cgroup::PodCgroup;
 pub use expect::{Expect, WITHIN, is_ready};

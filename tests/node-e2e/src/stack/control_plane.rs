@@ -57,6 +57,11 @@ pub fn certificate_authority(slot: SlotNumber) -> PathBuf {
     data_directory(slot).join("pki/ca.crt")
 }
 
+/// Certificate and key that the API server shows to nodes.
+pub fn kubelet_client(slot: SlotNumber) -> [PathBuf; 2] {
+    ["crt", "key"].map(|end| data_directory(slot).join(format!("pki/apiserver-kubelet-client.{end}")))
+}
+
 fn data_directory(slot: SlotNumber) -> PathBuf {
     slot.directory().join("control-plane")
 }

@@ -120,6 +120,11 @@ impl Stack {
         (!self.spec.standalone).then(|| self.made.admin_kubeconfig())
     }
 
+    /// Certificate and key that the API server shows to the agent.
+    pub fn kubelet_client(&self) -> [PathBuf; 2] {
+        control_plane::kubelet_client(self.made.slot)
+    }
+
     pub fn agent(&self) -> Part<'_> {
         Part { stack: self, name: part::Name::Agent }
     }

@@ -1,11 +1,12 @@
 //! What the agent may ask of the API server, behind its trait.
 
 use async_trait::async_trait;
-use ferrolet::kube::{ApiError, Change, Cluster, ObjectState, Result};
+use ferrolet::kube::{ApiError, Change, Cluster, ObjectState, Result, Reviews};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use jiff::SignedDuration;
-use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestStatus};
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestStatus, TokenReview};
+use k8s_openapi::api::authorization::v1::{SubjectAccessReview, SubjectAccessReviewStatus};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, PodStatus, Secret, Service, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
@@ -16,6 +17,21 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::merge::merged;
 use super::{SimCluster, key, map_state, secret_state, told};
+
+/// Nobody calls a simulated node: no token is valid, and everybody may do everything.
+#[async_trait]
+impl Reviews for SimCluster {
+    async fn review_token(&self, review: &TokenReview) -> Result<TokenReview> {
+        let review = review.clone();
+        self.call("review token".into(), Box::new(move |_| Ok(review))).await
+    }
+
+    async fn review_access(&self, review: &SubjectAccessReview) -> Result<SubjectAccessReview> {
+        let status = SubjectAccessReviewStatus { allowed: true, ..SubjectAccessReviewStatus::default() };
+        let review = SubjectAccessReview { status: Some(status), ..review.clone() };
+        self.call("review access".into(), Box::new(move |_| Ok(review))).await
+    }
+}
 
 #[async_trait]
 impl Cluster for SimCluster {

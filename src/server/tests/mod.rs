@@ -1,3 +1,9 @@
+mod callers;
+mod certificates;
+mod house;
+mod limits;
+mod served;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

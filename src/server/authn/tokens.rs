@@ -1,0 +1,82 @@
+//! Bearer tokens: the API server knows whose they are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, header};
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
+
+use super::User;
+use crate::clock::Clock;
+use crate::kube::Reviews;
+use crate::server::answers::{Answer, Answers, ReviewError, question};
+
+pub struct Tokens {
+    /// Absent in standalone mode.
+    reviews: Option<Arc<dyn Reviews>>,
+    keep: Duration,
+    answers: Answers<Option<Arc<User>>>,
+}
+
+impl Tokens {
+    pub fn new(reviews: Option<Arc<dyn Reviews>>, keep: Duration, clock: Clock) -> Self {
+        Tokens { reviews, keep, answers: Answers::new(clock) }
+    }
+
+    /// Whose token this is, if anybody's.
+    pub async fn owner(&self, token: &str) -> Result<Option<Arc<User>>, ReviewError> {
+        let reviews = self.reviews.clone().ok_or(ReviewError::NobodyToAsk)?;
+        let keep = self.keep;
+        let spec = TokenReviewSpec { token: token.to_owned(), ..TokenReviewSpec::default() };
+        let review = Arc::new(TokenReview { spec, ..TokenReview::default() });
+        let ask = move || {
+            let (reviews, review) = (reviews.clone(), review.clone());
+            async move {
+                let status = reviews.review_token(&review).await?.status.unwrap_or_default();
+                let owner = status.user.filter(|_| status.authenticated == Some(true));
+                let owner = owner.map(|owner| Arc::new(user(owner)));
+                Ok(Answer { is_favourable: owner.is_some(), value: owner, keep })
+            }
+        };
+        self.answers.get(question(token.as_bytes()), ask).await
+    }
+}
+
+fn user(info: UserInfo) -> User {
+    let user = User {
+        name: info.username.unwrap_or_default(),
+        uid: info.uid.filter(|uid| !uid.is_empty()),
+        groups: info.groups.unwrap_or_default(),
+        extra: info.extra.unwrap_or_default(),
+    };
+    user.authenticated()
+}
+
+/// The token a request carries. Other schemes, and none, are no credential.
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let mut words = value.trim().split(' ');
+    let (scheme, token) = (words.next()?, words.next()?);
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(value: &'static str, expected: Option<&str>) {
+        let headers = HeaderMap::from_iter([(header::AUTHORIZATION, header::HeaderValue::from_static(value))]);
+        assert_eq!(bearer(&headers), expected, "{value:?}");
+    }
+
+    #[test]
+    fn only_bearer_tokens_are_looked_at() {
+        check("Bearer abc", Some("abc"));
+        check("bearer abc def", Some("abc"));
+        check("Bearer", None);
+        check("Bearer ", None);
+        check("Basic YTpi", None);
+        assert_eq!(bearer(&HeaderMap::new()), None);
+    }
+}

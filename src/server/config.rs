@@ -1,0 +1,67 @@
+//! What the servers are told by the operator.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hyper::body::Bytes;
+
+use super::ServerError;
+use crate::config::TlsVersion;
+
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Where HTTPS is served, if at all.
+    pub main: Option<SocketAddr>,
+    /// Where plain HTTP is served to everybody.
+    pub read_only: Option<SocketAddr>,
+    pub tls: TlsConfig,
+    pub authn: AuthnConfig,
+    pub authz: AuthzConfig,
+    pub switches: Switches,
+    /// What `/configz` answers.
+    pub configz: Bytes,
+}
+
+#[derive(Clone, Debug)]
+pub struct TlsConfig {
+    pub certificate: CertificateSource,
+    /// By Go's names; empty for all.
+    pub cipher_suites: Vec<String>,
+    /// By TLS' numbers; empty for all.
+    pub curves: Vec<i32>,
+    pub min_version: TlsVersion,
+    pub client_ca: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug)]
+pub enum CertificateSource {
+    /// `tlsCertFile` and `tlsPrivateKeyFile`.
+    Files { certificate: PathBuf, key: PathBuf },
+    /// Made here if it is not there yet.
+    SelfMade { dir: PathBuf, host_name: String },
+}
+
+#[derive(Clone, Debug)]
+pub struct AuthnConfig {
+    /// How long answers about tokens are kept; `None` where nobody is asked about them.
+    pub tokens: Option<Duration>,
+    pub anonymous: bool,
+}
+
+#[derive(Clone, Debug)]
+pub enum AuthzConfig {
+    AlwaysAllow,
+    Webhook { node_name: String, keep_allowed: Duration, keep_refused: Duration },
+}
+
+/// Handlers that can be turned off.
+#[derive(Clone, Copy, Debug)]
+pub struct Switches {
+    pub debugging: bool,
+    pub system_logs: bool,
+    pub profiling: bool,
+    pub debug_flags: bool,
+}
+
+pub type Result<T> = std::result::Result<T, ServerError>;

@@ -1,0 +1,107 @@
+//! From a request to its answer: who calls, whether they may, and who handles it.
+
+use std::sync::Arc;
+
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::{Bytes, Incoming};
+use rustls::pki_types::CertificateDer;
+use tracing::debug;
+
+use super::authn::Authn;
+use super::authz::{Act, Authz, Refusal};
+use super::body::{self, Body};
+use super::config::Switches;
+use super::guests::{Guest, UnderWay};
+use super::health::Health;
+use super::routes::{self, Door, Handler, Unhandled};
+use super::{healthz, pods};
+use crate::cri::Runtime;
+use crate::pleg::Pleg;
+use crate::sync::Roster;
+
+/// What handlers show.
+pub struct Exhibits {
+    pub health: Health,
+    pub roster: Roster,
+    pub runtime: Arc<dyn Runtime>,
+    pub pleg: Pleg,
+}
+
+pub struct Front {
+    pub authn: Authn,
+    pub authz: Authz,
+    pub switches: Switches,
+    pub configz: Bytes,
+    pub exhibits: Exhibits,
+}
+
+/// What is known of a connection's other end.
+pub struct Peer {
+    pub door: Door,
+    pub guest: Arc<Guest>,
+    /// What it showed in the handshake.
+    pub certificates: Option<Vec<CertificateDer<'static>>>,
+}
+
+impl Front {
+    /// The answer, on which the request counts as under way until it was taken.
+    pub async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
+        let under_way = peer.guest.request();
+        let response = match self.admit(&request, peer).await {
+            Ok(path) => self.handle(request, &path, peer).await,
+            Err(refused) => refused,
+        };
+        response.map(|body| kept(body, under_way))
+    }
+
+    /// The plain path of a request that may be made.
+    async fn admit(&self, request: &Request<Incoming>, peer: &Peer) -> Result<String, Response<Body>> {
+        let path = routes::plain_path(request.uri().path());
+        if peer.door == Door::Main {
+            let user = self.authn.identify(peer.certificates.as_deref(), request.headers()).await;
+            let user = user.map_err(|_| body::text(StatusCode::UNAUTHORIZED, "Unauthorized"))?;
+            // What leads nowhere takes the right to everything, and is not found then.
+            let act = Act::of(request.method(), path.as_deref().unwrap_or("/"));
+            self.authz.check(&user, &act).await.map_err(refused)?;
+            if !user.is_anonymous() {
+                peer.guest.vouch();
+            }
+            debug!(user = user.name, verb = act.verb, path = request.uri().path(), "request");
+        }
+        path.ok_or_else(|| unhandled(routes::NOT_FOUND))
+    }
+
+    async fn handle(&self, request: Request<Incoming>, path: &str, peer: &Peer) -> Response<Body> {
+        let shown = &self.exhibits;
+        match routes::find(peer.door, request.method(), path, self.switches) {
+            Ok(Handler::Health) => healthz::respond(&request, &shown.health).map(body::full),
+            Ok(Handler::Pods) => pods::configured(&shown.roster),
+            Ok(Handler::RunningPods) => pods::running(&*shown.runtime, &shown.pleg).await,
+            Ok(Handler::Configz) => body::json(body::full(self.configz.clone())),
+            Ok(Handler::NotYet) => unhandled(routes::NOT_FOUND),
+            Err(nobody) => unhandled(nobody),
+        }
+    }
+}
+
+fn unhandled(Unhandled { status, words }: Unhandled) -> Response<Body> {
+    body::text(status, words)
+}
+
+fn refused(refusal: Refusal) -> Response<Body> {
+    let status = match refusal {
+        Refusal::Forbidden { .. } => StatusCode::FORBIDDEN,
+        Refusal::Unknown { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    body::text(status, format!("{refusal}\n"))
+}
+
+/// The same body, which keeps `under_way` until it was sent or given up.
+fn kept(body: Body, under_way: UnderWay) -> Body {
+    body.map_err(move |error| {
+        let _ = &under_way;
+        error
+    })
+    .boxed_unsync()
+}

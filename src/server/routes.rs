@@ -1,0 +1,257 @@
+//! The table of what is served: which path, by which methods, by which handler, and where.
+//!
+//! To serve more, name a handler in place of [`Handler::NotYet`], or add a line, and answer it in
+//! `front.rs`.
+
+use http::{Method, StatusCode};
+
+use super::authz::is_at_or_below;
+use super::config::Switches;
+
+/// Where a request came in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Door {
+    /// HTTPS, for callers who are known and may.
+    Main,
+    /// Plain HTTP, for everybody.
+    ReadOnly,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Handler {
+    Health,
+    Pods,
+    RunningPods,
+    Configz,
+    /// Upstream has something here that we do not have yet.
+    NotYet,
+}
+
+/// What is under a path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reach {
+    /// This path, with or without a slash at its end.
+    Only,
+    /// What is below it too.
+    Below,
+}
+
+/// Which switch turns a line off, and what is there then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Switch {
+    AlwaysOn,
+    /// Where debugging is off, and on the read-only port, it says so.
+    Debugging,
+    /// Where debugging is off, and on the read-only port, there is nothing.
+    DebuggingOrNothing,
+    /// The next three go off by a switch of their own too.
+    SystemLogs,
+    Profiling,
+    DebugFlags,
+}
+
+struct Route {
+    path: &'static str,
+    reach: Reach,
+    /// Empty for any.
+    methods: &'static [Method],
+    switch: Switch,
+    handler: Handler,
+}
+
+const GET: &[Method] = &[Method::GET];
+const POST: &[Method] = &[Method::POST];
+const GET_POST: &[Method] = &[Method::GET, Method::POST];
+const GET_DELETE: &[Method] = &[Method::GET, Method::DELETE];
+const ANY: &[Method] = &[];
+
+const fn route(
+    path: &'static str,
+    reach: Reach,
+    methods: &'static [Method],
+    switch: Switch,
+    handler: Handler,
+) -> Route {
+    Route { path, reach, methods, switch, handler }
+}
+
+use Reach::{Below, Only};
+use Switch::{AlwaysOn, DebugFlags, Debugging, DebuggingOrNothing, Profiling, SystemLogs};
+
+/// The first that a path is under counts.
+const ROUTES: &[Route] = &[
+    route("/healthz", Below, ANY, AlwaysOn, Handler::Health),
+    route("/pods", Only, GET, AlwaysOn, Handler::Pods),
+    route("/runningpods", Only, GET, Debugging, Handler::RunningPods),
+    route("/configz", Only, GET, DebuggingOrNothing, Handler::Configz),
+    route("/stats/summary", Only, GET_POST, AlwaysOn, Handler::NotYet),
+    route("/metrics/slis", Only, GET_DELETE, AlwaysOn, Handler::NotYet),
+    route("/metrics", Below, GET, AlwaysOn, Handler::NotYet),
+    route("/containerLogs", Below, GET, Debugging, Handler::NotYet),
+    route("/logs", Below, GET, SystemLogs, Handler::NotYet),
+    route("/run", Below, POST, Debugging, Handler::NotYet),
+    route("/exec", Below, GET_POST, Debugging, Handler::NotYet),
+    route("/attach", Below, GET_POST, Debugging, Handler::NotYet),
+    route("/portForward", Below, GET_POST, Debugging, Handler::NotYet),
+    route("/checkpoint", Below, POST, DebuggingOrNothing, Handler::NotYet),
+    route("/debug/pprof", Below, ANY, Profiling, Handler::NotYet),
+    route("/debug/flags/v", Only, ANY, DebugFlags, Handler::NotYet),
+    route("/flagz", Only, ANY, DebuggingOrNothing, Handler::NotYet),
+    route("/statusz", Only, ANY, DebuggingOrNothing, Handler::NotYet),
+];
+
+/// Why nothing handles a request, in upstream's words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unhandled {
+    pub status: StatusCode,
+    pub words: &'static str,
+}
+
+pub const NOT_FOUND: Unhandled = Unhandled { status: StatusCode::NOT_FOUND, words: "404 page not found\n" };
+const WRONG_METHOD: Unhandled = Unhandled { status: StatusCode::METHOD_NOT_ALLOWED, words: "405: Method Not Allowed" };
+
+fn disabled(words: &'static str) -> Unhandled {
+    Unhandled { status: StatusCode::METHOD_NOT_ALLOWED, words }
+}
+
+/// Who handles a request. `path` is one that [`plain_path`] gave.
+pub fn find(door: Door, method: &Method, path: &str, switches: Switches) -> Result<Handler, Unhandled> {
+    let is_under = |route: &&Route| match route.reach {
+        Below => is_at_or_below(path, route.path),
+        Only => path.strip_suffix('/').unwrap_or(path) == route.path,
+    };
+    let route = ROUTES.iter().find(is_under).ok_or(NOT_FOUND)?;
+    is_on(route.switch, door, switches)?;
+    match route.handler {
+        Handler::NotYet => Err(NOT_FOUND),
+        _ if !route.methods.is_empty() && !route.methods.contains(method) => Err(WRONG_METHOD),
+        handler => Ok(handler),
+    }
+}
+
+fn is_on(switch: Switch, door: Door, switches: Switches) -> Result<(), Unhandled> {
+    if switch == AlwaysOn {
+        return Ok(());
+    }
+    if door == Door::ReadOnly || !switches.debugging {
+        return Err(match switch {
+            DebuggingOrNothing | DebugFlags => NOT_FOUND,
+            _ => disabled("Debug endpoints are disabled.\n"),
+        });
+    }
+    match switch {
+        SystemLogs if !switches.system_logs => Err(disabled("logs endpoint is disabled.\n")),
+        Profiling if !switches.profiling => Err(disabled("profiling endpoint is disabled.\n")),
+        DebugFlags if !switches.debug_flags => Err(disabled("flags endpoint is disabled.\n")),
+        _ => Ok(()),
+    }
+}
+
+/// The path of a request without percent signs, of which there is one reading only. What leads
+/// up, or stands still, leads nowhere here.
+pub fn plain_path(path: &str) -> Option<String> {
+    let plain = percent_encoding::percent_decode_str(path).decode_utf8().ok()?;
+    let (first, segments) = plain.split_once('/')?;
+    let last = segments.split('/').count() - 1;
+    let is_plain = |(place, segment): (usize, &str)| match segment {
+        "" => place == last,
+        _ => !matches!(segment, "." | "..") && !segment.contains('\0'),
+    };
+    let all = first.is_empty() && segments.split('/').enumerate().all(is_plain);
+    all.then(|| plain.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL_ON: Switches = Switches { debugging: true, system_logs: true, profiling: true, debug_flags: true };
+
+    #[track_caller]
+    fn check(door: Door, method: Method, path: &str, switches: Switches, expected: Result<Handler, (u16, &str)>) {
+        let found = find(door, &method, path, switches);
+        let found = found.map_err(|unhandled| (unhandled.status.as_u16(), unhandled.words));
+        assert_eq!(found, expected, "{door:?} {method} {path}");
+    }
+
+    const NOTHING: Result<Handler, (u16, &str)> = Err((404, "404 page not found\n"));
+    const DISABLED: Result<Handler, (u16, &str)> = Err((405, "Debug endpoints are disabled.\n"));
+
+    #[test]
+    fn the_main_port_serves_what_is_switched_on() {
+        for (path, handler) in [
+            ("/healthz", Handler::Health),
+            ("/healthz/ping", Handler::Health),
+            ("/pods", Handler::Pods),
+            ("/pods/", Handler::Pods),
+            ("/runningpods/", Handler::RunningPods),
+            ("/runningpods", Handler::RunningPods),
+            ("/configz", Handler::Configz),
+        ] {
+            check(Door::Main, Method::GET, path, ALL_ON, Ok(handler));
+        }
+        check(Door::Main, Method::PUT, "/healthz", ALL_ON, Ok(Handler::Health));
+        check(Door::Main, Method::POST, "/pods", ALL_ON, Err((405, "405: Method Not Allowed")));
+        for path in ["/", "/podss", "/pods/x", "/nothing", "/exec/a/b/c", "/metrics", "/stats/summary", "/flagz"] {
+            check(Door::Main, Method::GET, path, ALL_ON, NOTHING);
+        }
+    }
+
+    #[test]
+    fn without_debugging_some_say_so_and_some_are_not_there() {
+        let off = Switches { debugging: false, ..ALL_ON };
+        for (door, switches) in [(Door::Main, off), (Door::ReadOnly, ALL_ON)] {
+            for path in [
+                "/run/a",
+                "/exec/a",
+                "/attach/a",
+                "/portForward/a",
+                "/containerLogs/a",
+                "/runningpods/",
+                "/logs/",
+                "/debug/pprof/heap",
+            ] {
+                check(door, Method::GET, path, switches, DISABLED);
+            }
+            for path in ["/configz", "/checkpoint/a", "/flagz", "/statusz", "/debug/flags/v"] {
+                check(door, Method::GET, path, switches, NOTHING);
+            }
+            check(door, Method::GET, "/pods", switches, Ok(Handler::Pods));
+            check(door, Method::GET, "/healthz", switches, Ok(Handler::Health));
+        }
+    }
+
+    #[test]
+    fn single_handlers_can_be_switched_off() {
+        for (path, switches, words) in [
+            ("/logs/", Switches { system_logs: false, ..ALL_ON }, "logs endpoint is disabled.\n"),
+            ("/debug/pprof/", Switches { profiling: false, ..ALL_ON }, "profiling endpoint is disabled.\n"),
+            ("/debug/flags/v", Switches { debug_flags: false, ..ALL_ON }, "flags endpoint is disabled.\n"),
+        ] {
+            check(Door::Main, Method::GET, path, switches, Err((405, words)));
+        }
+    }
+
+    #[test]
+    fn a_path_has_one_reading_and_never_leads_up() {
+        for (path, expected) in [
+            ("/pods", Some("/pods")),
+            ("/", Some("/")),
+            ("/%70ods/", Some("/pods/")),
+            ("/logs/a%20b", Some("/logs/a b")),
+            ("/logs/..", None),
+            ("/logs/%2e%2e/shadow", None),
+            ("/logs/..%2fshadow", None),
+            ("/./pods", None),
+            ("//pods", None),
+            ("/pods//", None),
+            ("/logs/%ff", None),
+            ("/logs/%00", None),
+            ("pods", None),
+            ("*", None),
+            ("", None),
+        ] {
+            assert_eq!(plain_path(path).as_deref(), expected, "{path}");
+        }
+    }
+}

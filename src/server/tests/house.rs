@@ -1,0 +1,262 @@
+//! A server on the loopback, an authority that signs for it, and clients of it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::{Bytes, Incoming};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::authentication::v1::UserInfo;
+use k8s_openapi::api::core::v1::Pod;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
+use rustls::client::WantsClientCert;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::clock::Clock;
+use crate::config::TlsVersion;
+use crate::host::{LinuxHost, Roots};
+use crate::kube::Reviews;
+use crate::kube::fake::FakeCluster;
+use crate::pleg::Pleg;
+use crate::pod::Source;
+use crate::server::{
+    AuthnConfig, AuthzConfig, CertificateSource, Doors, Exhibits, Health, ServerConfig, Switches, TlsConfig,
+};
+use crate::sync::Roster;
+use crate::sync::testing::FakeRuntime;
+
+/// Signs certificates of servers and clients.
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+/// What a client shows.
+pub struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Authority {
+    pub fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("ring makes keys");
+        Authority(CertifiedIssuer::self_signed(params, key).expect("the parameters are valid"))
+    }
+
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// Certificate and key of a server on the loopback.
+    pub fn server(&self) -> (String, String) {
+        let params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("the name is valid");
+        let key = KeyPair::generate().expect("ring makes keys");
+        (params.signed_by(&key, &self.0).expect("the authority may sign").pem(), key.serialize_pem())
+    }
+
+    pub fn client(&self, user: &str, groups: &[&str], last_year: i32) -> Identity {
+        let mut name = DistinguishedName::new();
+        name.push(DnType::CommonName, user);
+        for group in groups {
+            name.push(DnType::OrganizationName, *group);
+        }
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name;
+        params.not_after = rcgen::date_time_ymd(last_year, 1, 1);
+        let key = KeyPair::generate().expect("ring makes keys");
+        let certificate = params.signed_by(&key, &self.0).expect("the authority may sign");
+        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("rcgen writes PKCS#8");
+        Identity { chain: vec![certificate.into()], key }
+    }
+}
+
+pub struct House {
+    pub dir: TempDir,
+    pub authority: Authority,
+    pub cluster: FakeCluster,
+    pub runtime: Arc<FakeRuntime>,
+    pub address: SocketAddr,
+    pub read_only: SocketAddr,
+    server: JoinHandle<()>,
+}
+
+pub const NODE: &str = "node-1";
+pub const NEVER: i32 = 4000;
+
+impl House {
+    /// Opens one as configured by default, but for what `change` does.
+    pub async fn open(change: impl FnOnce(&mut ServerConfig)) -> Self {
+        let (dir, authority) = (tempfile::tempdir().expect("a temporary directory"), Authority::new("ours"));
+        let (certificate, key) = authority.server();
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).expect("the temporary directory is writable");
+            path
+        };
+        let loopback = "127.0.0.1:0".parse().expect("an address");
+        let mut config = ServerConfig {
+            main: Some(loopback),
+            read_only: Some(loopback),
+            tls: TlsConfig {
+                certificate: CertificateSource::Files {
+                    certificate: file("tls.crt", &certificate),
+                    key: file("tls.key", &key),
+                },
+                cipher_suites: Vec::new(),
+                curves: Vec::new(),
+                min_version: TlsVersion::Unset,
+                client_ca: Some(file("ca.crt", &authority.pem())),
+            },
+            authn: AuthnConfig { tokens: Some(Duration::from_secs(120)), anonymous: false },
+            authz: AuthzConfig::Webhook {
+                node_name: NODE.into(),
+                keep_allowed: Duration::from_secs(300),
+                keep_refused: Duration::from_secs(30),
+            },
+            switches: Switches { debugging: true, system_logs: true, profiling: true, debug_flags: true },
+            configz: r#"{"kubeletconfig":{}}"#.into(),
+        };
+        change(&mut config);
+
+        let clock = Clock::system();
+        let doors = Doors::open(config, host(&dir), clock).await.expect("the server opens");
+        let (cluster, runtime) = (FakeCluster::default(), Arc::new(FakeRuntime::default()));
+        let exhibits = Exhibits {
+            health: Health::new(),
+            roster: Roster::with(vec![(pod("web", "a"), Source::Api), (pod("static", "b"), Source::File)]),
+            runtime: runtime.clone(),
+            pleg: Pleg::new(runtime.clone(), host(&dir), Arc::new(|_: &_| {})),
+        };
+        let unused = ([127, 0, 0, 1], 0).into();
+        let (address, read_only) = (doors.address().unwrap_or(unused), doors.read_only_address().unwrap_or(unused));
+        let reviews: Arc<dyn Reviews> = Arc::new(cluster.clone());
+        let server = tokio::spawn(doors.serve(exhibits, Some(reviews)));
+        House { dir, authority, cluster, runtime, address, read_only, server }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A client of the house's own authority who may do everything that is a `get`.
+    pub fn admin(&self) -> Identity {
+        for subresource in ["pods", "proxy", "healthz", "configz", "log", "stats", "metrics"] {
+            self.cluster.grant("admin", "get", subresource);
+        }
+        self.authority.client("admin", &["system:masters"], NEVER)
+    }
+
+    /// Makes this token somebody's.
+    pub fn issue(&self, token: &str, user: &str) {
+        let owner = UserInfo { username: Some(user.to_owned()), ..UserInfo::default() };
+        self.cluster.set_token_owner(token, Some(owner));
+    }
+
+    pub async fn connect(&self, identity: Option<&Identity>, protocol: &[u8]) -> TlsStream<TcpStream> {
+        let builder = trusting(&self.authority, rustls::DEFAULT_VERSIONS);
+        let mut config = match identity {
+            Some(Identity { chain, key }) => {
+                builder.with_client_auth_cert(chain.clone(), key.clone_key()).expect("key and certificate fit")
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![protocol.to_vec()];
+        self.handshake(config).await.expect("a handshake")
+    }
+
+    /// Speaking this version only.
+    pub async fn connect_with(
+        &self,
+        version: &'static SupportedProtocolVersion,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        self.handshake(trusting(&self.authority, &[version]).with_no_client_auth()).await
+    }
+
+    async fn handshake(&self, config: ClientConfig) -> std::io::Result<TlsStream<TcpStream>> {
+        let name = ServerName::try_from("127.0.0.1").expect("a name");
+        let stream = TcpStream::connect(self.address).await?;
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    }
+
+    /// One GET over a connection of its own.
+    pub async fn get(&self, identity: Option<&Identity>, token: Option<&str>, path: &str) -> (u16, String) {
+        self.ask(Method::GET, identity, token, path).await
+    }
+
+    pub async fn ask(
+        &self,
+        method: Method,
+        identity: Option<&Identity>,
+        token: Option<&str>,
+        path: &str,
+    ) -> (u16, String) {
+        let stream = self.connect(identity, b"http/1.1").await;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP begins");
+        tokio::spawn(connection);
+        read(sender.send_request(request(method, token, path)).await.expect("an answer")).await
+    }
+
+    /// What the port for everybody says.
+    pub async fn get_plain(&self, path: &str) -> (u16, String) {
+        let stream = TcpStream::connect(self.read_only).await.expect("a connection");
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP begins");
+        tokio::spawn(connection);
+        read(sender.send_request(request(Method::GET, None, path)).await.expect("an answer")).await
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+fn trusting(
+    authority: &Authority,
+    versions: &[&'static SupportedProtocolVersion],
+) -> rustls::ConfigBuilder<ClientConfig, WantsClientCert> {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.0.der().clone()).expect("a certificate");
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(versions)
+        .expect("the provider supports them")
+        .with_root_certificates(roots)
+}
+
+pub fn host(dir: &TempDir) -> Arc<LinuxHost> {
+    Arc::new(LinuxHost::new(Roots::machine(dir.path().to_owned()), Duration::from_secs(10), Clock::system()))
+}
+
+pub fn request(method: Method, token: Option<&str>, path: &str) -> Request<Empty<Bytes>> {
+    let request = Request::builder().method(method).uri(path).header("host", "node");
+    let request = match token {
+        Some(token) => request.header("authorization", format!("Bearer {token}")),
+        None => request,
+    };
+    request.body(Empty::new()).expect("a request")
+}
+
+pub async fn read(response: Response<Incoming>) -> (u16, String) {
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.expect("a whole answer").to_bytes();
+    (status, String::from_utf8(body.to_vec()).expect("text"))
+}
+
+fn pod(name: &str, uid: &str) -> Pod {
+    let mut pod = Pod::default();
+    pod.metadata.name = Some(name.to_owned());
+    pod.metadata.namespace = Some("shop".to_owned());
+    pod.metadata.uid = Some(uid.to_owned());
+    pod
+}

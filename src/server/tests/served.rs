@@ -1,0 +1,103 @@
+//! What is served, and where.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::house::{House, host};
+use crate::clock::Clock;
+use crate::cri::labels;
+use crate::cri::testing::{container, exited, running};
+use crate::server::{Doors, ServerError};
+
+fn names(list: &str) -> Vec<String> {
+    let list: Value = serde_json::from_str(list).expect("JSON");
+    assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("PodList"), &json!("v1")));
+    let items = list["items"].as_array().expect("items").iter();
+    items.map(|pod| pod["metadata"]["name"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn both_ports_show_the_pods() {
+    let house = House::open(|_| {}).await;
+    let admin = house.admin();
+    for (status, body) in [house.get(Some(&admin), None, "/pods").await, house.get_plain("/pods").await] {
+        assert_eq!((status, names(&body)), (200, vec!["web".to_owned(), "static".to_owned()]));
+    }
+}
+
+#[tokio::test]
+async fn what_runs_is_told_by_the_runtime() {
+    let house = House::open(|_| {}).await;
+    let admin = house.admin();
+    assert_eq!(names(&house.get(Some(&admin), None, "/runningpods/").await.1), Vec::<String>::new());
+    for (name, state) in [("main", running()), ("done", exited(0))] {
+        let mut container = container(name, 0, state);
+        container.labels = [(labels::POD_UID, "u"), (labels::POD_NAME, "wild"), (labels::POD_NAMESPACE, "shop")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into();
+        house.runtime.hold(container);
+    }
+    let (status, body) = house.get(Some(&admin), None, "/runningpods/").await;
+    assert_eq!((status, names(&body)), (200, vec!["wild".to_owned()]));
+    let list: Value = serde_json::from_str(&body).expect("JSON");
+    let containers = list["items"][0]["spec"]["containers"].as_array().expect("containers");
+    assert_eq!(containers.iter().map(|it| &it["name"]).collect::<Vec<_>>(), [&json!("main")]);
+}
+
+#[tokio::test]
+async fn health_and_configuration_are_told() {
+    let house = House::open(|_| {}).await;
+    let admin = house.admin();
+    let get = async |path: &str| house.get(Some(&admin), None, path).await;
+    assert_eq!(get("/healthz").await, (200, "ok".to_owned()));
+    assert_eq!(get("/healthz/ping").await, (200, "ok".to_owned()));
+    assert_eq!(get("/healthz?verbose").await, (200, "[+]ping ok\nhealthz check passed\n".to_owned()));
+    assert_eq!(get("/configz").await, (200, r#"{"kubeletconfig":{}}"#.to_owned()));
+    assert_eq!(house.get_plain("/healthz").await, (200, "ok".to_owned()));
+}
+
+#[tokio::test]
+async fn what_is_not_there_or_turned_off_says_so() {
+    let house = House::open(|_| {}).await;
+    let admin = house.admin();
+    let get = async |path: &str| house.get(Some(&admin), None, path).await;
+    assert_eq!(get("/nothing").await, (404, "404 page not found\n".to_owned()));
+    assert_eq!(get("/logs/../../etc/shadow").await.0, 404);
+    assert_eq!(get("/logs/%2e%2e/%2e%2e/etc/shadow").await.0, 404);
+    house.cluster.grant("admin", "create", "pods");
+    assert_eq!(house.ask(Method::POST, Some(&admin), None, "/pods").await.0, 405);
+    let disabled = (405, "Debug endpoints are disabled.\n".to_owned());
+    assert_eq!(house.get_plain("/containerLogs/a/b/c").await, disabled);
+    assert_eq!(house.get_plain("/configz").await.0, 404);
+
+    let off = House::open(|config| config.switches.debugging = false).await;
+    let admin = off.admin();
+    assert_eq!(off.get(Some(&admin), None, "/runningpods/").await, disabled);
+    assert_eq!(off.get(Some(&admin), None, "/configz").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_an_error_that_names_it() {
+    let house = House::open(|_| {}).await;
+    for is_main in [true, false] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut taken = None;
+        let second = House::open(|config| {
+            taken = Some(config.clone());
+        })
+        .await;
+        let mut config = taken.expect("it was configured");
+        match is_main {
+            true => config.main = Some(house.address),
+            false => config.read_only = Some(house.read_only),
+        }
+        let error = Doors::open(config, host(&dir), Clock::system()).await.err().expect("the port is taken");
+        let (address, fields) = match is_main {
+            true => (house.address, "address and port"),
+            false => (house.read_only, "address and readOnlyPort"),
+        };
+        assert_eq!(error.to_string(), format!("failed to listen on {address} ({fields})"));
+        assert!(matches!(error, ServerError::Bind { .. }));
+        drop(second);
+    }
+}
