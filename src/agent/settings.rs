@@ -172,6 +172,7 @@ pub fn server_config(settings: &Settings, node: &NodeConfig) -> ServerConfig {
             profiling: kubelet.enable_profiling_handler,
             debug_flags: kubelet.enable_debug_flags_handler,
         },
+        stream_idle: kubelet.streaming_connection_idle_timeout,
         configz: configz.to_string().into(),
     }
 }

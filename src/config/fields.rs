@@ -176,8 +176,8 @@ pub const FIELDS: &[Field] = &[
     texts("clusterDNS").flag("cluster-dns").works().about("name servers of pods with DNS policy ClusterFirst"),
     duration("streamingConnectionIdleTimeout", "4h0m0s")
         .flag("streaming-connection-idle-timeout")
-        .no_effect()
-        .about("no effect"),
+        .works()
+        .about("how long a stream of exec, attach or port-forward may be silent"),
     // Node status.
     duration("nodeStatusUpdateFrequency", "10s")
         .flag("node-status-update-frequency")

@@ -12,7 +12,7 @@ use super::{
     CgroupDriver, Container, ContainerId, ContainerState, ContainerStateKind, ContainerSummary, ContainerUser,
     CriError, Executed, Exit, FilesystemUsage, IdRange, Image, LinuxResources, Mount, MountPropagation, NamespaceMode,
     Result, RuntimeCondition, RuntimeEvent, RuntimeEventKind, RuntimeHandler, RuntimeStatus, RuntimeVersion, Sandbox,
-    SandboxId, SandboxState,
+    SandboxId, SandboxState, Uri,
 };
 
 /// A time on the wire: nanoseconds since the epoch.
@@ -278,6 +278,22 @@ pub(super) fn executed(answer: wire::ExecSyncResponse) -> Executed {
     let mut output = answer.stdout;
     output.extend_from_slice(&answer.stderr);
     Executed::Exited { code: answer.exit_code, output }
+}
+
+/// More of a URL that makes no sense is not repeated to anyone.
+const BAD_URL_CHARS_MAX: usize = 200;
+
+/// Nothing is assumed of what a URL leaves out: there is no place it could be relative to.
+pub(super) fn stream_url(call: &'static str, url: &str) -> Result<Uri> {
+    let is_whole = |uri: &Uri| {
+        let host = uri.host().unwrap_or_default();
+        let has_port = uri.authority().is_some_and(|authority| authority.as_str().len() > host.len());
+        matches!(uri.scheme_str(), Some("http" | "https")) && !host.is_empty() && has_port == uri.port_u16().is_some()
+    };
+    url.parse().ok().filter(is_whole).ok_or_else(|| {
+        let told: String = url.chars().take(BAD_URL_CHARS_MAX).collect();
+        CriError::Malformed { call, message: format!("{told:?} is not the URL of a server") }
+    })
 }
 
 pub(super) fn image(image: wire::Image) -> Image {
@@ -554,6 +570,20 @@ mod tests {
         assert!(!status.network_ready.ok && status.network_ready.message.contains("NetworkReady"));
         assert!(status.handlers[0].recursive_read_only_mounts && !status.handlers[0].user_namespaces);
         assert!(status.supplemental_groups_policy);
+    }
+
+    #[test]
+    fn where_streams_wait_is_told_whole_or_it_is_an_error_that_names_the_answer() {
+        for url in ["http://127.0.0.1:1/exec/token", "https://[::1]:2/a?b=c", "http://host/attach/t"] {
+            assert_eq!(stream_url("Exec", url).map(|uri| uri.to_string()).ok().as_deref(), Some(url));
+        }
+        let long = format!("/{}", "x".repeat(10_000));
+        let bad =
+            ["", "/exec/token", "127.0.0.1:1", "http://", "ftp://a/b", "http://a:port/b", "http://a:99999/", &long];
+        for url in bad {
+            let error = stream_url("Exec", url).expect_err(url).to_string();
+            assert!(error.contains(&url[..url.len().min(100)]) && error.len() < 300, "{error}");
+        }
     }
 
     #[test]

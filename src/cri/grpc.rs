@@ -18,7 +18,7 @@ use super::wire::runtime_service_client::RuntimeServiceClient;
 use super::{
     Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerSummary, CriError, Executed, FilesystemUsage,
     Image, ImageService, ImageSpec, LinuxResources, Result, Runtime, RuntimeEvent, RuntimeStatus, RuntimeVersion,
-    Sandbox, SandboxConfig, SandboxId, Scope, answers, requests, wire,
+    Sandbox, SandboxConfig, SandboxId, Scope, Streams, Uri, answers, requests, wire,
 };
 
 /// Flow-control windows of one stream and of the whole connection. Nothing of this size is
@@ -142,6 +142,7 @@ fn error(call: &'static str, deadline: Duration, status: Status) -> CriError {
         Code::AlreadyExists => CriError::AlreadyExists { call, message: message() },
         Code::Unimplemented => CriError::Unimplemented { call },
         Code::DeadlineExceeded => CriError::Timeout { call, after: deadline },
+        Code::ResourceExhausted => CriError::Exhausted { call, message: message() },
         Code::Unavailable => CriError::Unavailable { call, message: root_cause(&status) },
         // Only a status made on our side has a source: the connection broke under the call.
         _ if status.source().is_some() => CriError::Unavailable { call, message: root_cause(&status) },
@@ -327,6 +328,25 @@ impl Runtime for GrpcRuntime {
             Err(status) if status.code() == Code::DeadlineExceeded && timeout.is_some() => Ok(Executed::TimedOut),
             Err(status) => Err(error(CALL, deadline, status)),
         }
+    }
+
+    async fn exec_url(&self, id: &ContainerId, command: &[String], streams: Streams) -> Result<Uri> {
+        let request = requests::exec(id, command, streams);
+        let answer = self.within_timeout("Exec", self.runtime().exec(request)).await?;
+        answers::stream_url("Exec", &answer.url)
+    }
+
+    async fn attach_url(&self, id: &ContainerId, streams: Streams) -> Result<Uri> {
+        let request = requests::attach(id, streams);
+        let answer = self.within_timeout("Attach", self.runtime().attach(request)).await?;
+        answers::stream_url("Attach", &answer.url)
+    }
+
+    async fn port_forward_url(&self, id: &SandboxId, ports: &[u16]) -> Result<Uri> {
+        let port = ports.iter().copied().map(i32::from).collect();
+        let request = wire::PortForwardRequest { pod_sandbox_id: id.as_str().to_owned(), port };
+        let answer = self.within_timeout("PortForward", self.runtime().port_forward(request)).await?;
+        answers::stream_url("PortForward", &answer.url)
     }
 
     /// The first event ends the wait for a refusal, so that waiting costs no event any time.

@@ -27,6 +27,7 @@ use futures::stream::BoxStream;
 use jiff::Timestamp;
 
 pub use grpc::{EndpointError, GrpcRuntime};
+pub use http::Uri;
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -98,6 +99,9 @@ pub enum CriError {
     /// No answer within the deadline. The call may yet take effect.
     #[error("{call}: no answer within {after:?}")]
     Timeout { call: &'static str, after: Duration },
+    /// More was asked at once than the runtime keeps track of.
+    #[error("{call}: runtime has its hands full: {message}")]
+    Exhausted { call: &'static str, message: String },
     /// Nobody listens on the socket.
     #[error("{call}: runtime is not reachable: {message}")]
     Unavailable { call: &'static str, message: String },
@@ -116,6 +120,7 @@ impl CriError {
             | CriError::AlreadyExists { call, .. }
             | CriError::Unimplemented { call }
             | CriError::Timeout { call, .. }
+            | CriError::Exhausted { call, .. }
             | CriError::Unavailable { call, .. }
             | CriError::Failed { call, .. }
             | CriError::Malformed { call, .. } => call,
@@ -127,6 +132,7 @@ impl CriError {
         match self {
             CriError::NotFound { message, .. }
             | CriError::AlreadyExists { message, .. }
+            | CriError::Exhausted { message, .. }
             | CriError::Failed { message, .. } => message.clone(),
             other => other.to_string(),
         }
@@ -523,6 +529,16 @@ pub enum Executed {
     TimedOut,
 }
 
+/// What of a process somebody wants to be connected with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Streams {
+    pub stdin: bool,
+    pub stdout: bool,
+    /// Not together with `tty`, which has one output.
+    pub stderr: bool,
+    pub tty: bool,
+}
+
 /// A hint that something happened to a pod. The truth is read afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuntimeEvent {
@@ -602,6 +618,16 @@ pub trait Runtime: ImageService {
     /// Runs a command in a running container and waits for its end. Without `timeout` it may
     /// last for ever; the caller ends it by dropping the call.
     async fn exec(&self, id: &ContainerId, command: &[String], timeout: Option<Duration>) -> Result<Executed>;
+
+    /// Where the runtime's streaming server waits for one connection that runs a command. The
+    /// runtime forgets the place when nobody comes for a minute. The URL is whole: it has a
+    /// scheme, `http` or `https`, and a host.
+    async fn exec_url(&self, id: &ContainerId, command: &[String], streams: Streams) -> Result<Uri>;
+    /// The same for one that is led to the container's own process.
+    async fn attach_url(&self, id: &ContainerId, streams: Streams) -> Result<Uri>;
+    /// The same for one that is led to ports of the pod. Of what a client speaks it depends
+    /// whether the ports are known before.
+    async fn port_forward_url(&self, id: &SandboxId, ports: &[u16]) -> Result<Uri>;
 
     /// `Unimplemented` where the runtime has no event stream. A stream ends after its first
     /// error; one that was slow to be refused has the refusal as its first item.

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use super::labels;
 use super::wire;
 use super::{
-    Auth, ContainerConfig, Device, DnsConfig, IdRange, ImageSpec, LinuxResources, Mount, MountPropagation,
+    Auth, ContainerConfig, ContainerId, Device, DnsConfig, IdRange, ImageSpec, LinuxResources, Mount, MountPropagation,
     NamespaceMode, NamespaceOptions, PortMapping, Protocol, SandboxConfig, Scope, SecurityContext, SecurityProfile,
-    SelinuxOptions,
+    SelinuxOptions, Streams,
 };
 
 pub(super) fn sandbox_filter(scope: &Scope) -> Option<wire::PodSandboxFilter> {
@@ -284,6 +284,16 @@ pub(super) fn auth(auth: &Auth) -> wire::AuthConfig {
         identity_token: auth.identity_token.clone(),
         registry_token: auth.registry_token.clone(),
     }
+}
+
+pub(super) fn exec(id: &ContainerId, command: &[String], streams: Streams) -> wire::ExecRequest {
+    let Streams { stdin, stdout, stderr, tty } = streams;
+    wire::ExecRequest { container_id: id.as_str().to_owned(), cmd: command.to_vec(), tty, stdin, stdout, stderr }
+}
+
+pub(super) fn attach(id: &ContainerId, streams: Streams) -> wire::AttachRequest {
+    let Streams { stdin, stdout, stderr, tty } = streams;
+    wire::AttachRequest { container_id: id.as_str().to_owned(), stdin, tty, stdout, stderr }
 }
 
 #[cfg(test)]

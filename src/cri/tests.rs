@@ -256,6 +256,7 @@ async fn errors_are_told_apart_by_what_a_caller_does_about_them() {
         (Code::Unknown, reserved, "AlreadyExists"),
         (Code::Unimplemented, "what?", "Unimplemented"),
         (Code::DeadlineExceeded, "too slow", "Timeout"),
+        (Code::ResourceExhausted, "too many", "Exhausted"),
         (Code::Unavailable, "starting", "Unavailable"),
         (Code::Unknown, "runc failed", "Failed"),
         (Code::Internal, long.as_str(), "Failed"),
@@ -266,7 +267,7 @@ async fn errors_are_told_apart_by_what_a_caller_does_about_them() {
         let _server = Server::start(&dir.socket(), move |_, _| Answer::Error(code, told.clone()));
         let error = dir.connect().start_container(&ContainerId::new("a")).await.expect_err("the server refuses");
         assert!(format!("{error:?}").starts_with(kind), "{code:?} became {error:?}");
-        if matches!(kind, "NotFound" | "AlreadyExists" | "Unavailable" | "Failed") {
+        if matches!(kind, "NotFound" | "AlreadyExists" | "Exhausted" | "Unavailable" | "Failed") {
             assert!(error.to_string().ends_with(text), "{error}");
         }
     }
@@ -337,6 +338,43 @@ async fn of_a_runtime_that_hangs_no_command_is_told_to_have_ended() {
     let runtime = dir.connect_within(Duration::from_secs(20));
     let executed = runtime.exec(&ContainerId::new("c"), &[], Some(Duration::from_secs(1))).await;
     assert!(matches!(executed, Err(CriError::Timeout { call: "ExecSync", .. })), "{executed:?}");
+}
+
+#[tokio::test]
+async fn streams_are_asked_for_as_they_are_wanted() {
+    let dir = Dir::new();
+    let _server = Server::start(&dir.socket(), |method, request| {
+        let read = "the request is well-formed";
+        let url = match method {
+            "Exec" => {
+                let asked = wire::ExecRequest::decode(request).expect(read);
+                assert_eq!((asked.stdin, asked.stdout, asked.stderr, asked.tty), (true, false, true, false));
+                format!("http://a/{}/{}", asked.container_id, asked.cmd.join("/"))
+            }
+            "Attach" => {
+                let asked = wire::AttachRequest::decode(request).expect(read);
+                assert_eq!((asked.stdin, asked.stdout, asked.stderr, asked.tty), (false, true, false, true));
+                format!("http://b/{}", asked.container_id)
+            }
+            _ => {
+                let asked = wire::PortForwardRequest::decode(request).expect(read);
+                format!("/{}/{:?}", asked.pod_sandbox_id, asked.port)
+            }
+        };
+        message(wire::ExecResponse { url })
+    });
+    let runtime = dir.connect();
+    let id = ContainerId::new("c");
+    let streams = Streams { stdin: true, stderr: true, ..Streams::default() };
+    let command = ["sh".to_owned(), "-c".to_owned()];
+    assert_eq!(runtime.exec_url(&id, &command, streams).await.expect("a URL"), "http://a/c/sh/-c");
+    let streams = Streams { stdout: true, tty: true, ..Streams::default() };
+    assert_eq!(runtime.attach_url(&id, streams).await.expect("a URL"), "http://b/c");
+    let refused = runtime.port_forward_url(&SandboxId::new("s"), &[80, 443]).await;
+    assert!(
+        matches!(&refused, Err(CriError::Malformed { message, .. }) if message.contains("/s/[80, 443]")),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]

@@ -19,6 +19,8 @@ pub struct ServerConfig {
     pub authn: AuthnConfig,
     pub authz: AuthzConfig,
     pub switches: Switches,
+    /// How long a stream may be silent.
+    pub stream_idle: Duration,
     /// What `/configz` answers.
     pub configz: Bytes,
 }

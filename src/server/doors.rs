@@ -20,6 +20,7 @@ use super::connection::{self, Protocol};
 use super::front::{Exhibits, Front, Peer};
 use super::guests::{Guest, Guests};
 use super::routes::Door;
+use super::streaming::Streaming;
 use super::tls::Tls;
 use crate::clock::Clock;
 use crate::host::Host;
@@ -79,6 +80,7 @@ impl Doors {
             authz: Authz::new(&config.authz, reviews, clock),
             switches: config.switches,
             configz: config.configz,
+            streaming: Streaming::new(Arc::new(exhibits.runtime.clone()), config.stream_idle),
             exhibits,
         });
         let main = main.map(|(listener, tls)| accept(listener, Some(tls), front.clone()));

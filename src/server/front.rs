@@ -15,6 +15,7 @@ use super::config::Switches;
 use super::guests::{Guest, UnderWay};
 use super::health::Health;
 use super::routes::{self, Door, Handler, Unhandled};
+use super::streaming::{Streaming, Target};
 use super::{healthz, pods};
 use crate::cri::Runtime;
 use crate::pleg::Pleg;
@@ -33,6 +34,7 @@ pub struct Front {
     pub authz: Authz,
     pub switches: Switches,
     pub configz: Bytes,
+    pub streaming: Streaming,
     pub exhibits: Exhibits,
 }
 
@@ -79,6 +81,10 @@ impl Front {
             Ok(Handler::Pods) => pods::configured(&shown.roster),
             Ok(Handler::RunningPods) => pods::running(&*shown.runtime, &shown.pleg).await,
             Ok(Handler::Configz) => body::json(body::full(self.configz.clone())),
+            Ok(Handler::Streams) => match Target::of_path(path) {
+                Some(target) => self.streaming.answer(request, &target, &shown.roster, &shown.pleg).await,
+                None => unhandled(routes::NOT_FOUND),
+            },
             Ok(Handler::NotYet) => unhandled(routes::NOT_FOUND),
             Err(nobody) => unhandled(nobody),
         }

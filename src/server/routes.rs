@@ -23,6 +23,8 @@ pub enum Handler {
     Pods,
     RunningPods,
     Configz,
+    /// exec, attach, port-forward and run.
+    Streams,
     /// Upstream has something here that we do not have yet.
     NotYet,
 }
@@ -89,10 +91,10 @@ const ROUTES: &[Route] = &[
     route("/metrics", Below, GET, AlwaysOn, Handler::NotYet),
     route("/containerLogs", Below, GET, Debugging, Handler::NotYet),
     route("/logs", Below, GET, SystemLogs, Handler::NotYet),
-    route("/run", Below, POST, Debugging, Handler::NotYet),
-    route("/exec", Below, GET_POST, Debugging, Handler::NotYet),
-    route("/attach", Below, GET_POST, Debugging, Handler::NotYet),
-    route("/portForward", Below, GET_POST, Debugging, Handler::NotYet),
+    route("/run", Below, POST, Debugging, Handler::Streams),
+    route("/exec", Below, GET_POST, Debugging, Handler::Streams),
+    route("/attach", Below, GET_POST, Debugging, Handler::Streams),
+    route("/portForward", Below, GET_POST, Debugging, Handler::Streams),
     route("/checkpoint", Below, POST, DebuggingOrNothing, Handler::NotYet),
     route("/debug/pprof", Below, ANY, Profiling, Handler::NotYet),
     route("/debug/flags/v", Only, ANY, DebugFlags, Handler::NotYet),
@@ -187,12 +189,16 @@ mod tests {
             ("/runningpods/", Handler::RunningPods),
             ("/runningpods", Handler::RunningPods),
             ("/configz", Handler::Configz),
+            ("/exec/a/b/c", Handler::Streams),
+            ("/portForward/a/b", Handler::Streams),
         ] {
             check(Door::Main, Method::GET, path, ALL_ON, Ok(handler));
         }
         check(Door::Main, Method::PUT, "/healthz", ALL_ON, Ok(Handler::Health));
+        check(Door::Main, Method::POST, "/run/a/b/c", ALL_ON, Ok(Handler::Streams));
+        check(Door::Main, Method::GET, "/run/a/b/c", ALL_ON, Err((405, "405: Method Not Allowed")));
         check(Door::Main, Method::POST, "/pods", ALL_ON, Err((405, "405: Method Not Allowed")));
-        for path in ["/", "/podss", "/pods/x", "/nothing", "/exec/a/b/c", "/metrics", "/stats/summary", "/flagz"] {
+        for path in ["/", "/podss", "/pods/x", "/nothing", "/metrics", "/stats/summary", "/flagz"] {
             check(Door::Main, Method::GET, path, ALL_ON, NOTHING);
         }
     }

@@ -31,7 +31,7 @@ use crate::config::PullCredentialsPolicy;
 use crate::cri::{
     self, Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerSummary, CriError, Executed,
     FilesystemUsage, Image, ImageService, ImageSpec, LinuxResources, Result, Runtime, RuntimeEvent, RuntimeStatus,
-    RuntimeVersion, Sandbox, SandboxConfig, SandboxId, SandboxState, Scope,
+    RuntimeVersion, Sandbox, SandboxConfig, SandboxId, SandboxState, Scope, Streams, Uri,
 };
 use crate::events::{Recorded, Recorder};
 use crate::handlers::Caller;
@@ -60,6 +60,8 @@ struct FakeState {
     calls: Vec<String>,
     sandboxes: Vec<Sandbox>,
     containers: Vec<Container>,
+    /// Where its streaming server waits, if it has one.
+    streams_at: Option<Uri>,
 }
 
 impl FakeRuntime {
@@ -76,6 +78,11 @@ impl FakeRuntime {
     /// The next call of this name fails with these words.
     pub fn refuse(&self, call: &'static str, words: &str) {
         self.state().refusals.insert(call, words.to_owned());
+    }
+
+    /// From now on its streaming server waits there.
+    pub fn stream_at(&self, url: Uri) {
+        self.state().streams_at = Some(url);
     }
 
     /// All calls that change something, and what they were about.
@@ -176,6 +183,16 @@ impl Runtime for FakeRuntime {
         unused()
     }
     async fn exec(&self, _: &ContainerId, _: &[String], _: Option<Duration>) -> Result<Executed> {
+        unused()
+    }
+    async fn exec_url(&self, id: &ContainerId, command: &[String], _: Streams) -> Result<Uri> {
+        self.called("Exec", &format!("{} in {id}", command.join(" ")))?;
+        self.state().streams_at.clone().ok_or(CriError::Unimplemented { call: "Exec" })
+    }
+    async fn attach_url(&self, _: &ContainerId, _: Streams) -> Result<Uri> {
+        unused()
+    }
+    async fn port_forward_url(&self, _: &SandboxId, _: &[u16]) -> Result<Uri> {
         unused()
     }
 }

@@ -123,6 +123,7 @@ impl House {
                 keep_refused: Duration::from_secs(30),
             },
             switches: Switches { debugging: true, system_logs: true, profiling: true, debug_flags: true },
+            stream_idle: Duration::from_secs(4 * 60 * 60),
             configz: r#"{"kubeletconfig":{}}"#.into(),
         };
         change(&mut config);

@@ -3,6 +3,7 @@ mod certificates;
 mod house;
 mod limits;
 mod served;
+mod streams;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -24,6 +24,7 @@ mod sidecars;
 mod standalone;
 mod static_pods;
 mod status;
+mod streaming;
 mod user_namespaces;
 mod volumes;
 
@@ -54,6 +55,7 @@ pub fn all() -> Vec<Case> {
         static_pods::CASES,
         standalone::CASES,
         restart::CASES,
+        streaming::CASES,
         runtime_faults::CASES,
         api_faults::CASES,
     ]

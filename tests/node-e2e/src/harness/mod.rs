@@ -9,12 +9,14 @@
 //! ```
 //!
 //! `case` is the registry's entry, `runner` runs cases, `node` and `lab` are what a case gets,
-//! `calls` asks the node's own API, `pods` makes pods, `expect` waits for what should become of them and `cgroup` looks below.
+//! `calls` asks the node's own API, `kubectl` runs the client that people have, `pods` makes pods,
+//! `expect` waits for what should become of them and `cgroup` looks below.
 
 mod calls;
 mod case;
 mod cgroup;
 mod expect;
+mod kubectl;
 mod lab;
 mod node;
 mod pods;
@@ -24,6 +26,7 @@ pub use calls::Caller;
 pub use case::{Case, Story};
 pub use cgroup::PodCgroup;
 pub use expect::{Expect, WITHIN, is_ready};
+pub use kubectl::Transport;
 pub use lab::Lab;
 pub use node::{Node, client, runtime_of};
 pub(crate) use pods::merge;

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use ferrolet::cri::{
     Auth, CgroupDriver, Container, ContainerConfig, ContainerId, ContainerSummary, CriError, Executed, FilesystemUsage,
     Image, ImageService, ImageSpec, LinuxResources, Result, Runtime, RuntimeCondition, RuntimeEvent, RuntimeHandler,
-    RuntimeStatus, RuntimeVersion, Sandbox, SandboxConfig, SandboxId, Scope,
+    RuntimeStatus, RuntimeVersion, Sandbox, SandboxConfig, SandboxId, Scope, Streams, Uri,
 };
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -164,6 +164,19 @@ impl Runtime for SimRuntime {
 
     async fn exec(&self, id: &ContainerId, command: &[String], timeout: Option<Duration>) -> Result<Executed> {
         self.execute(id, command, timeout).await
+    }
+
+    /// Nobody is connected with a process here.
+    async fn exec_url(&self, _: &ContainerId, _: &[String], _: Streams) -> Result<Uri> {
+        Err(CriError::Unimplemented { call: "Exec" })
+    }
+
+    async fn attach_url(&self, _: &ContainerId, _: Streams) -> Result<Uri> {
+        Err(CriError::Unimplemented { call: "Attach" })
+    }
+
+    async fn port_forward_url(&self, _: &SandboxId, _: &[u16]) -> Result<Uri> {
+        Err(CriError::Unimplemented { call: "PortForward" })
     }
 
     async fn events(&self) -> Result<BoxStream<'static, Result<RuntimeEvent>>> {
