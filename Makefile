@@ -19,7 +19,7 @@ RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 # Seeds of the simulation: so many from this one on, and so many that nobody has run before.
 SEEDS ?= 1000
 FROM ?= 0
-FRESH ?= 0
+FRESH ?= 100
 # Pods drawn for `make compare`, one a seed, from this seed on.
 SEED ?= 0
 PODS ?= 100

@@ -28,10 +28,12 @@ use crate::cri::{CgroupDriver, CriError, GrpcRuntime, Runtime};
 use crate::events::{self, EventType, Recorder};
 use crate::handlers::Caller;
 use crate::host::{CgroupVersion, DirLock, Host, LinuxHost, MachineFacts, Roots};
+use crate::identity::{ClientIdentity, ClusterAccess, IdentityConfig};
 use crate::images::{Images, ImagesConfig};
 use crate::kube::limit::Rate;
-use crate::kube::{Cluster, KubeCluster, Reviews};
-use crate::logs::{Logs, LogsConfig};
+use crate::kube::{Cluster, KubeCluster, LoadError, Reviews};
+use crate::logs::read::LogReads;
+use crate::logs::{Disk, Logs, LogsConfig};
 use crate::net::{MachineNet, Net};
 use crate::node::{MachineSurvey, NodeConfig, NodeHandle, NodeParts};
 use crate::objects::Objects;
@@ -114,11 +116,18 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         kubelet.runtime_request_timeout,
     )
     .context("containerRuntimeEndpoint")?;
-    let cluster: Option<Arc<dyn Cluster>> = match &settings.flags.kubeconfig {
-        Some(path) => {
+    let mut identity = Tasks(JoinSet::new());
+    let mut signed = None;
+    let cluster: Option<Arc<dyn Cluster>> = match settings::identity(&settings, &node) {
+        Some(config) => {
             let rate = settings::rate(kubelet.kube_api_qps, kubelet.kube_api_burst);
-            let cluster = KubeCluster::from_kubeconfig(path, &node.name, rate, clock.clone()).await;
-            Some(Arc::new(cluster.context("cannot use the API server's address and credentials")?))
+            let cluster = connect(config, rate, &host, &clock, &mut identity).await;
+            let cluster = cluster.context("cannot use the API server's address and credentials")?;
+            if let Some((serving, key)) = settings::serving(&settings, &node, &cluster, &host, &clock) {
+                identity.spawn("serving-certificate", serving.run(cluster.watch_node()));
+                signed = Some(key);
+            }
+            Some(cluster)
         }
         None => None,
     };
@@ -133,7 +142,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     // Bound early, served once the house stands: a port that is taken ends the agent before it
     // has touched anything.
-    let server = settings::server_config(&settings, &node);
+    let server = settings::server_config(&settings, &node, signed);
     let doors = Doors::open(server, host.clone(), clock.clone()).await.context("cannot open the node's own API")?;
     let static_pods = settings::static_pods(&settings, &node);
     let config = settings::agent_config(&settings, node, &facts, host.as_ref()).await?;
@@ -157,6 +166,27 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         () = house => {}
     }
     Ok(())
+}
+
+/// The API server with the node's credentials, which a task keeps valid where the operator wants
+/// that. There may be none yet: pods need not wait for them.
+async fn connect(
+    config: IdentityConfig,
+    rate: Option<Rate>,
+    host: &Arc<LinuxHost>,
+    clock: &Clock,
+    tasks: &mut Tasks,
+) -> Result<Arc<KubeCluster>, LoadError> {
+    let (path, name) = (config.kubeconfig.clone(), config.node_name.clone());
+    if !config.is_managed() {
+        return Ok(Arc::new(KubeCluster::from_kubeconfig(&path, &name, rate, clock.clone()).await?));
+    }
+    let cluster = Arc::new(KubeCluster::awaiting_credentials(&path, &name, rate, clock.clone()));
+    let access = ClusterAccess { cluster: cluster.clone(), node_name: name, clock: clock.clone() };
+    let mut identity = ClientIdentity::new(config, host.clone(), Arc::new(access), clock.clone());
+    identity.begin().await?;
+    tasks.spawn("client-certificate", identity.run());
+    Ok(cluster)
 }
 
 /// What must be right before anything is touched.
@@ -236,8 +266,17 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: Vec<Static
         let health = Health::new().vital("syncloop", progress.check(DISPATCHER_STUCK_AFTER));
         tasks.spawn("healthz", server::run(address, Arc::new(health)));
     }
+    let reopen = {
+        let runtime = runtime.clone();
+        Arc::new(move |id| {
+            let runtime = runtime.clone();
+            async move { runtime.reopen_container_log(&id).await }.boxed()
+        })
+    };
+    let logs = Logs::new(host.clone(), clock.clone(), reopen, config.logs);
     let roster = Roster::default();
     if let Some(doors) = doors {
+        let disk = Disk::new(HOST_DEADLINE);
         let exhibits = Exhibits {
             // Log lines are written at once, so that none can be stuck.
             health: Health::new()
@@ -246,6 +285,8 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: Vec<Static
             roster: roster.clone(),
             runtime: runtime.clone(),
             pleg: pleg.clone(),
+            log_reads: LogReads::new(Arc::new(pleg.clone()), logs.endings(), disk.clone()),
+            disk,
         };
         let reviews = cluster.clone().map(|cluster| cluster as Arc<dyn Reviews>);
         tasks.spawn("server", doors.serve(exhibits, reviews));
@@ -269,13 +310,6 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: Vec<Static
     // Nothing can be started before the runtime has said who it is.
     let mut sync = config.sync;
     settle_with_runtime(&*runtime, &mut sync, &progress).await;
-    let reopen = {
-        let runtime = runtime.clone();
-        Arc::new(move |id| {
-            let runtime = runtime.clone();
-            async move { runtime.reopen_container_log(&id).await }.boxed()
-        })
-    };
     let range_in_use = {
         let runtime = runtime.clone();
         Box::new(move |uid| {
@@ -293,7 +327,7 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: Vec<Static
     let context = Context {
         dead: DeadContainers::new(sync.dead.clone()),
         user_namespaces: UserNamespaces::new(host.clone(), range_in_use, sync.root_dir.clone(), sync.ids),
-        logs: Logs::new(host.clone(), clock.clone(), reopen, config.logs),
+        logs,
         admission: Admission::new(),
         cluster,
         cgroups: Cgroups::new(host.clone(), sync.launch.cgroups.clone()),

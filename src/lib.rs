@@ -1,6 +1,7 @@
 //! Ferrolet, a kubelet-compatible node agent. `ARCHITECTURE.md` has the plan of the house.
 
 // Ground: facts and edges.
+pub mod causes;
 pub mod clock;
 pub mod config;
 pub mod cri;
@@ -13,6 +14,7 @@ pub mod pod;
 pub mod admission;
 pub mod events;
 pub mod handlers;
+pub mod identity;
 pub mod images;
 pub mod logs;
 pub mod objects;

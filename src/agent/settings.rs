@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -11,10 +12,13 @@ use tracing::{debug, warn};
 
 use super::{AgentConfig, StaticPods};
 use crate::admission::AdmissionConfig;
+use crate::clock::Clock;
 use crate::config::{self, FeatureGates, Gate, Settings};
 use crate::cri::CgroupDriver;
-use crate::host::{CgroupVersion, Host, MachineFacts};
+use crate::host::{CgroupVersion, Host, LinuxHost, MachineFacts};
+use crate::identity::{ClusterAccess, IdentityConfig, ServingIdentity, ServingKey};
 use crate::images::{AccessConfig, ImagesConfig, read_providers};
+use crate::kube::KubeCluster;
 use crate::kube::limit::Rate;
 use crate::logs::LogsConfig;
 use crate::node::NodeConfig;
@@ -125,7 +129,7 @@ pub async fn agent_config(
 }
 
 /// The node's own API.
-pub fn server_config(settings: &Settings, node: &NodeConfig) -> ServerConfig {
+pub fn server_config(settings: &Settings, node: &NodeConfig, signed: Option<ServingKey>) -> ServerConfig {
     let kubelet = &settings.kubelet;
     let (authentication, authorization) = (&kubelet.authentication, &kubelet.authorization);
     if settings.is_standalone()
@@ -137,11 +141,13 @@ pub fn server_config(settings: &Settings, node: &NodeConfig) -> ServerConfig {
             "authentication.webhook.enabled and authorization.mode Webhook ask the API server, and there is none: callers they are about are refused"
         );
     }
-    let certificate = match (&kubelet.tls.cert_file, &kubelet.tls.private_key_file) {
-        (Some(certificate), Some(key)) => {
+    let certificate = match (signed, &kubelet.tls.cert_file, &kubelet.tls.private_key_file) {
+        // As upstream: it counts before files that the operator names as well.
+        (Some(signed), ..) => CertificateSource::Signed(signed),
+        (None, Some(certificate), Some(key)) => {
             CertificateSource::Files { certificate: certificate.clone(), key: key.clone() }
         }
-        _ => CertificateSource::SelfMade { dir: settings.flags.cert_dir.clone(), host_name: node.name.clone() },
+        _ => CertificateSource::SelfMade { dir: absolute(&settings.flags.cert_dir), host_name: node.name.clone() },
     };
     let configz = serde_json::json!({ "kubeletconfig": settings.document() });
     ServerConfig {
@@ -172,6 +178,8 @@ pub fn server_config(settings: &Settings, node: &NodeConfig) -> ServerConfig {
             profiling: kubelet.enable_profiling_handler,
             debug_flags: kubelet.enable_debug_flags_handler,
         },
+        log_queries: kubelet.enable_system_log_query,
+        split_streams: settings.gates.enabled(Gate::PodLogsQuerySplitStreams),
         stream_idle: kubelet.streaming_connection_idle_timeout,
         configz: configz.to_string().into(),
     }
@@ -273,6 +281,39 @@ pub fn static_pods(settings: &Settings, node: &NodeConfig) -> Vec<StaticPods> {
         })
     });
     directory.into_iter().chain(url).collect()
+}
+
+/// Who the node is to the API server; `None` in standalone mode.
+pub fn identity(settings: &Settings, node: &NodeConfig) -> Option<IdentityConfig> {
+    Some(IdentityConfig {
+        node_name: node.name.clone(),
+        kubeconfig: absolute(settings.flags.kubeconfig.as_deref()?),
+        bootstrap_kubeconfig: settings.flags.bootstrap_kubeconfig.as_deref().map(absolute),
+        cert_dir: absolute(&settings.flags.cert_dir),
+        rotates: settings.kubelet.rotate_certificates,
+    })
+}
+
+/// What keeps the serving certificate where the cluster is to sign it, and what is served.
+pub fn serving(
+    settings: &Settings,
+    node: &NodeConfig,
+    cluster: &Arc<KubeCluster>,
+    host: &Arc<LinuxHost>,
+    clock: &Clock,
+) -> Option<(ServingIdentity, ServingKey)> {
+    if !settings.kubelet.server_tls_bootstrap {
+        return None;
+    }
+    let access = ClusterAccess { cluster: cluster.clone(), node_name: node.name.clone(), clock: clock.clone() };
+    let names_suffice = settings.gates.enabled(Gate::AllowDNSOnlyNodeCSR);
+    let cert_dir = absolute(&settings.flags.cert_dir);
+    Some(ServingIdentity::new(&node.name, &cert_dir, names_suffice, host.clone(), Arc::new(access), clock.clone()))
+}
+
+/// Links and kubeconfigs lead there from other directories.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Zero is no limit.

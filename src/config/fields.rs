@@ -88,9 +88,11 @@ pub const FIELDS: &[Field] = &[
         .about("lowest TLS version allowed"),
     boolean("rotateCertificates", false)
         .flag("rotate-certificates")
+        .works()
         .about("obtain and renew the client certificate by CSR"),
     boolean("serverTLSBootstrap", false)
         .flag("rotate-server-certificates")
+        .works()
         .about("obtain and renew the serving certificate by CSR"),
     // Who may call.
     file("authentication.x509.clientCAFile", "")

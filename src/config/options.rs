@@ -85,7 +85,8 @@ pub const OPTION_FLAGS: &[OptionFlag] = &[
         Text,
         "",
         "used to obtain the first client certificate when --kubeconfig is missing",
-    ),
+    )
+    .works(),
     option(Files, "cert-dir", Text, "/var/lib/kubelet/pki", "directory of certificates").works(),
     option(Files, "root-dir", Text, "/var/lib/kubelet", "directory of the agent's own files").works(),
     option(

@@ -9,6 +9,7 @@ use futures::stream::{BoxStream, StreamExt};
 use http::HeaderValue;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
@@ -22,7 +23,7 @@ use super::limit::{Rate, Throttle};
 use super::requester::Requester;
 use super::transport::{Lane, Transport};
 use super::watch::{Step, Target, Watch};
-use super::{ApiError, ApiObject, Change, Cluster, ObjectState, Result, Reviews};
+use super::{ApiError, ApiObject, CertificateRequests, Change, Cluster, ObjectState, Result, Reviews};
 use crate::clock::Clock;
 use crate::config::VERSION;
 use crate::pod::PodRef;
@@ -61,10 +62,26 @@ impl KubeCluster {
         clock: Clock,
     ) -> std::result::Result<Self, LoadError> {
         let transport = Transport::new(path, user_agent(), clock.clone()).await?;
+        Ok(KubeCluster::over(transport, node_name, rate, clock))
+    }
+
+    /// One without credentials, whose calls wait a little and then fail, until there is
+    /// something to take up.
+    pub fn awaiting_credentials(path: &Path, node_name: &str, rate: Option<Rate>, clock: Clock) -> Self {
+        KubeCluster::over(Transport::awaiting(path, user_agent(), clock.clone()), node_name, rate, clock)
+    }
+
+    /// Reads the kubeconfig and connects anew, with the certificate and key in this file
+    /// instead of those in the kubeconfig if there is one.
+    pub async fn take_up(&self, certificate: Option<&Path>) -> std::result::Result<(), LoadError> {
+        self.requests.transport().take_up(certificate).await
+    }
+
+    fn over(transport: Transport, node_name: &str, rate: Option<Rate>, clock: Clock) -> Self {
         let requests = Requester::new(Arc::new(transport), Lane::Shared(0), Throttle::new(rate));
         let events = requests.unlimited();
         let heartbeats = events.over(Lane::Heartbeat);
-        Ok(KubeCluster {
+        KubeCluster {
             token_reviews: requests.under(Throttle::new(rate)),
             access_reviews: requests.under(Throttle::new(rate)),
             requests,
@@ -73,7 +90,7 @@ impl KubeCluster {
             node_name: node_name.to_owned(),
             clock,
             seats: Arc::default(),
-        })
+        }
     }
 
     fn watch_collection<K: ApiObject>(&self, fields: Option<String>, what: &str) -> BoxStream<'static, Change<K>> {
@@ -90,12 +107,17 @@ impl KubeCluster {
             .boxed()
     }
 
-    fn watch_one<K: ApiObject>(&self, kind: &str, namespace: &str, name: &str) -> BoxStream<'static, ObjectState<K>> {
+    fn watch_one<K: ApiObject>(
+        &self,
+        what: String,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> BoxStream<'static, ObjectState<K>> {
         let seat = Seat::take(&self.seats);
         let target = Target {
-            path: K::url_path(&(), Some(namespace)),
+            path: K::url_path(&(), namespace),
             fields: Some(format!("metadata.name={name}")),
-            what: format!("{kind} {namespace}/{name}"),
+            what,
             told_by_consumer: true,
         };
         Watch::new(self.requests.over(Lane::Shared(seat.lane)), self.clock.clone(), target)
@@ -139,11 +161,11 @@ impl Cluster for KubeCluster {
     }
 
     fn watch_config_map(&self, namespace: &str, name: &str) -> BoxStream<'static, ObjectState<ConfigMap>> {
-        self.watch_one("config map", namespace, name)
+        self.watch_one(format!("config map {namespace}/{name}"), Some(namespace), name)
     }
 
     fn watch_secret(&self, namespace: &str, name: &str) -> BoxStream<'static, ObjectState<Secret>> {
-        self.watch_one("secret", namespace, name)
+        self.watch_one(format!("secret {namespace}/{name}"), Some(namespace), name)
     }
 
     async fn get_pod(&self, namespace: &str, name: &str) -> Result<Pod> {
@@ -246,6 +268,22 @@ impl Cluster for KubeCluster {
         let request =
             accounts.create_subresource("token", service_account, &PostParams::default(), body(request, &what)?);
         self.requests.fetch(&what, request).await
+    }
+}
+
+#[async_trait]
+impl CertificateRequests for KubeCluster {
+    async fn create_certificate_request(
+        &self,
+        request: &CertificateSigningRequest,
+    ) -> Result<CertificateSigningRequest> {
+        let what = "create certificate signing request";
+        let requests = all::<CertificateSigningRequest>(None);
+        self.requests.fetch(what, requests.create(&PostParams::default(), body(request, what)?)).await
+    }
+
+    fn watch_certificate_request(&self, name: &str) -> BoxStream<'static, ObjectState<CertificateSigningRequest>> {
+        self.watch_one(format!("certificate signing request {name}"), None, name)
     }
 }
 

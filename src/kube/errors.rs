@@ -49,6 +49,9 @@ pub enum ConnectError {
     WrongName { server: String },
     #[error("{server} refuses the client certificate in {}: {alert}", kubeconfig.display())]
     ClientCertificate { server: String, kubeconfig: PathBuf, alert: String },
+    /// Whoever gets them tells why they are not there.
+    #[error("there are no credentials yet for the API server in {}", kubeconfig.display())]
+    NoCredentials { kubeconfig: PathBuf },
     #[error("{server} did not answer within {within:?}")]
     NoAnswer { server: String, within: Duration },
     /// The request waited for a connection that someone else was opening, or had open. What
@@ -57,6 +60,35 @@ pub enum ConnectError {
     Lost { server: String },
     #[error("failed to connect to {server}: {cause}")]
     Other { server: String, cause: String },
+}
+
+/// A program that was asked for credentials gave none. kube's own text shows the environment
+/// that the program was given, which may be secret.
+#[derive(Debug, thiserror::Error)]
+#[error("credential plugin {command}: {cause}")]
+pub(super) struct PluginError {
+    command: String,
+    cause: String,
+}
+
+/// So much of what a program wrote to its standard error is told.
+const PLUGIN_TEXT_CHARS: usize = 300;
+
+impl PluginError {
+    pub(super) fn explain(command: &str, error: kube::Error) -> Self {
+        use kube::client::AuthError::{AuthExecParse, AuthExecRun, AuthExecStart};
+        let cause = match &error {
+            kube::Error::Auth(AuthExecStart(error)) => format!("failed to start: {error}"),
+            kube::Error::Auth(AuthExecRun { out, .. }) => {
+                let told: String =
+                    String::from_utf8_lossy(&out.stderr).trim().chars().take(PLUGIN_TEXT_CHARS).collect();
+                format!("ended with {}: {told}", out.status)
+            }
+            kube::Error::Auth(AuthExecParse(_)) => "its answer makes no sense".to_owned(),
+            other => chain(other).last().unwrap_or(other).to_string(),
+        };
+        PluginError { command: command.to_owned(), cause }
+    }
 }
 
 impl ConnectError {

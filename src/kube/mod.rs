@@ -5,7 +5,9 @@
 //! kube crate they use requests, kubeconfigs and credentials. The simulation has a cluster
 //! of its own. Only `status/` patches pods, only `node/` writes Node and Lease, only
 //! `events/` writes events: the trait offers exactly their calls. What `server/` asks of
-//! those who call it is a trait of its own beside it, [`Reviews`].
+//! those who call it is a trait of its own beside it, [`Reviews`]; so is what `identity/` asks
+//! of whoever signs certificates, [`CertificateRequests`], which is asked with other
+//! credentials first.
 //!
 //! Always true: a watch stream never ends and never gives up; it reconnects with back-off
 //! and replays the whole list when it had to start over.
@@ -28,6 +30,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenReview};
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Node, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::node::v1::RuntimeClass;
@@ -142,4 +145,15 @@ pub trait Cluster: Reviews {
         service_account: &str,
         request: &TokenRequest,
     ) -> Result<TokenRequest>;
+}
+
+/// The part of the API server that hands requests for certificates to their signers.
+#[async_trait]
+pub trait CertificateRequests: Send + Sync + 'static {
+    async fn create_certificate_request(
+        &self,
+        request: &CertificateSigningRequest,
+    ) -> Result<CertificateSigningRequest>;
+    /// What has become of one: approved, denied, signed, gone.
+    fn watch_certificate_request(&self, name: &str) -> BoxStream<'static, ObjectState<CertificateSigningRequest>>;
 }

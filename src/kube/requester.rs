@@ -62,6 +62,10 @@ impl Requester {
         Requester { throttle: Arc::new(throttle), ..self.clone() }
     }
 
+    pub(super) fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
     pub(super) fn retry_now(&self) -> Receiver<u64> {
         self.transport.retry_now()
     }
@@ -89,11 +93,14 @@ impl Requester {
         self.in_time(self.client.request_text(request)).await
     }
 
-    /// Opens a watch. Only its beginning is bounded in time.
+    /// Opens a watch. Only its beginning is bounded in time. It ends when other connections
+    /// take the place of those it was opened on.
     pub(super) async fn stream<K: ApiObject>(&self, request: Built) -> kube::Result<Events<K>> {
         let request = self.admit(request).await?;
+        let mut renewal = self.transport.renewal().await;
         let lines = self.in_time(self.client.request_stream(request)).await?;
-        Ok(decoded(lines))
+        let renewed = async move { drop(renewal.changed().await) };
+        Ok(decoded(lines).take_until(Box::pin(renewed)).boxed())
     }
 
     async fn in_time<T>(&self, answer: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {

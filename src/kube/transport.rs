@@ -12,11 +12,13 @@
 //! Always true: a connection on which nothing comes back for 30 s is closed, so that its
 //! streams end and start over. The kubeconfig and the files it names are read again after a
 //! failure, so that a corrected CA needs no restart; nothing is read while all goes well.
+//! Whoever renews the client certificate says so (`take_up`): requests under way end where
+//! they began, watches start over on new connections, and the old ones close behind the last.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use http::header::USER_AGENT;
@@ -27,12 +29,13 @@ use kube::Config;
 use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout, timeout_at};
 use tower::{BoxError, ServiceExt};
 use tracing::{info, warn};
 
 use super::connect::{Connections, NoHttp2, Protocol, connect};
-use super::errors::{ConnectError, LoadError, caused_by};
+use super::errors::{ConnectError, LoadError, PluginError, caused_by};
 use super::health::{Health, Success};
 use crate::clock::Clock;
 
@@ -43,6 +46,11 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The kubeconfig is looked at again at most this often, and its files are local.
 const RELOAD_EVERY: Duration = Duration::from_secs(2);
 const LOAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Credentials from a program are asked for again at most this often when they are refused.
+const ASK_PLUGIN_EVERY: Duration = Duration::from_secs(30);
+/// How long a request waits for credentials that are not there yet, less than its caller
+/// waits for it, so that the caller learns why.
+const CREDENTIALS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Which connection a request takes; carried in the request's extensions.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -72,7 +80,10 @@ pub(super) struct Transport {
     kubeconfig: PathBuf,
     user_agent: HeaderValue,
     clock: Clock,
-    current: RwLock<Arc<Loaded>>,
+    /// `None` until there are credentials at all.
+    current: watch::Sender<Option<Arc<Loaded>>>,
+    /// A file with certificate and key that counts instead of those in the kubeconfig.
+    certificate: Mutex<Option<PathBuf>>,
     heartbeat_health: Mutex<Health>,
     shared_health: Mutex<Health>,
     last_load: tokio::sync::Mutex<Instant>,
@@ -82,27 +93,69 @@ pub(super) struct Transport {
 }
 
 /// One state of the kubeconfig, and the connections made with it.
-struct Loaded {
+pub(super) struct Loaded {
+    since: Instant,
     fingerprint: Vec<Vec<u8>>,
     config: Config,
     lanes: Mutex<BTreeMap<Lane, Connections>>,
+    /// Held while a program is asked for credentials: one that hangs holds up one thread.
+    asking: Arc<tokio::sync::Mutex<()>>,
     /// Set once the server has shown that it speaks HTTP/1.1 only.
     without_http2: AtomicBool,
 }
 
 impl Transport {
     pub(super) async fn new(kubeconfig: &Path, user_agent: HeaderValue, clock: Clock) -> Result<Self, LoadError> {
-        let loaded = load(kubeconfig.to_owned(), user_agent.clone()).await?;
-        Ok(Transport {
+        let transport = Transport::awaiting(kubeconfig, user_agent, clock);
+        transport.take_up(None).await?;
+        Ok(transport)
+    }
+
+    /// One whose requests wait until there is something to `take_up`.
+    pub(super) fn awaiting(kubeconfig: &Path, user_agent: HeaderValue, clock: Clock) -> Self {
+        Transport {
             kubeconfig: kubeconfig.to_owned(),
             user_agent,
             clock,
-            current: RwLock::new(Arc::new(loaded)),
+            current: watch::Sender::new(None),
+            certificate: Mutex::default(),
             heartbeat_health: Mutex::default(),
             shared_health: Mutex::default(),
             last_load: tokio::sync::Mutex::new(Instant::now()),
             retry_now: watch::Sender::new(0),
-        })
+        }
+    }
+
+    /// Reads the kubeconfig now and connects anew with what it says, and with `certificate`
+    /// instead of a client certificate in it. If that fails, everything stays as it was.
+    pub(super) async fn take_up(&self, certificate: Option<&Path>) -> Result<(), LoadError> {
+        // A reload under way may have read what was there before.
+        let mut last_load = self.last_load.lock().await;
+        *last_load = Instant::now();
+        let loaded = load(&self.kubeconfig, certificate, &self.user_agent).await?;
+        *self.certificate.lock().expect("no holder of the certificate lock panics") = certificate.map(Path::to_owned);
+        self.replace(loaded);
+        Ok(())
+    }
+
+    fn replace(&self, loaded: Loaded) {
+        self.current.send_replace(Some(Arc::new(loaded)));
+        self.retry_now.send_modify(|count| *count += 1);
+    }
+
+    /// Changes once the connections of now have been replaced. If there are none yet it is the
+    /// first ones whose replacement is told.
+    pub(super) async fn renewal(&self) -> watch::Receiver<Option<Arc<Loaded>>> {
+        let mut current = self.current.subscribe();
+        let _ = timeout(CREDENTIALS_WITHIN, current.wait_for(Option::is_some)).await;
+        current
+    }
+
+    async fn loaded(&self) -> Option<Arc<Loaded>> {
+        if let Some(loaded) = &*self.current.borrow() {
+            return Some(Arc::clone(loaded));
+        }
+        self.renewal().await.borrow().clone()
     }
 
     /// Changes whenever a failed request deserves another try at once.
@@ -113,14 +166,18 @@ impl Transport {
     /// Sends over the lane named in the request's extensions.
     pub(super) async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, ConnectError> {
         let lane = request.extensions_mut().remove::<Lane>().unwrap_or(Lane::Shared(0));
-        let loaded = Arc::clone(&self.current.read().expect("no holder of the config lock panics"));
         let within = lane.answer_within();
+        let deadline = Instant::now() + within;
+        let Some(loaded) = self.loaded().await else {
+            self.health(lane).lose();
+            return Err(ConnectError::NoCredentials { kubeconfig: self.kubeconfig.clone() });
+        };
 
-        let failure = match timeout(within, loaded.send(lane, request)).await {
+        let failure = match timeout_at(deadline, loaded.send(lane, request)).await {
             Ok(Ok(response)) => {
                 self.note_success(lane);
                 if response.status() == StatusCode::UNAUTHORIZED {
-                    self.reload_if_changed(&loaded).await;
+                    self.reload_if_changed(&loaded, true).await;
                 }
                 return Ok(response);
             }
@@ -134,7 +191,7 @@ impl Transport {
             Err(_) => ConnectError::NoAnswer { server: loaded.server(), within },
         };
         self.note_failure(lane, &failure);
-        self.reload_if_changed(&loaded).await;
+        self.reload_if_changed(&loaded, false).await;
         Err(failure)
     }
 
@@ -168,39 +225,71 @@ impl Transport {
     }
 
     /// Takes up the kubeconfig as it is now if it differs from `failed`, with which a
-    /// request has just failed.
-    async fn reload_if_changed(&self, failed: &Arc<Loaded>) {
+    /// request has just failed. Refused credentials may have come from a program, which
+    /// may have others by now.
+    async fn reload_if_changed(&self, failed: &Arc<Loaded>, is_refused: bool) {
         // Whoever finds the lock taken leaves the look to its holder.
         let Ok(mut last_load) = self.last_load.try_lock() else {
             return;
         };
-        if last_load.elapsed() < RELOAD_EVERY {
+        let is_failed_one = self.current.borrow().as_ref().is_some_and(|current| Arc::ptr_eq(current, failed));
+        if last_load.elapsed() < RELOAD_EVERY || !is_failed_one {
             return;
         }
         *last_load = Instant::now();
+        let certificate = self.certificate.lock().expect("no holder of the certificate lock panics").clone();
         // A file that is being replaced may be missing or half there: the next failure
         // looks again.
-        let Ok(loaded) = load(self.kubeconfig.clone(), self.user_agent.clone()).await else {
+        let Ok(loaded) = load(&self.kubeconfig, certificate.as_deref(), &self.user_agent).await else {
             return;
         };
         if loaded.fingerprint != failed.fingerprint {
             info!(kubeconfig = %self.kubeconfig.display(), "kubeconfig has changed, connecting anew");
-            *self.current.write().expect("no holder of the config lock panics") = Arc::new(loaded);
-            self.retry_now.send_modify(|count| *count += 1);
+            self.replace(loaded);
+        } else if is_refused && failed.plugin().is_some() && failed.since.elapsed() >= ASK_PLUGIN_EVERY {
+            info!(kubeconfig = %self.kubeconfig.display(), "credentials are refused, asking the plugin for new ones");
+            self.replace(loaded);
         }
     }
 }
 
 impl Loaded {
-    /// The lane's connections, made when first used.
-    fn lane(&self, lane: Lane) -> Result<Connections, kube::Error> {
-        let mut lanes = self.lanes.lock().expect("no holder of the lanes lock panics");
-        if let Some(connections) = lanes.get(&lane) {
-            return Ok(connections.clone());
+    /// The lane's connections, made when first used. A program that is to be asked for
+    /// credentials runs on the blocking pool; kube would wait for it right here.
+    async fn lane(self: &Arc<Self>, lane: Lane) -> Result<Connections, BoxError> {
+        if let Some(connections) = self.known(lane) {
+            return Ok(connections);
+        }
+        let Some(plugin) = self.plugin() else {
+            return Ok(self.make(lane)?);
+        };
+        let turn = Arc::clone(&self.asking).lock_owned().await;
+        let loaded = Arc::clone(self);
+        let making = spawn_blocking(move || {
+            let _turn = turn;
+            loaded.make(lane)
+        });
+        Ok(making.await?.map_err(|error| PluginError::explain(plugin, error))?)
+    }
+
+    fn known(&self, lane: Lane) -> Option<Connections> {
+        self.lanes.lock().expect("no holder of the lanes lock panics").get(&lane).cloned()
+    }
+
+    fn make(&self, lane: Lane) -> Result<Connections, kube::Error> {
+        // Whoever waited for the turn may find it done.
+        if let Some(connections) = self.known(lane) {
+            return Ok(connections);
         }
         let connections = connect(&self.config, self.protocol(lane))?;
-        lanes.insert(lane, connections.clone());
+        self.lanes.lock().expect("no holder of the lanes lock panics").insert(lane, connections.clone());
         Ok(connections)
+    }
+
+    /// The program that gives credentials.
+    fn plugin(&self) -> Option<&str> {
+        let exec = self.config.auth_info.exec.as_ref()?;
+        Some(exec.command.as_deref().unwrap_or_default())
     }
 
     fn protocol(&self, lane: Lane) -> Protocol {
@@ -217,8 +306,8 @@ impl Loaded {
         }
     }
 
-    async fn send(&self, lane: Lane, request: Request<Body>) -> Result<Response<Incoming>, BoxError> {
-        self.lane(lane)?.oneshot(request).await
+    async fn send(self: &Arc<Self>, lane: Lane, request: Request<Body>) -> Result<Response<Incoming>, BoxError> {
+        self.lane(lane).await?.oneshot(request).await
     }
 
     fn server(&self) -> String {
@@ -226,33 +315,45 @@ impl Loaded {
     }
 }
 
-async fn load(kubeconfig: PathBuf, user_agent: HeaderValue) -> Result<Loaded, LoadError> {
-    let path = kubeconfig.clone();
-    let reading = tokio::task::spawn_blocking(move || read(&kubeconfig));
+async fn load(path: &Path, certificate: Option<&Path>, user_agent: &HeaderValue) -> Result<Loaded, LoadError> {
+    let (kubeconfig, certificate) = (path.to_owned(), certificate.map(Path::to_owned));
+    let reading = spawn_blocking(move || read(&kubeconfig, certificate.as_deref()));
     let (kubeconfig, fingerprint) = match timeout(LOAD_TIMEOUT, reading).await {
         Ok(Ok(read)) => read?,
         Ok(Err(_)) | Err(_) => {
-            return Err(LoadError::TooSlow { path, within: LOAD_TIMEOUT });
+            return Err(LoadError::TooSlow { path: path.to_owned(), within: LOAD_TIMEOUT });
         }
     };
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await
-        .map_err(|source| LoadError::Invalid { path: path.clone(), source })?;
-    config.headers.push((USER_AGENT, user_agent));
+        .map_err(|source| LoadError::Invalid { path: path.to_owned(), source })?;
+    config.headers.push((USER_AGENT, user_agent.clone()));
     // Without TLS there is no agreement on a protocol.
-    let without_http2 = config.cluster_url.scheme() != Some(&Scheme::HTTPS);
-    let loaded = Loaded { fingerprint, config, lanes: Mutex::default(), without_http2: AtomicBool::new(without_http2) };
-    // Made now so that unusable certificates are told at the start.
-    loaded.lane(Lane::Shared(0)).map_err(|source| LoadError::Credentials { path, source })?;
+    let without_http2 = AtomicBool::new(config.cluster_url.scheme() != Some(&Scheme::HTTPS));
+    let (since, lanes, asking) = (Instant::now(), Mutex::default(), Arc::default());
+    let loaded = Loaded { since, fingerprint, config, lanes, asking, without_http2 };
+    // Made now so that unusable certificates are told at the start. A program is another
+    // matter: it may need a network that is not there yet.
+    if loaded.plugin().is_none() {
+        loaded.make(Lane::Shared(0)).map_err(|source| LoadError::Credentials { path: path.to_owned(), source })?;
+    }
     Ok(loaded)
 }
 
 /// The kubeconfig, and the bytes of it and of every file it names.
-fn read(path: &Path) -> Result<(Kubeconfig, Vec<Vec<u8>>), LoadError> {
+fn read(path: &Path, certificate: Option<&Path>) -> Result<(Kubeconfig, Vec<Vec<u8>>), LoadError> {
     let failed = |path: &Path, source| LoadError::Read { path: path.to_owned(), source };
     let mut fingerprint = vec![std::fs::read(path).map_err(|source| failed(path, source))?];
-    let kubeconfig =
+    let mut kubeconfig =
         Kubeconfig::read_from(path).map_err(|source| LoadError::Invalid { path: path.to_owned(), source })?;
+    if let Some(certificate) = certificate {
+        let users = kubeconfig.auth_infos.iter_mut().filter_map(|named| named.auth_info.as_mut());
+        for user in users {
+            let certificate = Some(certificate.to_string_lossy().into_owned());
+            (user.client_certificate, user.client_key) = (certificate.clone(), certificate);
+            (user.client_certificate_data, user.client_key_data) = (None, None);
+        }
+    }
     let authorities =
         kubeconfig.clusters.iter().filter_map(|named| named.cluster.as_ref()?.certificate_authority.as_ref());
     let users = kubeconfig.auth_infos.iter().filter_map(|named| named.auth_info.as_ref());

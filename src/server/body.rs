@@ -34,6 +34,13 @@ pub fn text(status: StatusCode, words: impl Into<String>) -> Response<Body> {
     response
 }
 
+/// An answer in words that come piece by piece.
+pub fn text_in_pieces(pieces: Body) -> Response<Body> {
+    let mut response = text(StatusCode::OK, "");
+    *response.body_mut() = pieces;
+    response
+}
+
 pub fn json(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 
-use super::ServerError;
+use super::{ServerError, SignedKey};
 use crate::config::TlsVersion;
 
 #[derive(Clone, Debug)]
@@ -19,6 +19,10 @@ pub struct ServerConfig {
     pub authn: AuthnConfig,
     pub authz: AuthzConfig,
     pub switches: Switches,
+    /// `enableSystemLogQuery`: the journal can be asked too.
+    pub log_queries: bool,
+    /// The feature gate `PodLogsQuerySplitStreams`.
+    pub split_streams: bool,
     /// How long a stream may be silent.
     pub stream_idle: Duration,
     /// What `/configz` answers.
@@ -42,6 +46,8 @@ pub enum CertificateSource {
     Files { certificate: PathBuf, key: PathBuf },
     /// Made here if it is not there yet.
     SelfMade { dir: PathBuf, host_name: String },
+    /// Signed by the cluster (`serverTLSBootstrap`).
+    Signed(SignedKey),
 }
 
 #[derive(Clone, Debug)]

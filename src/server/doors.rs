@@ -19,13 +19,17 @@ use super::config::{Result, ServerConfig};
 use super::connection::{self, Protocol};
 use super::front::{Exhibits, Front, Peer};
 use super::guests::{Guest, Guests};
+use super::logs::LogDesk;
 use super::routes::Door;
 use super::streaming::Streaming;
 use super::tls::Tls;
 use crate::clock::Clock;
 use crate::host::Host;
 use crate::kube::Reviews;
+use crate::logs::node::NodeLogs;
 
+/// What `/logs/` shows.
+const NODE_LOGS: &str = "/var/log";
 /// For the first byte, and then for a handshake.
 const GREETING_LIMIT: Duration = Duration::from_secs(10);
 /// Between attempts where no descriptor is free.
@@ -77,9 +81,15 @@ impl Doors {
         let authorities = main.as_ref().and_then(|(_, tls)| tls.authorities());
         let front = Arc::new(Front {
             authn: Authn::new(&config.authn, authorities, reviews.clone(), clock.clone()),
-            authz: Authz::new(&config.authz, reviews, clock),
+            authz: Authz::new(&config.authz, reviews, clock.clone()),
             switches: config.switches,
             configz: config.configz,
+            logs: LogDesk {
+                containers: exhibits.log_reads.clone(),
+                node: NodeLogs::new(NODE_LOGS.into(), exhibits.disk.clone(), config.log_queries),
+                clock: clock.clone(),
+                split_streams: config.split_streams,
+            },
             streaming: Streaming::new(Arc::new(exhibits.runtime.clone()), config.stream_idle),
             exhibits,
         });

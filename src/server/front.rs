@@ -14,10 +14,13 @@ use super::body::{self, Body};
 use super::config::Switches;
 use super::guests::{Guest, UnderWay};
 use super::health::Health;
+use super::logs::LogDesk;
 use super::routes::{self, Door, Handler, Unhandled};
 use super::streaming::{Streaming, Target};
 use super::{healthz, pods};
 use crate::cri::Runtime;
+use crate::logs::Disk;
+use crate::logs::read::LogReads;
 use crate::pleg::Pleg;
 use crate::sync::Roster;
 
@@ -27,6 +30,9 @@ pub struct Exhibits {
     pub roster: Roster,
     pub runtime: Arc<dyn Runtime>,
     pub pleg: Pleg,
+    pub log_reads: LogReads,
+    /// By which the logs of the node are read.
+    pub disk: Disk,
 }
 
 pub struct Front {
@@ -34,6 +40,7 @@ pub struct Front {
     pub authz: Authz,
     pub switches: Switches,
     pub configz: Bytes,
+    pub logs: LogDesk,
     pub streaming: Streaming,
     pub exhibits: Exhibits,
 }
@@ -76,11 +83,14 @@ impl Front {
 
     async fn handle(&self, request: Request<Incoming>, path: &str, peer: &Peer) -> Response<Body> {
         let shown = &self.exhibits;
+        let query = request.uri().query().unwrap_or_default();
         match routes::find(peer.door, request.method(), path, self.switches) {
             Ok(Handler::Health) => healthz::respond(&request, &shown.health).map(body::full),
             Ok(Handler::Pods) => pods::configured(&shown.roster),
             Ok(Handler::RunningPods) => pods::running(&*shown.runtime, &shown.pleg).await,
             Ok(Handler::Configz) => body::json(body::full(self.configz.clone())),
+            Ok(Handler::ContainerLogs) => self.logs.of_container(&shown.roster, path, query).await,
+            Ok(Handler::NodeLogs) => self.logs.of_node(path, query, request.headers()).await,
             Ok(Handler::Streams) => match Target::of_path(path) {
                 Some(target) => self.streaming.answer(request, &target, &shown.roster, &shown.pleg).await,
                 None => unhandled(routes::NOT_FOUND),

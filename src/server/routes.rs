@@ -23,6 +23,8 @@ pub enum Handler {
     Pods,
     RunningPods,
     Configz,
+    ContainerLogs,
+    NodeLogs,
     /// exec, attach, port-forward and run.
     Streams,
     /// Upstream has something here that we do not have yet.
@@ -89,8 +91,8 @@ const ROUTES: &[Route] = &[
     route("/stats/summary", Only, GET_POST, AlwaysOn, Handler::NotYet),
     route("/metrics/slis", Only, GET_DELETE, AlwaysOn, Handler::NotYet),
     route("/metrics", Below, GET, AlwaysOn, Handler::NotYet),
-    route("/containerLogs", Below, GET, Debugging, Handler::NotYet),
-    route("/logs", Below, GET, SystemLogs, Handler::NotYet),
+    route("/containerLogs", Below, GET, Debugging, Handler::ContainerLogs),
+    route("/logs", Below, GET, SystemLogs, Handler::NodeLogs),
     route("/run", Below, POST, Debugging, Handler::Streams),
     route("/exec", Below, GET_POST, Debugging, Handler::Streams),
     route("/attach", Below, GET_POST, Debugging, Handler::Streams),
@@ -189,6 +191,9 @@ mod tests {
             ("/runningpods/", Handler::RunningPods),
             ("/runningpods", Handler::RunningPods),
             ("/configz", Handler::Configz),
+            ("/containerLogs/a/b/c", Handler::ContainerLogs),
+            ("/logs/", Handler::NodeLogs),
+            ("/logs/a/b", Handler::NodeLogs),
             ("/exec/a/b/c", Handler::Streams),
             ("/portForward/a/b", Handler::Streams),
         ] {

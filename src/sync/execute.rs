@@ -20,6 +20,7 @@ use super::retries::Step;
 use super::user_namespaces::UserNamespaceError;
 use super::wish::{Desired, StopCause};
 use super::{Context, hooks, resize, start};
+use crate::causes::chain;
 use crate::cri::{self, ContainerId, CriError, IdRange, RuntimeHandler, SandboxConfig};
 use crate::events::EventType;
 use crate::pleg::PodRuntime;
@@ -447,16 +448,4 @@ pub async fn tell_the_end(context: &Context, uid: &PodUid, wish: &Desired) {
 fn deletion<'a>(context: &'a Context, wish: &Desired) -> Option<&'a StatusWriter> {
     let is_deleted = wish.stop.is_some_and(|stop| stop.cause == StopCause::Deleted);
     context.status.as_ref().filter(|_| is_deleted)
-}
-
-/// An error and all its causes on one line.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

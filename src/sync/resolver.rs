@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::causes::chain;
 use crate::host::Host;
 use crate::pod::dns::{Resolver, parse_resolv_conf};
 
@@ -25,7 +26,7 @@ impl HostResolver {
         match host.read_file(path, RESOLV_CONF_BYTES_MAX).await {
             Ok(Some(text)) => Ok(parse_resolv_conf(&String::from_utf8_lossy(&text))),
             Ok(None) => Err(format!("open {}: no such file or directory", path.display())),
-            Err(error) => Err(super::execute::chain(&error)),
+            Err(error) => Err(chain(&error)),
         }
     }
 }

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::{Container as ContainerSpec, Secret};
 use tracing::{info, warn};
 
-use super::execute::{FAILED_MOUNT, Round, StartFailure, chain};
+use super::execute::{FAILED_MOUNT, Round, StartFailure};
 use super::launch::{self, ContainerInputs};
 use super::plan::{Kind, Waits};
 use super::{Context, hooks};
+use crate::causes::chain;
 use crate::cri::{Container, ContainerId, Mount, Sandbox, SandboxConfig, SandboxId, labels};
 use crate::events::EventType;
 use crate::host::{Durability, HostError};

@@ -6,10 +6,11 @@ use std::collections::BTreeSet;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::execute::{FAILED_MOUNT, chain};
+use super::execute::FAILED_MOUNT;
 use super::retries::{Retries, Step};
 use super::wish::Desired;
 use super::{Context, start};
+use crate::causes::chain;
 use crate::cri::ContainerId;
 use crate::events::EventType;
 use crate::pleg::PodRuntime;

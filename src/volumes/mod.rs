@@ -30,6 +30,7 @@ use k8s_openapi::api::core::v1::{Container, DownwardAPIVolumeFile, Pod};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use crate::causes::chain;
 use crate::cri::{self, ImageSpec};
 use crate::host::{DirMedium, Durability, Host, HostError};
 use crate::images::ReadyImage;
@@ -434,16 +435,4 @@ fn downward(context: &Context<'_>, item: &DownwardAPIVolumeFile) -> Result<Strin
         }
     };
     value.map_err(|error| error.to_string())
-}
-
-/// An error with all its causes, for texts that say what a user needs to know.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

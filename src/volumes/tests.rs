@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::ConfigMap;
 
 use super::*;
+use crate::causes::chain;
 use crate::clock::Clock;
 use crate::config::quantity;
 use crate::host::testing::{Scratch, group, may_mount, mode, names};

@@ -347,13 +347,13 @@ fn each_kind_refuses_what_it_is_not() {
 fn what_does_nothing_yet_is_named_when_it_is_set() {
     let files = Files::new(&[(
         "main.yaml",
-        "rotateCertificates: true\nserverTLSBootstrap: false\nhairpinMode: none\nmaxPods: 5\n\
+        "registerNode: true\nserverTLSBootstrap: false\nhairpinMode: none\nmaxPods: 5\n\
          featureGates: {MemoryQoS: true, NodeSwap: true, APIServerTracing: true}\n",
     )]);
     let flags = ["runtime-cgroups=/x", "containerd=/y", "cpu-manager-policy=none", "max-pods=3", "runtime-cgroups=/z"];
     let expected = [
         "feature gates that are set and change nothing here: APIServerTracing, MemoryQoS",
-        "fields that are set and do nothing yet: rotateCertificates (main.yaml:3), hairpinMode (main.yaml:5)",
+        "fields that are set and do nothing yet: hairpinMode (main.yaml:5)",
         "flags that are given and do nothing yet: --containerd, --cpu-manager-policy, --runtime-cgroups",
     ];
     assert_eq!(files.warnings(&flags), expected);

@@ -15,9 +15,9 @@ use super::server::{Answer, Server};
 use super::{Client, write_kubeconfig};
 use crate::kube::Cluster;
 
-type Authority = CertifiedIssuer<'static, KeyPair>;
+pub(super) type Authority = CertifiedIssuer<'static, KeyPair>;
 
-fn authority() -> Authority {
+pub(super) fn authority() -> Authority {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().expect("ring makes keys");
@@ -37,7 +37,7 @@ fn acceptor(authority: &Authority, name: &str, last_year: i32) -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config.expect("key and certificate fit")))
 }
 
-fn cluster_of(server: &Server, authority: &Authority) -> Value {
+pub(super) fn cluster_of(server: &Server, authority: &Authority) -> Value {
     use base64::Engine;
     let pem = base64::engine::general_purpose::STANDARD.encode(authority.pem());
     json!({ "server": format!("https://{}", server.address), "certificate-authority-data": pem })

@@ -1,6 +1,7 @@
 //! The real client against a server that behaves as each test says.
 
 mod certificates;
+mod identity;
 mod server;
 mod watches;
 

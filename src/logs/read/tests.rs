@@ -141,6 +141,12 @@ impl Scene {
         }
     }
 
+    /// In the file that is written to.
+    fn bytes(&self) -> u64 {
+        let file = self.file.as_ref().expect("the log is open");
+        file.metadata().expect("the log can be looked at").len()
+    }
+
     fn say_plainly(&mut self, lines: u64) {
         self.say(lines, &mut fastrand::Rng::with_seed(0));
     }
@@ -173,6 +179,9 @@ impl Scene {
         part
     }
 }
+
+/// More than the records of one line have.
+const LINE_BYTES_MAX: u64 = 200;
 
 /// Who follows, and what it has seen.
 struct Follower {
@@ -419,9 +428,17 @@ async fn story(seed: u64) {
             80..88 => {
                 *story += " truncate";
                 follower.lines(scene.said).await;
+                let bytes = scene.bytes();
                 scene.file.as_ref().expect("the log is open").set_len(0).expect("it can be truncated");
                 peek(&mut follower, &mut random).await;
-                scene.say(random.u64(1..300), &mut random);
+                // Whoever looks when it has grown beyond where it was cannot know that it began anew.
+                for _ in 0..random.u32(1..300) {
+                    if scene.bytes() + LINE_BYTES_MAX > bytes {
+                        break;
+                    }
+                    scene.say(1, &mut random);
+                }
+                follower.lines(scene.said).await;
             }
             88..94 if !parts.is_empty() => {
                 *story += " forget";

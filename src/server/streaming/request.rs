@@ -6,12 +6,12 @@ use std::fmt;
 use http::HeaderMap;
 use http::header::{CONNECTION, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use k8s_openapi::api::core::v1::Pod;
-use percent_encoding::percent_decode_str;
 
 use super::Refusal;
 use crate::cri::{Container, ContainerId, SandboxId, Streams};
 use crate::pleg::PodRuntime;
 use crate::pod::containers::all_containers;
+use crate::server::query;
 
 const SPDY: &str = "SPDY/3.1";
 const WEBSOCKET: &str = "websocket";
@@ -107,10 +107,7 @@ pub struct Query(Vec<(String, String)>);
 
 impl Query {
     pub fn of(query: &str) -> Self {
-        let plain = |part: &str| percent_decode_str(&part.replace('+', " ")).decode_utf8_lossy().into_owned();
-        let pairs = query.split('&').filter(|pair| !pair.is_empty());
-        let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-        Query(pairs.map(|(key, value)| (plain(key), plain(value))).collect())
+        Query(query::pairs(query))
     }
 
     pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {

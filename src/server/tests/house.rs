@@ -26,6 +26,8 @@ use crate::config::TlsVersion;
 use crate::host::{LinuxHost, Roots};
 use crate::kube::Reviews;
 use crate::kube::fake::FakeCluster;
+use crate::logs::read::LogReads;
+use crate::logs::{Disk, Endings};
 use crate::pleg::Pleg;
 use crate::pod::Source;
 use crate::server::{
@@ -123,6 +125,8 @@ impl House {
                 keep_refused: Duration::from_secs(30),
             },
             switches: Switches { debugging: true, system_logs: true, profiling: true, debug_flags: true },
+            log_queries: false,
+            split_streams: true,
             stream_idle: Duration::from_secs(4 * 60 * 60),
             configz: r#"{"kubeletconfig":{}}"#.into(),
         };
@@ -131,11 +135,15 @@ impl House {
         let clock = Clock::system();
         let doors = Doors::open(config, host(&dir), clock).await.expect("the server opens");
         let (cluster, runtime) = (FakeCluster::default(), Arc::new(FakeRuntime::default()));
+        let (disk, pleg) =
+            (Disk::new(Duration::from_secs(10)), Pleg::new(runtime.clone(), host(&dir), Arc::new(|_: &_| {})));
         let exhibits = Exhibits {
             health: Health::new(),
             roster: Roster::with(vec![(pod("web", "a"), Source::Api), (pod("static", "b"), Source::File)]),
             runtime: runtime.clone(),
-            pleg: Pleg::new(runtime.clone(), host(&dir), Arc::new(|_: &_| {})),
+            log_reads: LogReads::new(Arc::new(pleg.clone()), Endings::default(), disk.clone()),
+            disk,
+            pleg,
         };
         let unused = ([127, 0, 0, 1], 0).into();
         let (address, read_only) = (doors.address().unwrap_or(unused), doors.read_only_address().unwrap_or(unused));

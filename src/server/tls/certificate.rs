@@ -8,18 +8,20 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use tokio::sync::watch;
 
 use super::super::ServerError;
 use super::super::config::{CertificateSource, Result, TlsConfig};
 use super::super::reload::{LoadError, Reloading};
-use super::{ServingCertificate, self_made};
+use super::{SignedKey, self_made};
 use crate::clock::Clock;
 use crate::host::Host;
 
-pub struct Serving {
-    /// Read again when they have changed. Whoever else gives a certificate tells by itself.
-    files: Reloading<CertifiedKey>,
-    now: ServingCertificate,
+pub enum Serving {
+    /// Read again when they have changed.
+    Files(Reloading<CertifiedKey>),
+    /// Whoever has it signed tells of it. Handshakes fail meanwhile, as upstream's do.
+    Signed(SignedKey),
 }
 
 impl Serving {
@@ -29,7 +31,7 @@ impl Serving {
         host: &Arc<dyn Host>,
         clock: &Clock,
     ) -> Result<Self> {
-        let files = match &config.certificate {
+        Ok(Serving::Files(match &config.certificate {
             CertificateSource::Files { certificate, key } => {
                 let loaded = load(host.clone(), certificate.clone(), key.clone(), provider.clone()).await;
                 loaded.map_err(|source| ServerError::Files { field: "tlsCertFile and tlsPrivateKeyFile", source })?
@@ -37,17 +39,22 @@ impl Serving {
             CertificateSource::SelfMade { dir, host_name } => {
                 self_made::ensure(host.clone(), dir, host_name, provider, clock).await.map_err(ServerError::SelfMade)?
             }
-        };
-        Ok(Serving { now: files.follow(), files })
+            CertificateSource::Signed(key) => return Ok(Serving::Signed(key.clone())),
+        }))
     }
 
     /// To be called before a connection begins.
     pub async fn look(&self) {
-        self.files.current().await;
+        if let Serving::Files(files) = self {
+            files.current().await;
+        }
     }
 
     pub fn resolver(&self) -> Arc<dyn ResolvesServerCert> {
-        Arc::new(Newest(self.now.clone()))
+        match self {
+            Serving::Files(files) => Arc::new(Newest(files.follow())),
+            Serving::Signed(key) => Arc::new(Granted(key.clone())),
+        }
     }
 }
 
@@ -96,10 +103,20 @@ pub fn certificates(path: &Path, pem: &[u8]) -> std::result::Result<Vec<Certific
 
 /// Serves whatever certificate is the newest when a handshake needs one.
 #[derive(Debug)]
-struct Newest(ServingCertificate);
+struct Newest(watch::Receiver<Arc<CertifiedKey>>);
 
 impl ResolvesServerCert for Newest {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.borrow().clone())
+    }
+}
+
+/// The same for one that may not be there.
+#[derive(Debug)]
+struct Granted(SignedKey);
+
+impl ResolvesServerCert for Granted {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.borrow().clone()
     }
 }

@@ -23,8 +23,8 @@ use super::reload::Reloading;
 use crate::clock::Clock;
 use crate::host::Host;
 
-/// The certificate that is served now.
-pub type ServingCertificate = watch::Receiver<Arc<CertifiedKey>>;
+/// The certificate that the cluster has signed; none until then, and none once it has expired.
+pub type SignedKey = watch::Receiver<Option<Arc<CertifiedKey>>>;
 
 /// What the main server's connections begin with.
 pub struct Tls {

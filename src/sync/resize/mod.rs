@@ -28,10 +28,11 @@ use tracing::{info, warn};
 use decide::pod_cgroup;
 pub use decide::{Resize, Update, UpdateKind, decide, first_pod_cgroup};
 
-use super::execute::{Round, StartFailure, chain};
+use super::execute::{Round, StartFailure};
 use super::wish::Desired;
 use super::{Context, admit, launch};
 use crate::admission::{Allocation, INFEASIBLE, Refusal};
+use crate::causes::chain;
 use crate::cri::{ContainerId, CriError, LinuxResources};
 use crate::events::EventType;
 use crate::host::CgroupSettings;

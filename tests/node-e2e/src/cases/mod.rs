@@ -8,12 +8,14 @@ mod dead_containers;
 mod environment;
 mod extremes;
 mod hooks;
+mod identity;
 mod images;
 mod lifecycle;
 mod logs;
 mod network;
 mod node;
 mod probes;
+mod reading_logs;
 mod resize;
 mod resources;
 mod restart;
@@ -40,6 +42,7 @@ pub fn all() -> Vec<Case> {
         hooks::CASES,
         images::CASES,
         logs::CASES,
+        reading_logs::CASES,
         environment::CASES,
         extremes::CASES,
         volumes::CASES,
@@ -58,6 +61,7 @@ pub fn all() -> Vec<Case> {
         streaming::CASES,
         runtime_faults::CASES,
         api_faults::CASES,
+        identity::CASES,
     ]
     .concat()
 }

@@ -15,6 +15,7 @@ pub const STATIC_PODS: &str = "/etc/kubernetes/manifests";
 
 const CONFIG: &str = "/var/lib/kubelet/config.yaml";
 pub const KUBECONFIG: &str = "/etc/kubernetes/kubelet.conf";
+pub const BOOTSTRAP_KUBECONFIG: &str = "/etc/kubernetes/bootstrap-kubelet.conf";
 const CLIENT_CA: &str = "/etc/kubernetes/pki/ca.crt";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +57,11 @@ pub async fn start(part: Part<'_>) -> Result<()> {
     let stack = part.stack;
     let mut args = vec![format!("--config={CONFIG}"), format!("--node-ip={}", stack.node_address()), "-v=2".to_owned()];
     if !stack.spec.standalone {
-        if !stack.on_node(KUBECONFIG).exists() {
-            let slot = stack.made.slot;
+        let slot = stack.made.slot;
+        if stack.spec.joins {
+            stack.write(CLIENT_CA, fs::read(control_plane::certificate_authority(slot))?)?;
+            args.push(format!("--bootstrap-kubeconfig={BOOTSTRAP_KUBECONFIG}"));
+        } else if !stack.on_node(KUBECONFIG).exists() {
             let own = control_plane::kubeconfig(slot, &format!("node-{}", stack.node_name()));
             stack.write(KUBECONFIG, fs::read(own).context("read the node's kubeconfig")?)?;
             stack.write(CLIENT_CA, fs::read(control_plane::certificate_authority(slot))?)?;

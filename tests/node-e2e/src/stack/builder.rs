@@ -20,6 +20,10 @@ pub struct Builder {
     pub(super) flags: Vec<String>,
     /// Feature gates of the API server that are on, beside those that are anyway.
     pub(super) api_server_gates: Vec<String>,
+    /// Further arguments of the controller manager.
+    pub(super) controller_arguments: Vec<String>,
+    /// The node has no identity of its own to begin with.
+    pub(super) joins: bool,
     pub(super) static_pods: BTreeMap<String, String>,
     pub(super) held_back: Vec<part::Name>,
 }
@@ -36,6 +40,8 @@ impl Builder {
             config: serde_json::Map::new(),
             flags: Vec::new(),
             api_server_gates: Vec::new(),
+            controller_arguments: Vec::new(),
+            joins: false,
             static_pods: BTreeMap::new(),
             held_back: Vec::new(),
         }
@@ -89,6 +95,19 @@ impl Builder {
     /// Switches a feature gate of the API server on.
     pub fn api_server_gate(mut self, gate: &str) -> Self {
         self.api_server_gates.push(gate.to_owned());
+        self
+    }
+
+    /// Adds an argument of the controller manager.
+    pub fn controller_argument(mut self, argument: &str) -> Self {
+        self.controller_arguments.push(argument.to_owned());
+        self
+    }
+
+    /// The agent is started as `kubeadm join` starts it: with the path of a bootstrap kubeconfig,
+    /// which is the case's to write, and of a kubeconfig that is not there yet.
+    pub fn joins(mut self) -> Self {
+        self.joins = true;
         self
     }
 

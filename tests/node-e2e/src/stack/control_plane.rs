@@ -35,6 +35,7 @@ pub async fn start(part: Part<'_>) -> Result<()> {
         let gates: Vec<String> = stack.spec.api_server_gates.iter().map(|gate| format!("{gate}=true")).collect();
         args.push(format!("--kube-apiserver-arg=--feature-gates={}", gates.join(",")));
     }
+    args.extend(stack.spec.controller_arguments.iter().map(|it| format!("--kube-controller-manager-arg={it}")));
     part.start_program(provision::program("control-plane")?, args).await?;
     poll::until("control plane ready", READY_WITHIN, async || {
         if data.join("ready").exists() {

@@ -40,7 +40,7 @@ use nix::sys::signal::Signal;
 
 use crate::poll::{self, Look};
 
-pub use agent::{Agent, KUBECONFIG, STATIC_PODS};
+pub use agent::{Agent, BOOTSTRAP_KUBECONFIG, KUBECONFIG, STATIC_PODS};
 pub use builder::Builder;
 pub use containerd::MAPPING_HANDLER;
 pub use containerd::SOCKET as RUNTIME_SOCKET;

@@ -1,0 +1,292 @@
+//! The task that keeps the client certificate: looks, asks `plan`, does the next step.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tracing::{error, info, warn};
+
+use super::certificate::Certificate;
+use super::kubeconfig::{BadKubeconfig, Parsed, Part};
+use super::plan::{Held, InUse, Kubeconfig, Step, Stored, View, With, next};
+use super::request::{Key, RequestError, client_request, first_client_request};
+use super::signing::{SigningError, obtain};
+use super::store::{KeyError, PEM_BYTES_MAX, Store};
+use super::{Access, Backoff, IdentityConfig, LOOK_AGAIN, SIGNED_WITHIN, built, rest};
+use crate::causes::chain;
+use crate::clock::Clock;
+use crate::host::{Durability, Host, HostError};
+use crate::kube::LoadError;
+
+/// As upstream: whoever approves the first request may be a person.
+const FIRST_SIGNED_WITHIN: Duration = Duration::from_secs(60 * 60);
+const SECRET_MODE: u32 = 0o600;
+
+pub struct ClientIdentity {
+    config: IdentityConfig,
+    host: Arc<dyn Host>,
+    access: Arc<dyn Access>,
+    clock: Clock,
+    store: Store,
+    /// What connections were last made with.
+    taken_up: Option<(InUse, Option<[u8; 32]>)>,
+    backoff: Backoff,
+    /// What waits for time or a person has been told.
+    told: Option<String>,
+}
+
+/// Why a step did not succeed. It is tried again.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum IdentityError {
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error(transparent)]
+    Signing(#[from] SigningError),
+    #[error("failed to connect with the node's credentials")]
+    TakeUp(#[source] LoadError),
+    #[error("failed to use the bootstrap kubeconfig")]
+    Bootstrap(#[source] LoadError),
+    #[error(transparent)]
+    BadKubeconfig(#[from] BadKubeconfig),
+    #[error("bootstrap kubeconfig {} is gone", path.display())]
+    BootstrapGone { path: PathBuf },
+}
+
+/// What the task waits for between two looks.
+#[derive(Debug, PartialEq)]
+pub(super) enum Pause {
+    None,
+    Until(Option<jiff::Timestamp>),
+    For(Duration),
+}
+
+impl ClientIdentity {
+    pub fn new(config: IdentityConfig, host: Arc<dyn Host>, access: Arc<dyn Access>, clock: Clock) -> Self {
+        let store = Store::client(host.clone(), &config.cert_dir);
+        ClientIdentity { config, host, access, clock, store, taken_up: None, backoff: Backoff::default(), told: None }
+    }
+
+    /// Connects with what is there. Fails where nothing is there and nothing will come.
+    pub async fn begin(&mut self) -> Result<(), LoadError> {
+        let Ok(view) = self.look().await else {
+            return self.access.take_up(None).await;
+        };
+        if view.in_use() != InUse::Nothing {
+            // What is wrong with a certificate is told by the task, and may be mended.
+            let _ = self.take_up(&view).await;
+            return Ok(());
+        }
+        match (&view.kubeconfig, &view.bootstrap) {
+            (Kubeconfig::Absent { .. } | Kubeconfig::Broken(_), Err(_)) => self.access.take_up(None).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps the certificate valid, for ever.
+    pub async fn run(mut self) {
+        loop {
+            let pause = match self.turn().await {
+                Ok(pause) => {
+                    if !matches!(pause, Pause::None) {
+                        self.backoff = Backoff::default();
+                    }
+                    pause
+                }
+                Err(error) => Pause::For(self.note_failure(&error)),
+            };
+            match pause {
+                Pause::None => {}
+                Pause::Until(until) => rest(&self.clock, until).await,
+                Pause::For(pause) => sleep(pause).await,
+            }
+        }
+    }
+
+    pub(super) fn note_failure(&mut self, error: &IdentityError) -> Duration {
+        let is_refused = matches!(error, IdentityError::Signing(error) if !error.may_be_answered_yet());
+        let retry_in = self.backoff.fail(&self.clock, is_refused);
+        warn!(error = chain(error), ?retry_in, "the node's certificate is not renewed, will retry");
+        retry_in
+    }
+
+    /// One look, and the step that follows from it.
+    pub(super) async fn turn(&mut self) -> Result<Pause, IdentityError> {
+        let view = self.look().await?;
+        let taken_up = self.take_up(&view).await;
+        let step = next(&view);
+        if !matches!(step, Step::AwaitClock(_) | Step::Stuck(_)) {
+            self.told = None;
+        }
+        match step {
+            Step::AwaitClock(doubt) => {
+                if self.is_news(doubt.to_string()) {
+                    warn!("{doubt}");
+                }
+                return Ok(Pause::For(LOOK_AGAIN));
+            }
+            Step::Stuck(stuck) => {
+                if self.is_news(stuck.to_string()) {
+                    error!("{stuck}");
+                }
+                return Ok(Pause::For(LOOK_AGAIN));
+            }
+            Step::Rest { until } => {
+                taken_up.map_err(IdentityError::TakeUp)?;
+                // Left by an end after everything else was done.
+                self.store.forget_unfinished_key().await?;
+                return Ok(Pause::Until(until));
+            }
+            Step::Adopt { path } => {
+                info!(certificate = %path.display(), "a finished certificate goes into use");
+                self.store.adopt(&path).await?;
+            }
+            Step::WriteKubeconfig => self.write_kubeconfig().await?,
+            Step::Obtain { with: With::Bootstrap, why } => {
+                info!(why, "getting a client certificate with the bootstrap kubeconfig");
+                self.bootstrap().await?;
+            }
+            Step::Obtain { with: With::Own, why } => {
+                info!(why, "renewing the client certificate");
+                self.renew().await?;
+            }
+        }
+        Ok(Pause::None)
+    }
+
+    fn is_news(&mut self, text: String) -> bool {
+        // The clock's own reading is in the text and moves on; that is no news.
+        let kind: String = text.chars().filter(|sign| !sign.is_ascii_digit()).collect();
+        self.told.replace(kind.clone()) != Some(kind)
+    }
+
+    /// A disk that does not answer is no reason to conclude anything.
+    async fn look(&self) -> Result<View, HostError> {
+        let (bootstrap, authorities) = self.look_at_bootstrap().await;
+        let authorities = authorities.as_deref();
+        Ok(View {
+            now: self.clock.wall(),
+            built: built(),
+            node_name: self.config.node_name.clone(),
+            kubeconfig: self.look_at_kubeconfig().await?,
+            current: self.store.current(authorities).await,
+            finished: self.store.finished(authorities).await?,
+            bootstrap,
+            rotates: self.config.rotates,
+        })
+    }
+
+    async fn look_at_kubeconfig(&self) -> Result<Kubeconfig, HostError> {
+        let path = &self.config.kubeconfig;
+        let Some(text) = self.host.read_file(path, PEM_BYTES_MAX).await? else {
+            return Ok(Kubeconfig::Absent { path: path.clone() });
+        };
+        Ok(match Parsed::parse(path, &text).and_then(|parsed| parsed.certificate()) {
+            Ok(Part::Absent) => Kubeconfig::OtherCredentials,
+            Ok(Part::File(file)) if file == self.store.current_path() => Kubeconfig::Current,
+            Ok(Part::File(file)) => Kubeconfig::Own(match self.host.read_file(&file, PEM_BYTES_MAX).await {
+                Ok(Some(pem)) => held(file, &pem),
+                Ok(None) => Held::Absent { path: file },
+                Err(error) => Held::Broken { path: file, why: chain(&error) },
+            }),
+            Ok(Part::Inline(pem)) => Kubeconfig::Own(held(path.clone(), &pem)),
+            Err(error) => Kubeconfig::Broken(error.to_string()),
+        })
+    }
+
+    /// Whether there is one, and the authorities of its cluster.
+    async fn look_at_bootstrap(&self) -> (Result<(), String>, Option<Vec<u8>>) {
+        let Some(path) = &self.config.bootstrap_kubeconfig else {
+            return (Err("no --bootstrap-kubeconfig is given".to_owned()), None);
+        };
+        let authority = match self.read_bootstrap(path).await {
+            Ok(parsed) => parsed.authority(),
+            Err(error) => return (Err(chain(&error)), None),
+        };
+        let authority = match authority {
+            Ok(Part::Inline(pem)) => Some(pem),
+            Ok(Part::File(file)) => self.host.read_file(&file, PEM_BYTES_MAX).await.ok().flatten(),
+            Ok(Part::Absent) | Err(_) => None,
+        };
+        (Ok(()), authority)
+    }
+
+    async fn read_bootstrap(&self, path: &Path) -> Result<Parsed, IdentityError> {
+        match self.host.read_file(path, PEM_BYTES_MAX).await? {
+            Some(text) => Ok(Parsed::parse(path, &text)?),
+            None => Err(IdentityError::BootstrapGone { path: path.to_owned() }),
+        }
+    }
+
+    /// Lets connections be made with what is in use now, if that is something else than before.
+    async fn take_up(&mut self, view: &View) -> Result<(), LoadError> {
+        let in_use = view.in_use();
+        let of = |held: &Held| match held {
+            Held::Good(stored) => Some(stored.leaf.digest),
+            Held::Absent { .. } | Held::Broken { .. } => None,
+        };
+        let digest = match (in_use, &view.kubeconfig) {
+            (InUse::Nothing, _) => return Ok(()),
+            (InUse::Kubeconfig, Kubeconfig::Own(own)) => of(own),
+            (InUse::Kubeconfig | InUse::Current, _) => of(&view.current),
+        };
+        if self.taken_up == Some((in_use, digest)) {
+            return Ok(());
+        }
+        let current = self.store.current_path();
+        self.access.take_up((in_use == InUse::Current).then_some(&*current)).await?;
+        if self.taken_up.replace((in_use, digest)).is_some() {
+            info!("connecting anew with the new client certificate");
+        }
+        Ok(())
+    }
+
+    async fn bootstrap(&self) -> Result<(), IdentityError> {
+        let path = self.config.bootstrap_kubeconfig.clone().unwrap_or_default();
+        let key = self.store.unfinished_key().await?;
+        let request = first_client_request(&self.config.node_name, &key)?;
+        let api = self.access.bootstrap(&path).await.map_err(IdentityError::Bootstrap)?;
+        let signed = match obtain(&*api, &request, &key, FIRST_SIGNED_WITHIN).await {
+            Ok(signed) => signed,
+            Err(error) => {
+                if !error.may_be_answered_yet() {
+                    self.store.forget_unfinished_key().await?;
+                }
+                return Err(error.into());
+            }
+        };
+        self.store.put(&signed.pem, self.clock.wall()).await?;
+        self.write_kubeconfig().await?;
+        self.store.forget_unfinished_key().await?;
+        info!(valid_until = %signed.bundle.leaf.not_after, "this node has a client certificate");
+        Ok(())
+    }
+
+    async fn write_kubeconfig(&self) -> Result<(), IdentityError> {
+        let bootstrap = self.config.bootstrap_kubeconfig.clone().unwrap_or_default();
+        let kubeconfig = self.read_bootstrap(&bootstrap).await?.leading_to(&self.store.current_path())?;
+        let path = &self.config.kubeconfig;
+        Ok(self.host.write_file(path, kubeconfig.as_bytes(), SECRET_MODE, Durability::ThroughPowerCut).await?)
+    }
+
+    async fn renew(&self) -> Result<(), IdentityError> {
+        let key = Key::generate()?;
+        let request = client_request(&self.config.node_name, &key)?;
+        let signed = obtain(self.access.own(), &request, &key, SIGNED_WITHIN).await?;
+        self.store.put(&signed.pem, self.clock.wall()).await?;
+        info!(valid_until = %signed.bundle.leaf.not_after, "client certificate is renewed");
+        Ok(())
+    }
+}
+
+/// A certificate whose key is elsewhere, with whoever wrote the kubeconfig.
+fn held(path: PathBuf, pem: &[u8]) -> Held {
+    match Certificate::from_pem(pem) {
+        Ok(leaf) => Held::Good(Stored { path, leaf, is_of_cluster: false }),
+        Err(why) => Held::Broken { path, why: why.to_string() },
+    }
+}

@@ -1,0 +1,125 @@
+//! What containers and the node have logged, as `kubectl logs` and the node's proxy show it.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::time::timeout;
+
+use crate::harness::{Caller, Case, Lab, Node, Transport, WITHIN, pod};
+use crate::{own, shared};
+
+pub const CASES: &[Case] = &[
+    shared!(a_log_is_shown_as_its_options_say).in_subset(),
+    shared!(the_log_of_the_instance_before_is_shown),
+    shared!(why_there_is_no_log_is_told),
+    shared!(the_logs_of_the_node_are_listed_and_shown),
+    own!(who_follows_sees_each_line_once_across_rotations)
+        .beyond_upstream("it goes on with the new file at once, and may leave the rest of the old one unread"),
+];
+
+/// No stream is negotiated for a log.
+const ANY: Transport = Transport::Spdy;
+
+async fn shown(node: &Node, args: &[&str]) -> Result<String> {
+    Ok(String::from_utf8(node.kubectl_well(ANY, args, b"").await?)?)
+}
+
+async fn a_log_is_shown_as_its_options_say(node: Node) -> Result<()> {
+    let script = "echo one; echo two; echo three; sleep 1000000";
+    let pod = node.run(pod("talker").script(script)).await?;
+    pod.expect().ready().await?;
+    pod.expect_log("three").await?;
+    for (options, expected) in [
+        (vec![], "one\ntwo\nthree\n"),
+        (vec!["--tail=1"], "three\n"),
+        (vec!["--tail=0"], ""),
+        (vec!["--limit-bytes=5"], "one\nt"),
+        (vec!["--since=1h", "--tail=2"], "two\nthree\n"),
+        (vec!["--since-time=2100-01-01T00:00:00Z"], ""),
+        (vec!["--container=main"], "one\ntwo\nthree\n"),
+    ] {
+        let args = [&["logs", "talker"][..], &options].concat();
+        let said = shown(&node, &args).await?;
+        ensure!(said == expected, "{options:?}: {said:?}");
+    }
+    let stamped = shown(&node, &["logs", "talker", "--timestamps", "--tail=2"]).await?;
+    let lines: Vec<_> = stamped.lines().filter_map(|line| line.split_once(' ')).collect();
+    let texts: Vec<_> = lines.iter().map(|(_, text)| *text).collect();
+    let times = lines.iter().all(|(time, _)| time.parse::<jiff::Timestamp>().is_ok());
+    ensure!(texts == ["two", "three"] && times, "{stamped:?}");
+    Ok(())
+}
+
+async fn the_log_of_the_instance_before_is_shown(node: Node) -> Result<()> {
+    // The first leaves a mark for the second.
+    let script = "if [ -e /v/was ]; then echo second; sleep 1000000; fi; touch /v/was; echo first; exit 3";
+    let volumes = json!({ "volumes": [{ "name": "v", "emptyDir": {} }] });
+    let mounts = json!({ "volumeMounts": [{ "name": "v", "mountPath": "/v" }] });
+    let pod = node.run(pod("again").script(script).spec(volumes).container(mounts)).await?;
+    pod.expect().ready().await?;
+    pod.expect_log_of("main", 1, "second").await?;
+    let (now, before) =
+        (shown(&node, &["logs", "again"]).await?, shown(&node, &["logs", "again", "--previous"]).await?);
+    ensure!((now.as_str(), before.as_str()) == ("second\n", "first\n"), "{now:?}, {before:?}");
+    Ok(())
+}
+
+async fn why_there_is_no_log_is_told(node: Node) -> Result<()> {
+    node.run(pod("talker").script("sleep 1000000")).await?.expect().ready().await?;
+    for (args, expected) in [
+        (["logs", "talker", "--previous"], r#"previous terminated container "main" in pod "talker" not found"#),
+        (["logs", "talker", "--container=other"], "container other is not valid for pod talker"),
+    ] {
+        let told = node.kubectl_told(ANY, &args, b"").await?;
+        let errors = String::from_utf8_lossy(&told.stderr);
+        ensure!(!told.status.success() && errors.contains(expected), "{args:?}: {errors}");
+    }
+    let (status, words) = node.call(Caller::ApiServer, "/containerLogs/no/such/pod").await?;
+    ensure!(status == 404 && words.contains(r#"pod "such" does not exist"#), "{status}: {words}");
+    Ok(())
+}
+
+async fn the_logs_of_the_node_are_listed_and_shown(node: Node) -> Result<()> {
+    let pod = node.run(pod("talker").script("echo here; sleep 1000000")).await?;
+    pod.expect().ready().await?;
+    pod.expect_log("here").await?;
+    let path = format!("/api/v1/nodes/{}/proxy/logs/", node.name());
+    let listing = shown(&node, &["get", "--raw", &path]).await?;
+    ensure!(listing.contains(r#"<a href="pods/">pods/</a>"#), "{listing}");
+    let directory = pod.log_directory();
+    let directory = directory.file_name().expect("it has a name").to_string_lossy();
+    let log = shown(&node, &["get", "--raw", &format!("{path}pods/{directory}/main/0.log")]).await?;
+    ensure!(log.ends_with(" stdout F here\n"), "{log}");
+    // Links and dots lead nowhere.
+    let up = node.kubectl_told(ANY, &["get", "--raw", &format!("{path}%2e%2e/passwd")], b"").await?;
+    ensure!(!up.status.success(), "{}", String::from_utf8_lossy(&up.stdout));
+    Ok(())
+}
+
+async fn who_follows_sees_each_line_once_across_rotations(lab: Lab) -> Result<()> {
+    let node = lab
+        .node(|stack| {
+            stack
+                .config("containerLogMaxSize", "20Ki")
+                .config("containerLogMaxFiles", 3)
+                .config("containerLogMonitorInterval", "3s")
+        })
+        .await?;
+    // Some fifteen files, of which three stay.
+    let script = "echo 0; until [ -e /tmp/go ]; do sleep 0.1; done; \
+                  i=1; while [ $i -lt 6000 ]; do echo $i; i=$((i+1)); [ $((i % 200)) != 0 ] || sleep 0.2; done";
+    let pod = node.run(pod("counter").script(script).restart("Never")).await?;
+    pod.expect().container("main").running().await?;
+    let mut client = node.kubectl(ANY, &["logs", "--follow", "counter"])?.spawn().context("start kubectl")?;
+    let mut said = BufReader::new(client.stdout.take().expect("it is piped")).lines();
+    for expected in 0..6000 {
+        let line = timeout(WITHIN, said.next_line()).await.with_context(|| format!("no line {expected}"))??;
+        ensure!(line == Some(expected.to_string()), "{line:?} in place of {expected}");
+        if expected == 0 {
+            pod.exec("touch /tmp/go").await?;
+        }
+    }
+    let ended = timeout(WITHIN, said.next_line()).await.context("it does not end with its container")??;
+    ensure!(ended.is_none(), "{ended:?}");
+    Ok(())
+}
