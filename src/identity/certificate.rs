@@ -66,7 +66,9 @@ impl Certificate {
 
     fn from_der(der: &[u8]) -> Result<Certificate, BadBundle> {
         let (_, parsed) = parse_x509_certificate(der).map_err(|_| BadBundle::Unreadable)?;
-        let time = |seconds| Timestamp::from_second(seconds).map_err(|_| BadBundle::Unreadable);
+        // RFC 5280 has a time for "without end", which is later than any our clock knows.
+        let last = Timestamp::MAX.as_second();
+        let time = |seconds: i64| Timestamp::from_second(seconds.min(last)).map_err(|_| BadBundle::Unreadable);
         let validity = parsed.validity();
         let common_name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
         let (mut names, mut addresses) = (BTreeSet::new(), BTreeSet::new());

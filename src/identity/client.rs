@@ -34,6 +34,8 @@ pub struct ClientIdentity {
     backoff: Backoff,
     /// What waits for time or a person has been told.
     told: Option<String>,
+    /// A certificate was got since there was last nothing to do.
+    has_obtained: bool,
 }
 
 /// Why a step did not succeed. It is tried again.
@@ -55,6 +57,8 @@ pub(super) enum IdentityError {
     BadKubeconfig(#[from] BadKubeconfig),
     #[error("bootstrap kubeconfig {} is gone", path.display())]
     BootstrapGone { path: PathBuf },
+    #[error("the certificate that was signed last is of no use here: it is due again already, or another's")]
+    NoHelp,
 }
 
 /// What the task waits for between two looks.
@@ -68,7 +72,17 @@ pub(super) enum Pause {
 impl ClientIdentity {
     pub fn new(config: IdentityConfig, host: Arc<dyn Host>, access: Arc<dyn Access>, clock: Clock) -> Self {
         let store = Store::client(host.clone(), &config.cert_dir);
-        ClientIdentity { config, host, access, clock, store, taken_up: None, backoff: Backoff::default(), told: None }
+        ClientIdentity {
+            config,
+            host,
+            access,
+            clock,
+            store,
+            taken_up: None,
+            backoff: Backoff::default(),
+            told: None,
+            has_obtained: false,
+        }
     }
 
     /// Connects with what is there. Fails where nothing is there and nothing will come.
@@ -108,7 +122,10 @@ impl ClientIdentity {
     }
 
     pub(super) fn note_failure(&mut self, error: &IdentityError) -> Duration {
-        let is_refused = matches!(error, IdentityError::Signing(error) if !error.may_be_answered_yet());
+        let is_refused = match error {
+            IdentityError::Signing(error) => !error.may_be_answered_yet(),
+            error => matches!(error, IdentityError::NoHelp),
+        };
         let retry_in = self.backoff.fail(&self.clock, is_refused);
         warn!(error = chain(error), ?retry_in, "the node's certificate is not renewed, will retry");
         retry_in
@@ -139,20 +156,25 @@ impl ClientIdentity {
                 taken_up.map_err(IdentityError::TakeUp)?;
                 // Left by an end after everything else was done.
                 self.store.forget_unfinished_key().await?;
+                self.has_obtained = false;
                 return Ok(Pause::Until(until));
             }
             Step::Adopt { path } => {
                 info!(certificate = %path.display(), "a finished certificate goes into use");
                 self.store.adopt(&path).await?;
             }
-            Step::WriteKubeconfig => self.write_kubeconfig().await?,
+            Step::WriteKubeconfig => self.put_kubeconfig(&self.new_kubeconfig().await?).await?,
+            // Another one would be as bad: a clock or a signer is wrong, and each costs all connections.
+            Step::Obtain { .. } if std::mem::take(&mut self.has_obtained) => return Err(IdentityError::NoHelp),
             Step::Obtain { with: With::Bootstrap, why } => {
                 info!(why, "getting a client certificate with the bootstrap kubeconfig");
                 self.bootstrap().await?;
+                self.has_obtained = true;
             }
             Step::Obtain { with: With::Own, why } => {
                 info!(why, "renewing the client certificate");
                 self.renew().await?;
+                self.has_obtained = true;
             }
         }
         Ok(Pause::None)
@@ -247,6 +269,8 @@ impl ClientIdentity {
 
     async fn bootstrap(&self) -> Result<(), IdentityError> {
         let path = self.config.bootstrap_kubeconfig.clone().unwrap_or_default();
+        // kubeadm takes its file away when nobody has signed for some minutes; somebody may later.
+        let kubeconfig = self.new_kubeconfig().await?;
         let key = self.store.unfinished_key().await?;
         let request = first_client_request(&self.config.node_name, &key)?;
         let api = self.access.bootstrap(&path).await.map_err(IdentityError::Bootstrap)?;
@@ -260,16 +284,23 @@ impl ClientIdentity {
             }
         };
         self.store.put(&signed.pem, self.clock.wall()).await?;
-        self.write_kubeconfig().await?;
+        self.put_kubeconfig(&kubeconfig).await?;
         self.store.forget_unfinished_key().await?;
         info!(valid_until = %signed.bundle.leaf.not_after, "this node has a client certificate");
         Ok(())
     }
 
-    async fn write_kubeconfig(&self) -> Result<(), IdentityError> {
+    /// That of the bootstrap, with the node's own certificate in it.
+    async fn new_kubeconfig(&self) -> Result<String, IdentityError> {
         let bootstrap = self.config.bootstrap_kubeconfig.clone().unwrap_or_default();
-        let kubeconfig = self.read_bootstrap(&bootstrap).await?.leading_to(&self.store.current_path())?;
+        Ok(self.read_bootstrap(&bootstrap).await?.leading_to(&self.store.current_path())?)
+    }
+
+    async fn put_kubeconfig(&self, kubeconfig: &str) -> Result<(), IdentityError> {
         let path = &self.config.kubeconfig;
+        if let Some(directory) = path.parent() {
+            self.host.make_dir(directory, 0o755).await?;
+        }
         Ok(self.host.write_file(path, kubeconfig.as_bytes(), SECRET_MODE, Durability::ThroughPowerCut).await?)
     }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use kube::client::AuthError::{self, AuthExecParse, AuthExecRun, AuthExecStart};
 use kube::core::Status;
 use rustls::CertificateError;
 
@@ -76,18 +77,24 @@ const PLUGIN_TEXT_CHARS: usize = 300;
 
 impl PluginError {
     pub(super) fn explain(command: &str, error: kube::Error) -> Self {
-        use kube::client::AuthError::{AuthExecParse, AuthExecRun, AuthExecStart};
         let cause = match &error {
-            kube::Error::Auth(AuthExecStart(error)) => format!("failed to start: {error}"),
-            kube::Error::Auth(AuthExecRun { out, .. }) => {
-                let told: String =
-                    String::from_utf8_lossy(&out.stderr).trim().chars().take(PLUGIN_TEXT_CHARS).collect();
-                format!("ended with {}: {told}", out.status)
-            }
-            kube::Error::Auth(AuthExecParse(_)) => "its answer makes no sense".to_owned(),
+            kube::Error::Auth(error) => auth_cause(error),
             other => chain(other).last().unwrap_or(other).to_string(),
         };
         PluginError { command: command.to_owned(), cause }
+    }
+}
+
+/// What is wrong with credentials; not the whole call of a program, whose environment has secrets.
+fn auth_cause(error: &AuthError) -> String {
+    match error {
+        AuthExecStart(error) => format!("failed to start: {error}"),
+        AuthExecRun { out, .. } => {
+            let told: String = String::from_utf8_lossy(&out.stderr).trim().chars().take(PLUGIN_TEXT_CHARS).collect();
+            format!("ended with {}: {told}", out.status)
+        }
+        AuthExecParse(_) => "its answer makes no sense".to_owned(),
+        other => chain(other).last().unwrap_or(other).to_string(),
     }
 }
 
@@ -99,7 +106,9 @@ impl ConnectError {
             if chain(error).any(is_loss) {
                 return ConnectError::Lost { server };
             }
-            let cause = chain(error).last().unwrap_or(error).to_string();
+            // Credentials that a program renews are asked for within a request.
+            let of_credentials = chain(error).find_map(|cause| cause.downcast_ref::<AuthError>()).map(auth_cause);
+            let cause = of_credentials.unwrap_or_else(|| chain(error).last().unwrap_or(error).to_string());
             return ConnectError::Other { server, cause };
         };
         use rustls::Error::{AlertReceived, InvalidCertificate};

@@ -281,9 +281,15 @@ impl Loaded {
         if let Some(connections) = self.known(lane) {
             return Ok(connections);
         }
-        let connections = connect(&self.config, self.protocol(lane))?;
-        self.lanes.lock().expect("no holder of the lanes lock panics").insert(lane, connections.clone());
-        Ok(connections)
+        loop {
+            let protocol = self.protocol(lane);
+            let connections = connect(&self.config, protocol)?;
+            let mut lanes = self.lanes.lock().expect("no holder of the lanes lock panics");
+            // HTTP/2 may have been given up meanwhile, for all that was made by then.
+            if self.protocol(lane) == protocol {
+                return Ok(lanes.entry(lane).or_insert(connections).clone());
+            }
+        }
     }
 
     /// The program that gives credentials.

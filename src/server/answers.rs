@@ -5,6 +5,7 @@
 //! up. Everything is bounded: answers kept, questions under way, and how long one may take.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, warn};
 
 use crate::clock::Clock;
 use crate::kube::ApiError;
@@ -67,6 +69,8 @@ pub struct Answers<V: Clone>(Arc<Inner<V>>);
 struct Inner<V: Clone> {
     clock: Clock,
     turns: Semaphore,
+    /// The last question had no answer, which was told.
+    complained: AtomicBool,
     state: Mutex<State<V>>,
 }
 
@@ -84,7 +88,7 @@ struct Kept<V> {
 impl<V: Clone + Send + Sync + 'static> Answers<V> {
     pub fn new(clock: Clock) -> Self {
         let state = Mutex::new(State { kept: BTreeMap::new(), asked: BTreeMap::new() });
-        Answers(Arc::new(Inner { clock, turns: Semaphore::new(ASKED_MAX), state }))
+        Answers(Arc::new(Inner { clock, turns: Semaphore::new(ASKED_MAX), complained: AtomicBool::new(false), state }))
     }
 
     /// The answer that is known, or what `ask` says; `ask` may be called again and again.
@@ -123,6 +127,7 @@ impl<V: Clone + Send + Sync + 'static> Answers<V> {
             let answer = timeout(ANSWER_WITHIN, inner.patiently(ask)).await.unwrap_or(Err(ReviewError::NoAnswer));
             let mut state = inner.state();
             state.asked.remove(&question);
+            inner.note(&answer);
             let answer = answer?;
             let value = answer.value.clone();
             state.keep(question, answer, inner.clock.now());
@@ -138,6 +143,17 @@ impl<V: Clone + Send + Sync + 'static> Answers<V> {
 impl<V: Clone> Inner<V> {
     fn state(&self) -> MutexGuard<'_, State<V>> {
         self.state.lock().expect("nothing that holds the answers can panic")
+    }
+
+    /// Callers may come at any rate, and the journal is for those who look after the node.
+    fn note(&self, answer: &Result<Answer<V>, ReviewError>) {
+        let had_complained = self.complained.swap(answer.is_err(), Ordering::Relaxed);
+        if let Err(error) = answer {
+            match had_complained {
+                true => debug!(%error, "callers are refused, because nobody says who they are or what they may"),
+                false => warn!(%error, "callers are refused, because nobody says who they are or what they may"),
+            }
+        }
     }
 
     async fn patiently<A, F>(&self, ask: A) -> Result<Answer<V>, ReviewError>
@@ -181,7 +197,7 @@ impl<V: Clone> State<V> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
 

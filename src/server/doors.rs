@@ -112,17 +112,24 @@ async fn accept(listener: TcpListener, tls: Option<Arc<Tls>>, front: Arc<Front>)
     }
     let guests = Guests::default();
     let mut connections = JoinSet::new();
+    let mut complained = false;
     loop {
         tokio::select! {
             // Cancel-safe: a connection is either taken or stays in the queue.
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
+                    complained = false;
                     let attended = attend(stream, tls.clone(), front.clone(), guests.welcome());
                     connections.spawn(attended);
                 }
                 // A client that left already, or no descriptor free just now.
                 Err(error) => {
-                    debug!(%error, "connection not taken");
+                    let is_news = error.kind() != io::ErrorKind::ConnectionAborted && !complained;
+                    match is_news {
+                        true => warn!(%error, ?door, "connections are not taken"),
+                        false => debug!(%error, "connection not taken"),
+                    }
+                    complained |= is_news;
                     guests.make_room();
                     sleep(ACCEPT_RETRY).await;
                 }
@@ -173,12 +180,11 @@ async fn greet(stream: TcpStream, tls: Option<Arc<Tls>>, front: Arc<Front>, gues
 }
 
 /// Has the kernel find out when the other end is gone. A socket without that serves all the same.
+/// There is no TCP_USER_TIMEOUT: it also ends those who are there and pause, `kubectl logs | less` say.
 fn watch_over(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     let _ = setsockopt(stream, sockopt::KeepAlive, &true);
     let _ = setsockopt(stream, sockopt::TcpKeepIdle, &KEEPALIVE_AFTER);
     let _ = setsockopt(stream, sockopt::TcpKeepInterval, &KEEPALIVE_EVERY);
     let _ = setsockopt(stream, sockopt::TcpKeepCount, &KEEPALIVE_TRIES);
-    let lost_after = (KEEPALIVE_AFTER + KEEPALIVE_EVERY * KEEPALIVE_TRIES) * 1000;
-    let _ = setsockopt(stream, sockopt::TcpUserTimeout, &lost_after);
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use http::{Request, Response, StatusCode};
-use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use rustls::pki_types::CertificateDer;
 use tracing::debug;
@@ -12,7 +11,7 @@ use super::authn::Authn;
 use super::authz::{Act, Authz, Refusal};
 use super::body::{self, Body};
 use super::config::Switches;
-use super::guests::{Guest, UnderWay};
+use super::guests::Guest;
 use super::health::Health;
 use super::logs::LogDesk;
 use super::routes::{self, Door, Handler, Unhandled};
@@ -61,7 +60,7 @@ impl Front {
             Ok(path) => self.handle(request, &path, peer).await,
             Err(refused) => refused,
         };
-        response.map(|body| kept(body, under_way))
+        response.map(|answer| body::keeping(answer, under_way))
     }
 
     /// The plain path of a request that may be made.
@@ -110,14 +109,7 @@ fn refused(refusal: Refusal) -> Response<Body> {
         Refusal::Forbidden { .. } => StatusCode::FORBIDDEN,
         Refusal::Unknown { .. } => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    body::text(status, format!("{refusal}\n"))
-}
-
-/// The same body, which keeps `under_way` until it was sent or given up.
-fn kept(body: Body, under_way: UnderWay) -> Body {
-    body.map_err(move |error| {
-        let _ = &under_way;
-        error
-    })
-    .boxed_unsync()
+    // As upstream: the one ends its line, the other does not.
+    let end = if status == StatusCode::FORBIDDEN { "\n" } else { "" };
+    body::text(status, format!("{refusal}{end}"))
 }

@@ -11,7 +11,8 @@
 //! the composition root fills with closures that look at what the loops publish; nothing here
 //! knows the loops.
 //!
-//! Tasks: one for both ports, one for the loopback, one for each connection.
+//! Tasks: one for both ports, one for the loopback, one for each connection, and one for each
+//! request of HTTP/2 and each stream.
 //! In: the roster of pods, what the runtime holds, the effective configuration, reviews by the
 //! API server. Out: answers.
 //!
@@ -23,7 +24,7 @@
 mod answers;
 mod authn;
 mod authz;
-pub mod body;
+mod body;
 mod config;
 mod connection;
 mod doors;
@@ -37,7 +38,7 @@ mod pods;
 mod query;
 mod reload;
 mod routes;
-pub mod streaming;
+mod streaming;
 #[cfg(test)]
 mod tests;
 mod tls;

@@ -57,6 +57,8 @@ enum ServingError {
     Request(#[from] RequestError),
     #[error(transparent)]
     Signing(#[from] SigningError),
+    #[error("the certificate that was signed last is of no use here: it is due again already, or names others")]
+    NoHelp,
 }
 
 impl ServingIdentity {
@@ -81,6 +83,7 @@ impl ServingIdentity {
     pub async fn run(mut self, mut nodes: Nodes) {
         let mut bundle = self.store.current_bundle().await;
         let mut wanted = Alternatives::default();
+        let mut has_obtained = false;
         loop {
             let leaf = bundle.as_ref().map(|bundle| &bundle.leaf);
             let now = self.clock.wall();
@@ -95,20 +98,27 @@ impl ServingIdentity {
                     self.tell_of_clock();
                     Wait::For(LOOK_AGAIN)
                 }
-                Step::Rest { until } => Wait::Until(Some(until)),
+                Step::Rest { until } => {
+                    has_obtained = false;
+                    self.backoff = Backoff::default();
+                    Wait::Until(Some(until))
+                }
+                // Another one would be as bad: a clock or a signer is wrong.
+                Step::Obtain if std::mem::take(&mut has_obtained) => {
+                    Wait::For(self.note_failure(&ServingError::NoHelp).min(within))
+                }
                 Step::Obtain => tokio::select! {
                     biased;
                     // Addresses that change make the question another one.
                     // Cancel-safe: a stream keeps what was not taken from it.
                     other = changed(&mut nodes, &wanted) => {
-                        wanted = other;
+                        (wanted, has_obtained) = (other, false);
                         continue;
                     }
                     // Dropping it leaves a request that nobody waits for; its key is lost.
                     obtained = self.obtain(&wanted, within.min(SIGNED_WITHIN)) => match obtained {
                         Ok(new) => {
-                            bundle = Some(new);
-                            self.backoff = Backoff::default();
+                            (bundle, has_obtained) = (Some(new), true);
                             continue;
                         }
                         Err(error) => Wait::For(self.note_failure(&error).min(within)),
@@ -118,7 +128,7 @@ impl ServingIdentity {
             tokio::select! {
                 biased;
                 // Cancel-safe: see above.
-                other = changed(&mut nodes, &wanted) => wanted = other,
+                other = changed(&mut nodes, &wanted) => (wanted, has_obtained) = (other, false),
                 // Cancel-safe: it only waits.
                 () = wait.over(&self.clock) => {}
             }
@@ -146,7 +156,10 @@ impl ServingIdentity {
     }
 
     fn note_failure(&mut self, error: &ServingError) -> Duration {
-        let is_refused = matches!(error, ServingError::Signing(error) if !error.may_be_answered_yet());
+        let is_refused = match error {
+            ServingError::Signing(error) => !error.may_be_answered_yet(),
+            error => matches!(error, ServingError::NoHelp),
+        };
         let retry_in = self.backoff.fail(&self.clock, is_refused);
         warn!(error = chain(error), ?retry_in, "the node has no new serving certificate, will retry");
         retry_in

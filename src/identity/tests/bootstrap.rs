@@ -49,6 +49,14 @@ async fn a_first_certificate_is_asked_for_and_a_kubeconfig_leads_to_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_bootstrap_kubeconfig_that_goes_before_somebody_signs_was_read_already() {
+    let world = World::fresh();
+    world.answer([Answer::SignAfter(world.path("bootstrap.conf"), YEAR)]);
+    settle(&mut world.identity(true)).await.expect("the request is signed");
+    check_complete(&world);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_kubeconfig_that_works_is_left_alone() {
     let world = World::fresh();
     world.give_kubeconfig();

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::world::{Answer, Authority, HOUR, USER, World, settle};
 use crate::identity::LOOK_AGAIN;
 use crate::identity::certificate::Bundle;
-use crate::identity::client::Pause;
+use crate::identity::client::{IdentityError, Pause};
 
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 const FIRST: &str = "kubelet-client-2020-01-01-00-00-00.pem";
@@ -34,6 +34,20 @@ async fn a_certificate_is_renewed_with_itself_and_connections_follow() {
     assert!(world.path(&format!("pki/{FIRST}")).exists(), "the one before is kept for a while");
     assert_eq!(pause, Pause::Until(Some(in_use(&world).leaf.renew_at())));
     assert!(world.requests()[0].metadata.generate_name.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_is_due_as_soon_as_it_is_signed_is_not_asked_for_again_and_again() {
+    let world = due();
+    // By the signer's clock it is new.
+    world.answer([Answer::SignLate, Answer::SignLate, Answer::Sign(DAY)]);
+    let mut identity = world.identity(true);
+    for asked in 1..=2 {
+        let error = settle(&mut identity).await.expect_err("what came is of no use");
+        assert!(matches!(error, IdentityError::NoHelp), "{error}");
+        assert_eq!(world.requests().len(), asked);
+    }
+    settle(&mut identity).await.expect("this one is good");
 }
 
 #[tokio::test(start_paused = true)]

@@ -108,3 +108,14 @@ fn renewal_comes_between_70_and_90_percent_and_for_each_certificate_at_its_own_t
     times.dedup();
     assert!(times.len() > 10, "{times:?}");
 }
+
+#[test]
+fn a_certificate_without_end_ends_when_our_clock_does() {
+    // 9999-12-31T23:59:59Z, as RFC 5280 has it.
+    let mut params = rcgen::CertificateParams::default();
+    params.not_after = rcgen::date_time_ymd(9999, 12, 31) + std::time::Duration::from_secs(24 * 3600 - 1);
+    let key = rcgen::KeyPair::generate().expect("ring makes keys");
+    let pem = params.self_signed(&key).expect("the parameters are valid").pem();
+    let leaf = Certificate::from_pem(pem.as_bytes()).expect("it can be read");
+    assert_eq!(leaf.not_after.as_second(), jiff::Timestamp::MAX.as_second());
+}

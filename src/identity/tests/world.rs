@@ -81,6 +81,10 @@ fn date(params: &mut CertificateParams, from: Timestamp, life: SignedDuration) {
 #[derive(Clone)]
 pub enum Answer {
     Sign(SignedDuration),
+    /// When this file is there no more.
+    SignAfter(PathBuf, SignedDuration),
+    /// By a clock that is hours behind ours.
+    SignLate,
     /// A certificate for a key that nobody has.
     SignAnother,
     Deny,
@@ -340,6 +344,16 @@ impl Api {
         match answer {
             Answer::Sign(life) => {
                 let pem = self.authority.sign(&request.spec.request.0, now, life);
+                status.certificate = Some(ByteString(pem.into_bytes()));
+            }
+            Answer::SignAfter(file, life) => {
+                fs::remove_file(file).expect("it was there");
+                let pem = self.authority.sign(&request.spec.request.0, now, life);
+                status.certificate = Some(ByteString(pem.into_bytes()));
+            }
+            Answer::SignLate => {
+                let minute = SignedDuration::from_mins(1);
+                let pem = self.authority.sign(&request.spec.request.0, now - HOUR * 10, HOUR * 10 + minute);
                 status.certificate = Some(ByteString(pem.into_bytes()));
             }
             Answer::SignAnother => {

@@ -4,7 +4,8 @@
 //! …/proxy/logs/?query=kubelet` asks) by journalctl (`journal.rs`) or, for services that do not log
 //! there, by the file that is called like them.
 //!
-//! Tasks: none. A journalctl lives as long as the answer it writes, and thirty seconds at most.
+//! Tasks: one for each query that is being answered. A journalctl lives as long as the answer it
+//! writes, and thirty seconds at most, whoever reads.
 //! In: path and query. Out: bytes.
 //!
 //! Always true: nothing outside of the directory is ever opened, whatever links lie in it; an answer
@@ -25,8 +26,9 @@ use std::time::Duration;
 use futures::stream::{self, StreamExt};
 use hyper::body::Bytes;
 use nix::errno::Errno;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 pub use files::Body;
 
@@ -84,6 +86,28 @@ impl NodeLogError {
             NodeLogError::TooMany => 429,
         }
     }
+}
+
+/// The same by a task, which ends by then also if nobody reads, and with whoever does.
+fn told_by(deadline: Instant, mut body: Body, permit: OwnedSemaphorePermit) -> Body {
+    let (sender, receiver) = mpsc::channel(1);
+    let telling = async move {
+        let _held = permit;
+        let all = async {
+            while let Some(piece) = body.next().await {
+                if sender.send(piece).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = timeout_at(deadline, all).await;
+    };
+    let task = AbortOnDropHandle::new(tokio::spawn(telling));
+    let next = async |(mut receiver, task): (mpsc::Receiver<_>, AbortOnDropHandle<()>)| {
+        let piece = receiver.recv().await?;
+        Some((piece, (receiver, task)))
+    };
+    stream::unfold((receiver, task), next).boxed()
 }
 
 fn status_of(error: &io::Error) -> u16 {
@@ -199,12 +223,7 @@ impl NodeLogs {
                 bodies.push(self.file_of(&service).await);
             }
         }
-        let body = stream::iter(bodies).flatten().take_until(sleep_until(deadline));
-        // Held until the answer is given, or given up.
-        let body = body.map(move |piece| {
-            let _held = &permit;
-            piece
-        });
+        let body = told_by(deadline, stream::iter(bodies).flatten().boxed(), permit);
         let body = if may_gzip { gzip::gzip(body.boxed()) } else { body.boxed() };
         Ok(NodeLog::Content { content_type: QUERY_TYPE, is_gzip: may_gzip, body })
     }

@@ -1,4 +1,7 @@
 //! The subject of a certificate, as far as it names a user: a sequence of sets of pairs, in DER.
+//!
+//! Read here and not by x509-parser, which ends where it cannot read on and goes by what it has by
+//! then: whoever is cut short is somebody else.
 
 /// 2.5.4.3 and 2.5.4.10.
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];

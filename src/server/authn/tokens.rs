@@ -11,6 +11,9 @@ use crate::clock::Clock;
 use crate::kube::Reviews;
 use crate::server::answers::{Answer, Answers, ReviewError, question};
 
+/// An answer of somebody who was not sure; long enough to hold off those who guess.
+const KEPT_UNSURE: Duration = Duration::from_secs(5);
+
 pub struct Tokens {
     /// Absent in standalone mode.
     reviews: Option<Arc<dyn Reviews>>,
@@ -33,6 +36,9 @@ impl Tokens {
             let (reviews, review) = (reviews.clone(), review.clone());
             async move {
                 let status = reviews.review_token(&review).await?.status.unwrap_or_default();
+                // Who was to know could not say: that may be otherwise in a moment.
+                let is_unsure = status.error.as_deref().is_some_and(|error| !error.is_empty());
+                let keep = if is_unsure { keep.min(KEPT_UNSURE) } else { keep };
                 let owner = status.user.filter(|_| status.authenticated == Some(true));
                 let owner = owner.map(|owner| Arc::new(user(owner)));
                 Ok(Answer { is_favourable: owner.is_some(), value: owner, keep })
@@ -53,11 +59,12 @@ fn user(info: UserInfo) -> User {
 }
 
 /// The token a request carries. Other schemes, and none, are no credential.
-pub fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+pub fn bearer(headers: &HeaderMap) -> Option<String> {
+    // What is no text is a credential all the same, and a bad one.
+    let value = String::from_utf8_lossy(headers.get(header::AUTHORIZATION)?.as_bytes());
     let mut words = value.trim().split(' ');
     let (scheme, token) = (words.next()?, words.next()?);
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned())
 }
 
 #[cfg(test)]
@@ -67,7 +74,7 @@ mod tests {
     #[track_caller]
     fn check(value: &'static str, expected: Option<&str>) {
         let headers = HeaderMap::from_iter([(header::AUTHORIZATION, header::HeaderValue::from_static(value))]);
-        assert_eq!(bearer(&headers), expected, "{value:?}");
+        assert_eq!(bearer(&headers).as_deref(), expected, "{value:?}");
     }
 
     #[test]
@@ -78,5 +85,7 @@ mod tests {
         check("Bearer ", None);
         check("Basic YTpi", None);
         assert_eq!(bearer(&HeaderMap::new()), None);
+        let no_text = header::HeaderValue::from_bytes(b"Bearer \xff").expect("a header may hold it");
+        assert!(bearer(&HeaderMap::from_iter([(header::AUTHORIZATION, no_text)])).is_some());
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec, SubjectAccessReviewStatus,
 };
-use tracing::warn;
+use tracing::debug;
 
 pub use self::act::{Act, is_at_or_below};
 use super::answers::{Answer, Answers, ReviewError, question};
@@ -78,7 +78,7 @@ impl Authz {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(error) => {
-                    warn!(%error, user = user.name, "nobody says whether a caller may, so it may not");
+                    debug!(%error, user = user.name, "nobody says whether a caller may, so it may not");
                     return Err(Refusal::Unknown { user: user.name.clone(), verb, subresource });
                 }
             }

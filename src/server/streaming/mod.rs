@@ -18,8 +18,8 @@
 //! Always true: whatever comes before the bytes has a deadline; so many streams at most exist
 //! at once, each with two buffers of 16 KiB at most and far less while it is at rest; when one
 //! side goes, so does the other, and a stream on which nothing moves goes after
-//! `streamingConnectionIdleTimeout`, which upstream reads and forgets. Credentials of a client
-//! are not passed on.
+//! `streamingConnectionIdleTimeout`, which upstream reads and forgets. The headers
+//! with credentials of a client are not passed on.
 
 mod copy;
 mod refusal;
@@ -58,6 +58,8 @@ const STREAMS_MAX: usize = 500;
 const RUNS_MAX: usize = 8;
 /// The runtime's streaming server answers before it starts anything.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// As good as for ever, and nothing that a clock cannot add.
+const IDLE_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How long one side may go on without saying anything after the other has ended.
 const LINGER: Duration = Duration::from_secs(10);
 
@@ -100,18 +102,19 @@ pub struct Streaming {
     limits: Limits,
     /// One permit for each stream, from before the runtime is asked until both sides are closed.
     streams: Arc<Semaphore>,
-    runs: Semaphore,
+    runs: Arc<Semaphore>,
 }
 
 impl Streaming {
-    /// `idle` is the configuration's `streamingConnectionIdleTimeout`.
+    /// `idle` is the configuration's `streamingConnectionIdleTimeout`, of which zero is no limit.
     pub fn new(runtime: Arc<dyn StreamSource>, idle: Duration) -> Self {
+        let idle = if idle.is_zero() { IDLE_MAX } else { idle.min(IDLE_MAX) };
         Streaming::within(runtime, Limits { streams: STREAMS_MAX, answer: ANSWER_WITHIN, linger: LINGER, idle })
     }
 
     fn within(runtime: Arc<dyn StreamSource>, limits: Limits) -> Self {
         let streams = Arc::new(Semaphore::new(limits.streams));
-        Streaming { runtime, limits, streams, runs: Semaphore::new(RUNS_MAX) }
+        Streaming { runtime, limits, streams, runs: Arc::new(Semaphore::new(RUNS_MAX)) }
     }
 
     /// The answer to a request for what its path names.

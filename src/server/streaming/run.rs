@@ -1,5 +1,6 @@
 //! run: a command whose output is the answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Response, StatusCode};
@@ -10,7 +11,7 @@ use super::request::{Query, running};
 use super::{RUNS_MAX, Refusal, Streaming};
 use crate::cri::Executed;
 use crate::pleg::PodRuntime;
-use crate::server::body::{Body, text};
+use crate::server::body::{Body, keeping, text};
 
 /// As long as upstream's server lets an answer take. A client that leaves ends its command's
 /// call before.
@@ -29,10 +30,12 @@ impl Streaming {
         held: &PodRuntime,
     ) -> Result<Response<Body>, Refusal> {
         let command = query.first("cmd").filter(|command| !command.is_empty()).ok_or(Refusal::NoCommand)?;
-        let _permit = self.runs.try_acquire().map_err(|_| Refusal::TooManyRuns { max: RUNS_MAX })?;
+        let permit = Arc::clone(&self.runs).try_acquire_owned();
+        let permit = permit.map_err(|_| Refusal::TooManyRuns { max: RUNS_MAX })?;
         let words: Vec<String> = command.split(' ').map(str::to_owned).collect();
         let executed = self.runtime.exec(&running(held, container)?.id, &words, Some(RUN_LIMIT)).await?;
-        answer(command, executed)
+        // Until its output is sent, which is in memory so long.
+        Ok(answer(command, executed)?.map(|output| keeping(output, permit)))
     }
 }
 

@@ -111,7 +111,7 @@ async fn who_gets_no_answer_about_somebody_refuses_him() {
     let admin = house.admin();
     house.issue("good", "admin");
     house.cluster.set_outage(Some(away()));
-    let unknown = "Authorization error (user=admin, verb=get, resource=nodes, subresource=pods)\n";
+    let unknown = "Authorization error (user=admin, verb=get, resource=nodes, subresource=pods)";
     assert_eq!(said(&house.get(Some(&admin), None, "/pods").await), (500, unknown));
     assert_eq!(said(&house.get(None, Some("good"), "/pods").await), UNAUTHORIZED);
     // Nothing of that is kept.

@@ -373,6 +373,8 @@ async fn memory_in_use_by_a_pod_as_a_whole_is_not_taken_away(lab: Lab) -> Result
     let both = node.run(both).await?;
     both.expect_log("full\n").await?;
     both.expect_log_of("other", 0, "full\n").await?;
+    // The log is there before the status is.
+    both.expect().ready().await?;
     let before = (both.instance().await?, node.containers_of(&both).await?.len());
 
     resize_as_a_whole(&both, 100, 32).await?;
