@@ -103,8 +103,8 @@ async fn a_config_map_is_written_and_a_change_reaches_the_file() {
     assert_eq!(fs::read_to_string(file.with_file_name("new")).unwrap(), "x");
 }
 
-#[tokio::test]
-async fn a_container_starts_again_although_what_its_volume_shows_is_gone() {
+/// A mounted pod whose config map is deleted, so that it cannot be refreshed any more.
+async fn bereft_of_a_map() -> (Bed, Pod) {
     let bed = Bed::new();
     let pod = configured_pod("");
     bed.objects.register(&pod);
@@ -115,6 +115,12 @@ async fn a_container_starts_again_although_what_its_volume_shows_is_gone() {
     while bed.volumes.refresh(&pod).await.is_ok() {
         tokio::task::yield_now().await;
     }
+    (bed, pod)
+}
+
+#[tokio::test]
+async fn a_container_starts_again_although_what_its_volume_shows_is_gone() {
+    let (bed, pod) = bereft_of_a_map().await;
     bed.volumes.mount_missing(&pod, &spec(&pod).containers[0]).await.unwrap();
 }
 
@@ -200,15 +206,7 @@ async fn each_volume_that_fails_is_named_and_the_others_are_set_up() {
 
 #[tokio::test]
 async fn a_failed_refresh_leaves_the_old_content() {
-    let bed = Bed::new();
-    let pod = configured_pod("");
-    bed.objects.register(&pod);
-    bed.show("settings", "{data: {k: one}}");
-    bed.volumes.mount(&pod).await.unwrap();
-    bed.cluster.send_config_map("shop", "settings", ObjectState::Absent);
-    while bed.volumes.refresh(&pod).await.is_ok() {
-        tokio::task::yield_now().await;
-    }
+    let (bed, _) = bereft_of_a_map().await;
     assert_eq!(fs::read_to_string(bed.volume("kubernetes.io~configmap/conf/k")).unwrap(), "one");
 }
 

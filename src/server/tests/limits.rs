@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use http::Method;
+use http_body_util::Empty;
+use hyper::body::Bytes;
+use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,6 +27,15 @@ fn allow_many_files() {
 async fn is_healthy(house: &House, admin: &Identity) {
     let answer = timeout(WITHIN, house.get(Some(admin), None, "/healthz")).await;
     assert_eq!(answer.expect("an answer in spite of the crowd"), (200, "ok".to_owned()));
+}
+
+/// Speaks HTTP/2, with one connection for all its clones.
+async fn http2(house: &House, who: &Identity) -> SendRequest<Empty<Bytes>> {
+    let stream = TokioIo::new(house.connect(Some(who), b"h2").await);
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.expect("HTTP begins");
+    tokio::spawn(connection);
+    sender
 }
 
 /// Connects, and says so much.
@@ -118,10 +130,7 @@ async fn a_huge_body_is_not_read() {
 async fn a_flood_of_resets_disturbs_nobody() {
     let house = House::open(|_| {}).await;
     let admin = house.admin();
-    let stream = house.connect(Some(&admin), b"h2").await;
-    let (sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP begins");
-    tokio::spawn(connection);
+    let sender = http2(&house, &admin).await;
     for _ in 0..5000 {
         let mut sender = sender.clone();
         if sender.ready().await.is_err() {
@@ -139,10 +148,7 @@ async fn a_flood_of_resets_disturbs_nobody() {
 async fn many_requests_share_a_connection() {
     let house = House::open(|_| {}).await;
     let admin = house.admin();
-    let stream = house.connect(Some(&admin), b"h2").await;
-    let (sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP begins");
-    tokio::spawn(connection);
+    let sender = http2(&house, &admin).await;
     let answers = (0..200).map(|_| {
         let mut sender = sender.clone();
         async move {

@@ -50,6 +50,16 @@ async fn no_more_output_is_passed_on_than_upstream_takes() {
 }
 
 #[tokio::test]
+async fn an_output_that_nobody_takes_counts_until_it_goes() {
+    let streaming = Streaming::within(Told::new(|_| Ok("0 much".into())), LIMITS);
+    let held = PodRuntime { containers: vec![container("main", 0, running())], ..PodRuntime::default() };
+    let untaken = streaming.run("main", &Query::of("cmd=ls"), &held).await.expect("it ends well");
+    assert_eq!(streaming.runs.available_permits(), RUNS_MAX - 1);
+    drop(untaken);
+    assert_eq!(streaming.runs.available_permits(), RUNS_MAX);
+}
+
+#[tokio::test]
 async fn commands_that_never_end_do_not_pile_up() {
     let streaming = Streaming::within(Told::new(|_| Ok("0 ".into())), LIMITS);
     let held = PodRuntime { containers: vec![container("main", 0, running())], ..PodRuntime::default() };

@@ -110,3 +110,11 @@ async fn no_more_than_the_most_exist_and_one_that_ends_makes_room() {
     drop(room.expect("the first has ended").expect("nobody closes the semaphore"));
     bed.stream().await;
 }
+
+#[test]
+fn no_idle_limit_is_one_that_nobody_lives_to_see() {
+    let idle = |configured| Streaming::new(Told::new(|_| Ok(String::new())), configured).limits.idle;
+    assert_eq!(idle(Duration::ZERO), IDLE_MAX);
+    assert_eq!(idle(Duration::MAX), IDLE_MAX);
+    assert_eq!(idle(Duration::from_secs(60)), Duration::from_secs(60));
+}
