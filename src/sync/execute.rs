@@ -32,6 +32,12 @@ use crate::status::StatusWriter;
 /// The least time a container gets after SIGTERM, whatever was asked for.
 const GRACE_MIN: Duration = Duration::from_secs(2);
 
+/// So many containers of a pod are stopped at once, and so long after them the next ones. A pod has
+/// one shim, and containerd's clogs when more of its processes end than it has room to remember (32):
+/// it then takes a second for each, and holds up what other pods have to tell meanwhile.
+const STOPS_AT_ONCE: usize = 8;
+const STOP_PACE: Duration = Duration::from_millis(500);
+
 /// The reason of a container that waits until an earlier instance is removed.
 const REMOVAL_FAILED: &str = "RemovalFailed";
 
@@ -89,7 +95,7 @@ pub async fn execute(round: &Round<'_>, actions: &[Action]) -> Vec<Done> {
         hooks::begin_pre_stop_of_sidecars(round);
     }
     if actions.iter().all(|action| matches!(action, Action::StopContainer { .. })) {
-        return join_all(actions.iter().map(|action| round.one(action))).await;
+        return stop_in_turn(round, actions).await;
     }
     let mut done = Vec::new();
     for action in actions {
@@ -105,6 +111,18 @@ pub async fn execute(round: &Round<'_>, actions: &[Action]) -> Vec<Done> {
         }
     }
     done
+}
+
+/// Those that wait for their turn have their whole grace from then on.
+async fn stop_in_turn(round: &Round<'_>, stops: &[Action]) -> Vec<Done> {
+    let turns = stops.chunks(STOPS_AT_ONCE).zip(0..);
+    let in_turn = turns.flat_map(|(turn, number)| {
+        turn.iter().map(move |stop| async move {
+            tokio::time::sleep(STOP_PACE * number).await;
+            round.one(stop).await
+        })
+    });
+    join_all(in_turn).await
 }
 
 impl Round<'_> {

@@ -262,6 +262,11 @@ impl Bed {
         result
     }
 
+    /// Carries out what one plan asks for.
+    pub async fn carry_out_all(&self, actions: &[Action]) -> Vec<Done> {
+        execute(&self.round(), actions).await
+    }
+
     pub fn begin_late_post_starts(&self) -> Vec<String> {
         hooks::begin_late_post_starts(&self.round())
     }

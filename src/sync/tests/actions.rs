@@ -195,6 +195,29 @@ async fn a_stop_that_is_tried_again_runs_no_hook_again_and_has_the_rest_of_the_g
 }
 
 #[tokio::test(start_paused = true)]
+async fn containers_of_a_crowded_pod_are_stopped_a_few_at_a_time_with_their_whole_grace() {
+    let names: Vec<_> = (0..20).map(|number| format!("c{number}")).collect();
+    let specs: Vec<_> = names.iter().map(|name| format!("{{name: {name}, image: own}}")).collect();
+    let mut bed = Bed::new(&format!("{{terminationGracePeriodSeconds: 30, containers: [{}]}}", specs.join(", ")));
+    let running = |name| cri::testing::container(name, 0, cri::testing::running());
+    bed.seen.containers = names.iter().map(|name| running(name)).collect();
+    let stops: Vec<_> = names.iter().map(|name| stop(name)).collect();
+    let all = bed.carry_out_all(&stops);
+    let asked = async {
+        let mut asked = Vec::new();
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            asked.push(bed.runtime.calls().len());
+        }
+        asked
+    };
+    let (done, asked) = tokio::join!(all, asked);
+    assert_eq!(asked, [8, 16, 20]);
+    assert!(done.iter().all(|done| done.result.is_ok()));
+    assert!(bed.runtime.calls().iter().all(|call| call.ends_with("within 30s")));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_cannot_be_stopped_is_told() {
     let bed = Bed::new(ONE);
     bed.runtime.refuse("StopPodSandbox", "the network plugin is away");

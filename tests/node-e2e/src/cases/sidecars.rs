@@ -170,7 +170,7 @@ async fn a_sidecar_gets_what_is_left_of_the_grace(node: Node) -> Result<()> {
 async fn sidecars_of_a_replaced_sandbox_get_what_is_left_of_the_grace(node: Node) -> Result<()> {
     let deaf = "trap '' TERM; while :; do sleep 0.1; done";
     let stubborn = pod("stubborn").script(deaf).volume("notes", "/notes", json!({ "emptyDir": {} }));
-    let sidecars = json!({ "initContainers": [sidecar("helper", deaf)], "terminationGracePeriodSeconds": 8 });
+    let sidecars = json!({ "initContainers": [sidecar("helper", deaf)], "terminationGracePeriodSeconds": 16 });
     let stubborn = node.run(stubborn.spec(sidecars)).await?;
     stubborn.expect().ready().await?;
     let sandboxes = node.runtime()?.list_sandboxes(&Scope::Pod(PodUid::new(&stubborn.uid))).await?;
@@ -182,8 +182,8 @@ async fn sidecars_of_a_replaced_sandbox_get_what_is_left_of_the_grace(node: Node
     let begin = Instant::now();
     stubborn.expect().restarts(1).ready().await?;
     let took = begin.elapsed();
-    // The whole grace for the one, the least there is for the other, and a start.
-    ensure!(took >= Duration::from_secs(9) && took < Duration::from_secs(15), "took {took:?}");
+    // The whole grace for the one, the least there is for the other, and a start; not the whole for both.
+    ensure!(took >= Duration::from_secs(17) && took < Duration::from_secs(32), "took {took:?}");
     Ok(())
 }
 
