@@ -41,7 +41,7 @@ use crate::objects::tokens::Tokens;
 use crate::pleg::{self, Pleg, PlegConfig};
 use crate::pod::Source;
 use crate::probes::{self, Probes};
-use crate::server::{self, Doors, Exhibits, Health, Progress};
+use crate::server::{self, About, Doors, Exhibits, Health, Progress};
 use crate::sources::static_dir::{self, StaticDir};
 use crate::sources::static_url::{self, StaticUrl};
 use crate::sources::{self, SourceEvent};
@@ -274,7 +274,7 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: Vec<Static
         })
     };
     let logs = Logs::new(host.clone(), clock.clone(), reopen, config.logs);
-    let roster = Roster::default();
+    let (roster, mirrors) = (Roster::default(), Mirrors::default());
     if let Some(doors) = doors {
         let disk = Disk::new(HOST_DEADLINE);
         let exhibits = Exhibits {
@@ -287,6 +287,14 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: Vec<Static
             pleg: pleg.clone(),
             log_reads: LogReads::new(Arc::new(pleg.clone()), logs.endings(), disk.clone()),
             disk,
+            mirrors: mirrors.clone(),
+            volumes: volumes.clone(),
+            about: About {
+                node_name: config.node.name.clone(),
+                version: config.node.version.clone(),
+                cgroup_version: config.sync.launch.cgroups.version,
+                gates: config.sync.launch.gates.clone(),
+            },
         };
         let reviews = cluster.clone().map(|cluster| cluster as Arc<dyn Reviews>);
         tasks.spawn("server", doors.serve(exhibits, reviews));
@@ -296,7 +304,6 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: Vec<Static
     let (events, source_events) = mpsc::channel(SOURCE_QUEUE_LENGTH);
     let start = |static_pods| start_static_pods(&mut tasks, static_pods, &net, &clock, events.clone());
     let static_sources: BTreeSet<Source> = static_pods.into_iter().map(start).collect();
-    let mirrors = Mirrors::default();
     let mut sources = static_sources.clone();
     if let Some(cluster) = &cluster {
         sources.insert(Source::Api);

@@ -7,6 +7,7 @@ pub mod config;
 pub mod cri;
 pub mod host;
 pub mod kube;
+pub mod metrics;
 pub mod net;
 pub mod pod;
 

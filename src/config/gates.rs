@@ -402,6 +402,11 @@ impl FeatureGates {
         resolved
     }
 
+    /// Every gate: its name, its stage and whether it is on.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, Stage, bool)> {
+        GATES.iter().map(|info| (info.name, info.stage, self.enabled(info.gate)))
+    }
+
     /// The defaults but for these.
     #[cfg(test)]
     pub fn with(changed: &[(Gate, bool)]) -> Self {

@@ -62,7 +62,7 @@ mod tests;
 
 pub use self::cpu_set::CpuSet;
 pub use self::duration::GoDuration;
-pub use self::gates::{FeatureGates, Gate, GateError};
+pub use self::gates::{FeatureGates, Gate, GateError, Stage};
 pub use self::kubelet::{
     Authentication, Authorization, KubeletConfiguration, LogStreams, Logging, NumaMemory, ShutdownBand, Tls, Tracing,
     VModule,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
+use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status, Streaming};
 
@@ -20,6 +21,7 @@ use super::{
     Image, ImageService, ImageSpec, LinuxResources, Result, Runtime, RuntimeEvent, RuntimeStatus, RuntimeVersion,
     Sandbox, SandboxConfig, SandboxId, Scope, Streams, Uri, answers, requests, wire,
 };
+use crate::metrics;
 
 /// Flow-control windows of one stream and of the whole connection. Nothing of this size is
 /// set aside; it bounds what may lie unread when a reader falls behind. The event stream's
@@ -106,6 +108,37 @@ impl GrpcRuntime {
     ) -> Result<T> {
         within(call, self.request_timeout, answer).await
     }
+
+    async fn execute(&self, id: &ContainerId, command: &[String], timeout: Option<Duration>) -> Result<Executed> {
+        const CALL: &str = "ExecSync";
+        let request = wire::ExecSyncRequest {
+            container_id: id.as_str().to_owned(),
+            cmd: command.to_vec(),
+            timeout: timeout.map_or(0, |timeout| i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX)),
+        };
+        let mut runtime = self.runtime();
+        let answer = runtime.exec_sync(request);
+        let (answer, deadline) = match timeout {
+            Some(timeout) => {
+                let deadline = timeout.saturating_add(self.request_timeout);
+                let late = CriError::Timeout { call: CALL, after: deadline };
+                // Cancel-safe, both: whichever is dropped is a call given up.
+                tokio::select! {
+                    biased;
+                    answer = tokio::time::timeout(deadline, answer) => (answer.map_err(|_| late)?, deadline),
+                    // Processes that the command left behind hold its output open.
+                    () = self.well_after(timeout.saturating_add(EXEC_OVERRUN)) => return Ok(Executed::TimedOut),
+                }
+            }
+            None => (answer.await, Duration::ZERO),
+        };
+        match answer {
+            Ok(answer) => Ok(answers::executed(answer.into_inner())),
+            // The runtime's own word: it has stopped the command.
+            Err(status) if status.code() == Code::DeadlineExceeded && timeout.is_some() => Ok(Executed::TimedOut),
+            Err(status) => Err(error(CALL, deadline, status)),
+        }
+    }
 }
 
 fn channel(endpoint: &str) -> std::result::Result<Channel, EndpointError> {
@@ -127,11 +160,22 @@ async fn within<T>(
     deadline: Duration,
     answer: impl Future<Output = std::result::Result<Response<T>, Status>>,
 ) -> Result<T> {
-    match tokio::time::timeout(deadline, answer).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(error(call, deadline, status)),
-        Err(_) => Err(CriError::Timeout { call, after: deadline }),
-    }
+    counted(call, async {
+        match tokio::time::timeout(deadline, answer).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(error(call, deadline, status)),
+            Err(_) => Err(CriError::Timeout { call, after: deadline }),
+        }
+    })
+    .await
+}
+
+/// A call that is given up before it ends is not counted: nobody knows what became of it.
+async fn counted<T>(call: &'static str, answer: impl Future<Output = Result<T>>) -> Result<T> {
+    let began = Instant::now();
+    let answer = answer.await;
+    metrics::runtime::called(call, began.elapsed(), answer.is_ok());
+    answer
 }
 
 /// Tells errors apart by what a caller does about them.
@@ -300,34 +344,7 @@ impl Runtime for GrpcRuntime {
     }
 
     async fn exec(&self, id: &ContainerId, command: &[String], timeout: Option<Duration>) -> Result<Executed> {
-        const CALL: &str = "ExecSync";
-        let request = wire::ExecSyncRequest {
-            container_id: id.as_str().to_owned(),
-            cmd: command.to_vec(),
-            timeout: timeout.map_or(0, |timeout| i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX)),
-        };
-        let mut runtime = self.runtime();
-        let answer = runtime.exec_sync(request);
-        let (answer, deadline) = match timeout {
-            Some(timeout) => {
-                let deadline = timeout.saturating_add(self.request_timeout);
-                let late = CriError::Timeout { call: CALL, after: deadline };
-                // Cancel-safe, both: whichever is dropped is a call given up.
-                tokio::select! {
-                    biased;
-                    answer = tokio::time::timeout(deadline, answer) => (answer.map_err(|_| late)?, deadline),
-                    // Processes that the command left behind hold its output open.
-                    () = self.well_after(timeout.saturating_add(EXEC_OVERRUN)) => return Ok(Executed::TimedOut),
-                }
-            }
-            None => (answer.await, Duration::ZERO),
-        };
-        match answer {
-            Ok(answer) => Ok(answers::executed(answer.into_inner())),
-            // The runtime's own word: it has stopped the command.
-            Err(status) if status.code() == Code::DeadlineExceeded && timeout.is_some() => Ok(Executed::TimedOut),
-            Err(status) => Err(error(CALL, deadline, status)),
-        }
+        counted("ExecSync", self.execute(id, command, timeout)).await
     }
 
     async fn exec_url(&self, id: &ContainerId, command: &[String], streams: Streams) -> Result<Uri> {
@@ -354,7 +371,7 @@ impl Runtime for GrpcRuntime {
         let mut runtime = self.runtime();
         let mut opening = async move { runtime.get_container_events(wire::GetEventsRequest {}).await }.boxed();
         match tokio::time::timeout(EVENTS_REFUSAL, &mut opening).await {
-            Ok(opened) => opened.map(events_of).map_err(events_error),
+            Ok(opened) => counted("GetContainerEvents", async { opened.map(events_of).map_err(events_error) }).await,
             Err(_) => Ok(opening
                 .map(|opened| match opened {
                     Ok(response) => events_of(response),
@@ -385,10 +402,12 @@ impl ImageService for GrpcRuntime {
             auth: auth.map(requests::auth),
             sandbox_config: sandbox.map(requests::sandbox_config),
         };
-        let answer = self.images().pull_image(request).await;
-        // Without a deadline of our own there is no figure to give for the runtime's.
-        let answer = answer.map_err(|status| error("PullImage", Duration::ZERO, status))?;
-        Ok(answer.into_inner().image_ref)
+        let mut images = self.images();
+        let pull = async {
+            // Without a deadline of our own there is no figure to give for the runtime's.
+            images.pull_image(request).await.map_err(|status| error("PullImage", Duration::ZERO, status))
+        };
+        Ok(counted("PullImage", pull).await?.into_inner().image_ref)
     }
 
     async fn list_images(&self) -> Result<Vec<Image>> {

@@ -229,7 +229,7 @@ pub struct Exit {
 }
 
 /// The bare state that the list call gives; enough to see whether a status is worth a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ContainerStateKind {
     Created,
     Running,

@@ -13,11 +13,12 @@ use super::plan::{Held, InUse, Kubeconfig, Step, Stored, View, With, next};
 use super::request::{Key, RequestError, client_request, first_client_request};
 use super::signing::{SigningError, obtain};
 use super::store::{KeyError, PEM_BYTES_MAX, Store};
-use super::{Access, Backoff, IdentityConfig, LOOK_AGAIN, SIGNED_WITHIN, built, rest};
+use super::{Access, Backoff, IdentityConfig, LOOK_AGAIN, SIGNED_WITHIN, built, rest, unix_seconds};
 use crate::causes::chain;
 use crate::clock::Clock;
 use crate::host::{Durability, Host, HostError};
 use crate::kube::LoadError;
+use crate::metrics;
 
 /// As upstream: whoever approves the first request may be a person.
 const FIRST_SIGNED_WITHIN: Duration = Duration::from_secs(60 * 60);
@@ -127,6 +128,7 @@ impl ClientIdentity {
             error => matches!(error, IdentityError::NoHelp),
         };
         let retry_in = self.backoff.fail(&self.clock, is_refused);
+        metrics::certificates::client_not_renewed();
         warn!(error = chain(error), ?retry_in, "the node's certificate is not renewed, will retry");
         retry_in
     }
@@ -134,6 +136,10 @@ impl ClientIdentity {
     /// One look, and the step that follows from it.
     pub(super) async fn turn(&mut self) -> Result<Pause, IdentityError> {
         let view = self.look().await?;
+        if self.config.rotates {
+            let expires = view.leaf_in_use().map(|leaf| unix_seconds(leaf.not_after));
+            metrics::certificates::client_expires(expires);
+        }
         let taken_up = self.take_up(&view).await;
         let step = next(&view);
         if !matches!(step, Step::AwaitClock(_) | Step::Stuck(_)) {
@@ -247,15 +253,10 @@ impl ClientIdentity {
     /// Lets connections be made with what is in use now, if that is something else than before.
     async fn take_up(&mut self, view: &View) -> Result<(), LoadError> {
         let in_use = view.in_use();
-        let of = |held: &Held| match held {
-            Held::Good(stored) => Some(stored.leaf.digest),
-            Held::Absent { .. } | Held::Broken { .. } => None,
-        };
-        let digest = match (in_use, &view.kubeconfig) {
-            (InUse::Nothing, _) => return Ok(()),
-            (InUse::Kubeconfig, Kubeconfig::Own(own)) => of(own),
-            (InUse::Kubeconfig | InUse::Current, _) => of(&view.current),
-        };
+        if in_use == InUse::Nothing {
+            return Ok(());
+        }
+        let digest = view.leaf_in_use().map(|leaf| leaf.digest);
         if self.taken_up == Some((in_use, digest)) {
             return Ok(());
         }

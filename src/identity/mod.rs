@@ -99,6 +99,11 @@ fn built() -> Timestamp {
     Timestamp::from_second(seconds).expect("builds happen in years that have a name")
 }
 
+/// As metrics tell times.
+fn unix_seconds(time: Timestamp) -> f64 {
+    time.as_millisecond() as f64 / 1000.0
+}
+
 /// A signer that does its work has answered by then.
 const SIGNED_WITHIN: Duration = Duration::from_secs(15 * 60);
 /// A clock that may be wrong, and a fault that somebody has to mend, are looked at this often.

@@ -181,6 +181,19 @@ impl View {
         }
     }
 
+    /// The certificate that connections are made with.
+    pub fn leaf_in_use(&self) -> Option<&Certificate> {
+        let held = match (self.in_use(), &self.kubeconfig) {
+            (InUse::Nothing, _) => return None,
+            (InUse::Kubeconfig, Kubeconfig::Own(own)) => own,
+            (InUse::Kubeconfig | InUse::Current, _) => &self.current,
+        };
+        match held {
+            Held::Good(stored) => Some(&stored.leaf),
+            Held::Absent { .. } | Held::Broken { .. } => None,
+        }
+    }
+
     fn is_ours(&self, stored: &Stored) -> bool {
         stored.leaf.common_name == user(&self.node_name)
     }

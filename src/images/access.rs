@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::config::PullCredentialsPolicy;
 use crate::cri::{Auth, ImageService, ImageSpec};
 use crate::host::{Durability, Host, HostError};
+use crate::metrics;
 use crate::pod::go_json;
 
 const API_VERSION: &str = "kubelet.config.k8s.io/v1beta1";
@@ -161,6 +162,10 @@ impl Allowed {
 }
 
 impl Known {
+    fn count(&self) {
+        metrics::images::recorded(self.pulled.len(), self.pulling.len());
+    }
+
     /// Whether a pod with these credentials may use what is on the node.
     fn allows(&self, config: &AccessConfig, used: &Use<'_>, credentials: &[Credential]) -> bool {
         let repository = used.image.repository();
@@ -247,6 +252,12 @@ impl Access {
         }
     }
 
+    /// Whether it is by a record of its pulls that an image may be used. Where nobody has looked
+    /// at records yet, none was needed.
+    pub fn has_record(&self, image_ref: &str) -> bool {
+        self.0.known.get().is_some_and(|known| lock(known).pulled.contains_key(&file_name(image_ref)))
+    }
+
     /// Notes that a pull begins. Without the note it does not: an image that nobody knows to
     /// be pulled would be everybody's.
     pub async fn begin(&self, image: &Reference, before: Option<String>) -> Result<Option<Begun>, String> {
@@ -262,7 +273,9 @@ impl Access {
             let intent = Intent { kind, api_version, image: image.clone() };
             self.write("pulling", &name, &intent).await.map_err(|error| error.to_string())?;
         }
-        lock(known).pulling.entry(name).or_default().under_way += 1;
+        let mut known = lock(known);
+        known.pulling.entry(name).or_default().under_way += 1;
+        known.count();
         Ok(Some(Begun { access: self.clone(), image, before, has_ended: false }))
     }
 
@@ -320,6 +333,7 @@ impl Access {
             }
             // Before the file: a pull that begins while that goes must write it again.
             known.pulling.remove(&name);
+            known.count();
         }
         if let Err(error) = self.0.host.remove_file(&self.0.config.dir.join("pulling").join(&name)).await {
             warn!(%error, image, "note of a pull that has ended is not removed");
@@ -338,7 +352,9 @@ impl Access {
             return Ok(());
         }
         self.write_record(&name, &mut record).await?;
-        lock(known).pulled.insert(name, Some(record));
+        let mut known = lock(known);
+        known.pulled.insert(name, Some(record));
+        known.count();
         Ok(())
     }
 
@@ -373,6 +389,7 @@ impl Access {
                 }
             }
         }
+        known.count();
         Ok(Mutex::new(known))
     }
 

@@ -42,6 +42,7 @@ use crate::cri::{self, Image, ImageService, ImageSpec, SandboxConfig};
 use crate::events::{EventType, Recorder};
 use crate::host::Host;
 use crate::kube::Cluster;
+use crate::metrics;
 use crate::pod::{PodRef, PodUid};
 use access::{Access, Use};
 use backoff::Backoff;
@@ -233,8 +234,19 @@ impl Images {
             .image_status(&spec)
             .await
             .map_err(|error| self.inspect_failed(request, Reason::ImageInspectError, &error.own_words()))?;
-        match (step(request.pull_policy, reference.is_latest(), present.is_some()), present) {
-            (Step::Use, Some(image)) if self.may_use(request, &reference, &image.id).await => {
+        let step = step(request.pull_policy, reference.is_latest(), present.is_some());
+        let may_use = match &present {
+            Some(image) if step == Step::Use => self.may_use(request, &reference, &image.id).await,
+            _ => false,
+        };
+        let is_never = request.pull_policy == Some("Never");
+        metrics::images::requested(
+            request.pull_policy.unwrap_or(if reference.is_latest() { "Always" } else { "IfNotPresent" }),
+            Some(present.is_some()),
+            Some(!may_use && !is_never),
+        );
+        match (step, present) {
+            (Step::Use, Some(image)) if may_use => {
                 // Where nobody looks at who may use it, nothing is said of that.
                 let access = match self.shared.access.is_off() {
                     true => "",
@@ -244,7 +256,7 @@ impl Images {
                 self.event(request, EventType::Normal, "Pulled", message);
                 Ok(ReadyImage::new(image.id.clone(), &image))
             }
-            (Step::Use, Some(_)) if request.pull_policy == Some("Never") => {
+            (Step::Use, Some(_)) if is_never => {
                 info!(pod = %PodRef::of(request.pod), image = name, "present, but the pod has no credentials for it");
                 Err(self.never_pulled(request))
             }
@@ -255,6 +267,16 @@ impl Images {
 
     /// Whether the pod might have pulled what somebody else has.
     async fn may_use(&self, request: &ImageRequest<'_>, image: &Reference, image_ref: &str) -> bool {
+        let may_use = self.has_right(request, image, image_ref).await;
+        metrics::images::access_checked(match may_use {
+            false => metrics::images::Access::MustAuthenticate,
+            true if self.shared.access.has_record(image_ref) => metrics::images::Access::Record,
+            true => metrics::images::Access::Policy,
+        });
+        may_use
+    }
+
+    async fn has_right(&self, request: &ImageRequest<'_>, image: &Reference, image_ref: &str) -> bool {
         let (access, used) = (&self.shared.access, Use { image, image_ref });
         // Most need no credentials, and looking them up may mean to run programs. Nor does one
         // whose pulls fail have others every time it asks.
@@ -300,6 +322,7 @@ impl Images {
         self.event(request, EventType::Normal, "Pulling", format!("Pulling image \"{name}\""));
         let Credentials { list, unreadable } =
             self.shared.keyring.credentials(reference, request.pod, request.secrets).await;
+        let wall = self.shared.clock.wall();
         let outcome = self
             .recorded_pull(
                 reference,
@@ -316,6 +339,7 @@ impl Images {
                 },
             )
             .await;
+        metrics::starts::pulled(pod.as_str(), (wall, self.shared.clock.wall()));
         match outcome {
             Ok(Pulled { image_ref, image, took, .. }) => {
                 let waited = self.shared.clock.now() - began;

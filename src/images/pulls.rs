@@ -14,6 +14,7 @@ use super::{ImagesConfig, Reason};
 use crate::clock::Clock;
 use crate::cri::{Auth, CriError, Image, ImageService, ImageSpec, SandboxConfig};
 use crate::kube::limit::{Rate, Throttle};
+use crate::metrics;
 
 /// An image that is present is pulled (policy `Always`) to ask whether its name has moved,
 /// which rarely moves more than a manifest. Such pulls do not queue behind downloads; this
@@ -138,6 +139,7 @@ impl Pulls {
             })?;
             let image = look_up(&*runtime, &request.spec, &image_ref).await?;
             info!(image = request.image, ?took, size_bytes = image.size_bytes, "image is pulled");
+            metrics::images::pulled(image.size_bytes, took);
             Ok(Pulled { image_ref, image: Arc::new(image), took, auth })
         }
     }

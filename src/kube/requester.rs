@@ -14,13 +14,14 @@ use kube::core::request::Error as BuildError;
 use kube::{Client, Error};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch::Receiver;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::errors::classify;
 use super::limit::Throttle;
 use super::transport::{Lane, Transport};
 use super::watch::slim;
 use super::{ApiError, ApiObject};
+use crate::metrics;
 
 /// The transport bounds the wait for the head of an answer; its body may take this much
 /// longer.
@@ -90,7 +91,10 @@ impl Requester {
 
     async fn text(&self, request: Built) -> kube::Result<String> {
         let request = self.admit(request).await?;
-        self.in_time(self.client.request_text(request)).await
+        let method = request.method().clone();
+        let text = self.in_time(self.client.request_text(request)).await?;
+        metrics::api::read(method.as_str(), &self.transport.server(), text.len());
+        Ok(text)
     }
 
     /// Opens a watch. Only its beginning is bounded in time. It ends when other connections
@@ -114,7 +118,10 @@ impl Requester {
     async fn admit(&self, request: Built) -> kube::Result<Request<Vec<u8>>> {
         let mut request = request.map_err(Error::BuildRequest)?;
         request.extensions_mut().insert(self.lane);
+        let began = Instant::now();
         self.throttle.turn().await;
+        let (method, bytes) = (request.method().as_str(), request.body().len());
+        metrics::api::admitted(method, &self.transport.server(), began.elapsed(), bytes);
         Ok(request)
     }
 }

@@ -38,6 +38,7 @@ use super::connect::{Connections, NoHttp2, Protocol, connect};
 use super::errors::{ConnectError, LoadError, PluginError, caused_by};
 use super::health::{Health, Success};
 use crate::clock::Clock;
+use crate::metrics;
 
 /// The head of an answer to anything but a heartbeat.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -158,6 +159,11 @@ impl Transport {
         self.renewal().await.borrow().clone()
     }
 
+    /// Whom requests of now are for.
+    pub(super) fn server(&self) -> String {
+        self.current.borrow().as_ref().map(|loaded| loaded.server()).unwrap_or_default()
+    }
+
     /// Changes whenever a failed request deserves another try at once.
     pub(super) fn retry_now(&self) -> watch::Receiver<u64> {
         self.retry_now.subscribe()
@@ -173,7 +179,11 @@ impl Transport {
             return Err(ConnectError::NoCredentials { kubeconfig: self.kubeconfig.clone() });
         };
 
-        let failure = match timeout_at(deadline, loaded.send(lane, request)).await {
+        let (method, began) = (request.method().clone(), Instant::now());
+        let answer = timeout_at(deadline, loaded.send(lane, request)).await;
+        let status = answer.as_ref().ok().and_then(|answer| Some(answer.as_ref().ok()?.status().as_u16()));
+        metrics::api::answered(method.as_str(), &loaded.server(), status, began.elapsed());
+        let failure = match answer {
             Ok(Ok(response)) => {
                 self.note_success(lane);
                 if response.status() == StatusCode::UNAUTHORIZED {

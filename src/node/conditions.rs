@@ -84,6 +84,10 @@ fn stamped(inputs: &ConditionInputs<'_>, kind: &str, holds: bool, reason: &str, 
     }
 }
 
+pub(super) fn is_ready(conditions: &[NodeCondition]) -> bool {
+    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
 /// Reasons of the events that the step from `before` to `after` gives rise to. A Ready
 /// condition that appears for the first time is no event; the others are.
 pub(super) fn transitions(before: &[NodeCondition], after: &[NodeCondition]) -> Vec<&'static str> {

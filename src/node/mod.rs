@@ -21,6 +21,7 @@ mod handle;
 mod lease;
 mod patch;
 mod register;
+mod startup;
 mod stock;
 mod survey;
 mod task;

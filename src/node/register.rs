@@ -30,6 +30,7 @@ impl Task {
             match bounded("create node", cluster.create_node(desired)).await {
                 Ok(node) => {
                     info!(node = self.config.name, "node registered");
+                    self.startup.registered(self.clock.now());
                     self.tell_transitions(&NodeStatus::default(), node.status.as_ref());
                     self.enter(node, false);
                     return Ok(());

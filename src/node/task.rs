@@ -23,6 +23,7 @@ use super::conditions::Pressures;
 use super::config::NodeConfig;
 use super::desired::{NodeInputs, node};
 use super::handle::{NodeHandle, NodeParts};
+use super::startup::Startup;
 use super::stock::{Complaints, Stock};
 use super::survey::Survey;
 use crate::clock::Clock;
@@ -75,6 +76,7 @@ pub(super) struct Task {
     /// The boot id in the API was compared once.
     pub(super) boot_was_compared: bool,
     pub(super) complaints: Complaints,
+    pub(super) startup: Startup,
 }
 
 /// Keeps the Node true, for ever.
@@ -102,6 +104,7 @@ pub async fn run(handle: NodeHandle, parts: NodeParts) {
         was_unschedulable: false,
         boot_was_compared: false,
         complaints: Complaints::default(),
+        startup: Startup::new(now),
     };
     task.recorder.node(EventType::Normal, "Starting", "Starting kubelet.");
     let mut survey_at = now;
@@ -294,6 +297,7 @@ impl Task {
             if retry_at > self.clock.now() {
                 return Some(retry_at);
             }
+            self.startup.registering(self.clock.now());
             if let Err(error) = self.register(&*cluster, &desired).await {
                 let retry_at = self.clock.now() + self.retry_delay(attempts);
                 self.standing = Standing::Unregistered { attempts: attempts + 1, retry_at };

@@ -8,10 +8,11 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{debug, info};
 
-use super::conditions::transitions;
+use super::conditions::{is_ready, transitions};
 use super::patch::{metadata_patch, status_patch, with_heartbeat};
 use super::task::{Standing, Task, bounded};
 use crate::kube::{ApiError, Cluster, Result};
+use crate::metrics;
 
 /// Changes that follow each other this fast share one write.
 const WRITE_GAP: Duration = Duration::from_millis(500);
@@ -132,7 +133,12 @@ impl Task {
         })
     }
 
-    pub(super) fn tell_transitions(&self, before: &NodeStatus, after: Option<&NodeStatus>) {
+    pub(super) fn tell_transitions(&mut self, before: &NodeStatus, after: Option<&NodeStatus>) {
+        let is_ready =
+            after.and_then(|status| status.conditions.as_ref()).is_some_and(|conditions| is_ready(conditions));
+        if let Some(phases) = self.startup.told(is_ready, self.clock.now()) {
+            metrics::node::started(phases);
+        }
         let of = |status: Option<&NodeStatus>| status.and_then(|status| status.conditions.clone()).unwrap_or_default();
         for reason in transitions(&of(Some(before)), &of(after)) {
             info!(node = self.config.name, state = reason, "node condition changed");

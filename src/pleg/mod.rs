@@ -23,6 +23,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 pub use health::RuntimeHealth;
 pub use state::PodRuntime;
@@ -30,6 +31,7 @@ pub use task::{PlegConfig, run};
 
 use crate::cri::{self, Container, ContainerId, ContainerStateKind, CriError, Runtime, SandboxState, Scope};
 use crate::host::Host;
+use crate::metrics;
 use crate::pod::{PodUid, Source};
 
 /// Called with a pod that may have changed. Must not block.
@@ -54,6 +56,14 @@ struct Shared {
     /// came, so that a seed tells the same story twice.
     gate: Semaphore,
     health: watch::Sender<RuntimeHealth>,
+}
+
+/// How much the runtime holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Pods whose sandbox is ready.
+    pub running_pods: usize,
+    pub containers: BTreeMap<ContainerStateKind, usize>,
 }
 
 /// See [`Pleg::changing`].
@@ -121,6 +131,12 @@ enum Listed {
     Container(ContainerStateKind),
 }
 
+impl Listed {
+    fn is_ready_sandbox(self) -> bool {
+        matches!(self, Listed::Sandbox { ready: true })
+    }
+}
+
 impl Pleg {
     pub fn new(runtime: Arc<dyn Runtime>, host: Arc<dyn Host>, wake: Wake) -> Self {
         Pleg {
@@ -167,6 +183,20 @@ impl Pleg {
         entries.iter().filter_map(of_name).collect()
     }
 
+    /// How much the runtime holds, as far as events and lists have told.
+    pub fn census(&self) -> Census {
+        let mut census = Census::default();
+        for entry in self.entries().values() {
+            census.running_pods += usize::from(entry.listed.iter().any(|(_, line)| line.is_ready_sandbox()));
+            for (_, line) in &entry.listed {
+                if let Listed::Container(state) = line {
+                    *census.containers.entry(*state).or_default() += 1;
+                }
+            }
+        }
+        census
+    }
+
     /// Who a pod is, also while it cannot be read.
     pub fn named(&self, uid: &PodUid) -> Option<Named> {
         self.entries().get(uid)?.named.clone()
@@ -189,7 +219,9 @@ impl Pleg {
             }
             (entry.hints, entry.runtime.clone(), entry.distrusted.clone())
         };
+        let began = Instant::now();
         let fresh = Arc::new(self.read(uid, &cached, &distrusted).await?);
+        metrics::pleg::READ_DURATION.took([], began.elapsed());
         let mut entries = self.entries();
         let entry = entries.entry(uid.clone()).or_default();
         if entry.hints == hints {

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{Listed, Named, Pleg};
 use crate::clock::Clock;
 use crate::cri::{self, CriError, SandboxState, Scope};
+use crate::metrics;
 use crate::pod::PodUid;
 
 /// How often the task looks without being told to.
@@ -64,6 +66,8 @@ async fn listen(pleg: &Pleg, config: &PlegConfig, nudge: &Nudge) {
         match pleg.shared.runtime.events().await {
             Ok(mut events) => {
                 debug!("listening to runtime events");
+                metrics::pleg::STREAMS.add([]);
+                let began = Instant::now();
                 nudge.listening.send_replace(true);
                 // Whatever happened while nobody listened is found by a list taken now.
                 nudge.relist.notify_one();
@@ -82,6 +86,8 @@ async fn listen(pleg: &Pleg, config: &PlegConfig, nudge: &Nudge) {
                         }
                     }
                 }
+                metrics::pleg::STREAM_ERRORS.add([]);
+                metrics::pleg::STREAM_DURATION.took([], began.elapsed());
                 nudge.listening.send_replace(false);
                 nudge.status.notify_one();
                 nudge.relist.notify_one();
@@ -90,7 +96,10 @@ async fn listen(pleg: &Pleg, config: &PlegConfig, nudge: &Nudge) {
                 info!(period = ?config.relist_without_events, "runtime has no event stream, relisting instead");
                 return;
             }
-            Err(error) => debug!(%error, "cannot open the runtime event stream, will retry"),
+            Err(error) => {
+                metrics::pleg::STREAM_ERRORS.add([]);
+                debug!(%error, "cannot open the runtime event stream, will retry");
+            }
         }
         tokio::time::sleep(config.retry).await;
     }
@@ -168,6 +177,7 @@ async fn ask_status(pleg: &Pleg, clock: &Clock) -> bool {
 /// Lists everything and hints at each pod whose lines differ from what was last seen.
 async fn relist(pleg: &Pleg, clock: &Clock, listening: bool) -> cri::Result<()> {
     let runtime = &pleg.shared.runtime;
+    let began = clock.now();
     let rumours = pleg.rumours();
     let (sandboxes, containers) =
         futures::try_join!(runtime.list_sandboxes(&Scope::All), runtime.list_containers(&Scope::All))?;
@@ -207,9 +217,13 @@ async fn relist(pleg: &Pleg, clock: &Clock, listening: bool) -> cri::Result<()> 
     for uid in &changed {
         pleg.hint(uid);
     }
+    let now = clock.now();
+    metrics::pleg::RELIST_DURATION.took([], now - began);
     pleg.shared.health.send_if_modified(|health| {
         let first = health.listed_at.is_none();
-        health.listed_at = Some(clock.now());
+        if let Some(before) = health.listed_at.replace(now) {
+            metrics::pleg::RELIST_INTERVAL.took([], now - before);
+        }
         health.list_overdue = if listening { LIST_OVERDUE_WITH_EVENTS } else { LIST_OVERDUE_WITHOUT_EVENTS };
         first
     });

@@ -66,6 +66,15 @@ pub fn find<'a>(pod: &'a Pod, name: &str) -> Option<(Role, Cow<'a, Container>)> 
     all_containers(pod).find(|(_, container)| container.name == name)
 }
 
+/// What upstream's metrics call a container of this kind.
+pub fn counted_as(pod: &Pod, name: &str) -> &'static str {
+    match find(pod, name) {
+        Some((Role::Init | Role::Sidecar, _)) => "init_container",
+        Some((Role::Ephemeral, _)) => "ephemeral_container",
+        Some((Role::Regular, _)) | None => "container",
+    }
+}
+
 /// Where the container stands in its pod, as events about it say.
 pub fn field_path(pod: &Pod, name: &str) -> Option<String> {
     find(pod, name).map(|(role, _)| format!("spec.{}{{{name}}}", role.list_name()))
@@ -131,6 +140,8 @@ mod tests {
         check("web", Some("spec.containers{web}"));
         check("debug", Some("spec.ephemeralContainers{debug}"));
         check("other", None);
+        let counted = ["setup", "proxy", "web", "debug"].map(|name| counted_as(&pod, name));
+        assert_eq!(counted, ["init_container", "init_container", "container", "ephemeral_container"]);
         let roles: Vec<Role> = all_containers(&pod).map(|(role, _)| role).collect();
         assert_eq!(roles, [Role::Init, Role::Sidecar, Role::Regular, Role::Ephemeral]);
     }

@@ -39,8 +39,10 @@ use crate::clock::Clock;
 use crate::cri::ContainerId;
 use crate::events::Recorder;
 use crate::handlers::Caller;
+use crate::metrics;
+use crate::metrics::probes::{Probe, Tally};
 use crate::pleg::PodRuntime;
-use crate::pod::PodUid;
+use crate::pod::{PodRef, PodUid};
 use task::Task;
 use wanted::Key;
 
@@ -51,13 +53,19 @@ pub enum ProbeKind {
     Readiness,
 }
 
-impl fmt::Display for ProbeKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl ProbeKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
             ProbeKind::Startup => "Startup",
             ProbeKind::Liveness => "Liveness",
             ProbeKind::Readiness => "Readiness",
-        })
+        }
+    }
+}
+
+impl fmt::Display for ProbeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -112,6 +120,7 @@ impl Probes {
             uid: uid.clone(),
             board: Arc::default(),
             tasks: BTreeMap::new(),
+            tallies: BTreeMap::new(),
             has_looked: false,
         }
     }
@@ -161,6 +170,8 @@ pub struct PodProbes {
     uid: PodUid,
     board: Arc<Board>,
     tasks: BTreeMap<Key, AbortOnDropHandle<()>>,
+    /// By container and kind, over all its instances.
+    tallies: BTreeMap<(String, ProbeKind), Arc<Tally>>,
     has_looked: bool,
 }
 
@@ -233,13 +244,27 @@ impl PodProbes {
         let adopted = !self.has_looked;
         for (key, target) in wanted {
             if !self.tasks.contains_key(&key) {
-                let task = Task::new(self.shared.clone(), self.board.clone(), self.uid.clone(), target, adopted);
+                let tally = self.tally(look.pod, &target);
+                let task = Task::new(self.shared.clone(), self.board.clone(), self.uid.clone(), target, adopted, tally);
                 let task = tokio::spawn(task.run().instrument(tracing::Span::current()));
                 self.tasks.insert(key, AbortOnDropHandle::new(task));
             }
         }
+        if look.stage == Stage::Over {
+            self.tallies.clear();
+        }
         self.has_looked = true;
         standings
+    }
+
+    fn tally(&mut self, pod: &Pod, target: &wanted::Target) -> Arc<Tally> {
+        let container = target.container.name.clone();
+        let tally = self.tallies.entry((container.clone(), target.kind)).or_insert_with(|| {
+            let PodRef { name, namespace, .. } = PodRef::of(pod);
+            let (kind, pod_uid) = (target.kind.as_str(), self.uid.to_string());
+            metrics::probes::tally(Probe { kind, container, pod: name, namespace, pod_uid })
+        });
+        tally.clone()
     }
 
     /// How the instances stand now, by the last look.

@@ -11,6 +11,7 @@ use super::counter::Counter;
 use super::wanted::Target;
 use super::{Assumed, Board, ProbeKind, Shared};
 use crate::events::EventType;
+use crate::metrics::probes::{Outcome, Tally};
 use crate::pod::{self, PodUid};
 
 /// A container that has never been ready is asked again after this, twice this, and so on up
@@ -26,6 +27,7 @@ pub struct Task {
     counter: Counter,
     first_due: Instant,
     was_ready: bool,
+    tally: Arc<Tally>,
 }
 
 /// Whether there is anything left to find out.
@@ -37,7 +39,14 @@ enum Next {
 
 impl Task {
     /// `adopted` is a container that ran before this agent did.
-    pub fn new(shared: Arc<Shared>, board: Arc<Board>, uid: PodUid, target: Target, adopted: bool) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        board: Arc<Board>,
+        uid: PodUid,
+        target: Target,
+        adopted: bool,
+        tally: Arc<Tally>,
+    ) -> Self {
         let now = shared.clock.now();
         let settings = &target.settings;
         let since_start = shared.clock.wall().duration_since(target.started_at);
@@ -47,7 +56,7 @@ impl Task {
         let spread = if adopted { shared.clock.part_of(settings.period) } else { Duration::ZERO };
         let first_due = now + delay.max(spread);
         let was_ready = board.state().standings.get(&target.id).is_some_and(|standing| standing.ready == Some(true));
-        Task { shared, board, uid, target, counter: Counter::default(), first_due, was_ready }
+        Task { shared, board, uid, target, counter: Counter::default(), first_due, was_ready, tally }
     }
 
     pub async fn run(mut self) {
@@ -57,7 +66,9 @@ impl Task {
         sleep_until(due).await;
         loop {
             // Boxed, so that a probe that only waits for its next run holds no more than that.
+            let began = self.shared.clock.now();
             let verdict = Box::pin(self.ask()).await;
+            self.tally.note(outcome(&verdict), self.shared.clock.now() - began);
             if self.take(verdict) == Next::Done {
                 return;
             }
@@ -155,5 +166,13 @@ impl Task {
         let pod = self.board.state().pod.clone();
         let path = pod::field_path(&pod, &self.target.container.name);
         self.shared.recorder.pod(&pod, path.as_deref(), EventType::Warning, reason, message);
+    }
+}
+
+fn outcome(verdict: &Verdict) -> Outcome {
+    match verdict {
+        Verdict::Success | Verdict::Warning(_) => Outcome::Successful,
+        Verdict::Failure(_) => Outcome::Failed,
+        Verdict::Error(_) => Outcome::Unknown,
     }
 }

@@ -20,6 +20,7 @@ use super::connection::{self, Protocol};
 use super::front::{Exhibits, Front, Peer};
 use super::guests::{Guest, Guests};
 use super::logs::LogDesk;
+use super::metrics::MetricsDesk;
 use super::routes::Door;
 use super::streaming::Streaming;
 use super::tls::Tls;
@@ -90,6 +91,7 @@ impl Doors {
                 clock: clock.clone(),
                 split_streams: config.split_streams,
             },
+            metrics: MetricsDesk::new(clock.clone()),
             streaming: Streaming::new(Arc::new(exhibits.runtime.clone()), config.stream_idle),
             exhibits,
         });

@@ -14,6 +14,7 @@ use super::config::Switches;
 use super::guests::Guest;
 use super::health::Health;
 use super::logs::LogDesk;
+use super::metrics::{About, Counted, MetricsDesk};
 use super::routes::{self, Door, Handler, Unhandled};
 use super::streaming::{Streaming, Target};
 use super::{healthz, pods};
@@ -22,6 +23,8 @@ use crate::logs::Disk;
 use crate::logs::read::LogReads;
 use crate::pleg::Pleg;
 use crate::sync::Roster;
+use crate::sync::mirror::Mirrors;
+use crate::volumes::Volumes;
 
 /// What handlers show.
 pub struct Exhibits {
@@ -32,6 +35,9 @@ pub struct Exhibits {
     pub log_reads: LogReads,
     /// By which the logs of the node are read.
     pub disk: Disk,
+    pub mirrors: Mirrors,
+    pub volumes: Volumes,
+    pub about: About,
 }
 
 pub struct Front {
@@ -41,6 +47,7 @@ pub struct Front {
     pub configz: Bytes,
     pub logs: LogDesk,
     pub streaming: Streaming,
+    pub metrics: MetricsDesk,
     pub exhibits: Exhibits,
 }
 
@@ -55,7 +62,7 @@ pub struct Peer {
 impl Front {
     /// The answer, on which the request counts as under way until it was taken.
     pub async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
-        let under_way = peer.guest.request();
+        let under_way = (peer.guest.request(), Counted::begin(request.method(), request.uri().path(), peer.door));
         let response = match self.admit(&request, peer).await {
             Ok(path) => self.handle(request, &path, peer).await,
             Err(refused) => refused,
@@ -94,6 +101,7 @@ impl Front {
                 Some(target) => self.streaming.answer(request, &target, &shown.roster, &shown.pleg).await,
                 None => unhandled(routes::NOT_FOUND),
             },
+            Ok(Handler::Metrics(page)) => self.metrics.answer(page, peer.door, &request, shown).await,
             Ok(Handler::NotYet) => unhandled(routes::NOT_FOUND),
             Err(nobody) => unhandled(nobody),
         }

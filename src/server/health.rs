@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::metrics;
 
 /// Says what is wrong, if anything. Must neither block nor take long.
 pub type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -54,7 +55,7 @@ impl Health {
     pub(super) fn look(&self, wanted: impl Fn(&str) -> bool) -> Findings {
         let mut findings = Findings { lines: Vec::new(), is_healthy: true };
         for (name, weight, check) in self.checks.iter().filter(|(name, ..)| wanted(name)) {
-            let result = check();
+            let result = counted(name, check);
             findings.is_healthy &= result.is_ok() || *weight == Weight::Shown;
             findings.lines.push((name, result));
         }
@@ -62,8 +63,14 @@ impl Health {
     }
 
     pub(super) fn one(&self, name: &str) -> Option<Result<(), String>> {
-        self.checks.iter().find(|(known, ..)| *known == name).map(|(_, _, check)| check())
+        self.checks.iter().find(|(known, ..)| *known == name).map(|(_, _, check)| counted(name, check))
     }
+}
+
+fn counted(name: &str, check: &Check) -> Result<(), String> {
+    let result = check();
+    metrics::health::checked(name, result.is_ok());
+    result
 }
 
 impl Findings {

@@ -23,12 +23,21 @@ pub enum Handler {
     Pods,
     RunningPods,
     Configz,
+    Metrics(Page),
     ContainerLogs,
     NodeLogs,
     /// exec, attach, port-forward and run.
     Streams,
     /// Upstream has something here that we do not have yet.
     NotYet,
+}
+
+/// A page of metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Page {
+    All,
+    Probes,
+    Health,
 }
 
 /// What is under a path.
@@ -89,8 +98,11 @@ const ROUTES: &[Route] = &[
     route("/runningpods", Only, GET, Debugging, Handler::RunningPods),
     route("/configz", Only, GET, DebuggingOrNothing, Handler::Configz),
     route("/stats/summary", Only, GET_POST, AlwaysOn, Handler::NotYet),
-    route("/metrics/slis", Only, GET_DELETE, AlwaysOn, Handler::NotYet),
-    route("/metrics", Below, GET, AlwaysOn, Handler::NotYet),
+    route("/metrics/slis", Only, GET_DELETE, AlwaysOn, Handler::Metrics(Page::Health)),
+    route("/metrics/probes", Only, GET, AlwaysOn, Handler::Metrics(Page::Probes)),
+    route("/metrics/cadvisor", Only, GET, AlwaysOn, Handler::NotYet),
+    route("/metrics/resource", Only, GET, AlwaysOn, Handler::NotYet),
+    route("/metrics", Only, GET, AlwaysOn, Handler::Metrics(Page::All)),
     route("/containerLogs", Below, GET, Debugging, Handler::ContainerLogs),
     route("/logs", Below, GET, SystemLogs, Handler::NodeLogs),
     route("/run", Below, POST, Debugging, Handler::Streams),
@@ -191,6 +203,9 @@ mod tests {
             ("/runningpods/", Handler::RunningPods),
             ("/runningpods", Handler::RunningPods),
             ("/configz", Handler::Configz),
+            ("/metrics", Handler::Metrics(Page::All)),
+            ("/metrics/probes", Handler::Metrics(Page::Probes)),
+            ("/metrics/slis", Handler::Metrics(Page::Health)),
             ("/containerLogs/a/b/c", Handler::ContainerLogs),
             ("/logs/", Handler::NodeLogs),
             ("/logs/a/b", Handler::NodeLogs),
@@ -203,7 +218,9 @@ mod tests {
         check(Door::Main, Method::POST, "/run/a/b/c", ALL_ON, Ok(Handler::Streams));
         check(Door::Main, Method::GET, "/run/a/b/c", ALL_ON, Err((405, "405: Method Not Allowed")));
         check(Door::Main, Method::POST, "/pods", ALL_ON, Err((405, "405: Method Not Allowed")));
-        for path in ["/", "/podss", "/pods/x", "/nothing", "/metrics", "/stats/summary", "/flagz"] {
+        check(Door::Main, Method::DELETE, "/metrics/slis", ALL_ON, Ok(Handler::Metrics(Page::Health)));
+        check(Door::Main, Method::DELETE, "/metrics", ALL_ON, Err((405, "405: Method Not Allowed")));
+        for path in ["/", "/podss", "/pods/x", "/nothing", "/metrics/x", "/stats/summary", "/flagz"] {
             check(Door::Main, Method::GET, path, ALL_ON, NOTHING);
         }
     }

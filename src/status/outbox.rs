@@ -127,6 +127,8 @@ struct Entry {
     /// server drops or writes in another way. Sending it again would go on for ever.
     residue: Option<Value>,
     corrected_at: Option<Instant>,
+    /// Since when `desired` is something else than the API has, as far as it was set here.
+    changed_at: Option<Instant>,
 }
 
 enum ApiSide {
@@ -184,10 +186,12 @@ impl Outbox {
 
     /// The status a pod shall have. Replaces one that was not sent yet.
     pub fn set(&mut self, uid: &PodUid, status: PodStatus) {
+        let now = self.clock.now();
         let entry = self.entry(uid);
         if entry.desired.as_deref() == Some(&status) {
             return;
         }
+        entry.changed_at.get_or_insert(now);
         entry.desired = Some(Arc::new(status));
         entry.residue = None;
         if let ApiSide::Refusing(pod) = &entry.api {
@@ -337,6 +341,17 @@ impl Outbox {
         Some(request)
     }
 
+    /// How long the status that is under way has been due, or a part of it; each is told once.
+    pub fn delay(&mut self, uid: &PodUid, now: Instant) -> Option<Duration> {
+        let entry = self.entries.get_mut(uid)?;
+        let Place::InFlight { sent, .. } = &entry.place else { return None };
+        let is_newest = entry.desired.as_ref().is_some_and(|desired| Arc::ptr_eq(desired, sent));
+        let since = entry.changed_at.take()?;
+        // What was set meanwhile waits from now on.
+        entry.changed_at = (!is_newest).then_some(now);
+        Some(now.saturating_duration_since(since))
+    }
+
     /// Takes in what became of a request.
     pub fn done(&mut self, uid: &PodUid, outcome: Outcome, now: Instant) {
         self.in_flight -= 1;
@@ -438,6 +453,7 @@ impl Outbox {
             failures: 0,
             residue: None,
             corrected_at: None,
+            changed_at: None,
         })
     }
 

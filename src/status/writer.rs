@@ -13,6 +13,7 @@ use tracing::{debug, info, warn};
 use super::outbox::{Flush, IN_FLIGHT_MAX, Outbox, Outcome, Request, Step, Write, retry_delay};
 use crate::clock::Clock;
 use crate::kube::{ApiError, Cluster};
+use crate::metrics;
 use crate::pod::{PodRef, PodUid};
 
 /// No answer for so long is none: the next attempt may find a connection that works.
@@ -147,6 +148,7 @@ impl StatusWriter {
                 // Cancel-safe: unfinished calls stay in the set.
                 Some((request, outcome, error)) = calls.next() => {
                     self.report(&request, &outcome, error.as_ref());
+                    self.count(&request, &outcome);
                     self.outbox().done(&request.uid, outcome, self.shared.clock.now());
                     was_down = self.report_link(was_down);
                 }
@@ -183,6 +185,15 @@ impl StatusWriter {
             Outcome::Failed => {
                 debug!(namespace, name, %uid, error, "pod status not written, will retry")
             }
+        }
+    }
+
+    fn count(&self, request: &Request, outcome: &Outcome) {
+        if !matches!(outcome, Outcome::Accepted(_)) {
+            return;
+        }
+        if let Some(delay) = self.outbox().delay(&request.uid, self.shared.clock.now()) {
+            metrics::pods::STATUS_SYNC_DURATION.took([], delay);
         }
     }
 

@@ -12,6 +12,7 @@ use super::Context;
 use super::wish::Desired;
 use crate::admission::{Allocation, Answer, NodeFacts};
 use crate::events::EventType;
+use crate::metrics;
 use crate::node::NodeView;
 use crate::pleg::PodRuntime;
 use crate::pod::PodUid;
@@ -50,8 +51,19 @@ pub(super) async fn admit(context: &Context, uid: &PodUid, wish: &Desired, runti
             }
         }
     };
+    metrics::pods::REJECTIONS.add([counted_as(&refusal.reason)]);
     context.recorder.pod(&wish.pod, None, EventType::Warning, &refusal.reason, refusal.message.clone());
     Some(Verdict::refused(&refusal.reason, &refusal.message))
+}
+
+/// Resources have any name, and labels a bounded number of values.
+fn counted_as(reason: &str) -> &str {
+    match reason.strip_prefix("OutOf") {
+        Some(resource) if !matches!(resource, "cpu" | "memory" | "ephemeral-storage" | "pods") => {
+            "OutOfExtendedResources"
+        }
+        _ => reason,
+    }
 }
 
 fn ask(context: &Context, uid: &PodUid, fresh: Option<&Option<Node>>) -> Answer {

@@ -9,9 +9,11 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::launch::{self, CgroupConfig};
 use crate::host::{CgroupPath, CgroupSettings, Host, HostError};
+use crate::metrics;
 use crate::pod::PodUid;
 
 pub struct Cgroups {
@@ -38,13 +40,18 @@ impl Cgroups {
         if !self.config.per_qos {
             return Ok(());
         }
-        {
+        let began = Instant::now();
+        let is_known = {
             let mut levels = self.levels.lock().await;
-            levels.pods.insert(uid.clone(), pod.clone());
+            let is_known = levels.pods.insert(uid.clone(), pod.clone()).is_some();
             self.write(&mut levels).await?;
-        }
+            is_known
+        };
         let (path, _) = launch::pod_cgroup(pod, &self.config);
-        self.host.ensure_cgroup(&path, settings).await
+        self.host.ensure_cgroup(&path, settings).await?;
+        let operation = if is_known { "update" } else { "create" };
+        metrics::pods::CGROUP_DURATION.took([operation], began.elapsed());
+        Ok(())
     }
 
     /// Removes a pod's cgroup, wherever it is, and whatever still runs in it.
@@ -52,9 +59,11 @@ impl Cgroups {
         if !self.config.per_qos {
             return Ok(());
         }
+        let began = Instant::now();
         for path in launch::pod_cgroup_candidates(uid, &self.config) {
             self.host.destroy_cgroup(&path).await?;
         }
+        metrics::pods::CGROUP_DURATION.took(["destroy"], began.elapsed());
         let mut levels = self.levels.lock().await;
         if levels.pods.remove(uid).is_some() {
             self.write(&mut levels).await?;

@@ -23,8 +23,10 @@ use tracing::{Instrument, error, info, info_span, warn};
 use super::victims::Victims;
 use super::wish::{Desired, Doom, GRACE_SECONDS_DEFAULT, Stop, StopCause};
 use super::worker::{self, is_terminal};
-use super::{Context, orphans};
+use super::{Context, orphans, resize};
 use crate::events::EventType;
+use crate::metrics;
+use crate::pod::containers::regular_containers;
 use crate::pod::{PodRef, PodUid, Source, features};
 use crate::sources::{SourceEvent, mirror as content};
 use crate::status::{Cause, Verdict, readiness_gates};
@@ -248,8 +250,12 @@ impl Dispatcher {
             }
         }
         self.context.roster.put(&uid, &pod, source);
+        self.count(&uid, &pod, source);
         if let Some(entry) = self.pods.get_mut(&uid) {
             let changed = is_news(&entry.pod, &pod);
+            if changed {
+                resize::count_wishes(&entry.pod, &pod);
+            }
             let gates = &self.context.config.launch.gates;
             if changed && let Some(message) = features::unavailable_for_change(gates, &entry.pod, &pod) {
                 self.context.recorder.pod(&pod, None, EventType::Warning, "FailedNodeDeclaredFeaturesCheck", message);
@@ -264,6 +270,16 @@ impl Dispatcher {
             self.pods.insert(uid.clone(), Entry::new(pod, source, true));
         }
         self.start(&uid);
+    }
+
+    fn count(&self, uid: &PodUid, pod: &Pod, source: Source) {
+        let is_new = metrics::starts::seen(uid.as_str(), self.context.clock.now());
+        if is_new {
+            metrics::pods::CONTAINERS_PER_POD.observe([], regular_containers(pod).len() as f64);
+        }
+        if source == Source::Api {
+            metrics::starts::shown(uid.as_str(), pod, is_new, self.context.clock.wall());
+        }
     }
 
     fn removed(&mut self, uid: &PodUid) {
@@ -427,6 +443,7 @@ impl Dispatcher {
             self.drop_entry(&uid);
         } else if !entry.is_ending() {
             // Put back while it was ending: the same name and UID, and yet another life.
+            metrics::pods::RESTARTED_PODS.add([metrics::pods::static_label(entry.source.is_static())]);
             self.life_is_over(&uid);
             self.start(&uid);
         }
@@ -454,6 +471,7 @@ impl Dispatcher {
     fn drop_entry(&mut self, uid: &PodUid) {
         self.life_is_over(uid);
         let Some(entry) = self.pods.remove(uid) else { return };
+        metrics::starts::forget(uid.as_str());
         if !entry.source.is_static() {
             return;
         }
@@ -488,6 +506,9 @@ impl Dispatcher {
             return;
         }
         info!(pod = %reference, %uid, "no source knows this pod, ending it");
+        if self.context.pleg.named(&uid).is_some() {
+            metrics::pods::ORPHANED_RUNTIME_PODS.add([]);
+        }
         let full_name = reference.full_name();
         let is_alive = |uid: &PodUid| self.pods.get(uid).is_some_and(Entry::may_run);
         let first = self.static_queues.get(&full_name).and_then(VecDeque::front);

@@ -23,6 +23,7 @@ use super::{Context, hooks, resize, start};
 use crate::causes::chain;
 use crate::cri::{self, ContainerId, CriError, IdRange, RuntimeHandler, SandboxConfig};
 use crate::events::EventType;
+use crate::metrics;
 use crate::pleg::PodRuntime;
 use crate::pod::containers::Role;
 use crate::pod::dns::Resolver;
@@ -186,6 +187,22 @@ impl Round<'_> {
     }
 
     async fn create_sandbox(&self, attempt: u32, replaces: bool) -> Result<(), StartFailure> {
+        let has_users = pod::spec(&self.wish.pod).host_users == Some(false);
+        metrics::pods::STARTED_PODS.add([]);
+        if has_users {
+            metrics::pods::STARTED_PODS_WITH_USERS.add([]);
+        }
+        let result = self.make_sandbox(attempt, replaces).await;
+        if result.is_err() {
+            metrics::pods::STARTED_PODS_ERRORS.add([]);
+            if has_users {
+                metrics::pods::STARTED_PODS_WITH_USERS_ERRORS.add([]);
+            }
+        }
+        result
+    }
+
+    async fn make_sandbox(&self, attempt: u32, replaces: bool) -> Result<(), StartFailure> {
         if replaces {
             self.pod_event(
                 EventType::Normal,
@@ -206,7 +223,10 @@ impl Round<'_> {
             Ok(config) => config,
             Err(message) => return Err(self.sandbox_failed(message)),
         };
-        match self.context.runtime.run_sandbox(&config).await {
+        let began = self.context.clock.now();
+        let made = self.context.runtime.run_sandbox(&config).await;
+        metrics::runtime::ran_sandbox(&handler, self.context.clock.now() - began, made.is_ok());
+        match made {
             Ok(id) => {
                 debug!(sandbox = %id, attempt, "sandbox created");
                 Ok(())

@@ -33,6 +33,7 @@ use super::report::pod_ip;
 use crate::cri::{Container, ContainerId, ContainerState, Executed, annotations};
 use crate::events::{EventType, Recorder};
 use crate::handlers::{self, Answer, Call, CallError, Caller, Place};
+use crate::metrics;
 use crate::net::{BODY_BYTES_MAX, HttpGet, NetError, Scheme};
 use crate::pleg::PodRuntime;
 use crate::pod::{self, containers::Role};
@@ -199,6 +200,15 @@ pub fn as_shown<'a>(runtime: &'a PodRuntime, post_starts: &PostStarts) -> Cow<'a
     shown
 }
 
+/// A hook that sleeps. Dropped, it was woken before its time.
+struct Nap;
+
+impl Drop for Nap {
+    fn drop(&mut self) {
+        metrics::pods::SLEEPS_CUT_SHORT.add([]);
+    }
+}
+
 /// A hook with everything looked up that it needs.
 struct Hook {
     hooks: Hooks,
@@ -356,7 +366,9 @@ impl Hook {
             let request = handlers::http_get(get, place, &self.hooks.user_agent).map_err(|error| error.to_string())?;
             self.get(request).await
         } else if let Some(action) = &self.handler.sleep {
+            let nap = Nap;
             sleep(Duration::from_secs(action.seconds.try_into().unwrap_or(0))).await;
+            std::mem::forget(nap);
             Ok(())
         } else {
             // The API takes tcpSocket, for old objects' sake, and nobody has ever run one.
@@ -398,6 +410,7 @@ impl Hook {
         request.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("authorization"));
         match self.call(&Call::Http(request.clone())).await {
             Ok(_) => {
+                metrics::pods::HTTP_FALLBACKS.add([]);
                 let message =
                     format!("request to HTTPS lifecycle hook {host} got HTTP response, retry with HTTP succeeded");
                 self.recorder.pod(&self.pod, None, EventType::Warning, "LifecycleHTTPFallback", message);

@@ -87,6 +87,11 @@ impl Mirrors {
         self.changed.notify_one();
     }
 
+    /// How many mirrors the API has.
+    pub fn count(&self) -> usize {
+        self.state().observed.len()
+    }
+
     /// The static pod of this name has ended: its mirror is not taken for another one's.
     pub fn retire(&self, full_name: &str) {
         let mut state = self.state();

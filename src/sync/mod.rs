@@ -55,7 +55,7 @@ pub use dispatcher::Dispatcher;
 pub use hooks::Hooks;
 pub use plan::BackoffLimits;
 pub use resolver::HostResolver;
-pub use roster::{Known, Roster};
+pub use roster::{Config, Known, Lifecycle, Roster, Work};
 pub use user_namespaces::IdPool;
 pub use wakes::Wakes;
 

@@ -17,6 +17,7 @@ use crate::config::{Gate, GoDuration};
 use crate::cri::CriError;
 use crate::events::EventType;
 use crate::host::CgroupSettings;
+use crate::metrics;
 use crate::pleg::PodRuntime;
 use crate::pod::{self, PodRef};
 use crate::probes::{Standings, Told};
@@ -80,6 +81,13 @@ pub fn read_failure(error: &CriError) -> (&'static str, String) {
         "PodSandboxStatus" => ("FailedPodSandBoxStatus", format!("Unable to get pod sandbox status: {error}")),
         _ => ("FailedSync", format!("error determining status: {error}")),
     }
+}
+
+/// When the init containers that end ran.
+fn init_spans(pod: &Pod, runtime: &PodRuntime) -> Vec<metrics::starts::Span> {
+    let inits = pod::containers::init_containers(pod).iter().filter(|spec| !pod::containers::is_sidecar(spec));
+    let instances = inits.flat_map(|spec| runtime.instances(&spec.name));
+    instances.filter_map(|instance| instance.exit()?.started_at.zip(instance.exit()?.finished_at)).collect()
 }
 
 impl Reporter {
@@ -211,6 +219,11 @@ impl Reporter {
         });
         if stage == Stage::Syncing && computed.phase.is_terminal() {
             return computed.phase;
+        }
+        let ran_before = self.earlier(&wish.pod).is_some_and(|told| told.phase.as_deref() == Some("Running"));
+        if computed.phase == Phase::Running && !ran_before {
+            let inits = init_spans(&wish.pod, runtime);
+            metrics::starts::ran(reference.uid.as_str(), inits, context.clock.now());
         }
         if let Some(status) = context.status.as_ref().filter(|_| self.knows_the_past()) {
             self.has_told = true;

@@ -1,6 +1,7 @@
 //! The roster: which pods are wanted here, and how each is, for those who show them.
 //!
-//! The dispatcher writes who is on it, each pod's reporter how it is. Nobody decides by it.
+//! The dispatcher writes who is on it, each pod's reporter how it is and its worker how far it is
+//! with it. Nobody decides by it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -32,7 +33,39 @@ impl Known {
 
 /// Clones share the roster.
 #[derive(Clone, Default)]
-pub struct Roster(Arc<Mutex<BTreeMap<PodUid, Line>>>);
+pub struct Roster(Arc<Books>);
+
+#[derive(Default)]
+struct Books {
+    lines: Mutex<BTreeMap<PodUid, Line>>,
+    work: Mutex<BTreeMap<PodUid, Work>>,
+}
+
+/// How far a worker is with its pod, for those who count.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Work {
+    pub lifecycle: Lifecycle,
+    pub config: Config,
+    pub is_static: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Lifecycle {
+    Sync,
+    Terminating,
+    Terminated,
+}
+
+/// Who knows a pod that is worked on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Config {
+    /// A source has it.
+    Desired,
+    /// Its source has it no more.
+    Orphan,
+    /// No source ever spoke of it.
+    RuntimeOnly,
+}
 
 struct Line {
     pod: Arc<Pod>,
@@ -78,8 +111,27 @@ impl Roster {
         named.max_by_key(|(_, line)| stays(line)).map(|(uid, line)| line.known(uid))
     }
 
+    /// How far its worker is with a pod.
+    pub(super) fn works_on(&self, uid: &PodUid, work: Work) {
+        self.work_under_way().insert(uid.clone(), work);
+    }
+
+    /// The worker of this pod is done.
+    pub(super) fn has_left(&self, uid: &PodUid) {
+        self.work_under_way().remove(uid);
+    }
+
+    /// What all workers are at.
+    pub fn work(&self) -> Vec<Work> {
+        self.work_under_way().values().copied().collect()
+    }
+
     fn lines(&self) -> MutexGuard<'_, BTreeMap<PodUid, Line>> {
-        self.0.lock().expect("nothing that holds the roster can panic")
+        self.0.lines.lock().expect("nothing that holds the roster can panic")
+    }
+
+    fn work_under_way(&self) -> MutexGuard<'_, BTreeMap<PodUid, Work>> {
+        self.0.work.lock().expect("nothing that holds the roster can panic")
     }
 }
 

@@ -16,6 +16,7 @@ use crate::cri::{Container, ContainerId, Mount, Sandbox, SandboxConfig, SandboxI
 use crate::events::EventType;
 use crate::host::{Durability, HostError};
 use crate::images::{ImageError, ImageRequest, ReadyImage, Reason};
+use crate::metrics;
 use crate::pod::env::{EnvSources, EnvValue, FilePlace};
 use crate::pod::hosts::{self, PodHostname};
 use crate::pod::resources::Amounts;
@@ -31,6 +32,22 @@ const HOSTS_BYTES_MAX: usize = 1 << 20;
 
 /// Starts a new instance. The caller has made sure that no other one of it lives.
 pub async fn start(
+    round: &Round<'_>,
+    name: &str,
+    kind: Kind,
+    attempt: Option<u32>,
+    waits: Waits,
+) -> Result<(), StartFailure> {
+    let counted_as = pod::containers::counted_as(&round.wish.pod, name);
+    metrics::pods::STARTED_CONTAINERS.add([counted_as]);
+    let result = make_and_start(round, name, kind, attempt, waits).await;
+    if let Err(failure) = &result {
+        metrics::pods::STARTED_CONTAINERS_ERRORS.add([counted_as, &failure.reason]);
+    }
+    result
+}
+
+async fn make_and_start(
     round: &Round<'_>,
     name: &str,
     kind: Kind,
@@ -105,6 +122,7 @@ pub async fn start(
             return Err(StartFailure::new("CreateContainerError", words));
         }
     };
+    volume_images.values().for_each(|_| metrics::images::VOLUMES_MOUNTED.add([]));
     round.container_event(name, EventType::Normal, "Created", "Container created");
     launch_created(round, name, &id, attempt).await
 }
@@ -155,7 +173,9 @@ async fn volume_images(
             secrets,
             sandbox,
         };
-        images.insert(volume.name.clone(), round.context.images.ensure(&request).await?);
+        metrics::images::VOLUMES_REQUESTED.add([]);
+        let image = round.context.images.ensure(&request).await;
+        images.insert(volume.name.clone(), image.inspect_err(|_| metrics::images::VOLUMES_ERRORS.add([]))?);
     }
     Ok(images)
 }

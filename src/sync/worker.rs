@@ -30,13 +30,15 @@ use super::plan::{self, Action, Plan, Snapshot, StopWhy};
 use super::report::{Progress, Reporter};
 use super::resize::{Resize, Resizing};
 use super::retries::{self, Retries, Retry, Step};
+use super::roster::{Config, Lifecycle, Work};
 use super::upkeep::{self, LogLinks};
 use super::wish::{Desired, StopCause, stop_wished};
 use super::{Context, admit, execute, hooks, report};
 use crate::cri::{ContainerId, SandboxId};
 use crate::events::EventType;
+use crate::metrics;
 use crate::pleg::PodRuntime;
-use crate::pod::PodUid;
+use crate::pod::{self, PodUid};
 use crate::probes::{self, Look, PodProbes, Standings};
 use crate::status::{self, Phase, Verdict};
 
@@ -67,6 +69,8 @@ struct Worker {
     prepared: bool,
     /// When each exit was first seen, for back-offs that outlive a jump of the wall clock.
     exits_seen: BTreeMap<ContainerId, Instant>,
+    /// What has ended by then was counted by an earlier life.
+    has_read: bool,
     /// Why containers could not be started at the last try.
     start_failures: BTreeMap<String, StartFailure>,
     retries: Retries,
@@ -103,6 +107,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
         stage: Stage::Syncing,
         prepared: false,
         exits_seen: BTreeMap::new(),
+        has_read: false,
         start_failures: BTreeMap::new(),
         retries: Retries::new(context.clock.clone()),
         done: Vec::new(),
@@ -120,12 +125,16 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
         stopped: BTreeSet::new(),
         clean_with: None,
     };
+    metrics::starts::worked_on(uid.as_str(), worker.began);
+    let mut counted_as = "create";
     loop {
         // It may have come in the middle of the last pass.
-        if wishes.has_changed().unwrap_or(false) {
+        let is_changed = wishes.has_changed().unwrap_or(false);
+        if is_changed {
             worker.retries.clear();
         }
         let wish = wishes.borrow_and_update().clone();
+        let began = context.clock.now();
         let outcome = tokio::select! {
             biased;
             // Cancel-safe: the watch keeps the newest wish. The pass is dropped wherever it
@@ -137,6 +146,9 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
             }
             outcome = worker.pass(&wish) => outcome,
         };
+        let operation = worker.counted_as(&wish).unwrap_or(if is_changed { "update" } else { counted_as });
+        metrics::pods::WORKER_DURATION.took([operation], context.clock.now() - began);
+        counted_as = "sync";
         let until = match outcome {
             Outcome::Gone => break,
             Outcome::Again => continue,
@@ -149,6 +161,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
                 if changed.is_err() {
                     return uid; // The dispatcher is gone: the agent stops, the pod goes on.
                 }
+                counted_as = "update";
                 worker.retries.clear();
             }
             // Cancel-safe: an unused permit stays with the bell.
@@ -165,6 +178,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
     }
     context.wakes.take_down(&uid);
     context.dead.forget(&uid);
+    context.roster.has_left(&uid);
     uid
 }
 
@@ -193,10 +207,11 @@ impl Worker {
         };
         self.retries.succeeded(&Step::Read);
         self.context.logs.observe(&self.uid, &runtime);
-        self.note_exits(&runtime);
+        self.note_exits(wish, &runtime);
         self.reporter.recall(&self.context, wish, &runtime);
         self.judge(wish, &runtime).await;
         self.enter_stage(wish, &runtime);
+        self.context.roster.works_on(&self.uid, self.work(wish));
         // From here on the pod is as it is wished for, but for what the node does not give it.
         let is_open = self.stage == Stage::Syncing && self.admitted;
         let wish = &self.resizing.allocate(&self.context, &self.uid, wish, is_open);
@@ -280,11 +295,45 @@ impl Worker {
         self.context.dead.look(&self.uid, runtime, is_told, self.context.clock.wall(), &self.context.wakes)
     }
 
-    fn note_exits(&mut self, runtime: &PodRuntime) {
+    fn note_exits(&mut self, wish: &Desired, runtime: &PodRuntime) {
         let now = self.context.clock.now();
-        let ended = runtime.containers.iter().filter(|container| container.exit().is_some());
-        let seen = ended.map(|container| (container.id.clone(), *self.exits_seen.get(&container.id).unwrap_or(&now)));
-        self.exits_seen = seen.collect();
+        let mut seen = BTreeMap::new();
+        for container in &runtime.containers {
+            let Some(exit) = container.exit() else { continue };
+            let known = self.exits_seen.get(&container.id);
+            if known.is_none() && self.has_read {
+                let kind = pod::containers::counted_as(&wish.pod, &container.name);
+                metrics::pods::TERMINATED_CONTAINERS.add([kind, &exit.exit_code.to_string(), &exit.reason]);
+            }
+            seen.insert(container.id.clone(), *known.unwrap_or(&now));
+        }
+        self.exits_seen = seen;
+        self.has_read = true;
+    }
+
+    /// What upstream's metrics call a pass over a pod that ends; `None` of one that goes on.
+    fn counted_as(&self, wish: &Desired) -> Option<&'static str> {
+        match self.stage {
+            Stage::Cleaning | Stage::Ended => Some("terminated"),
+            Stage::Stopping => Some("kill"),
+            Stage::Syncing => wish.grace_seconds().map(|_| "kill"),
+        }
+    }
+
+    fn work(&self, wish: &Desired) -> Work {
+        Work {
+            lifecycle: match self.stage {
+                Stage::Syncing => Lifecycle::Sync,
+                Stage::Stopping => Lifecycle::Terminating,
+                Stage::Cleaning | Stage::Ended => Lifecycle::Terminated,
+            },
+            config: match wish.stop.map(|stop| stop.cause) {
+                Some(StopCause::Orphaned) => Config::RuntimeOnly,
+                Some(StopCause::Removed) => Config::Orphan,
+                Some(StopCause::Deleted) | None => Config::Desired,
+            },
+            is_static: wish.source.is_static(),
+        }
     }
 
     /// A pod may be found anywhere on its way: stopped while we were away, or long finished.
@@ -444,6 +493,8 @@ impl Worker {
                         self.stopped.insert(id.clone());
                     }
                     if let Action::StopContainer { name, id, why: StopWhy::HookFailed } = action {
+                        let kind = pod::containers::counted_as(&wish.pod, name);
+                        metrics::pods::STARTED_CONTAINERS_ERRORS.add([kind, "PostStartHookError"]);
                         let message = self.begun_hooks.failed_post_start(id).unwrap_or_default();
                         self.start_failures.insert(name.clone(), StartFailure::new("PostStartHookError", message));
                     }

@@ -25,6 +25,17 @@ impl Plugin {
             Plugin::Projected => "kubernetes.io~projected",
         }
     }
+
+    /// As metrics name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Plugin::EmptyDir => "kubernetes.io/empty-dir",
+            Plugin::Secret => "kubernetes.io/secret",
+            Plugin::ConfigMap => "kubernetes.io/configmap",
+            Plugin::DownwardApi => "kubernetes.io/downward-api",
+            Plugin::Projected => "kubernetes.io/projected",
+        }
+    }
 }
 
 /// The directory of one pod.
@@ -72,6 +83,9 @@ mod tests {
         let pod = PodDir::of(Path::new("/var/lib/kubelet"), &PodUid::new("u-1")).unwrap();
         let pod_dir = "/var/lib/kubelet/pods/u-1";
         assert_eq!(pod.path(), Path::new(pod_dir));
+        for plugin in [Plugin::EmptyDir, Plugin::Secret, Plugin::ConfigMap, Plugin::DownwardApi, Plugin::Projected] {
+            assert_eq!(plugin.name().replace('/', "~"), plugin.directory());
+        }
         assert_eq!(pod.volume(Plugin::Secret, "s"), Path::new(pod_dir).join("volumes/kubernetes.io~secret/s"));
         assert_eq!(pod.ready_marker("e"), Path::new(pod_dir).join("plugins/kubernetes.io~empty-dir/e/ready"));
         assert_eq!(pod.sub_path("v", "c", 3), Path::new(pod_dir).join("volume-subpaths/v/c/3"));

@@ -34,6 +34,7 @@ use crate::causes::chain;
 use crate::cri::{self, ImageSpec};
 use crate::host::{DirMedium, Durability, Host, HostError};
 use crate::images::ReadyImage;
+use crate::metrics;
 use crate::objects::Objects;
 use crate::objects::tokens::Tokens;
 use crate::pod::env::{EnvFile, EnvValue};
@@ -131,6 +132,19 @@ struct Ready {
     written: BTreeMap<String, u64>,
 }
 
+impl Ready {
+    fn has(&self, name: &str) -> bool {
+        self.checked.contains(name) || self.written.contains_key(name)
+    }
+}
+
+/// Volumes of one plugin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Total {
+    pub wanted: usize,
+    pub set_up: usize,
+}
+
 /// What a container's mounts depend on besides its pod.
 pub struct Means<'a> {
     /// The container's environment, for subPathExpr.
@@ -172,7 +186,7 @@ impl Volumes {
         let uid = PodRef::of(pod).uid;
         let mut missing = plan::used_by(container);
         if let Some(ready) = self.ready().get(&uid) {
-            missing.retain(|name| !ready.checked.contains(*name) && !ready.written.contains_key(*name));
+            missing.retain(|name| !ready.has(name));
         }
         if missing.is_empty() {
             return Ok(());
@@ -247,6 +261,24 @@ impl Volumes {
         Some(EnvFile { path: volume.join(path), data })
     }
 
+    /// How many volumes of each plugin these pods want, and how many of them are set up.
+    pub fn totals<'a>(&self, pods: impl Iterator<Item = &'a Pod>) -> BTreeMap<&'static str, Total> {
+        let mut totals: BTreeMap<&'static str, Total> = BTreeMap::new();
+        for pod in pods {
+            let uid = PodRef::of(pod).uid;
+            let Ok(dir) = self.dir(&uid) else { continue };
+            let ready = self.ready();
+            for (name, plan) in plan::volumes(pod, &dir, None) {
+                let Some(plugin) = plan.ok().and_then(|plan| plan.plugin()) else { continue };
+                let is_set_up = ready.get(&uid).is_some_and(|ready| ready.has(&name));
+                let total = totals.entry(plugin).or_default();
+                total.wanted += 1;
+                total.set_up += usize::from(is_set_up);
+            }
+        }
+        totals
+    }
+
     /// Takes down all that the pod has under the root dir, mounts first. Its containers are
     /// gone by now.
     pub async fn unmount(&self, uid: &PodUid) -> Result<(), VolumeError> {
@@ -288,6 +320,7 @@ impl Volumes {
         name: String,
         plan: Result<VolumePlan, PlanError>,
     ) -> Result<(), SetUpError> {
+        let (began, plugin) = (Instant::now(), plan.as_ref().ok().and_then(VolumePlan::plugin));
         let done = match plan {
             Ok(VolumePlan::EmptyDir { path, marker, medium }) => {
                 self.empty_dir(context, &name, &path, &marker, &medium).await
@@ -299,6 +332,9 @@ impl Volumes {
             Ok(VolumePlan::Image { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         };
+        if let Some(plugin) = plugin {
+            metrics::volumes::mounted(plugin, began.elapsed(), done.is_ok());
+        }
         done.map_err(|why| SetUpError { volume: name, why })
     }
 

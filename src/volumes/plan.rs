@@ -53,6 +53,16 @@ pub enum VolumePlan {
 }
 
 impl VolumePlan {
+    /// Whose work it is, as metrics name it; nobody's here, for an image.
+    pub fn plugin(&self) -> Option<&'static str> {
+        match self {
+            VolumePlan::EmptyDir { .. } => Some(Plugin::EmptyDir.name()),
+            VolumePlan::HostPath { .. } => Some("kubernetes.io/host-path"),
+            VolumePlan::Payload { spec, .. } => Some(spec.plugin.name()),
+            VolumePlan::Image { .. } => None,
+        }
+    }
+
     /// What a container's mount shows; nothing on the host, for an image.
     pub fn path(&self) -> &Path {
         match self {

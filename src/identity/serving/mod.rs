@@ -26,11 +26,12 @@ use super::certificate::Bundle;
 use super::request::{Alternatives, Key, RequestError, serving_request};
 use super::signing::{SigningError, obtain};
 use super::store::Store;
-use super::{Access, Backoff, LOOK_AGAIN, SIGNED_WITHIN, built, rest};
+use super::{Access, Backoff, LOOK_AGAIN, SIGNED_WITHIN, built, rest, unix_seconds};
 use crate::causes::chain;
 use crate::clock::Clock;
 use crate::host::{Host, HostError};
 use crate::kube::Change;
+use crate::metrics;
 
 /// What TLS connections are served with; `None` while there is nothing.
 pub type ServingKey = watch::Receiver<Option<Arc<CertifiedKey>>>;
@@ -118,6 +119,10 @@ impl ServingIdentity {
                     // Dropping it leaves a request that nobody waits for; its key is lost.
                     obtained = self.obtain(&wanted, within.min(SIGNED_WITHIN)) => match obtained {
                         Ok(new) => {
+                            if let Some(old) = &bundle {
+                                let age = self.clock.wall().duration_since(old.leaf.not_before);
+                                metrics::certificates::server_rotated(age.as_secs_f64().max(0.0));
+                            }
                             (bundle, has_obtained) = (Some(new), true);
                             continue;
                         }
@@ -136,6 +141,7 @@ impl ServingIdentity {
     }
 
     fn serve(&self, bundle: Option<&Bundle>) {
+        metrics::certificates::server_expires(bundle.map(|bundle| unix_seconds(bundle.leaf.not_after)));
         self.key.send_if_modified(|served| {
             let is_same = match (&*served, bundle) {
                 (Some(served), Some(bundle)) => Arc::ptr_eq(served, &bundle.key),
@@ -161,6 +167,7 @@ impl ServingIdentity {
             error => matches!(error, ServingError::NoHelp),
         };
         let retry_in = self.backoff.fail(&self.clock, is_refused);
+        metrics::certificates::server_not_renewed();
         warn!(error = chain(error), ?retry_in, "the node has no new serving certificate, will retry");
         retry_in
     }

@@ -35,6 +35,7 @@ use super::credentials::{Entry, Owner, Place};
 use super::reference::Reference;
 use crate::clock::Clock;
 use crate::config::GoDuration;
+use crate::metrics;
 
 /// How long a program may take.
 const RUN_WITHIN: Duration = Duration::from_secs(60);
@@ -216,7 +217,10 @@ impl Shared {
         }
         let repository = &question.repository;
         debug!(provider = provider.name, image = repository, "asking credential provider");
-        let answer = match self.run(&provider, &question).await {
+        let began = self.clock.now();
+        let answer = self.run(&provider, &question).await;
+        metrics::images::provider_asked(&provider.name, self.clock.now() - began, answer.is_ok());
+        let answer = match answer {
             Ok(answer) => answer,
             Err(why) => {
                 warn!(provider = provider.name, image = repository, why, "credential provider gives no answer");

@@ -1,5 +1,6 @@
 //! A server on the loopback, an authority that signs for it, and clients of it.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,19 +23,23 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::clock::Clock;
-use crate::config::TlsVersion;
-use crate::host::{LinuxHost, Roots};
+use crate::config::{FeatureGates, TlsVersion};
+use crate::host::{CgroupVersion, LinuxHost, Roots};
 use crate::kube::Reviews;
 use crate::kube::fake::FakeCluster;
 use crate::logs::read::LogReads;
 use crate::logs::{Disk, Endings};
+use crate::objects::Objects;
+use crate::objects::tokens::Tokens;
 use crate::pleg::Pleg;
 use crate::pod::Source;
 use crate::server::{
-    AuthnConfig, AuthzConfig, CertificateSource, Doors, Exhibits, Health, ServerConfig, Switches, TlsConfig,
+    About, AuthnConfig, AuthzConfig, CertificateSource, Doors, Exhibits, Health, ServerConfig, Switches, TlsConfig,
 };
 use crate::sync::Roster;
+use crate::sync::mirror::Mirrors;
 use crate::sync::testing::FakeRuntime;
+use crate::volumes::Volumes;
 
 /// Signs certificates of servers and clients.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -133,7 +138,7 @@ impl House {
         change(&mut config);
 
         let clock = Clock::system();
-        let doors = Doors::open(config, host(&dir), clock).await.expect("the server opens");
+        let doors = Doors::open(config, host(&dir), clock.clone()).await.expect("the server opens");
         let (cluster, runtime) = (FakeCluster::default(), Arc::new(FakeRuntime::default()));
         let (disk, pleg) =
             (Disk::new(Duration::from_secs(10)), Pleg::new(runtime.clone(), host(&dir), Arc::new(|_: &_| {})));
@@ -144,6 +149,14 @@ impl House {
             log_reads: LogReads::new(Arc::new(pleg.clone()), Endings::default(), disk.clone()),
             disk,
             pleg,
+            mirrors: Mirrors::default(),
+            volumes: volumes(&dir, &clock),
+            about: About {
+                node_name: NODE.to_owned(),
+                version: "v1.36.0".to_owned(),
+                cgroup_version: CgroupVersion::V2,
+                gates: FeatureGates::default(),
+            },
         };
         let unused = ([127, 0, 0, 1], 0).into();
         let (address, read_only) = (doors.address().unwrap_or(unused), doors.read_only_address().unwrap_or(unused));
@@ -245,6 +258,11 @@ fn trusting(
 
 pub fn host(dir: &TempDir) -> Arc<LinuxHost> {
     Arc::new(LinuxHost::new(Roots::machine(dir.path().to_owned()), Duration::from_secs(10), Clock::system()))
+}
+
+fn volumes(dir: &TempDir, clock: &Clock) -> Volumes {
+    let (objects, tokens) = (Objects::new(None, Arc::new(|_| {})), Tokens::new(None, clock.clone()));
+    Volumes::new(host(dir), objects, tokens, Arc::new(BTreeMap::new), dir.path().to_owned())
 }
 
 pub fn request(method: Method, token: Option<&str>, path: &str) -> Request<Empty<Bytes>> {

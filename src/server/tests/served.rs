@@ -57,6 +57,43 @@ async fn health_and_configuration_are_told() {
 }
 
 #[tokio::test]
+async fn metrics_are_told_on_both_ports_and_count_who_asks() {
+    let house = House::open(|_| {}).await;
+    let admin = house.admin();
+    for (status, page) in [house.get(Some(&admin), None, "/metrics").await, house.get_plain("/metrics").await] {
+        assert_eq!(status, 200, "{page}");
+        for line in [
+            "kubelet_node_name{node=\"node-1\"} 1",
+            "kubelet_desired_pods{static=\"\"} 1",
+            "kubelet_desired_pods{static=\"true\"} 1",
+            "kubelet_cgroup_version 2",
+            "# TYPE kubelet_pod_start_sli_duration_seconds histogram",
+            "# TYPE process_resident_memory_bytes gauge",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} in\n{page}");
+        }
+        assert!(page.contains("kubelet_http_inflight_requests{method=\"GET\",path=\"metrics\","), "{page}");
+    }
+}
+
+#[tokio::test]
+async fn checks_of_health_are_counted_until_somebody_resets_them() {
+    let house = House::open(|_| {}).await;
+    let admin = house.admin();
+    house.cluster.grant("admin", "delete", "metrics");
+    house.get(Some(&admin), None, "/healthz").await;
+    let (status, page) = house.get(Some(&admin), None, "/metrics/slis").await;
+    assert_eq!(status, 200, "{page}");
+    assert!(page.contains("kubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 1\n"), "{page}");
+    assert!(
+        page.contains("kubernetes_healthchecks_total{name=\"ping\",type=\"healthz\",status=\"success\"} "),
+        "{page}"
+    );
+    let (status, words) = house.ask(Method::DELETE, Some(&admin), None, "/metrics/slis").await;
+    assert_eq!((status, words.as_str()), (200, "metrics reset\n"));
+}
+
+#[tokio::test]
 async fn what_is_not_there_or_turned_off_says_so() {
     let house = House::open(|_| {}).await;
     let admin = house.admin();

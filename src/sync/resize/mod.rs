@@ -12,6 +12,7 @@
 //! CPU, and what is given back before what is taken.
 
 mod decide;
+mod requested;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ use tracing::{info, warn};
 #[cfg(test)]
 use decide::pod_cgroup;
 pub use decide::{Resize, Update, UpdateKind, decide, first_pod_cgroup};
+pub use requested::count_wishes;
 
 use super::execute::{Round, StartFailure};
 use super::wish::Desired;
@@ -36,6 +38,7 @@ use crate::causes::chain;
 use crate::cri::{ContainerId, CriError, LinuxResources};
 use crate::events::EventType;
 use crate::host::CgroupSettings;
+use crate::metrics;
 use crate::node::NodeView;
 use crate::pleg::PodRuntime;
 use crate::pod::containers::{init_containers, regular_containers, workload_containers};
@@ -46,6 +49,13 @@ const DEFERRED: &str = "Deferred";
 
 /// Does what was decided, up to the first thing that fails.
 pub async fn carry_out(round: &Round<'_>, resize: &Resize) -> Result<(), StartFailure> {
+    let began = round.context.clock.now();
+    let result = do_resize(round, resize).await;
+    metrics::resizes::carried_out(round.context.clock.now() - began, result.is_ok());
+    result
+}
+
+async fn do_resize(round: &Round<'_>, resize: &Resize) -> Result<(), StartFailure> {
     let context = round.context;
     let failed = |message: String| StartFailure::new("ResizeError", message);
     for update in resize.updates.iter().filter(|update| update.kind == UpdateKind::LessMemory) {

@@ -12,6 +12,7 @@ mod identity;
 mod images;
 mod lifecycle;
 mod logs;
+mod metrics;
 mod network;
 mod node;
 mod probes;
@@ -36,6 +37,7 @@ pub fn all() -> Vec<Case> {
     [
         node::CASES,
         api::CASES,
+        metrics::CASES,
         probes::CASES,
         lifecycle::CASES,
         status::CASES,

@@ -10,12 +10,13 @@
 //!
 //! `case` is the registry's entry, `runner` runs cases, `node` and `lab` are what a case gets,
 //! `calls` asks the node's own API, `kubectl` runs the client that people have, `pods` makes pods,
-//! `expect` waits for what should become of them and `cgroup` looks below.
+//! `expect` waits for what should become of them, `cgroup` looks below and `exposition` reads metrics.
 
 mod calls;
 mod case;
 mod cgroup;
 mod expect;
+pub mod exposition;
 mod kubectl;
 mod lab;
 mod node;

@@ -1,0 +1,94 @@
+//! The pages of metrics: what was counted, and what others hold at the moment when it is asked.
+
+mod requests;
+mod state;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::body::{self, Body};
+use super::front::Exhibits;
+use super::page::page;
+use super::routes::{Door, Page};
+use crate::clock::Clock;
+use crate::config::FeatureGates;
+use crate::host::CgroupVersion;
+use crate::metrics::{self, certificates, health, probes, process, text};
+
+pub use requests::Counted;
+
+/// Pages on their way through one port. Each is some hundred KiB until its reader has taken it.
+const AT_ONCE: usize = 8;
+/// For one of those to be taken. A scraper gives up at about the same time.
+const TURN_WITHIN: Duration = Duration::from_secs(10);
+
+/// What this node and this agent are.
+pub struct About {
+    pub node_name: String,
+    /// What this agent claims to be: `v1.36.0+…`.
+    pub version: String,
+    pub cgroup_version: CgroupVersion,
+    pub gates: FeatureGates,
+}
+
+pub struct MetricsDesk {
+    clock: Clock,
+    /// Who reads slowly on the port for everybody is in nobody's way on the other.
+    turns: [Arc<Semaphore>; 2],
+}
+
+impl MetricsDesk {
+    pub fn new(clock: Clock) -> Self {
+        metrics::pods::begin();
+        MetricsDesk { clock, turns: [(); 2].map(|()| Arc::new(Semaphore::new(AT_ONCE))) }
+    }
+
+    pub async fn answer(
+        &self,
+        which: Page,
+        door: Door,
+        request: &Request<Incoming>,
+        exhibits: &Exhibits,
+    ) -> Response<Body> {
+        if which == Page::Health && request.method() == Method::DELETE {
+            health::reset();
+            return body::text(StatusCode::OK, "metrics reset\n");
+        }
+        let turns = self.turns[usize::from(door == Door::ReadOnly)].clone();
+        let Ok(turn) = timeout(TURN_WITHIN, turns.acquire_owned()).await else {
+            return body::text(StatusCode::SERVICE_UNAVAILABLE, "too many pages of metrics are being read\n");
+        };
+        match self.write(which, exhibits).await {
+            Some(text) => page(request.headers(), text).map(|page| body::keeping(page, turn)),
+            None => body::text(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be written\n"),
+        }
+    }
+
+    /// `None` if something in it panicked.
+    async fn write(&self, which: Page, exhibits: &Exhibits) -> Option<String> {
+        let unix_seconds = self.clock.wall().as_millisecond() as f64 / 1000.0;
+        let mut text = text::Page::new();
+        match which {
+            Page::All => {
+                metrics::write(&mut text);
+                certificates::write(&mut text, unix_seconds);
+                state::write(&mut text, exhibits, self.clock.now(), unix_seconds);
+            }
+            Page::Probes => probes::write(&mut text),
+            Page::Health => health::write(&mut text),
+        }
+        let text = tokio::task::spawn_blocking(move || {
+            match which {
+                Page::All => process::write(&mut text, unix_seconds),
+                Page::Probes | Page::Health => process::write_start_time(&mut text, unix_seconds),
+            }
+            text.into_string()
+        });
+        text.await.ok()
+    }
+}
