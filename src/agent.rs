@@ -45,6 +45,7 @@ use crate::server::{self, About, Doors, Exhibits, Health, Progress};
 use crate::sources::static_dir::{self, StaticDir};
 use crate::sources::static_url::{self, StaticUrl};
 use crate::sources::{self, SourceEvent};
+use crate::stats::{Stats, StatsConfig};
 use crate::status::StatusWriter;
 use crate::sync::cgroups::Cgroups;
 use crate::sync::mirror::{self, Mirrors};
@@ -80,6 +81,7 @@ pub struct AgentConfig {
     pub sync: SyncConfig,
     pub images: ImagesConfig,
     pub logs: LogsConfig,
+    pub stats: StatsConfig,
     pub event_rate: Option<Rate>,
     /// What is wrong with the node's own resolver file for the pods that start from it.
     pub resolver_problem: Option<String>,
@@ -286,6 +288,7 @@ pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: Vec<Static
             runtime: runtime.clone(),
             pleg: pleg.clone(),
             log_reads: LogReads::new(Arc::new(pleg.clone()), logs.endings(), disk.clone()),
+            stats: Stats::new(config.stats, runtime.clone(), pleg.clone(), host.clone(), clock.clone()),
             disk,
             mirrors: mirrors.clone(),
             volumes: volumes.clone(),

@@ -22,6 +22,7 @@ pub mod objects;
 pub mod pleg;
 pub mod probes;
 pub mod sources;
+pub mod stats;
 pub mod status;
 pub mod volumes;
 

@@ -15,7 +15,7 @@ use crate::admission::AdmissionConfig;
 use crate::clock::Clock;
 use crate::config::{self, FeatureGates, Gate, Settings};
 use crate::cri::CgroupDriver;
-use crate::host::{CgroupVersion, Host, LinuxHost, MachineFacts};
+use crate::host::{CgroupVersion, Host, LinuxHost, MachineFacts, Roots};
 use crate::identity::{ClusterAccess, IdentityConfig, ServingIdentity, ServingKey};
 use crate::images::{AccessConfig, ImagesConfig, read_providers};
 use crate::kube::KubeCluster;
@@ -27,6 +27,7 @@ use crate::pod::dns::{ClusterDns, excess, loopback_resolver};
 use crate::server::{AuthnConfig, AuthzConfig, CertificateSource, ServerConfig, Switches, TlsConfig};
 use crate::sources::static_dir::StaticDir;
 use crate::sources::static_url::StaticUrl;
+use crate::stats::StatsConfig;
 use crate::sync::launch::{CgroupConfig, KubepodsLimits, LaunchConfig, kubepods_settings};
 use crate::sync::{BackoffLimits, DeadLimits, HostResolver, IdPool, SyncConfig};
 
@@ -74,6 +75,7 @@ pub async fn agent_config(
         gates: settings.gates.clone(),
     };
     Ok(AgentConfig {
+        stats: stats(settings, &node),
         node,
         sync: SyncConfig {
             root_dir: settings.flags.root_dir.clone(),
@@ -319,6 +321,21 @@ fn absolute(path: &Path) -> PathBuf {
 /// Zero is no limit.
 pub fn rate(qps: u32, burst: u32) -> Option<Rate> {
     (qps > 0).then_some(Rate { per_second: qps.into(), burst })
+}
+
+fn stats(settings: &Settings, node: &NodeConfig) -> StatsConfig {
+    let kubelet = &settings.kubelet;
+    StatsConfig {
+        node_name: node.name.clone(),
+        roots: Roots::machine(settings.flags.root_dir.clone()),
+        pod_logs_dir: kubelet.pod_logs_dir.clone(),
+        cgroup_root: kubelet.cgroup_root.clone(),
+        cgroups_per_qos: kubelet.cgroups_per_qos,
+        kubelet_cgroups: kubelet.kubelet_cgroups.clone(),
+        runtime_cgroups: settings.flags.runtime_cgroups.clone(),
+        system_cgroups: kubelet.system_cgroups.clone(),
+        volume_period: kubelet.volume_stats_agg_period,
+    }
 }
 
 fn cgroups(settings: &Settings, node: &NodeConfig, facts: &MachineFacts) -> anyhow::Result<CgroupConfig> {

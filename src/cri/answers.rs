@@ -220,6 +220,21 @@ pub(super) fn memory_usage(answer: wire::ContainerStatsResponse) -> Option<u64> 
     answer.stats?.memory?.usage_bytes.map(|usage| usage.value)
 }
 
+pub(super) fn written_layer(stats: wire::ContainerStats) -> Option<(ContainerId, FilesystemUsage)> {
+    let id = ContainerId::new(stats.attributes?.id);
+    Some((id, filesystem_usage(stats.writable_layer?)))
+}
+
+/// Of the runtime's own notes on a sandbox, which are JSON below one key.
+pub(super) fn sandbox_image(answer: &wire::PodSandboxStatusResponse) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Notes {
+        image: String,
+    }
+    let notes: Notes = serde_json::from_str(answer.info.get("info")?).ok()?;
+    (!notes.image.is_empty()).then_some(notes.image)
+}
+
 fn container_user(user: wire::LinuxContainerUser) -> ContainerUser {
     ContainerUser { uid: user.uid, gid: user.gid, supplemental_groups: user.supplemental_groups }
 }
@@ -310,12 +325,15 @@ pub(super) fn image(image: wire::Image) -> Image {
 
 /// The first file system the runtime keeps images on; it reports one per snapshotter.
 pub(super) fn image_filesystem(answer: wire::ImageFsInfoResponse) -> Option<FilesystemUsage> {
-    let usage = answer.image_filesystems.into_iter().next()?;
-    Some(FilesystemUsage {
+    answer.image_filesystems.into_iter().next().map(filesystem_usage)
+}
+
+fn filesystem_usage(usage: wire::FilesystemUsage) -> FilesystemUsage {
+    FilesystemUsage {
         mountpoint: usage.fs_id.unwrap_or_default().mountpoint,
         used_bytes: usage.used_bytes.map_or(0, |used| used.value),
         inodes_used: usage.inodes_used.map_or(0, |used| used.value),
-    })
+    }
 }
 
 #[cfg(test)]
@@ -323,6 +341,33 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+
+    #[test]
+    fn what_the_runtime_notes_of_a_sandbox_names_its_image() {
+        let image = |notes: &str| {
+            let info = [("info".to_owned(), notes.to_owned())].into();
+            sandbox_image(&wire::PodSandboxStatusResponse { info, ..Default::default() })
+        };
+        assert_eq!(image(r#"{"pid":7,"image":"pause:1"}"#).as_deref(), Some("pause:1"));
+        assert_eq!((image(r#"{"image":""}"#), image(r#"{"pid":7}"#), image("nonsense")), (None, None, None));
+        assert_eq!(sandbox_image(&wire::PodSandboxStatusResponse::default()), None);
+    }
+
+    #[test]
+    fn a_container_without_a_layer_of_its_own_is_left_out() {
+        let attributes = || Some(wire::ContainerAttributes { id: "c".into(), ..Default::default() });
+        let layer = wire::FilesystemUsage {
+            used_bytes: Some(wire::UInt64Value { value: 4096 }),
+            inodes_used: Some(wire::UInt64Value { value: 3 }),
+            ..Default::default()
+        };
+        let stats =
+            wire::ContainerStats { attributes: attributes(), writable_layer: Some(layer), ..Default::default() };
+        let expected = FilesystemUsage { mountpoint: String::new(), used_bytes: 4096, inodes_used: 3 };
+        assert_eq!(written_layer(stats), Some((ContainerId::new("c"), expected)));
+        let none = wire::ContainerStats { attributes: attributes(), ..Default::default() };
+        assert_eq!(written_layer(none), None);
+    }
 
     const SECOND: i64 = 1_000_000_000;
 

@@ -337,6 +337,18 @@ impl Runtime for GrpcRuntime {
         Ok(answers::memory_usage(answer))
     }
 
+    async fn written_layers(&self) -> Result<Vec<(ContainerId, FilesystemUsage)>> {
+        let request = wire::ListContainerStatsRequest { filter: None };
+        let answer = self.within_timeout("ListContainerStats", self.runtime().list_container_stats(request)).await?;
+        Ok(answer.stats.into_iter().filter_map(answers::written_layer).collect())
+    }
+
+    async fn sandbox_image(&self, id: &SandboxId) -> Result<Option<String>> {
+        let request = wire::PodSandboxStatusRequest { pod_sandbox_id: id.as_str().to_owned(), verbose: true };
+        let answer = self.within_timeout("PodSandboxStatus", self.runtime().pod_sandbox_status(request)).await?;
+        Ok(answers::sandbox_image(&answer))
+    }
+
     async fn reopen_container_log(&self, id: &ContainerId) -> Result<()> {
         let request = wire::ReopenContainerLogRequest { container_id: id.as_str().to_owned() };
         self.within_timeout("ReopenContainerLog", self.runtime().reopen_container_log(request)).await?;

@@ -613,6 +613,14 @@ pub trait Runtime: ImageService {
     async fn update_container(&self, id: &ContainerId, resources: &LinuxResources) -> Result<()>;
     /// Bytes that a running container uses now, where the runtime can say.
     async fn memory_usage(&self, id: &ContainerId) -> Result<Option<u64>>;
+    /// What each running container has written to its own layer, where the runtime can say.
+    async fn written_layers(&self) -> Result<Vec<(ContainerId, FilesystemUsage)>> {
+        Err(CriError::Unimplemented { call: "ListContainerStats" })
+    }
+    /// The image that a sandbox was made of, where the runtime says so.
+    async fn sandbox_image(&self, _id: &SandboxId) -> Result<Option<String>> {
+        Err(CriError::Unimplemented { call: "PodSandboxStatus" })
+    }
     /// From now on the log is written to a new file of the old name, unless there is one.
     async fn reopen_container_log(&self, id: &ContainerId) -> Result<()>;
     /// Runs a command in a running container and waits for its end. Without `timeout` it may

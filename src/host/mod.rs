@@ -18,6 +18,7 @@ mod beneath;
 mod cgroup;
 pub mod cgroup_math;
 mod dir_lock;
+pub mod disk_usage;
 mod facts;
 mod files;
 mod host_path;

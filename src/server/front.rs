@@ -17,11 +17,12 @@ use super::logs::LogDesk;
 use super::metrics::{About, Counted, MetricsDesk};
 use super::routes::{self, Door, Handler, Unhandled};
 use super::streaming::{Streaming, Target};
-use super::{healthz, pods};
+use super::{healthz, pods, stats};
 use crate::cri::Runtime;
 use crate::logs::Disk;
 use crate::logs::read::LogReads;
 use crate::pleg::Pleg;
+use crate::stats::Stats;
 use crate::sync::Roster;
 use crate::sync::mirror::Mirrors;
 use crate::volumes::Volumes;
@@ -33,6 +34,7 @@ pub struct Exhibits {
     pub runtime: Arc<dyn Runtime>,
     pub pleg: Pleg,
     pub log_reads: LogReads,
+    pub stats: Stats,
     /// By which the logs of the node are read.
     pub disk: Disk,
     pub mirrors: Mirrors,
@@ -95,6 +97,9 @@ impl Front {
             Ok(Handler::Pods) => pods::configured(&shown.roster),
             Ok(Handler::RunningPods) => pods::running(&*shown.runtime, &shown.pleg).await,
             Ok(Handler::Configz) => body::json(body::full(self.configz.clone())),
+            Ok(Handler::Summary) => stats::summary(&shown.stats, query).await,
+            Ok(Handler::ResourceMetrics) => stats::resource(&shown.stats, request.headers()).await,
+            Ok(Handler::CadvisorMetrics) => stats::cadvisor(&shown.stats, request.headers()).await,
             Ok(Handler::ContainerLogs) => self.logs.of_container(&shown.roster, path, query).await,
             Ok(Handler::NodeLogs) => self.logs.of_node(path, query, request.headers()).await,
             Ok(Handler::Streams) => match Target::of_path(path) {

@@ -4,8 +4,8 @@
 //! `doors.rs` binds the ports before anything else starts and takes connections; `guests.rs`
 //! bounds them; `tls/` begins them and `connection.rs` speaks HTTP on them. Each request goes
 //! through `front.rs`: `authn/` says who calls, `authz/` whether they may (both keep what the API
-//! server said in `answers.rs`), `routes.rs` is the table of what is served: `pods.rs`, `logs.rs` and
-//! `metrics/` (whose pages `page.rs` sends) answer by themselves, `streaming/` talks with what runs in pods. `reload.rs` reads
+//! server said in `answers.rs`), `routes.rs` is the table of what is served: `pods.rs`, `logs.rs`, `stats.rs`
+//! and `metrics/` (whose pages `page.rs` sends) answer by themselves, `streaming/` talks with what runs in pods. `reload.rs` reads
 //! certificates again when they have changed. `healthz.rs` serves the loopback by itself, and
 //! must go on whatever becomes of the rest. It asks a [`Health`] registry of named checks, which
 //! the composition root fills with closures that look at what the loops publish; nothing here
@@ -40,6 +40,7 @@ mod pods;
 mod query;
 mod reload;
 mod routes;
+mod stats;
 mod streaming;
 #[cfg(test)]
 mod tests;

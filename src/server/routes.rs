@@ -24,6 +24,9 @@ pub enum Handler {
     RunningPods,
     Configz,
     Metrics(Page),
+    Summary,
+    ResourceMetrics,
+    CadvisorMetrics,
     ContainerLogs,
     NodeLogs,
     /// exec, attach, port-forward and run.
@@ -97,11 +100,11 @@ const ROUTES: &[Route] = &[
     route("/pods", Only, GET, AlwaysOn, Handler::Pods),
     route("/runningpods", Only, GET, Debugging, Handler::RunningPods),
     route("/configz", Only, GET, DebuggingOrNothing, Handler::Configz),
-    route("/stats/summary", Only, GET_POST, AlwaysOn, Handler::NotYet),
+    route("/stats/summary", Only, GET_POST, AlwaysOn, Handler::Summary),
+    route("/metrics/resource", Only, GET, AlwaysOn, Handler::ResourceMetrics),
+    route("/metrics/cadvisor", Only, GET, AlwaysOn, Handler::CadvisorMetrics),
     route("/metrics/slis", Only, GET_DELETE, AlwaysOn, Handler::Metrics(Page::Health)),
     route("/metrics/probes", Only, GET, AlwaysOn, Handler::Metrics(Page::Probes)),
-    route("/metrics/cadvisor", Only, GET, AlwaysOn, Handler::NotYet),
-    route("/metrics/resource", Only, GET, AlwaysOn, Handler::NotYet),
     route("/metrics", Only, GET, AlwaysOn, Handler::Metrics(Page::All)),
     route("/containerLogs", Below, GET, Debugging, Handler::ContainerLogs),
     route("/logs", Below, GET, SystemLogs, Handler::NodeLogs),
@@ -206,6 +209,9 @@ mod tests {
             ("/metrics", Handler::Metrics(Page::All)),
             ("/metrics/probes", Handler::Metrics(Page::Probes)),
             ("/metrics/slis", Handler::Metrics(Page::Health)),
+            ("/stats/summary", Handler::Summary),
+            ("/metrics/resource", Handler::ResourceMetrics),
+            ("/metrics/cadvisor/", Handler::CadvisorMetrics),
             ("/containerLogs/a/b/c", Handler::ContainerLogs),
             ("/logs/", Handler::NodeLogs),
             ("/logs/a/b", Handler::NodeLogs),
@@ -216,11 +222,13 @@ mod tests {
         }
         check(Door::Main, Method::PUT, "/healthz", ALL_ON, Ok(Handler::Health));
         check(Door::Main, Method::POST, "/run/a/b/c", ALL_ON, Ok(Handler::Streams));
+        check(Door::Main, Method::POST, "/stats/summary", ALL_ON, Ok(Handler::Summary));
+        check(Door::ReadOnly, Method::GET, "/metrics/cadvisor", ALL_ON, Ok(Handler::CadvisorMetrics));
         check(Door::Main, Method::GET, "/run/a/b/c", ALL_ON, Err((405, "405: Method Not Allowed")));
         check(Door::Main, Method::POST, "/pods", ALL_ON, Err((405, "405: Method Not Allowed")));
         check(Door::Main, Method::DELETE, "/metrics/slis", ALL_ON, Ok(Handler::Metrics(Page::Health)));
         check(Door::Main, Method::DELETE, "/metrics", ALL_ON, Err((405, "405: Method Not Allowed")));
-        for path in ["/", "/podss", "/pods/x", "/nothing", "/metrics/x", "/stats/summary", "/flagz"] {
+        for path in ["/", "/podss", "/pods/x", "/nothing", "/metrics/x", "/stats", "/stats/summary/x", "/flagz"] {
             check(Door::Main, Method::GET, path, ALL_ON, NOTHING);
         }
     }

@@ -36,6 +36,7 @@ use crate::pod::Source;
 use crate::server::{
     About, AuthnConfig, AuthzConfig, CertificateSource, Doors, Exhibits, Health, ServerConfig, Switches, TlsConfig,
 };
+use crate::stats::{Stats, StatsConfig};
 use crate::sync::Roster;
 use crate::sync::mirror::Mirrors;
 use crate::sync::testing::FakeRuntime;
@@ -148,6 +149,7 @@ impl House {
             runtime: runtime.clone(),
             log_reads: LogReads::new(Arc::new(pleg.clone()), Endings::default(), disk.clone()),
             disk,
+            stats: Stats::new(stats(&dir), runtime.clone(), pleg.clone(), host(&dir), Clock::system()),
             pleg,
             mirrors: Mirrors::default(),
             volumes: volumes(&dir, &clock),
@@ -263,6 +265,23 @@ pub fn host(dir: &TempDir) -> Arc<LinuxHost> {
 fn volumes(dir: &TempDir, clock: &Clock) -> Volumes {
     let (objects, tokens) = (Objects::new(None, Arc::new(|_| {})), Tokens::new(None, clock.clone()));
     Volumes::new(host(dir), objects, tokens, Arc::new(BTreeMap::new), dir.path().to_owned())
+}
+
+/// Of a machine whose files the tests write.
+fn stats(dir: &TempDir) -> StatsConfig {
+    let root = |name: &str| dir.path().join(name);
+    let [proc, sys, cgroup, etc, var_lib] = ["proc", "sys", "cgroup", "etc", "lib"].map(root);
+    StatsConfig {
+        node_name: NODE.into(),
+        roots: Roots { proc, sys, cgroup, etc, var_lib, root_dir: root("kubelet") },
+        pod_logs_dir: root("logs"),
+        cgroup_root: "/".into(),
+        cgroups_per_qos: true,
+        kubelet_cgroups: String::new(),
+        runtime_cgroups: String::new(),
+        system_cgroups: String::new(),
+        volume_period: None,
+    }
 }
 
 pub fn request(method: Method, token: Option<&str>, path: &str) -> Request<Empty<Bytes>> {

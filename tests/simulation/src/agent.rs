@@ -10,7 +10,7 @@ use ferrolet::admission::AdmissionConfig;
 use ferrolet::agent::{AgentConfig, Edges, StaticPods, assemble};
 use ferrolet::config::{FeatureGates, NodeIp, PullCredentialsPolicy};
 use ferrolet::cri::CgroupDriver;
-use ferrolet::host::{CgroupSettings, CgroupVersion};
+use ferrolet::host::{CgroupSettings, CgroupVersion, Roots};
 use ferrolet::images::{AccessConfig, ImagesConfig};
 use ferrolet::logs::LogsConfig;
 use ferrolet::node::{NodeConfig, Reserved};
@@ -18,6 +18,7 @@ use ferrolet::pleg::PlegConfig;
 use ferrolet::pod::dns::ClusterDns;
 use ferrolet::pod::{PodUid, Source};
 use ferrolet::sources::SourceEvent;
+use ferrolet::stats::StatsConfig;
 use ferrolet::sync::launch::{CgroupConfig, LaunchConfig};
 use ferrolet::sync::{BackoffLimits, DeadLimits, HostResolver, IdPool, SyncConfig};
 use jiff::tz::TimeZone;
@@ -213,8 +214,24 @@ pub const PODS_MAX: usize = 110;
 /// So few that ended pods have to give some up.
 pub const DEAD_MAX: usize = 4;
 
+/// Asked for nothing, because nobody can call.
+fn stats() -> StatsConfig {
+    StatsConfig {
+        node_name: NODE_NAME.into(),
+        roots: Roots::machine(ROOT_DIR.into()),
+        pod_logs_dir: "/var/log/pods".into(),
+        cgroup_root: "/".into(),
+        cgroups_per_qos: true,
+        kubelet_cgroups: String::new(),
+        runtime_cgroups: String::new(),
+        system_cgroups: String::new(),
+        volume_period: None,
+    }
+}
+
 fn config() -> AgentConfig {
     AgentConfig {
+        stats: stats(),
         node: NodeConfig {
             name: NODE_NAME.into(),
             register: true,

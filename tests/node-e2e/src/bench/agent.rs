@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::process::Process;
-use super::{BURST_PODS, Part, RESTING_PODS, SINGLE_PODS, load};
+use super::{BURST_PODS, Part, RESTING_PODS, SINGLE_PODS, load, scrape};
 use crate::harness::{client, is_ready, runtime_of};
 use crate::poll::{self, Look};
 use crate::provision::BUSYBOX;
@@ -37,6 +37,10 @@ pub struct Measured {
     pub rss_full: Vec<f64>,
     pub anonymous_full: Vec<f64>,
     pub probes_cpu_percent: Vec<f64>,
+    /// In the order of [`scrape::SCRAPES`].
+    pub scrapes: [scrape::Cost; 6],
+    pub rss_before_scrapes: Vec<f64>,
+    pub rss_after_scrapes: Vec<f64>,
     /// Starts of pods while nothing is wrong, and while a call about another pod hangs.
     pub usual: Vec<f64>,
     pub beside_hang: Vec<f64>,
@@ -70,6 +74,7 @@ pub async fn measure(stack: Stack, parts: &[Part], rest_seconds: u64, found: &mu
             Part::Single => found.singles.extend(bench.one_after_another("single").await?),
             Part::Burst => bench.burst(found).await?,
             Part::Rest => bench.rest(found, rest_seconds).await?,
+            Part::Scrape => scrape::measure(&bench, found).await?,
             Part::Probes => found.probes_cpu_percent.push(load::probes(&bench, rest_seconds).await?),
             Part::Hang => load::beside_a_hanging_call(&bench, found).await?,
             Part::Restart => found.restart.extend(restart_gaps(&bench).await?),
@@ -182,7 +187,7 @@ pub(super) async fn run_one(pods: &Api<Pod>, pod: &Pod) -> Result<f64> {
     tokio::time::timeout(WITHIN, ready).await.with_context(|| format!("pod {name} is not Ready"))?
 }
 
-async fn run_many(pods: &Api<Pod>, node: &str, count: usize) -> Result<f64> {
+pub(super) async fn run_many(pods: &Api<Pod>, node: &str, count: usize) -> Result<f64> {
     let changes = watcher(pods.clone(), watcher::Config::default());
     pin_mut!(changes);
     while !matches!(changes.next().await.context("the watch goes on")??, Event::InitDone) {}

@@ -10,6 +10,7 @@ mod bare;
 mod load;
 mod process;
 mod report;
+mod scrape;
 
 use anyhow::{Context, Result, ensure};
 
@@ -38,16 +39,18 @@ pub(crate) enum Part {
     Single,
     Burst,
     Rest,
+    Scrape,
     Probes,
     Hang,
     Restart,
     Static,
 }
 
-const PARTS: [(&str, Part); 7] = [
+const PARTS: [(&str, Part); 8] = [
     ("single", Part::Single),
     ("burst", Part::Burst),
     ("rest", Part::Rest),
+    ("scrape", Part::Scrape),
     ("probes", Part::Probes),
     ("hang", Part::Hang),
     ("restart", Part::Restart),

@@ -31,7 +31,7 @@ fn cell(value: f64, unit: &str) -> String {
 
 fn rows(bare: &Bare) -> Vec<Row> {
     let probes = PROBED_PODS * PROBED_CONTAINERS * 2;
-    use Part::{Burst, Hang, Probes, Rest, Restart, Single, Static};
+    use Part::{Burst, Hang, Probes, Rest, Restart, Scrape, Single, Static};
     vec![
         row(Single, "one pod, create → Ready, p50", "s", |agent| p50(&agent.singles)).bare(p50(&bare.singles)),
         row(Single, "one pod, create → Ready, p99", "s", |agent| p99(&agent.singles)).bare(p99(&bare.singles)),
@@ -44,6 +44,20 @@ fn rows(bare: &Bare) -> Vec<Row> {
         row(Rest, "agent RSS, no pods", "MB", |agent| p50(&agent.rss_empty)),
         row(Rest, format!("agent RSS, {RESTING_PODS} pods"), "MB", |agent| p50(&agent.rss_full)),
         row(Rest, "  of it anonymous, not pages of the program", "MB", |agent| p50(&agent.anonymous_full)),
+        row(Scrape, "/metrics/cadvisor, CPU of one scrape", "ms", |agent| agent.scrapes[0].cpu_ms),
+        row(Scrape, "/metrics/cadvisor, as gzip", "ms", |agent| agent.scrapes[1].cpu_ms),
+        row(Scrape, "/metrics/resource, CPU of one scrape", "ms", |agent| agent.scrapes[2].cpu_ms),
+        row(Scrape, "/metrics/resource, as gzip", "ms", |agent| agent.scrapes[3].cpu_ms),
+        row(Scrape, "/stats/summary, CPU of one answer", "ms", |agent| agent.scrapes[4].cpu_ms),
+        row(Scrape, "/stats/summary, as gzip", "ms", |agent| agent.scrapes[5].cpu_ms),
+        row(Scrape, "/metrics/cadvisor, bytes", "kB", |agent| agent.scrapes[0].kilobytes),
+        row(Scrape, "/metrics/cadvisor, bytes as gzip", "kB", |agent| agent.scrapes[1].kilobytes),
+        row(Scrape, "/metrics/resource, bytes", "kB", |agent| agent.scrapes[2].kilobytes),
+        row(Scrape, "/metrics/resource, bytes as gzip", "kB", |agent| agent.scrapes[3].kilobytes),
+        row(Scrape, "/stats/summary, bytes", "kB", |agent| agent.scrapes[4].kilobytes),
+        row(Scrape, "/stats/summary, bytes as gzip", "kB", |agent| agent.scrapes[5].kilobytes),
+        row(Scrape, "agent RSS before scrapes", "MB", |agent| p50(&agent.rss_before_scrapes)),
+        row(Scrape, "agent RSS after scrapes", "MB", |agent| p50(&agent.rss_after_scrapes)),
         row(Probes, format!("agent CPU with {probes} HTTP probes a second"), "%", |agent| {
             p50(&agent.probes_cpu_percent)
         }),

@@ -26,6 +26,8 @@ mod security;
 mod sidecars;
 mod standalone;
 mod static_pods;
+mod stats;
+mod stats_shape;
 mod status;
 mod streaming;
 mod user_namespaces;
@@ -58,6 +60,8 @@ pub fn all() -> Vec<Case> {
         resources::CASES,
         resize::CASES,
         static_pods::CASES,
+        stats::CASES,
+        stats_shape::CASES,
         standalone::CASES,
         restart::CASES,
         streaming::CASES,

@@ -11,6 +11,7 @@ use kube::{Api, Client, Config};
 use serde_json::{Value, json};
 
 use super::Node;
+use crate::stack::Stack;
 
 /// Who asks.
 pub enum Caller<'a> {
@@ -19,6 +20,20 @@ pub enum Caller<'a> {
     /// With the certificate that the API server shows to nodes.
     ApiServer,
     Token(&'a str),
+}
+
+/// A client of a node's own API, as a user that a kubeconfig would have.
+pub async fn node_client(stack: &Stack, user: Value) -> Result<Client> {
+    // Whoever the node is, nobody but itself has signed for it.
+    let server = format!("https://{}:10250", stack.node_address());
+    let kubeconfig: Kubeconfig = serde_json::from_value(json!({
+        "clusters": [{ "name": "node", "cluster": { "server": server, "insecure-skip-tls-verify": true } }],
+        "users": [{ "name": "caller", "user": user }],
+        "contexts": [{ "name": "it", "context": { "cluster": "node", "user": "caller" } }],
+        "current-context": "it",
+    }))?;
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
 }
 
 impl Node {
@@ -32,16 +47,7 @@ impl Node {
                 json!({ "client-certificate": certificate, "client-key": key })
             }
         };
-        // Whoever the node is, nobody but itself has signed for it.
-        let server = format!("https://{}:10250", self.stack().node_address());
-        let kubeconfig: Kubeconfig = serde_json::from_value(json!({
-            "clusters": [{ "name": "node", "cluster": { "server": server, "insecure-skip-tls-verify": true } }],
-            "users": [{ "name": "caller", "user": user }],
-            "contexts": [{ "name": "it", "context": { "cluster": "node", "user": "caller" } }],
-            "current-context": "it",
-        }))?;
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-        let client = Client::try_from(config)?;
+        let client = node_client(self.stack(), user).await?;
         let request = http::Request::get(path).body(Body::empty())?;
         let answer = client.send(request).await.with_context(|| format!("GET {path} of the node"))?;
         let status = answer.status().as_u16();

@@ -23,7 +23,7 @@ mod node;
 mod pods;
 mod runner;
 
-pub use calls::Caller;
+pub use calls::{Caller, node_client};
 pub use case::{Case, Story};
 pub use cgroup::PodCgroup;
 pub use expect::{Expect, WITHIN, is_ready};

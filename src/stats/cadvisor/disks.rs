@@ -1,0 +1,135 @@
+//! What cgroups move to and from block devices, and what the machine's own disks have.
+
+use super::{Context, Row};
+use crate::metrics::text::{Kind, Page};
+use crate::stats::cgroup::DeviceIo;
+use crate::stats::disks::FileSystem;
+use crate::stats::machine::{Disk, Machine};
+use crate::stats::survey::ROOT;
+
+/// Hands a family to whoever takes the page.
+type Tell<'t> = dyn FnMut(&mut dyn FnMut(&mut Page)) + 't;
+
+pub fn write(tell: &mut Tell<'_>, rows: &[Row<'_>], context: &Context<'_>) {
+    let machine = &context.survey.machine;
+    for (name, help, value) in OF_CGROUPS {
+        tell(&mut |page| of_cgroups(page, name, help, *value, rows, machine));
+    }
+    tell(&mut |page| by_operation(page, rows, machine));
+    let Some(root) = rows.iter().find(|row| row.cgroup.id == ROOT) else { return };
+    for (name, help, value) in OF_FILE_SYSTEMS {
+        tell(&mut |page| of_file_systems(page, name, help, *value, root, context));
+    }
+    for (name, kind, help, value) in OF_DISKS {
+        tell(&mut |page| of_disks(page, (name, *kind, help), *value, root, context));
+    }
+}
+
+type OfDevice = fn(&DeviceIo) -> u64;
+
+const OF_CGROUPS: &[(&str, &str, OfDevice)] = &[
+    ("container_fs_reads_bytes_total", "Bytes read from a device", |it| it.read_bytes),
+    ("container_fs_writes_bytes_total", "Bytes written to a device", |it| it.write_bytes),
+];
+
+fn of_cgroups(
+    page: &mut Page,
+    name: &'static str,
+    help: &'static str,
+    value: OfDevice,
+    rows: &[Row<'_>],
+    machine: &Machine,
+) {
+    let mut family = page.family(name, Kind::Counter, help);
+    for row in rows {
+        for device in &row.cgroup.figures.devices {
+            let at = Some(row.cgroup.figures.unix_millis);
+            let device_name = name_of(machine, device.major, device.minor);
+            family.sample_of(&row.labels, &[("device", &device_name)], value(device) as f64, at);
+        }
+    }
+}
+
+fn by_operation(page: &mut Page, rows: &[Row<'_>], machine: &Machine) {
+    let mut family = page.family("container_blkio_device_usage_total", Kind::Counter, "Bytes moved by an operation");
+    for row in rows {
+        for device in &row.cgroup.figures.devices {
+            let name = name_of(machine, device.major, device.minor);
+            let (major, minor) = (device.major.to_string(), device.minor.to_string());
+            let bytes = [("Read", device.read_bytes), ("Write", device.write_bytes), ("Discard", device.discard_bytes)];
+            for (operation, bytes) in bytes {
+                let more = [("device", &*name), ("major", &major), ("minor", &minor), ("operation", operation)];
+                family.sample_of(&row.labels, &more, bytes as f64, Some(row.cgroup.figures.unix_millis));
+            }
+        }
+    }
+}
+
+type OfFileSystem = fn(&FileSystem) -> u64;
+
+const OF_FILE_SYSTEMS: &[(&str, &str, OfFileSystem)] = &[
+    ("container_fs_inodes_free", "Inodes that are free", |it| it.inodes_free),
+    ("container_fs_inodes_total", "Inodes there are", |it| it.inodes),
+    ("container_fs_limit_bytes", "Size of a file system", |it| it.capacity),
+    ("container_fs_usage_bytes", "Bytes in use on a file system", |it| it.used),
+];
+
+fn of_file_systems(
+    page: &mut Page,
+    name: &'static str,
+    help: &'static str,
+    value: OfFileSystem,
+    root: &Row<'_>,
+    context: &Context<'_>,
+) {
+    let mut family = page.family(name, Kind::Gauge, help);
+    for file_system in &context.file_systems {
+        let (major, minor) = file_system.device;
+        let device = name_of(&context.survey.machine, major, minor);
+        family.sample_of(&root.labels, &[("device", &device)], value(file_system) as f64, Some(context.unix_millis));
+    }
+}
+
+type OfDisk = fn(&Disk) -> f64;
+
+const MILLISECONDS: f64 = 1e3;
+
+const OF_DISKS: &[(&str, Kind, &str, OfDisk)] = &[
+    ("container_fs_reads_total", Kind::Counter, "Reads from a device", |it| it.reads as f64),
+    ("container_fs_reads_merged_total", Kind::Counter, "Reads that were merged", |it| it.reads_merged as f64),
+    ("container_fs_sector_reads_total", Kind::Counter, "Sectors read", |it| it.sectors_read as f64),
+    ("container_fs_read_seconds_total", Kind::Counter, "Time spent reading", |it| it.read_ms as f64 / MILLISECONDS),
+    ("container_fs_writes_total", Kind::Counter, "Writes to a device", |it| it.writes as f64),
+    ("container_fs_writes_merged_total", Kind::Counter, "Writes that were merged", |it| it.writes_merged as f64),
+    ("container_fs_sector_writes_total", Kind::Counter, "Sectors written", |it| it.sectors_written as f64),
+    ("container_fs_write_seconds_total", Kind::Counter, "Time spent writing", |it| it.write_ms as f64 / MILLISECONDS),
+    ("container_fs_io_current", Kind::Gauge, "Requests under way", |it| it.in_flight as f64),
+    ("container_fs_io_time_seconds_total", Kind::Counter, "Time in which it was busy", |it| {
+        it.busy_ms as f64 / MILLISECONDS
+    }),
+    ("container_fs_io_time_weighted_seconds_total", Kind::Counter, "The same, for each request under way", |it| {
+        it.weighted_ms as f64 / MILLISECONDS
+    }),
+];
+
+fn of_disks(
+    page: &mut Page,
+    (name, kind, help): (&'static str, Kind, &'static str),
+    value: OfDisk,
+    root: &Row<'_>,
+    context: &Context<'_>,
+) {
+    let mut family = page.family(name, kind, help);
+    let disks = context.survey.machine.disks.iter();
+    let is_used = |disk: &&Disk| context.file_systems.iter().any(|fs| fs.device == (disk.major, disk.minor));
+    for disk in disks.filter(is_used) {
+        let device = format!("/dev/{}", disk.name);
+        family.sample_of(&root.labels, &[("device", &device)], value(disk), Some(context.unix_millis));
+    }
+}
+
+/// Of a device without a disk, such as that of a file system of several, its number.
+fn name_of(machine: &Machine, major: u32, minor: u32) -> String {
+    let disk = machine.disks.iter().find(|disk| (disk.major, disk.minor) == (major, minor));
+    disk.map_or_else(|| format!("{major}:{minor}"), |disk| format!("/dev/{}", disk.name))
+}
