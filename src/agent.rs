@@ -4,12 +4,13 @@
 //! on whatever edges it is given, which is how the simulation runs the whole agent.
 //!
 //! Parts are handed what they need here and do not reach for one another. Stopping the agent
-//! is dropping the future: tasks end at their next await, pods go on.
+//! is dropping the future: tasks end at their next await, pods go on. A task that panics ends
+//! the agent with it (`tasks.rs`).
 
 mod settings;
+mod tasks;
 
 use std::collections::BTreeSet;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +19,9 @@ use anyhow::{Context as _, bail};
 use futures::FutureExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{info, warn};
 
+use self::tasks::Tasks;
 use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::Settings;
@@ -41,7 +42,7 @@ use crate::objects::tokens::Tokens;
 use crate::pleg::{self, Pleg, PlegConfig};
 use crate::pod::Source;
 use crate::probes::{self, Probes};
-use crate::server::{self, About, Doors, Exhibits, Health, Progress};
+use crate::server::{self, About, Doors, Exhibits, Health, Progress, Verbosity};
 use crate::sources::static_dir::{self, StaticDir};
 use crate::sources::static_url::{self, StaticUrl};
 use crate::sources::{self, SourceEvent};
@@ -52,6 +53,8 @@ use crate::sync::mirror::{self, Mirrors};
 use crate::sync::user_namespaces::{self, UserNamespaces};
 use crate::sync::{Context, DeadContainers, Dispatcher, Hooks, Roster, SyncConfig, Wakes};
 use crate::volumes::Volumes;
+
+pub use self::tasks::Panicked;
 
 /// Source events that may wait for the dispatcher, which never waits for anyone.
 const SOURCE_QUEUE_LENGTH: usize = 256;
@@ -98,7 +101,7 @@ pub enum StaticPods {
 }
 
 /// Runs the agent on this machine until it is dropped, or cannot go on.
-pub async fn run(settings: Settings) -> anyhow::Result<()> {
+pub async fn run(settings: Settings, verbosity: Verbosity) -> anyhow::Result<()> {
     let clock = Clock::system();
     let root_dir = settings.flags.root_dir.clone();
     let host = Arc::new(LinuxHost::new(Roots::machine(root_dir.clone()), HOST_DEADLINE, clock.clone()));
@@ -118,7 +121,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         kubelet.runtime_request_timeout,
     )
     .context("containerRuntimeEndpoint")?;
-    let mut identity = Tasks(JoinSet::new());
+    let (mut identity, mut lost_identity) = Tasks::new();
     let mut signed = None;
     let cluster: Option<Arc<dyn Cluster>> = match settings::identity(&settings, &node) {
         Some(config) => {
@@ -144,7 +147,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     // Bound early, served once the house stands: a port that is taken ends the agent before it
     // has touched anything.
-    let server = settings::server_config(&settings, &node, signed);
+    let server = settings::server_config(&settings, &node, signed, verbosity);
     let doors = Doors::open(server, host.clone(), clock.clone()).await.context("cannot open the node's own API")?;
     let static_pods = settings::static_pods(&settings, &node);
     let config = settings::agent_config(&settings, node, &facts, host.as_ref()).await?;
@@ -165,7 +168,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         _ = terminate.recv() => info!("SIGTERM: the agent stops, its pods go on"),
         _ = interrupt.recv() => info!("SIGINT: the agent stops, its pods go on"),
         // Cancel-safe: the agent may be dropped at any await, as kill -9 would.
-        () = house => {}
+        panicked = house => return Err(panicked.into()),
+        // Cancel-safe: it only waits.
+        panicked = lost_identity.wait() => return Err(panicked.into()),
     }
     Ok(())
 }
@@ -205,11 +210,30 @@ fn check_machine(settings: &Settings, facts: &MachineFacts) -> anyhow::Result<()
     Ok(())
 }
 
-/// Puts the house together and runs it. It ends only by being dropped. Without `doors` nobody
-/// can call.
-pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: Vec<StaticPods>, doors: Option<Doors>) {
+/// Puts the house together and runs it. It ends only by being dropped, or with a task that
+/// panicked. Without `doors` nobody can call.
+pub async fn assemble(
+    edges: Edges,
+    config: AgentConfig,
+    static_pods: Vec<StaticPods>,
+    doors: Option<Doors>,
+) -> Panicked {
+    let (tasks, mut panics) = Tasks::new();
+    tokio::select! {
+        () = house(edges, config, static_pods, doors, tasks) => unreachable!("the dispatcher has no end"),
+        // Cancel-safe, both: as if the agent were killed.
+        panicked = panics.wait() => panicked,
+    }
+}
+
+async fn house(
+    edges: Edges,
+    config: AgentConfig,
+    static_pods: Vec<StaticPods>,
+    doors: Option<Doors>,
+    mut tasks: Tasks,
+) {
     let Edges { runtime, cluster, host, net, clock } = edges;
-    let mut tasks = Tasks(JoinSet::new());
 
     // Who tells the world, and who is woken: everything else may use these.
     let (recorder, queue) = Recorder::new(clock.clone(), &config.node.name);
@@ -428,14 +452,5 @@ async fn settle_with_runtime(runtime: &dyn Runtime, sync: &mut SyncConfig, progr
                 tokio::time::sleep(RUNTIME_RETRY).await;
             }
         }
-    }
-}
-
-/// The tasks of the house. They end with it.
-struct Tasks(JoinSet<()>);
-
-impl Tasks {
-    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.0.spawn(task.instrument(info_span!("task", name)));
     }
 }

@@ -1,6 +1,7 @@
 //! Ferrolet, a kubelet-compatible node agent. `ARCHITECTURE.md` has the plan of the house.
 
 // Ground: facts and edges.
+mod authorities;
 pub mod causes;
 pub mod clock;
 pub mod config;

@@ -24,7 +24,7 @@ use crate::logs::LogsConfig;
 use crate::node::NodeConfig;
 use crate::pleg::PlegConfig;
 use crate::pod::dns::{ClusterDns, excess, loopback_resolver};
-use crate::server::{AuthnConfig, AuthzConfig, CertificateSource, ServerConfig, Switches, TlsConfig};
+use crate::server::{AuthnConfig, AuthzConfig, CertificateSource, ServerConfig, Switches, TlsConfig, Verbosity};
 use crate::sources::static_dir::StaticDir;
 use crate::sources::static_url::StaticUrl;
 use crate::stats::StatsConfig;
@@ -131,7 +131,12 @@ pub async fn agent_config(
 }
 
 /// The node's own API.
-pub fn server_config(settings: &Settings, node: &NodeConfig, signed: Option<ServingKey>) -> ServerConfig {
+pub fn server_config(
+    settings: &Settings,
+    node: &NodeConfig,
+    signed: Option<ServingKey>,
+    verbosity: Verbosity,
+) -> ServerConfig {
     let kubelet = &settings.kubelet;
     let (authentication, authorization) = (&kubelet.authentication, &kubelet.authorization);
     if settings.is_standalone()
@@ -184,6 +189,14 @@ pub fn server_config(settings: &Settings, node: &NodeConfig, signed: Option<Serv
         split_streams: settings.gates.enabled(Gate::PodLogsQuerySplitStreams),
         stream_idle: kubelet.streaming_connection_idle_timeout,
         configz: configz.to_string().into(),
+        checkpoints: settings
+            .gates
+            .enabled(Gate::ContainerCheckpoint)
+            .then(|| absolute(&settings.flags.root_dir).join("checkpoints")),
+        flagz: settings.gates.enabled(Gate::ComponentFlagz),
+        statusz: settings.gates.enabled(Gate::ComponentStatusz),
+        flags: settings.flag_values.clone(),
+        verbosity,
     }
 }
 

@@ -7,22 +7,36 @@ use tracing::{Level, Metadata};
 use tracing_subscriber::filter::FilterFn;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Registry, fmt};
+use tracing_subscriber::{Registry, fmt, reload};
 
 use crate::config::{LogFormat, Logging, VModule};
+use crate::server::Verbosity as SetVerbosity;
 
-/// Starts logging for the whole process; later calls change nothing.
-pub fn init(logging: &Logging) {
-    let verbosity = Verbosity { level: logging.verbosity, modules: logging.vmodule.clone() };
-    let max = verbosity.max();
-    let filter = FilterFn::new(move |line| verbosity.shows(line)).with_max_level_hint(max);
+/// Starts logging for the whole process, and gives what changes its verbosity. Later calls change
+/// nothing.
+pub fn init(logging: &Logging) -> SetVerbosity {
+    let modules = logging.vmodule.clone();
+    let (shown, reload) = reload::Layer::new(filter(logging.verbosity, modules.clone()));
     let lines = fmt::layer().with_writer(std::io::stderr);
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match logging.format {
-        LogFormat::Text => lines.compact().with_ansi(std::io::stderr().is_terminal()).with_filter(filter).boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).with_filter(filter).boxed(),
+        LogFormat::Text => lines.compact().with_ansi(std::io::stderr().is_terminal()).with_filter(shown).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_filter(shown).boxed(),
     };
     // Only a test harness that has installed its own makes this fail.
     let _ = tracing_subscriber::registry().with(layer).try_init();
+    // It fails where the line above did: then nothing of ours is shown at any verbosity.
+    SetVerbosity::new(move |level| {
+        let _ = reload.reload(filter(level, modules.clone()));
+    })
+}
+
+type Filter = FilterFn<Box<dyn Fn(&Metadata<'_>) -> bool + Send + Sync>>;
+
+fn filter(level: u32, modules: Vec<VModule>) -> Filter {
+    let verbosity = Verbosity { level, modules };
+    let max = verbosity.max();
+    let shows: Box<dyn Fn(&Metadata<'_>) -> bool + Send + Sync> = Box::new(move |line| verbosity.shows(line));
+    FilterFn::new(shows).with_max_level_hint(max)
 }
 
 /// Which lines are shown.
@@ -105,6 +119,21 @@ mod tests {
         check(6, "hyper::proto", Level::WARN);
         check(6, "ferroletter", Level::WARN);
         check(8, "hyper::proto", Level::TRACE);
+    }
+
+    #[test]
+    fn a_new_verbosity_counts_for_the_lines_that_follow() {
+        let (shown, reload) = reload::Layer::new(filter(2, Vec::new()));
+        let lines = fmt::layer().with_writer(std::io::sink).with_filter(shown);
+        let subscriber = tracing_subscriber::registry().with(lines);
+        tracing::subscriber::with_default(subscriber, || {
+            let shows = || tracing::enabled!(target: "ferrolet::test", Level::DEBUG);
+            assert!(!shows());
+            reload.reload(filter(4, Vec::new())).expect("the subscriber is there");
+            assert!(shows());
+            reload.reload(filter(2, Vec::new())).expect("the subscriber is there");
+            assert!(!shows());
+        });
     }
 
     #[test]

@@ -159,7 +159,7 @@ fn config(given: &GivenFlags, check: bool) -> anyhow::Result<()> {
 
 fn run(given: &GivenFlags) -> anyhow::Result<()> {
     let settings = Settings::load(given)?;
-    logging::init(&settings.kubelet.logging);
+    let verbosity = logging::init(&settings.kubelet.logging);
     for warning in &settings.warnings {
         tracing::warn!(reason = warning.to_string(), "doubtful configuration");
     }
@@ -176,7 +176,7 @@ fn run(given: &GivenFlags) -> anyhow::Result<()> {
         tokio::select! {
             biased;
             // Cancel-safe: the agent's end drops the watch, which holds nothing else.
-            result = crate::agent::run(settings) => result,
+            result = crate::agent::run(settings, verbosity) => result,
             // Cancel-safe: pods outlive the agent, so it may be dropped at any await.
             left = contention(yields) => left,
         }

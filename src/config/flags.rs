@@ -1,14 +1,15 @@
 //! Command-line flags: all of them, and how the value of one becomes a value of the document.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::field::{Field, Flag, Kind, Status, Syntax};
+use super::field::{Field, Flag, Kind, Preset, Status, Syntax};
 use super::fields::FIELDS;
 use super::kind::Findings;
-use super::options::{OPTION_FLAGS, OptionFlag};
+use super::options::{OPTION_FLAGS, OptionFlag, OptionKind};
 use super::path::FieldPath;
 use super::{quantity, taints};
 
@@ -36,6 +37,39 @@ impl Known {
             Known::Field(field, _) => field.kind == Kind::Bool,
             Known::Option(flag) => flag.is_switch(),
         }
+    }
+
+    fn default_text(self) -> String {
+        match self {
+            Known::Option(flag) => flag.default.to_owned(),
+            Known::Field(field, _) => match (&field.default, field.kind) {
+                (Preset::Bool(on), _) => on.to_string(),
+                (Preset::Integer(number), _) => number.to_string(),
+                (Preset::Float(number), _) => number.to_string(),
+                (Preset::Text(text), _) => (*text).to_owned(),
+                (Preset::List(items), _) => items.join(","),
+                (Preset::Map(pairs), _) => {
+                    pairs.iter().map(|(key, value)| format!("{key}<{value}")).collect::<Vec<_>>().join(",")
+                }
+                // Go has no absence: these hold nothing, each in its own way.
+                (Preset::Absent | Preset::Derived, Kind::Bool) => "false".to_owned(),
+                (Preset::Absent | Preset::Derived, Kind::Integer { .. } | Kind::Float) => "0".to_owned(),
+                (Preset::Absent | Preset::Derived, _) => String::new(),
+            },
+        }
+    }
+
+    /// Whether each use of the flag counts, and not only the last.
+    fn adds_up(self) -> bool {
+        match self {
+            Known::Field(_, flag) => flag.syntax != Syntax::Scalar && flag.syntax != Syntax::Taints,
+            Known::Option(flag) => flag.kind == OptionKind::Labels,
+        }
+    }
+
+    /// Headers are what tokens are sent in; upstream shows them.
+    fn is_secret(self) -> bool {
+        matches!(self, Known::Field(_, flag) if flag.syntax == Syntax::Headers)
     }
 
     pub fn status(self) -> Status {
@@ -87,6 +121,23 @@ impl GivenFlags {
     pub fn last<'g>(&'g self, name: &'g str) -> Option<&'g str> {
         self.values(name).next_back()
     }
+}
+
+/// What stands for a value that may hold a credential.
+const SECRET: &str = "CLASSIFIED";
+
+/// Every flag with what was given to it, or with its default.
+pub fn values(given: &GivenFlags) -> BTreeMap<String, String> {
+    let shown = |flag: Known| {
+        let uses: Vec<_> = given.values(flag.name()).collect();
+        match uses.as_slice() {
+            [] => flag.default_text(),
+            _ if flag.is_secret() => SECRET.to_owned(),
+            _ if flag.adds_up() => uses.join(","),
+            [.., last] => (*last).to_owned(),
+        }
+    };
+    all().map(|flag| (flag.name().to_owned(), shown(flag))).collect()
 }
 
 /// What the uses of a flag come to as a value of its field.

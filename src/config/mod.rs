@@ -15,6 +15,7 @@
 //! Always true: what upstream tolerates is tolerated, but never silently; an error names the
 //! file and line or the flag, the path of the field, and the reason.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -91,6 +92,8 @@ pub struct Settings {
     pub gates: FeatureGates,
     /// For the log, one line each.
     pub warnings: Vec<Warning>,
+    /// Each flag with the value it was given, or its default; what may be secret is left out.
+    pub flag_values: BTreeMap<String, String>,
     tree: Tree,
 }
 
@@ -280,7 +283,10 @@ impl Loader {
         self.warnings.extend(warning::idle(&tree, era, &gates, given));
         self.warnings.extend(warning::taken_otherwise(&tree));
         match self.errors.is_empty() {
-            true => Ok(Settings { flags, kubelet, gates, warnings: self.warnings, tree }),
+            true => {
+                let flag_values = flags::values(given);
+                Ok(Settings { flags, kubelet, gates, warnings: self.warnings, flag_values, tree })
+            }
             false => Err(ConfigErrors(self.errors)),
         }
     }

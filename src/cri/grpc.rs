@@ -5,6 +5,7 @@
 //! Dropping a call's future resets its stream, which cancels the work in the runtime.
 
 use std::error::Error;
+use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -352,6 +353,17 @@ impl Runtime for GrpcRuntime {
     async fn reopen_container_log(&self, id: &ContainerId) -> Result<()> {
         let request = wire::ReopenContainerLogRequest { container_id: id.as_str().to_owned() };
         self.within_timeout("ReopenContainerLog", self.runtime().reopen_container_log(request)).await?;
+        Ok(())
+    }
+
+    async fn checkpoint_container(&self, id: &ContainerId, file: &Path, timeout: Duration) -> Result<()> {
+        let timeout = timeout.max(self.request_timeout);
+        let request = wire::CheckpointContainerRequest {
+            container_id: id.as_str().to_owned(),
+            location: file.to_string_lossy().into_owned(),
+            timeout: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        };
+        within("CheckpointContainer", timeout, self.runtime().checkpoint_container(request)).await?;
         Ok(())
     }
 

@@ -19,6 +19,7 @@ mod wire;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -623,6 +624,9 @@ pub trait Runtime: ImageService {
     }
     /// From now on the log is written to a new file of the old name, unless there is one.
     async fn reopen_container_log(&self, id: &ContainerId) -> Result<()>;
+    /// Writes all that a running container is to a file, from which it could be started again.
+    /// `timeout` counts where it is longer than what calls are given anyway.
+    async fn checkpoint_container(&self, id: &ContainerId, file: &Path, timeout: Duration) -> Result<()>;
     /// Runs a command in a running container and waits for its end. Without `timeout` it may
     /// last for ever; the caller ends it by dropping the call.
     async fn exec(&self, id: &ContainerId, command: &[String], timeout: Option<Duration>) -> Result<Executed>;

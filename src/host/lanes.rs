@@ -27,6 +27,8 @@ const OVERDUE_MAX: usize = 256;
 pub struct Lanes {
     deadline: Duration,
     overdue_max: usize,
+    /// For all lanes together, where their work is bounded by more than its own lane.
+    places: Option<Arc<Semaphore>>,
     table: Arc<Mutex<Table>>,
 }
 
@@ -45,11 +47,25 @@ struct Lane {
 struct Running {
     what: &'static str,
     since: Instant,
+    /// When whoever asked for it gave it up. From the same moment on it keeps others away.
+    due: Instant,
+}
+
+impl Running {
+    fn is_overdue(&self, now: Instant) -> bool {
+        now >= self.due
+    }
 }
 
 impl Lanes {
     pub fn new(deadline: Duration) -> Self {
-        Lanes { deadline, overdue_max: OVERDUE_MAX, table: Arc::default() }
+        Lanes { deadline, overdue_max: OVERDUE_MAX, places: None, table: Arc::default() }
+    }
+
+    /// With no more than `places` pieces of work at the same time, whatever their lanes. Who waits
+    /// for its lane holds none of them.
+    pub fn sharing(deadline: Duration, places: usize) -> Self {
+        Lanes { places: Some(Arc::new(Semaphore::new(places))), ..Lanes::new(deadline) }
     }
 
     /// Runs `work` on the blocking pool. `path` is what it is about, for the error text.
@@ -70,7 +86,12 @@ impl Lanes {
             .await
             .map_err(late)?
             .expect("the semaphore of a lane is never closed");
-        let occupied = self.enter(lane, what, permit);
+        let place = match &self.places {
+            Some(places) => Some(timeout_at(deadline, places.clone().acquire_owned()).await.map_err(late)?),
+            None => None,
+        };
+        let place = place.transpose().expect("the places are never closed");
+        let occupied = self.enter(lane, what, deadline, permit, place);
         let work = tokio::task::spawn_blocking(move || {
             let _occupied = occupied;
             work()
@@ -87,14 +108,13 @@ impl Lanes {
         let mut table = self.lock();
         let busy = |doing, stuck| HostError::Busy { what, path: path.to_owned(), doing, stuck };
         let now = Instant::now();
-        let overdue = |running: &Running| now.duration_since(running.since) > self.deadline;
-
         if let Some(own) = table.lanes.get(lane)
-            && let Some(stuck) = own.running.values().find(|running| overdue(running))
+            && let Some(stuck) = own.running.values().find(|running| running.is_overdue(now))
         {
             return Err(busy(stuck.what, now.duration_since(stuck.since)));
         }
-        let all = || table.lanes.values().flat_map(|lane| lane.running.values()).filter(|running| overdue(running));
+        let all =
+            || table.lanes.values().flat_map(|lane| lane.running.values()).filter(|running| running.is_overdue(now));
         if all().count() >= self.overdue_max
             && let Some(oldest) = all().min_by_key(|running| running.since)
         {
@@ -103,12 +123,19 @@ impl Lanes {
         Ok(table.lane(lane).slots.clone())
     }
 
-    fn enter(&self, lane: &Path, what: &'static str, permit: OwnedSemaphorePermit) -> Occupied {
+    fn enter(
+        &self,
+        lane: &Path,
+        what: &'static str,
+        due: Instant,
+        permit: OwnedSemaphorePermit,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Occupied {
         let mut table = self.lock();
         let id = table.next_id;
         table.next_id += 1;
-        table.lane(lane).running.insert(id, Running { what, since: Instant::now() });
-        Occupied { table: self.table.clone(), lane: lane.to_owned(), id, permit: Some(permit) }
+        table.lane(lane).running.insert(id, Running { what, since: Instant::now(), due });
+        Occupied { table: self.table.clone(), lane: lane.to_owned(), id, permit: Some(permit), _place: place }
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -130,6 +157,7 @@ struct Occupied {
     lane: PathBuf,
     id: u64,
     permit: Option<OwnedSemaphorePermit>,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for Occupied {
@@ -153,6 +181,7 @@ mod tests {
     use super::*;
 
     const DEADLINE: Duration = Duration::from_millis(50);
+    const PATIENCE: Duration = Duration::from_secs(30);
 
     /// Work that hangs until the sender is dropped.
     fn hung(lanes: &Lanes, lane: &'static str) -> (mpsc::Sender<()>, tokio::task::JoinHandle<Result<()>>) {
@@ -169,8 +198,10 @@ mod tests {
         (release, task)
     }
 
+    /// On the same lanes, but with time enough on any machine.
     async fn quick(lanes: &Lanes, lane: &str) -> Result<u8> {
-        lanes.run(Path::new(lane), "list", Path::new(lane), || Ok(7)).await
+        let patient = Lanes { deadline: PATIENCE, ..lanes.clone() };
+        patient.run(Path::new(lane), "list", Path::new(lane), || Ok(7)).await
     }
 
     #[tokio::test]
@@ -193,14 +224,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_hung_place_takes_no_more_threads_than_its_slots() {
-        let lanes = Lanes::new(DEADLINE);
-        let hung: Vec<_> = (0..50).map(|_| hung(&lanes, "/mnt/nfs")).collect();
-        let (releases, tasks): (Vec<_>, Vec<_>) = hung.into_iter().unzip();
-        for task in tasks {
-            assert!(task.await.unwrap().is_err());
+        // None of it is overdue while we look: then the lane would be closed, and show less.
+        let lanes = Lanes::new(PATIENCE);
+        let (releases, tasks): (Vec<_>, Vec<_>) = (0..50).map(|_| hung(&lanes, "/mnt/nfs")).unzip();
+        let running = || lanes.lock().lanes.get(Path::new("/mnt/nfs")).map_or(0, |lane| lane.running.len());
+        while running() < SLOTS {
+            tokio::task::yield_now().await;
         }
-        assert_eq!(lanes.lock().lanes[Path::new("/mnt/nfs")].running.len(), SLOTS);
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+            assert_eq!(running(), SLOTS);
+        }
         drop(releases);
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
     }
 
     #[tokio::test]
@@ -221,8 +259,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_lane_is_closed_from_the_very_moment_its_work_is_given_up() {
+        for round in 0..200 {
+            let lanes = Lanes::new(Duration::from_millis(1));
+            let (_release, stuck) = hung(&lanes, "/pods/a");
+            assert!(stuck.await.unwrap().is_err());
+            let refused = quick(&lanes, "/pods/a").await;
+            assert!(matches!(refused, Err(HostError::Busy { .. })), "round {round}: {refused:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_hung_lane_holds_no_place_of_all() {
+        let lanes = Lanes::sharing(PATIENCE, SLOTS + 1);
+        let (releases, tasks): (Vec<_>, Vec<_>) = (0..50).map(|_| hung(&lanes, "/mnt/nfs")).unzip();
+        while lanes.lock().lanes.get(Path::new("/mnt/nfs")).is_none_or(|lane| lane.running.len() < SLOTS) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(quick(&lanes, "/var/log").await.unwrap(), 7);
+        drop(releases);
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test]
     async fn a_quiet_lane_is_forgotten() {
-        let lanes = Lanes::new(Duration::from_secs(5));
+        let lanes = Lanes::new(PATIENCE);
         let all = (0..100).map(|n| {
             let lanes = lanes.clone();
             tokio::spawn(async move { quick(&lanes, &format!("/pods/{}", n % 10)).await })

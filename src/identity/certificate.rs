@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use ring::digest::{SHA256, digest};
-use rustls::RootCertStore;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::WebPkiClientVerifier;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use x509_parser::extensions::GeneralName;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::parse_x509_certificate;
+
+use crate::authorities::Authorities;
 
 /// Why a file holds no certificate that could be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,8 +41,16 @@ pub struct Certificate {
     pub common_name: String,
     pub names: BTreeSet<String>,
     pub addresses: BTreeSet<IpAddr>,
-    pub issuer: Vec<u8>,
+    pub issuer: Issuer,
     pub digest: [u8; 32],
+}
+
+/// Who signed a certificate. All clusters that kubeadm made have authorities of one name, so that
+/// its key says more; some do not name it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Issuer {
+    pub name: Vec<u8>,
+    pub key_id: Option<Vec<u8>>,
 }
 
 /// A certificate with the chain above it and its key, as they lie in one file.
@@ -86,7 +95,7 @@ impl Certificate {
             common_name: common_name.unwrap_or_default().to_owned(),
             names,
             addresses,
-            issuer: parsed.issuer().as_raw().to_vec(),
+            issuer: Issuer { name: parsed.issuer().as_raw().to_vec(), key_id: key_id_of_issuer(&parsed) },
             digest: digest(&SHA256, der).as_ref().try_into().expect("SHA-256 has 32 bytes"),
         })
     }
@@ -118,17 +127,19 @@ impl Bundle {
 
     /// Whether one of these authorities has issued it, at whatever time.
     pub fn is_issued_by(&self, authorities_pem: &[u8]) -> bool {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(authorities_pem).flatten());
-        let provider = Arc::new(default_provider());
-        let Ok(verifier) = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build() else {
-            return false;
-        };
-        let [leaf, above @ ..] = &*self.key.cert else { return false };
-        let seconds = u64::try_from(self.leaf.not_before.as_second()).unwrap_or(0) + 1;
-        let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
-        verifier.verify_client_cert(leaf, above, time).is_ok()
+        let mut found = CertificateDer::pem_slice_iter(authorities_pem).flatten();
+        // One that cannot be used takes nothing from the others.
+        found.any(|one| {
+            Authorities::of(&[one]).is_ok_and(|authority| authority.have_signed(&self.key.cert, self.leaf.not_before))
+        })
     }
+}
+
+fn key_id_of_issuer(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
+    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(issuer) => Some(issuer.key_identifier.as_ref()?.0.to_vec()),
+        _ => None,
+    })
 }
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {

@@ -7,13 +7,13 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use super::certificate::Certificate;
+use super::certificate::{BadBundle, Bundle, Certificate};
 use super::kubeconfig::{BadKubeconfig, Parsed, Part};
 use super::plan::{Held, InUse, Kubeconfig, Step, Stored, View, With, next};
 use super::request::{Key, RequestError, client_request, first_client_request};
 use super::signing::{SigningError, obtain};
 use super::store::{KeyError, PEM_BYTES_MAX, Store};
-use super::{Access, Backoff, IdentityConfig, LOOK_AGAIN, SIGNED_WITHIN, built, rest, unix_seconds};
+use super::{Access, Backoff, Failure, IdentityConfig, LOOK_AGAIN, Role, SIGNED_WITHIN, built, rest, unix_seconds};
 use crate::causes::chain;
 use crate::clock::Clock;
 use crate::host::{Durability, Host, HostError};
@@ -58,8 +58,21 @@ pub(super) enum IdentityError {
     BadKubeconfig(#[from] BadKubeconfig),
     #[error("bootstrap kubeconfig {} is gone", path.display())]
     BootstrapGone { path: PathBuf },
+    #[error("the kubeconfig has changed meanwhile")]
+    Changed,
+    #[error("failed to use the certificate in kubeconfig {}: {why}", path.display())]
+    Embedded { path: PathBuf, why: BadBundle },
     #[error("the certificate that was signed last is of no use here: it is due again already, or another's")]
     NoHelp,
+}
+
+impl Failure for IdentityError {
+    fn is_refusal(&self) -> bool {
+        match self {
+            IdentityError::Signing(error) => !error.may_be_answered_yet(),
+            error => matches!(error, IdentityError::NoHelp),
+        }
+    }
 }
 
 /// What the task waits for between two looks.
@@ -104,6 +117,7 @@ impl ClientIdentity {
 
     /// Keeps the certificate valid, for ever.
     pub async fn run(mut self) {
+        let mut reloads = self.access.reloads();
         loop {
             let pause = match self.turn().await {
                 Ok(pause) => {
@@ -116,21 +130,19 @@ impl ClientIdentity {
             };
             match pause {
                 Pause::None => {}
-                Pause::Until(until) => rest(&self.clock, until).await,
+                Pause::Until(until) => tokio::select! {
+                    // Cancel-safe, both: they only wait.
+                    () = rest(&self.clock, until) => {}
+                    // What it names may be better than what is in use instead.
+                    Ok(()) = reloads.changed() => {}
+                },
                 Pause::For(pause) => sleep(pause).await,
             }
         }
     }
 
     pub(super) fn note_failure(&mut self, error: &IdentityError) -> Duration {
-        let is_refused = match error {
-            IdentityError::Signing(error) => !error.may_be_answered_yet(),
-            error => matches!(error, IdentityError::NoHelp),
-        };
-        let retry_in = self.backoff.fail(&self.clock, is_refused);
-        metrics::certificates::client_not_renewed();
-        warn!(error = chain(error), ?retry_in, "the node's certificate is not renewed, will retry");
-        retry_in
+        self.backoff.note(&self.clock, Role::Client, error)
     }
 
     /// One look, and the step that follows from it.
@@ -169,6 +181,10 @@ impl ClientIdentity {
                 info!(certificate = %path.display(), "a finished certificate goes into use");
                 self.store.adopt(&path).await?;
             }
+            Step::Extract => {
+                info!(kubeconfig = %self.config.kubeconfig.display(), "keeping the certificate of the kubeconfig as ours");
+                self.extract().await?;
+            }
             Step::WriteKubeconfig => self.put_kubeconfig(&self.new_kubeconfig().await?).await?,
             // Another one would be as bad: a clock or a signer is wrong, and each costs all connections.
             Step::Obtain { .. } if std::mem::take(&mut self.has_obtained) => return Err(IdentityError::NoHelp),
@@ -194,13 +210,16 @@ impl ClientIdentity {
 
     /// A disk that does not answer is no reason to conclude anything.
     async fn look(&self) -> Result<View, HostError> {
+        let (kubeconfig, is_embedded, own_authorities) = self.look_at_kubeconfig().await?;
         let (bootstrap, authorities) = self.look_at_bootstrap().await;
+        let authorities = own_authorities.or(authorities);
         let authorities = authorities.as_deref();
         Ok(View {
             now: self.clock.wall(),
             built: built(),
             node_name: self.config.node_name.clone(),
-            kubeconfig: self.look_at_kubeconfig().await?,
+            kubeconfig,
+            is_embedded,
             current: self.store.current(authorities).await,
             finished: self.store.finished(authorities).await?,
             bootstrap,
@@ -208,22 +227,36 @@ impl ClientIdentity {
         })
     }
 
-    async fn look_at_kubeconfig(&self) -> Result<Kubeconfig, HostError> {
+    /// What it says, whether it holds a certificate with its key, and the authorities of its cluster.
+    async fn look_at_kubeconfig(&self) -> Result<(Kubeconfig, bool, Option<Vec<u8>>), HostError> {
         let path = &self.config.kubeconfig;
         let Some(text) = self.host.read_file(path, PEM_BYTES_MAX).await? else {
-            return Ok(Kubeconfig::Absent { path: path.clone() });
+            return Ok((Kubeconfig::Absent { path: path.clone() }, false, None));
         };
-        Ok(match Parsed::parse(path, &text).and_then(|parsed| parsed.certificate()) {
-            Ok(Part::Absent) => Kubeconfig::OtherCredentials,
-            Ok(Part::File(file)) if file == self.store.current_path() => Kubeconfig::Current,
-            Ok(Part::File(file)) => Kubeconfig::Own(match self.host.read_file(&file, PEM_BYTES_MAX).await {
+        let (parsed, part) = match Parsed::parse(path, &text).and_then(|parsed| Ok((parsed.certificate()?, parsed))) {
+            Ok((part, parsed)) => (parsed, part),
+            Err(error) => return Ok((Kubeconfig::Broken(error.to_string()), false, None)),
+        };
+        let is_embedded = parsed.bundle().is_some();
+        let kubeconfig = match part {
+            Part::Absent => Kubeconfig::OtherCredentials,
+            Part::File(file) if file == self.store.current_path() => Kubeconfig::Current,
+            Part::File(file) => Kubeconfig::Own(match self.host.read_file(&file, PEM_BYTES_MAX).await {
                 Ok(Some(pem)) => held(file, &pem),
                 Ok(None) => Held::Absent { path: file },
                 Err(error) => Held::Broken { path: file, why: chain(&error) },
             }),
-            Ok(Part::Inline(pem)) => Kubeconfig::Own(held(path.clone(), &pem)),
-            Err(error) => Kubeconfig::Broken(error.to_string()),
-        })
+            Part::Inline(pem) => Kubeconfig::Own(held(path.clone(), &pem)),
+        };
+        Ok((kubeconfig, is_embedded, self.authorities(parsed.authority()).await))
+    }
+
+    async fn authorities(&self, named: Result<Part, BadKubeconfig>) -> Option<Vec<u8>> {
+        match named {
+            Ok(Part::Inline(pem)) => Some(pem),
+            Ok(Part::File(file)) => self.host.read_file(&file, PEM_BYTES_MAX).await.ok().flatten(),
+            Ok(Part::Absent) | Err(_) => None,
+        }
     }
 
     /// Whether there is one, and the authorities of its cluster.
@@ -235,12 +268,7 @@ impl ClientIdentity {
             Ok(parsed) => parsed.authority(),
             Err(error) => return (Err(chain(&error)), None),
         };
-        let authority = match authority {
-            Ok(Part::Inline(pem)) => Some(pem),
-            Ok(Part::File(file)) => self.host.read_file(&file, PEM_BYTES_MAX).await.ok().flatten(),
-            Ok(Part::Absent) | Err(_) => None,
-        };
-        (Ok(()), authority)
+        (Ok(()), self.authorities(authority).await)
     }
 
     async fn read_bootstrap(&self, path: &Path) -> Result<Parsed, IdentityError> {
@@ -266,6 +294,16 @@ impl ClientIdentity {
             info!("connecting anew with the new client certificate");
         }
         Ok(())
+    }
+
+    async fn extract(&self) -> Result<(), IdentityError> {
+        let path = &self.config.kubeconfig;
+        let text = self.host.read_file(path, PEM_BYTES_MAX).await?.unwrap_or_default();
+        let pem = Parsed::parse(path, &text)?.bundle().ok_or(IdentityError::Changed)?;
+        if let Err(why) = Bundle::parse(pem.as_bytes()) {
+            return Err(IdentityError::Embedded { path: path.clone(), why });
+        }
+        Ok(self.store.put(&pem, self.clock.wall()).await?)
     }
 
     async fn bootstrap(&self) -> Result<(), IdentityError> {

@@ -52,6 +52,17 @@ impl Parsed {
         self.part(&self.user.client_certificate_data, &self.user.client_certificate, "a certificate")
     }
 
+    /// Certificate and key in one text, if it holds both itself.
+    pub fn bundle(&self) -> Option<String> {
+        // kube keeps it in a type of its own, which it writes all the same.
+        let user = serde_json::to_value(&self.user).ok()?;
+        let key = user["client-key-data"].as_str().map(str::to_owned);
+        let parts = [self.certificate(), self.part(&key, &self.user.client_key, "a key")];
+        let [Ok(Part::Inline(certificate)), Ok(Part::Inline(key))] = parts else { return None };
+        let (certificate, key) = (String::from_utf8(certificate).ok()?, String::from_utf8(key).ok()?);
+        Some(format!("{}\n{key}", certificate.trim_end()))
+    }
+
     pub fn authority(&self) -> Result<Part, BadKubeconfig> {
         self.part(&self.cluster.certificate_authority_data, &self.cluster.certificate_authority, "an authority")
     }

@@ -3,13 +3,13 @@
 //!
 //! `plan.rs` and `serving/plan.rs` decide, as pure functions of what is on disk, the time and
 //! the settings. Two tasks act: `client.rs` bootstraps (a key, a request made with the bootstrap
-//! kubeconfig, the certificate, the kubeconfig), renews after 70 to 90 % of a certificate's life
-//! and tells the connections to the API server; `serving/` asks for a certificate with the
-//! addresses of the Node. `store.rs` knows the files, `request.rs` makes requests,
-//! `signing.rs` waits for their signature.
+//! kubeconfig, the certificate, the kubeconfig), keeps a certificate that a kubeconfig holds with
+//! ours, renews after 70 to 90 % of a certificate's life and tells the connections to the API
+//! server; `serving/` asks for a certificate with the addresses of the Node. `store.rs` knows the
+//! files, `request.rs` makes requests, `signing.rs` waits for their signature.
 //!
-//! In: kubeconfigs and certificates on disk, the wall clock, the watch of this Node. Out:
-//! files in `--cert-dir`, the kubeconfig, `KubeCluster::take_up`, a serving key (watch).
+//! In: kubeconfigs and certificates on disk, the wall clock, the watch of this Node, and that a
+//! kubeconfig was found changed. Out: files in `--cert-dir`, the kubeconfig, `KubeCluster::take_up`, a serving key (watch).
 //!
 //! Always true: nothing waits for an identity but what needs it, so static pods start without;
 //! what is on disk is replaced only by what works better and is there already; a clock that
@@ -32,10 +32,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
+use tracing::warn;
 
+use crate::causes::chain;
 use crate::clock::Clock;
 use crate::kube::{CertificateRequests, KubeCluster, LoadError};
+use crate::metrics;
 
 pub use client::ClientIdentity;
 pub use serving::{ServingIdentity, ServingKey};
@@ -68,6 +72,8 @@ pub trait Access: Send + Sync + 'static {
     /// Connections are made anew with the kubeconfig of now, and with this file for certificate
     /// and key instead of those it names.
     async fn take_up(&self, certificate: Option<&Path>) -> Result<(), LoadError>;
+    /// Changes when connections were made anew because the kubeconfig was found changed.
+    fn reloads(&self) -> watch::Receiver<u64>;
 }
 
 /// The real one.
@@ -90,6 +96,10 @@ impl Access for ClusterAccess {
 
     async fn take_up(&self, certificate: Option<&Path>) -> Result<(), LoadError> {
         self.cluster.take_up(certificate).await
+    }
+
+    fn reloads(&self) -> watch::Receiver<u64> {
+        self.cluster.reloads()
     }
 }
 
@@ -135,6 +145,19 @@ fn has_jumped(clock: &Clock, wall: Timestamp, now: Instant) -> bool {
     by_wall.checked_sub(by_now).is_none_or(|difference| difference.abs() > JUMP)
 }
 
+/// Why there is no new certificate.
+trait Failure: std::error::Error + 'static {
+    /// Whether to ask again soon would only be refused again.
+    fn is_refusal(&self) -> bool;
+}
+
+/// What a certificate is for.
+#[derive(Clone, Copy, Debug)]
+enum Role {
+    Client,
+    Serving,
+}
+
 /// Pauses between attempts, doubled up to a limit.
 #[derive(Default)]
 struct Backoff {
@@ -147,6 +170,17 @@ impl Backoff {
     const LONGEST: Duration = Duration::from_secs(32);
     /// Each attempt leaves an object in the API where somebody denies or does not sign.
     const LONGEST_REFUSED: Duration = Duration::from_secs(15 * 60);
+
+    /// Tells of a failure and when the next attempt is due.
+    fn note(&mut self, clock: &Clock, role: Role, error: &dyn Failure) -> Duration {
+        let retry_in = self.fail(clock, error.is_refusal());
+        match role {
+            Role::Client => metrics::certificates::client_not_renewed(),
+            Role::Serving => metrics::certificates::server_not_renewed(),
+        }
+        warn!(?role, error = chain(error), ?retry_in, "the node has no new certificate, will retry");
+        retry_in
+    }
 
     fn fail(&mut self, clock: &Clock, is_refused: bool) -> Duration {
         let longest = if is_refused { Self::LONGEST_REFUSED } else { Self::LONGEST };

@@ -20,7 +20,7 @@ const BUILD_CLOCK_DIFFERS: SignedDuration = SignedDuration::from_hours(24);
 pub struct Stored {
     pub path: PathBuf,
     pub leaf: Certificate,
-    /// Issued by an authority in the bootstrap kubeconfig.
+    /// Issued by an authority in the kubeconfig, or where there is none, in that of the bootstrap.
     pub is_of_cluster: bool,
 }
 
@@ -59,6 +59,8 @@ pub struct View {
     pub built: Timestamp,
     pub node_name: String,
     pub kubeconfig: Kubeconfig,
+    /// The kubeconfig holds certificate and key itself.
+    pub is_embedded: bool,
     pub current: Held,
     pub finished: Vec<Stored>,
     /// There is a bootstrap kubeconfig, or why there is none.
@@ -89,6 +91,9 @@ pub enum Step {
     },
     /// The certificate is there, the kubeconfig that leads to it is not.
     WriteKubeconfig,
+    /// What the kubeconfig holds goes where certificates of ours are. `kubeadm init` has the
+    /// kubeconfig lead there as its last step.
+    Extract,
     Obtain {
         with: With,
         why: String,
@@ -164,13 +169,17 @@ impl View {
         }
     }
 
-    /// Whether our current certificate follows the one that the kubeconfig brought.
+    /// Whether our current certificate follows the one that the kubeconfig brought. One that is
+    /// left from another cluster does not, however long it is valid.
     fn is_successor(&self, current: &Stored) -> bool {
-        let own_until = match &self.kubeconfig {
-            Kubeconfig::Own(Held::Good(own)) => Some(own.leaf.not_after),
-            _ => None,
+        let follows = match &self.kubeconfig {
+            Kubeconfig::Own(Held::Good(own)) => {
+                current.leaf.not_after > own.leaf.not_after
+                    && (current.leaf.issuer == own.leaf.issuer || current.is_of_cluster)
+            }
+            _ => true,
         };
-        self.rotates && self.is_ours(current) && Some(current.leaf.not_after) > own_until
+        self.rotates && self.is_ours(current) && follows
     }
 
     /// The certificate whose dates count.
@@ -290,6 +299,9 @@ fn maintain(view: &View, held: &Held) -> Step {
 fn renew(view: &View, stored: &Stored) -> Step {
     if !view.rotates {
         return Step::Rest { until: Some(stored.leaf.not_after) };
+    }
+    if view.is_embedded && view.is_ours(stored) && matches!(view.current, Held::Absent { .. }) {
+        return Step::Extract;
     }
     let renew_at = stored.leaf.renew_at();
     if view.now < renew_at {

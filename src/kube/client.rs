@@ -17,6 +17,7 @@ use kube::core::Request;
 use kube::core::params::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions};
 use serde::Serialize;
 use serde_json::Value;
+use tokio::sync::watch;
 
 use super::errors::LoadError;
 use super::limit::{Rate, Throttle};
@@ -75,6 +76,11 @@ impl KubeCluster {
     /// instead of those in the kubeconfig if there is one.
     pub async fn take_up(&self, certificate: Option<&Path>) -> std::result::Result<(), LoadError> {
         self.requests.transport().take_up(certificate).await
+    }
+
+    /// Changes when a kubeconfig that was found changed has been taken up after a failure.
+    pub fn reloads(&self) -> watch::Receiver<u64> {
+        self.requests.transport().reloads()
     }
 
     fn over(transport: Transport, node_name: &str, rate: Option<Rate>, clock: Clock) -> Self {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use futures::FutureExt;
+use http::header::AUTHORIZATION;
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
@@ -19,6 +20,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
+
+use super::credentials::Credentials;
 
 /// Name, TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,13 +80,32 @@ pub(super) fn connect(config: &Config, protocol: Protocol) -> Result<Connections
         .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     let client: HyperClient<_, Body> = builder.build(open);
 
+    let is_programs = config.auth_info.exec.is_some();
+    let auth = if is_programs { None } else { config.auth_layer()? };
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer()?)
+        .option_layer(auth)
         .layer(config.extra_headers_layer()?)
         .map_err(|error: HyperError| -> BoxError { Box::new(error) })
         .service(client);
-    Ok(BoxCloneSyncService::new(service))
+    let connections = BoxCloneSyncService::new(service);
+    match is_programs {
+        true => Ok(with(Credentials::of(config)?, connections)),
+        false => Ok(connections),
+    }
+}
+
+/// The same connections for requests that carry these credentials.
+fn with(credentials: Credentials, connections: Connections) -> Connections {
+    BoxCloneSyncService::new(service_fn(move |mut request: Request<Body>| {
+        let (credentials, connections) = (credentials.clone(), connections.clone());
+        async move {
+            if let Some(header) = credentials.header().await? {
+                request.headers_mut().insert(AUTHORIZATION, header);
+            }
+            connections.oneshot(request).await
+        }
+    }))
 }
 
 fn connector(config: &Config, protocol: Protocol) -> Result<HttpsConnector<HttpConnector>, kube::Error> {

@@ -14,6 +14,7 @@
 
 mod client;
 mod connect;
+mod credentials;
 mod errors;
 #[cfg(test)]
 pub(crate) mod fake;

@@ -88,6 +88,8 @@ pub(super) struct Transport {
     heartbeat_health: Mutex<Health>,
     shared_health: Mutex<Health>,
     last_load: tokio::sync::Mutex<Instant>,
+    /// Counts up when the kubeconfig was found changed.
+    reloads: watch::Sender<u64>,
     /// Counts up whenever waiting makes no sense any more: the server is back, or the
     /// kubeconfig has changed.
     retry_now: watch::Sender<u64>,
@@ -123,6 +125,7 @@ impl Transport {
             heartbeat_health: Mutex::default(),
             shared_health: Mutex::default(),
             last_load: tokio::sync::Mutex::new(Instant::now()),
+            reloads: watch::Sender::new(0),
             retry_now: watch::Sender::new(0),
         }
     }
@@ -162,6 +165,11 @@ impl Transport {
     /// Whom requests of now are for.
     pub(super) fn server(&self) -> String {
         self.current.borrow().as_ref().map(|loaded| loaded.server()).unwrap_or_default()
+    }
+
+    /// Changes when the kubeconfig was found changed and taken up.
+    pub(super) fn reloads(&self) -> watch::Receiver<u64> {
+        self.reloads.subscribe()
     }
 
     /// Changes whenever a failed request deserves another try at once.
@@ -256,6 +264,7 @@ impl Transport {
         if loaded.fingerprint != failed.fingerprint {
             info!(kubeconfig = %self.kubeconfig.display(), "kubeconfig has changed, connecting anew");
             self.replace(loaded);
+            self.reloads.send_modify(|count| *count += 1);
         } else if is_refused && failed.plugin().is_some() && failed.since.elapsed() >= ASK_PLUGIN_EVERY {
             info!(kubeconfig = %self.kubeconfig.display(), "credentials are refused, asking the plugin for new ones");
             self.replace(loaded);

@@ -7,11 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
-
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
 
 use crate::host::{HostError, Lanes};
 
@@ -22,14 +18,12 @@ const AT_ONCE_MAX: usize = 32;
 #[derive(Clone)]
 pub struct Disk {
     lanes: Lanes,
-    at_once: Arc<Semaphore>,
-    deadline: Duration,
 }
 
 impl Disk {
     /// `deadline` is for each single piece of work.
     pub fn new(deadline: Duration) -> Self {
-        Disk { lanes: Lanes::new(deadline), at_once: Arc::new(Semaphore::new(AT_ONCE_MAX)), deadline }
+        Disk { lanes: Lanes::sharing(deadline, AT_ONCE_MAX) }
     }
 
     /// Runs `work`, which is about `path`. It keeps its place until it ends, whoever still waits for it.
@@ -40,16 +34,8 @@ impl Disk {
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         let late = |error: HostError| io::Error::new(io::ErrorKind::TimedOut, error);
-        let place = timeout(self.deadline, self.at_once.clone().acquire_owned())
-            .await
-            .map_err(|_| late(HostError::Timeout { what, path: path.to_owned(), after: self.deadline }))?
-            .expect("the semaphore is never closed");
         let lane = path.parent().unwrap_or(path);
-        let work = move || {
-            let _place = place;
-            Ok(work())
-        };
-        self.lanes.run(lane, what, path, work).await.map_err(late)?
+        self.lanes.run(lane, what, path, move || Ok(work())).await.map_err(late)?
     }
 }
 

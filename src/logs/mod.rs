@@ -22,6 +22,7 @@ mod disk;
 mod endings;
 mod follow;
 pub mod node;
+mod places;
 pub mod read;
 mod rotation;
 #[cfg(test)]

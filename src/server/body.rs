@@ -1,4 +1,4 @@
-//! What answers are made of. No request has a body that is read.
+//! What answers are made of.
 
 use std::io;
 

@@ -1,12 +1,13 @@
 //! What the servers are told by the operator.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper::body::Bytes;
 
-use super::{ServerError, SignedKey};
+use super::{ServerError, SignedKey, Verbosity};
 use crate::config::TlsVersion;
 
 #[derive(Clone, Debug)]
@@ -27,6 +28,15 @@ pub struct ServerConfig {
     pub stream_idle: Duration,
     /// What `/configz` answers.
     pub configz: Bytes,
+    /// Where checkpoints of containers go; `None` where the gate `ContainerCheckpoint` is off.
+    pub checkpoints: Option<PathBuf>,
+    /// The gate `ComponentFlagz`.
+    pub flagz: bool,
+    /// The gate `ComponentStatusz`.
+    pub statusz: bool,
+    /// The flags of the command line by their names, for `/flagz`.
+    pub flags: BTreeMap<String, String>,
+    pub verbosity: Verbosity,
 }
 
 #[derive(Clone, Debug)]

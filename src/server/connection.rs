@@ -13,7 +13,9 @@ use tokio::time::timeout;
 
 use super::front::{Front, Peer};
 
-/// The head of a request. Upstream takes 1 MiB; tokens have some KiB.
+/// The head of a request. Upstream takes 1 MiB. Whoever connects makes us keep as much before
+/// anything is known of him: 256 strangers have 16 MiB so, and would have 256 MiB, on machines
+/// that have no more. Tokens, the longest that belongs into a head, have some KiB.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Requests at once on one connection.
 const STREAMS_MAX: u32 = 100;

@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use super::ServerError;
 use super::authn::Authn;
 use super::authz::Authz;
+use super::checkpoints::CheckpointDesk;
 use super::config::{Result, ServerConfig};
 use super::connection::{self, Protocol};
 use super::front::{Exhibits, Front, Peer};
@@ -24,7 +25,9 @@ use super::metrics::MetricsDesk;
 use super::routes::Door;
 use super::streaming::Streaming;
 use super::tls::Tls;
+use super::zpages::ZPages;
 use crate::clock::Clock;
+use crate::config;
 use crate::host::Host;
 use crate::kube::Reviews;
 use crate::logs::node::NodeLogs;
@@ -43,6 +46,7 @@ const KEEPALIVE_TRIES: u32 = 3;
 /// Ports that are bound, and what is needed to serve them.
 pub struct Doors {
     config: ServerConfig,
+    host: Arc<dyn Host>,
     clock: Clock,
     main: Option<(TcpListener, Arc<Tls>)>,
     read_only: Option<TcpListener>,
@@ -54,7 +58,7 @@ impl Doors {
     pub async fn open(config: ServerConfig, host: Arc<dyn Host>, clock: Clock) -> Result<Self> {
         let main = match config.main {
             Some(address) => {
-                let tls = Tls::open(&config.tls, host, &clock).await?;
+                let tls = Tls::open(&config.tls, host.clone(), &clock).await?;
                 Some((bind(address, "address and port").await?, Arc::new(tls)))
             }
             None => None,
@@ -63,7 +67,7 @@ impl Doors {
             Some(address) => Some(bind(address, "address and readOnlyPort").await?),
             None => None,
         };
-        Ok(Doors { config, clock, main, read_only })
+        Ok(Doors { config, host, clock, main, read_only })
     }
 
     /// Where HTTPS is served.
@@ -78,7 +82,7 @@ impl Doors {
 
     /// Serves until dropped, and all connections with it.
     pub async fn serve(self, exhibits: Exhibits, reviews: Option<Arc<dyn Reviews>>) {
-        let Doors { config, clock, main, read_only } = self;
+        let Doors { config, host, clock, main, read_only } = self;
         let authorities = main.as_ref().and_then(|(_, tls)| tls.authorities());
         let front = Arc::new(Front {
             authn: Authn::new(&config.authn, authorities, reviews.clone(), clock.clone()),
@@ -92,6 +96,16 @@ impl Doors {
                 split_streams: config.split_streams,
             },
             metrics: MetricsDesk::new(clock.clone()),
+            checkpoints: config.checkpoints.map(|dir| CheckpointDesk::new(dir, host, clock.clone())),
+            zpages: ZPages {
+                started: clock.wall(),
+                clock,
+                binary_version: config::VERSION.trim_start_matches('v').to_owned(),
+                flags: config.flags,
+            },
+            flagz: config.flagz,
+            statusz: config.statusz,
+            verbosity: config.verbosity,
             streaming: Streaming::new(Arc::new(exhibits.runtime.clone()), config.stream_idle),
             exhibits,
         });

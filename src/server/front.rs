@@ -7,9 +7,10 @@ use hyper::body::{Bytes, Incoming};
 use rustls::pki_types::CertificateDer;
 use tracing::debug;
 
-use super::authn::Authn;
+use super::authn::{Authn, Caller};
 use super::authz::{Act, Authz, Refusal};
 use super::body::{self, Body};
+use super::checkpoints::CheckpointDesk;
 use super::config::Switches;
 use super::guests::Guest;
 use super::health::Health;
@@ -17,6 +18,8 @@ use super::logs::LogDesk;
 use super::metrics::{About, Counted, MetricsDesk};
 use super::routes::{self, Door, Handler, Unhandled};
 use super::streaming::{Streaming, Target};
+use super::verbosity::Verbosity;
+use super::zpages::ZPages;
 use super::{healthz, pods, stats};
 use crate::cri::Runtime;
 use crate::logs::Disk;
@@ -50,6 +53,12 @@ pub struct Front {
     pub logs: LogDesk,
     pub streaming: Streaming,
     pub metrics: MetricsDesk,
+    pub checkpoints: Option<CheckpointDesk>,
+    pub zpages: ZPages,
+    /// Which of `/flagz` and `/statusz` there are.
+    pub flagz: bool,
+    pub statusz: bool,
+    pub verbosity: Verbosity,
     pub exhibits: Exhibits,
 }
 
@@ -76,8 +85,13 @@ impl Front {
     async fn admit(&self, request: &Request<Incoming>, peer: &Peer) -> Result<String, Response<Body>> {
         let path = routes::plain_path(request.uri().path());
         if peer.door == Door::Main {
-            let user = self.authn.identify(peer.certificates.as_deref(), request.headers()).await;
-            let user = user.map_err(|_| body::text(StatusCode::UNAUTHORIZED, "Unauthorized"))?;
+            let caller = self.authn.identify(peer.certificates.as_deref(), request.headers()).await;
+            let Caller { user, is_vouched_for } =
+                caller.map_err(|_| body::text(StatusCode::UNAUTHORIZED, "Unauthorized"))?;
+            // Now: while an API server that is slow says what it may, others come.
+            if is_vouched_for {
+                peer.guest.vouch();
+            }
             // What leads nowhere takes the right to everything, and is not found then.
             let act = Act::of(request.method(), path.as_deref().unwrap_or("/"));
             self.authz.check(&user, &act).await.map_err(refused)?;
@@ -107,7 +121,14 @@ impl Front {
                 None => unhandled(routes::NOT_FOUND),
             },
             Ok(Handler::Metrics(page)) => self.metrics.answer(page, peer.door, &request, shown).await,
-            Ok(Handler::NotYet) => unhandled(routes::NOT_FOUND),
+            Ok(Handler::Checkpoint) => match &self.checkpoints {
+                Some(desk) => desk.answer(path, query, &shown.roster, &shown.pleg, &*shown.runtime).await,
+                None => unhandled(routes::NOT_FOUND),
+            },
+            Ok(Handler::Flagz) if self.flagz => self.zpages.flagz(request.headers()),
+            Ok(Handler::Statusz) if self.statusz => self.zpages.statusz(request.headers()),
+            Ok(Handler::Verbosity) => self.verbosity.answer(request).await,
+            Ok(Handler::Flagz | Handler::Statusz | Handler::NotOurs) => unhandled(routes::NOT_FOUND),
             Err(nobody) => unhandled(nobody),
         }
     }

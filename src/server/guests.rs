@@ -1,7 +1,7 @@
 //! Who is connected, and who has to leave when there are too many.
 //!
-//! Nobody has vouched for a connection until a request on it was found to be somebody's who may
-//! make it; it is a stranger's till then. There is room for so many strangers, and one more sends
+//! Nobody has vouched for a connection until a request on it was found to be somebody's with a
+//! good client certificate, or somebody's who may make it; it is a stranger's till then. There is room for so many strangers, and one more sends
 //! the oldest of them away: those who connect and say little or nothing push out one another,
 //! while somebody with a credential needs a moment to become known. Those who are known have
 //! room of their own.
@@ -18,7 +18,7 @@ pub const STRANGERS_MAX: usize = 256;
 /// Whoever is known beyond this stays a stranger.
 pub const KNOWN_MAX: usize = 1024;
 /// How long a connection may be without a request; the head of one that is being sent is none yet.
-const STRANGER_IDLE_LIMIT: Duration = Duration::from_secs(10);
+pub const STRANGER_IDLE_LIMIT: Duration = Duration::from_secs(10);
 /// As upstream's.
 const KNOWN_IDLE_LIMIT: Duration = Duration::from_secs(90);
 

@@ -7,7 +7,7 @@ use hyper::body::Frame;
 
 use super::body::{self, Body};
 use super::query;
-use super::routes::NOT_FOUND;
+use super::routes::{self, NOT_FOUND};
 use crate::causes::chain;
 use crate::clock::Clock;
 use crate::logs::node::{NodeLog, NodeLogs};
@@ -29,10 +29,7 @@ impl LogDesk {
     }
 
     async fn read(&self, roster: &Roster, path: &str, query: &str) -> Result<Response<Body>, Response<Body>> {
-        let mut steps = path.split('/').skip(2);
-        let (Some(namespace), Some(pod), Some(container), None) =
-            (steps.next(), steps.next(), steps.next(), steps.next())
-        else {
+        let Some([namespace, pod, container]) = routes::three_names(path) else {
             return Err(body::text(NOT_FOUND.status, NOT_FOUND.words));
         };
         let options = LogOptions::parse(&query::pairs(query), self.clock.wall(), self.split_streams);

@@ -4,9 +4,10 @@
 //! `doors.rs` binds the ports before anything else starts and takes connections; `guests.rs`
 //! bounds them; `tls/` begins them and `connection.rs` speaks HTTP on them. Each request goes
 //! through `front.rs`: `authn/` says who calls, `authz/` whether they may (both keep what the API
-//! server said in `answers.rs`), `routes.rs` is the table of what is served: `pods.rs`, `logs.rs`, `stats.rs`
-//! and `metrics/` (whose pages `page.rs` sends) answer by themselves, `streaming/` talks with what runs in pods. `reload.rs` reads
-//! certificates again when they have changed. `healthz.rs` serves the loopback by itself, and
+//! server said in `answers.rs`), `routes.rs` is the table of what is served: `pods.rs`, `logs.rs`, `stats.rs`,
+//! `metrics/` (whose pages `page.rs` sends), `checkpoints.rs`, `zpages/` and `verbosity.rs` answer by
+//! themselves, `streaming/` talks with what runs in pods. `reload.rs` reads certificates again when
+//! they have changed. `healthz.rs` serves the loopback by itself, and
 //! must go on whatever becomes of the rest. It asks a [`Health`] registry of named checks, which
 //! the composition root fills with closures that look at what the loops publish; nothing here
 //! knows the loops.
@@ -25,6 +26,7 @@ mod answers;
 mod authn;
 mod authz;
 mod body;
+mod checkpoints;
 mod config;
 mod connection;
 mod doors;
@@ -45,6 +47,9 @@ mod streaming;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod verbosity;
+mod websocket;
+mod zpages;
 
 pub use config::{AuthnConfig, AuthzConfig, CertificateSource, ServerConfig, Switches, TlsConfig};
 pub use doors::Doors;
@@ -55,3 +60,4 @@ pub use health::{Check, Health, Progress};
 pub use healthz::{respond, run};
 pub use metrics::About;
 pub use tls::SignedKey;
+pub use verbosity::Verbosity;

@@ -1,7 +1,8 @@
 //! The table of what is served: which path, by which methods, by which handler, and where.
 //!
-//! To serve more, name a handler in place of [`Handler::NotYet`], or add a line, and answer it in
-//! `front.rs`.
+//! To serve more, add a line, and answer it in `front.rs`.
+
+use std::collections::BTreeSet;
 
 use http::{Method, StatusCode};
 
@@ -31,8 +32,13 @@ pub enum Handler {
     NodeLogs,
     /// exec, attach, port-forward and run.
     Streams,
-    /// Upstream has something here that we do not have yet.
-    NotYet,
+    Checkpoint,
+    Flagz,
+    Statusz,
+    /// The verbosity of the log.
+    Verbosity,
+    /// What upstream has here is Go's own.
+    NotOurs,
 }
 
 /// A page of metrics.
@@ -112,11 +118,11 @@ const ROUTES: &[Route] = &[
     route("/exec", Below, GET_POST, Debugging, Handler::Streams),
     route("/attach", Below, GET_POST, Debugging, Handler::Streams),
     route("/portForward", Below, GET_POST, Debugging, Handler::Streams),
-    route("/checkpoint", Below, POST, DebuggingOrNothing, Handler::NotYet),
-    route("/debug/pprof", Below, ANY, Profiling, Handler::NotYet),
-    route("/debug/flags/v", Only, ANY, DebugFlags, Handler::NotYet),
-    route("/flagz", Only, ANY, DebuggingOrNothing, Handler::NotYet),
-    route("/statusz", Only, ANY, DebuggingOrNothing, Handler::NotYet),
+    route("/checkpoint", Below, POST, DebuggingOrNothing, Handler::Checkpoint),
+    route("/debug/pprof", Below, ANY, Profiling, Handler::NotOurs),
+    route("/debug/flags/v", Only, ANY, DebugFlags, Handler::Verbosity),
+    route("/flagz", Only, ANY, DebuggingOrNothing, Handler::Flagz),
+    route("/statusz", Only, ANY, DebuggingOrNothing, Handler::Statusz),
 ];
 
 /// Why nothing handles a request, in upstream's words.
@@ -142,7 +148,7 @@ pub fn find(door: Door, method: &Method, path: &str, switches: Switches) -> Resu
     let route = ROUTES.iter().find(is_under).ok_or(NOT_FOUND)?;
     is_on(route.switch, door, switches)?;
     match route.handler {
-        Handler::NotYet => Err(NOT_FOUND),
+        Handler::NotOurs => Err(NOT_FOUND),
         _ if !route.methods.is_empty() && !route.methods.contains(method) => Err(WRONG_METHOD),
         handler => Ok(handler),
     }
@@ -164,6 +170,19 @@ fn is_on(switch: Switch, door: Door, switches: Switches) -> Result<(), Unhandled
         DebugFlags if !switches.debug_flags => Err(disabled("flags endpoint is disabled.\n")),
         _ => Ok(()),
     }
+}
+
+/// The first steps of all paths there are, in order and each once.
+pub fn first_segments() -> Vec<&'static str> {
+    let first = |path: &'static str| path[1..].find('/').map_or(path, |slash| &path[..slash + 1]);
+    let all: BTreeSet<_> = ROUTES.iter().map(|route| first(route.path)).collect();
+    all.into_iter().collect()
+}
+
+/// What a path names that has three names after its first step, and nothing else.
+pub fn three_names(path: &str) -> Option<[&str; 3]> {
+    let names: Vec<&str> = path.split('/').skip(2).collect();
+    <[&str; 3]>::try_from(names).ok().filter(|names| !names.contains(&""))
 }
 
 /// The path of a request without percent signs, of which there is one reading only. What leads
@@ -217,6 +236,9 @@ mod tests {
             ("/logs/a/b", Handler::NodeLogs),
             ("/exec/a/b/c", Handler::Streams),
             ("/portForward/a/b", Handler::Streams),
+            ("/flagz", Handler::Flagz),
+            ("/statusz", Handler::Statusz),
+            ("/debug/flags/v", Handler::Verbosity),
         ] {
             check(Door::Main, Method::GET, path, ALL_ON, Ok(handler));
         }
@@ -224,11 +246,14 @@ mod tests {
         check(Door::Main, Method::POST, "/run/a/b/c", ALL_ON, Ok(Handler::Streams));
         check(Door::Main, Method::POST, "/stats/summary", ALL_ON, Ok(Handler::Summary));
         check(Door::ReadOnly, Method::GET, "/metrics/cadvisor", ALL_ON, Ok(Handler::CadvisorMetrics));
+        check(Door::Main, Method::POST, "/checkpoint/a/b/c", ALL_ON, Ok(Handler::Checkpoint));
         check(Door::Main, Method::GET, "/run/a/b/c", ALL_ON, Err((405, "405: Method Not Allowed")));
         check(Door::Main, Method::POST, "/pods", ALL_ON, Err((405, "405: Method Not Allowed")));
         check(Door::Main, Method::DELETE, "/metrics/slis", ALL_ON, Ok(Handler::Metrics(Page::Health)));
         check(Door::Main, Method::DELETE, "/metrics", ALL_ON, Err((405, "405: Method Not Allowed")));
-        for path in ["/", "/podss", "/pods/x", "/nothing", "/metrics/x", "/stats", "/stats/summary/x", "/flagz"] {
+        for path in
+            ["/", "/podss", "/pods/x", "/nothing", "/metrics/x", "/stats", "/stats/summary/x", "/debug/pprof/heap"]
+        {
             check(Door::Main, Method::GET, path, ALL_ON, NOTHING);
         }
     }
@@ -265,6 +290,21 @@ mod tests {
             ("/debug/flags/v", Switches { debug_flags: false, ..ALL_ON }, "flags endpoint is disabled.\n"),
         ] {
             check(Door::Main, Method::GET, path, switches, Err((405, words)));
+        }
+    }
+
+    #[test]
+    fn paths_are_told_by_their_first_steps() {
+        let paths = first_segments();
+        assert!(paths.is_sorted() && paths.contains(&"/debug") && paths.contains(&"/stats"), "{paths:?}");
+        assert!(paths.iter().all(|path| path.matches('/').count() == 1), "{paths:?}");
+    }
+
+    #[test]
+    fn three_names_are_three_and_none_is_empty() {
+        assert_eq!(three_names("/checkpoint/a/b/c"), Some(["a", "b", "c"]));
+        for path in ["/checkpoint/a/b", "/checkpoint/a/b/c/d", "/checkpoint/a//c", "/checkpoint/a/b/", "/checkpoint"] {
+            assert_eq!(three_names(path), None, "{path}");
         }
     }
 

@@ -2,6 +2,7 @@
 //! directory as the machine.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -181,6 +182,9 @@ impl Runtime for FakeRuntime {
     }
     async fn reopen_container_log(&self, _: &ContainerId) -> Result<()> {
         unused()
+    }
+    async fn checkpoint_container(&self, id: &ContainerId, file: &Path, timeout: Duration) -> Result<()> {
+        self.called("CheckpointContainer", &format!("{id} to {} within {timeout:?}", file.display()))
     }
     async fn exec(&self, _: &ContainerId, _: &[String], _: Option<Duration>) -> Result<Executed> {
         unused()

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::{Files, value};
-use crate::config::Origin;
+use super::{Files, given, value};
+use crate::config::{Origin, flags};
 
 /// Loads the files and flags and compares one field.
 fn check(files: &[(&str, &str)], flags: &[&str], field: &str, expected: Value) {
@@ -235,4 +235,27 @@ fn every_value_knows_who_gave_it() {
     assert_eq!(origin(field("featureGates.PodsAPI")), "--feature-gates");
     assert_eq!(settings.origin("podsPerCore"), Origin::Default);
     assert!(settings.is_given("maxPods") && !settings.is_given("podsPerCore"));
+}
+
+#[test]
+fn each_flag_has_a_value_to_show_and_none_of_a_secret() {
+    let uses = [
+        "v=2",
+        "v=4",
+        "node-labels=a=1",
+        "node-labels=b=2",
+        "manifest-url-header=Authorization:Bearer hush",
+        "max-pods=7",
+    ];
+    let values = flags::values(&given(&uses));
+    let of = |name: &str| values.get(name).map(String::as_str);
+    assert_eq!((of("v"), of("node-labels"), of("max-pods")), (Some("4"), Some("a=1,b=2"), Some("7")));
+    assert_eq!(of("manifest-url-header"), Some("CLASSIFIED"));
+    // Those that nobody gave have their defaults.
+    assert_eq!(
+        (of("root-dir"), of("fail-swap-on"), of("kubeconfig")),
+        (Some("/var/lib/kubelet"), Some("true"), Some(""))
+    );
+    assert_eq!(values.len(), flags::all().count());
+    assert!(!values.values().any(|value| value.contains("hush")));
 }

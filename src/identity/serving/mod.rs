@@ -26,8 +26,7 @@ use super::certificate::Bundle;
 use super::request::{Alternatives, Key, RequestError, serving_request};
 use super::signing::{SigningError, obtain};
 use super::store::Store;
-use super::{Access, Backoff, LOOK_AGAIN, SIGNED_WITHIN, built, rest, unix_seconds};
-use crate::causes::chain;
+use super::{Access, Backoff, Failure, LOOK_AGAIN, Role, SIGNED_WITHIN, built, rest, unix_seconds};
 use crate::clock::Clock;
 use crate::host::{Host, HostError};
 use crate::kube::Change;
@@ -60,6 +59,15 @@ enum ServingError {
     Signing(#[from] SigningError),
     #[error("the certificate that was signed last is of no use here: it is due again already, or names others")]
     NoHelp,
+}
+
+impl Failure for ServingError {
+    fn is_refusal(&self) -> bool {
+        match self {
+            ServingError::Signing(error) => !error.may_be_answered_yet(),
+            error => matches!(error, ServingError::NoHelp),
+        }
+    }
 }
 
 impl ServingIdentity {
@@ -106,7 +114,7 @@ impl ServingIdentity {
                 }
                 // Another one would be as bad: a clock or a signer is wrong.
                 Step::Obtain if std::mem::take(&mut has_obtained) => {
-                    Wait::For(self.note_failure(&ServingError::NoHelp).min(within))
+                    Wait::For(self.backoff.note(&self.clock, Role::Serving, &ServingError::NoHelp).min(within))
                 }
                 Step::Obtain => tokio::select! {
                     biased;
@@ -126,7 +134,7 @@ impl ServingIdentity {
                             (bundle, has_obtained) = (Some(new), true);
                             continue;
                         }
-                        Err(error) => Wait::For(self.note_failure(&error).min(within)),
+                        Err(error) => Wait::For(self.backoff.note(&self.clock, Role::Serving, &error).min(within)),
                     },
                 },
             };
@@ -159,17 +167,6 @@ impl ServingIdentity {
         self.store.put(&signed.pem, self.clock.wall()).await?;
         info!(valid_until = %signed.bundle.leaf.not_after, addresses = ?wanted.addresses, "this node has a serving certificate");
         Ok(signed.bundle)
-    }
-
-    fn note_failure(&mut self, error: &ServingError) -> Duration {
-        let is_refused = match error {
-            ServingError::Signing(error) => !error.may_be_answered_yet(),
-            error => matches!(error, ServingError::NoHelp),
-        };
-        let retry_in = self.backoff.fail(&self.clock, is_refused);
-        metrics::certificates::server_not_renewed();
-        warn!(error = chain(error), ?retry_in, "the node has no new serving certificate, will retry");
-        retry_in
     }
 
     fn tell_of_clock(&mut self) {

@@ -11,7 +11,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::plan::{Step, next, wanted};
 use super::{ServingIdentity, ServingKey};
-use crate::identity::certificate::{Bundle, Certificate};
+use crate::identity::certificate::{Bundle, Certificate, Issuer};
 use crate::identity::request::Alternatives;
 use crate::identity::tests::world::{Answer, HOUR, NODE, USER, World};
 use crate::kube::Change;
@@ -64,7 +64,7 @@ fn certificate(names: &[&str], addresses: &[&str]) -> Certificate {
         common_name: USER.to_owned(),
         names,
         addresses,
-        issuer: vec![],
+        issuer: Issuer::default(),
         digest: [0; 32],
     }
 }

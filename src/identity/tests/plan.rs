@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::world::{HOUR, NODE, USER};
-use crate::identity::certificate::Certificate;
+use crate::identity::certificate::{Certificate, Issuer};
 use crate::identity::plan::{Held, InUse, Kubeconfig, Step, Stored, View, next};
 
 fn time(text: &str) -> Timestamp {
@@ -24,7 +24,7 @@ fn stored(name: &str, ago: SignedDuration) -> Stored {
         common_name: USER.to_owned(),
         names: [].into(),
         addresses: [].into(),
-        issuer: b"cluster".to_vec(),
+        issuer: Issuer { name: b"cluster".to_vec(), key_id: Some(vec![1]) },
         digest,
     };
     Stored { path: format!("/pki/{name}").into(), leaf, is_of_cluster: true }
@@ -45,6 +45,7 @@ fn view(current: Held) -> View {
         built: time("2026-01-01T00:00:00Z"),
         node_name: NODE.to_owned(),
         kubeconfig: Kubeconfig::Current,
+        is_embedded: false,
         current,
         finished: Vec::new(),
         bootstrap: Ok(()),
@@ -61,6 +62,7 @@ fn check(view: &View, expected: &str, in_use: InUse) {
         Step::Rest { until: None } => "rest".to_owned(),
         Step::Adopt { path } => format!("adopt {}", path.display()),
         Step::WriteKubeconfig => "write kubeconfig".to_owned(),
+        Step::Extract => "extract".to_owned(),
         Step::Obtain { with, why } => format!("obtain with {with:?}: {why}"),
         Step::Stuck(stuck) => stuck.to_string(),
     };
@@ -91,7 +93,7 @@ fn one_that_expired_is_replaced_by_whatever_way_there_is() {
     let finished = vec![stored("next", HOUR)];
     check(&View { finished, ..view(expired()) }, "adopt /pki/next", InUse::Kubeconfig);
     let mut foreign = stored("next", HOUR);
-    foreign.leaf.issuer = b"another".to_vec();
+    foreign.leaf.issuer.key_id = Some(vec![2]);
     let foreign = View { finished: vec![foreign], ..view(expired()) };
     check(&foreign, &format!("obtain with Bootstrap: {why}"), InUse::Kubeconfig);
     let bootstrap = Err(NO_BOOTSTRAP.to_owned());
@@ -145,6 +147,35 @@ fn a_certificate_in_the_kubeconfig_counts_until_there_is_a_later_one() {
     check(&unmanaged, "rest until 2026-03-02T11:00:00Z", InUse::Kubeconfig);
     let missing = Kubeconfig::Own(Held::Absent { path: "/own".into() });
     check(&with(missing, good(HOUR)), "rest until 2026-03-02T06:12:00Z", InUse::Current);
+}
+
+#[test]
+fn what_another_cluster_left_follows_nothing() {
+    let own = Kubeconfig::Own(Held::Good(Stored { path: "/own".into(), ..stored("own", HOUR * 2) }));
+    let mut left = stored("current", HOUR);
+    left.leaf.issuer.key_id = Some(vec![2]);
+    left.is_of_cluster = false;
+    let foreign = View { kubeconfig: own.clone(), ..view(Held::Good(left.clone())) };
+    check(&foreign, "rest until 2026-03-02T05:12:00Z", InUse::Kubeconfig);
+    // The cluster's authority may have a new key, which the kubeconfig then knows.
+    left.is_of_cluster = true;
+    let rotated = View { kubeconfig: own, ..view(Held::Good(left)) };
+    check(&rotated, "rest until 2026-03-02T06:12:00Z", InUse::Current);
+}
+
+#[test]
+fn what_the_kubeconfig_holds_is_kept_with_ours_once() {
+    let own = |ago| Kubeconfig::Own(Held::Good(Stored { path: "/own".into(), ..stored("own", ago) }));
+    let embedded = |current| View { kubeconfig: own(HOUR), is_embedded: true, ..view(current) };
+    check(&embedded(absent()), "extract", InUse::Kubeconfig);
+    check(&embedded(good(HOUR)), "rest until 2026-03-02T06:12:00Z", InUse::Kubeconfig);
+    check(&View { rotates: false, ..embedded(absent()) }, "rest until 2026-03-02T11:00:00Z", InUse::Kubeconfig);
+    let in_file = View { is_embedded: false, ..embedded(absent()) };
+    check(&in_file, "rest until 2026-03-02T06:12:00Z", InUse::Kubeconfig);
+    let mut others = stored("own", HOUR);
+    others.leaf.common_name = "admin".to_owned();
+    let others = View { kubeconfig: Kubeconfig::Own(Held::Good(others)), ..embedded(absent()) };
+    check(&others, "rest until 2026-03-02T06:12:00Z", InUse::Kubeconfig);
 }
 
 #[test]

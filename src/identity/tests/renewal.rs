@@ -1,5 +1,7 @@
 //! What becomes of a certificate in use: renewed in time, or found expired.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use jiff::SignedDuration;
 use serde_json::json;
 
@@ -183,4 +185,56 @@ async fn the_task_renews_when_it_is_time_again_and_again() {
     tokio::time::timeout(std::time::Duration::from_secs(65 * 3600), task).await.expect_err("it never ends");
     let asked = world.told().iter().filter(|what| *what == "node asks").count();
     assert_eq!(asked, 3, "70 to 90 % of a day each");
+}
+
+/// The user of a kubeconfig that holds certificate and key itself.
+fn embedded(bundle: &str) -> serde_json::Value {
+    let key = bundle.find("-----BEGIN PRIVATE KEY").expect("there is a key");
+    let [certificate, key] = [&bundle[..key], &bundle[key..]].map(|part| STANDARD.encode(part));
+    json!({ "client-certificate-data": certificate, "client-key-data": key })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_in_the_kubeconfig_itself_is_kept_with_ours_for_kubeadm() {
+    let world = World::new();
+    let bundle = world.authority.bundle(USER, world.clock.wall() - HOUR, DAY);
+    world.give_kubeconfig_of(embedded(&bundle));
+    let mut identity = world.identity(true);
+    identity.begin().await.expect("the kubeconfig is good");
+    settle(&mut identity).await.expect("there is nothing more to do");
+    let kept = in_use(&world);
+    assert_eq!(kept.leaf, Bundle::parse(bundle.as_bytes()).expect("it is whole").leaf);
+    assert_eq!(world.told(), ["take up kubeconfig"]);
+    assert_eq!(world.mode(&format!("pki/{}", world.in_use())), 0o600);
+    // Its last step: the same by another way.
+    world.give_kubeconfig();
+    settle(&mut world.identity(true)).await.expect("it is the same certificate");
+    assert_eq!((in_use(&world).leaf, world.requests().len()), (kept.leaf, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kubeconfig_that_is_corrected_counts_instead_of_what_was_got_before() {
+    let world = World::new();
+    let own = |life| embedded(&world.authority.bundle(USER, world.clock.wall() - HOUR, life));
+    world.give_kubeconfig_of(own(DAY));
+    world.give_certificate(SignedDuration::ZERO, DAY);
+    let mut identity = world.identity(true);
+    identity.begin().await.expect("the kubeconfig is good");
+    let running = tokio::spawn(identity.run());
+    tokio::time::sleep(LOOK_AGAIN).await;
+    assert_eq!(world.told(), ["take up current"]);
+    // With another cluster's certificate, say; whoever fails with the old one finds it.
+    let other = Authority::new("cluster");
+    world.give_kubeconfig_of(embedded(&other.bundle(USER, world.clock.wall() - HOUR, HOUR * 12)));
+    world.reloads.send_modify(|count| *count += 1);
+    for _ in 0..1000 {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        let told = world.told();
+        if !told.is_empty() {
+            assert_eq!(told, ["take up kubeconfig"]);
+            running.abort();
+            return;
+        }
+    }
+    panic!("the new kubeconfig is not taken up");
 }

@@ -17,12 +17,13 @@ use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestStatus,
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, date_time_ymd,
+    CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, KeyPair, date_time_ymd,
 };
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::sync::watch;
 
+pub use crate::authorities::testing::Authority;
 use crate::clock::Clock;
 use crate::host::{LinuxHost, Roots};
 use crate::identity::client::{IdentityError, Pause};
@@ -33,21 +34,7 @@ pub const NODE: &str = "edge-7";
 pub const USER: &str = "system:node:edge-7";
 pub const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
-pub struct Authority(CertifiedIssuer<'static, KeyPair>);
-
 impl Authority {
-    pub fn new(name: &str) -> Authority {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("ring makes keys");
-        Authority(CertifiedIssuer::self_signed(params, key).expect("the parameters are valid"))
-    }
-
-    pub fn pem(&self) -> String {
-        self.0.pem()
-    }
-
     /// A certificate and its key in one file, valid for `life` from `from` on.
     pub fn bundle(&self, user: &str, from: Timestamp, life: SignedDuration) -> String {
         let key = KeyPair::generate().expect("ring makes keys");
@@ -75,6 +62,7 @@ fn date(params: &mut CertificateParams, from: Timestamp, life: SignedDuration) {
     };
     (params.not_before, params.not_after) = (time(from), time(from + life));
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
 }
 
 /// What becomes of a request.
@@ -108,6 +96,8 @@ pub struct World {
     pub clock: Clock,
     pub authority: Arc<Authority>,
     pub dir: TempDir,
+    /// Counts up when the connections have found the kubeconfig changed.
+    pub reloads: watch::Sender<u64>,
     state: Arc<Mutex<State>>,
 }
 
@@ -122,6 +112,7 @@ struct Api {
 
 struct FakeAccess {
     own: Api,
+    reloads: watch::Receiver<u64>,
 }
 
 impl World {
@@ -130,6 +121,7 @@ impl World {
             clock: Clock::simulated(built() + HOUR, 7),
             authority: Arc::new(Authority::new("cluster")),
             dir: tempfile::tempdir().expect("the temporary directory is writable"),
+            reloads: watch::Sender::new(0),
             state: Arc::default(),
         }
     }
@@ -199,7 +191,7 @@ impl World {
 
     pub fn access(&self) -> Arc<dyn Access> {
         let (state, authority, clock) = (self.state.clone(), self.authority.clone(), self.clock.clone());
-        Arc::new(FakeAccess { own: Api { who: "node", state, authority, clock } })
+        Arc::new(FakeAccess { own: Api { who: "node", state, authority, clock }, reloads: self.reloads.subscribe() })
     }
 
     /// What the next requests come to, in order; after them they are left unanswered.
@@ -289,6 +281,10 @@ impl Access for FakeAccess {
         let what = if certificate.is_some() { "take up current" } else { "take up kubeconfig" };
         self.own.state.lock().expect("no test panics with the lock").told.push(what.to_owned());
         Ok(())
+    }
+
+    fn reloads(&self) -> watch::Receiver<u64> {
+        self.reloads.clone()
     }
 }
 

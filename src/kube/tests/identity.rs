@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -11,6 +12,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::certificates::{Authority, authority, cluster_of};
@@ -155,6 +157,29 @@ async fn a_program_in_the_kubeconfig_gives_the_credentials() {
     cluster.expect("the kubeconfig is valid").get_node().await.expect("the program answers");
     let head = server.seen().pop().expect("one request was sent").head;
     assert!(head.contains("authorization: bearer hush-edge"), "{head}");
+}
+
+#[tokio::test]
+async fn a_program_that_hangs_when_it_is_asked_again_is_asked_once_for_all() {
+    let server = Server::start(|_| Answer::Json(200, json!({}))).await;
+    let directory = tempfile::tempdir().expect("the temporary directory is writable");
+    let runs = directory.path().join("runs");
+    // What it gives first is so near its end that it is asked again at once.
+    let soon = Clock::system().wall() + Duration::from_secs(30);
+    let status = format!(r#"{{"token":"brief","expirationTimestamp":"{}"}}"#, soon.strftime("%Y-%m-%dT%H:%M:%SZ"));
+    let answer =
+        format!(r#"{{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{status}}}"#);
+    let runs_path = runs.display();
+    let script = format!("echo run >> {runs_path}; [ $(wc -l < {runs_path}) -eq 1 ] || sleep 6; echo '{answer}'");
+    let path = write_plugin(directory.path(), &server, &script);
+    let cluster = KubeCluster::from_kubeconfig(&path, "node-1", None, Clock::system()).await;
+    let cluster = cluster.expect("the kubeconfig is valid");
+    for _ in 0..4 {
+        let within = Duration::from_millis(500);
+        let _ = timeout(within, futures::future::join(cluster.get_node(), cluster.get_node())).await;
+    }
+    let runs = fs::read_to_string(runs).expect("it was asked");
+    assert_eq!(runs.lines().count(), 2, "once at first, and once again");
 }
 
 #[tokio::test]

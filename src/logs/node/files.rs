@@ -12,7 +12,6 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use hyper::body::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::host::{Below, open_below};
 use crate::logs::disk::{Disk, read_at};
@@ -68,14 +67,14 @@ pub fn find(root: &Path, path: &str) -> io::Result<Found> {
 }
 
 /// The first `bytes` of a file, piece by piece: one that grows would have no end.
-pub fn content(disk: Disk, path: PathBuf, file: File, bytes: u64, permit: OwnedSemaphorePermit) -> Body {
-    let state = (disk, path, Arc::new(file), 0, permit);
-    stream::try_unfold(state, move |(disk, path, file, offset, permit)| async move {
+pub fn content(disk: Disk, path: PathBuf, file: File, bytes: u64) -> Body {
+    let state = (disk, path, Arc::new(file), 0);
+    stream::try_unfold(state, move |(disk, path, file, offset)| async move {
         let piece = usize::try_from(bytes - offset).unwrap_or(usize::MAX).min(PIECE_BYTES);
         let opened = file.clone();
         let read = disk.run("read", &path, move || read_at(&opened, offset, piece)).await?;
         let next = offset + read.len() as u64;
-        Ok((!read.is_empty()).then(|| (Bytes::from(read), (disk, path, file, next, permit))))
+        Ok((!read.is_empty()).then(|| (Bytes::from(read), (disk, path, file, next))))
     })
     .boxed()
 }

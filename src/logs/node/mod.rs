@@ -33,6 +33,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub use files::Body;
 
 use super::disk::Disk;
+use super::places::{Place, Places};
 use files::Found;
 use journal::Journal;
 use query::{BadQuery, Narrowing, NodeQuery, What};
@@ -135,7 +136,7 @@ pub struct NodeLogs {
     disk: Disk,
     journal: Journal,
     queries_enabled: bool,
-    answers: Arc<Semaphore>,
+    answers: Places,
     queries: Arc<Semaphore>,
 }
 
@@ -146,7 +147,7 @@ impl NodeLogs {
     }
 
     fn with_journal(root: PathBuf, disk: Disk, queries_enabled: bool, program: PathBuf) -> Self {
-        let [answers, queries] = [ANSWERS_MAX, QUERIES_MAX].map(|places| Arc::new(Semaphore::new(places)));
+        let (answers, queries) = (Places::new(ANSWERS_MAX), Arc::new(Semaphore::new(QUERIES_MAX)));
         NodeLogs { root, disk, journal: Journal::new(program), queries_enabled, answers, queries }
     }
 
@@ -159,7 +160,7 @@ impl NodeLogs {
     ) -> Result<NodeLog, NodeLogError> {
         let query = if self.queries_enabled { query::parse(query)? } else { None };
         let Some(NodeQuery { what, options }) = query else {
-            return self.file(path, self.permit()?).await.map_err(NodeLogError::File);
+            return self.file(path, self.place()?).await.map_err(NodeLogError::File);
         };
         if !path.trim_matches('/').is_empty() {
             return Err(NodeLogError::PathInQuery);
@@ -167,23 +168,23 @@ impl NodeLogs {
         match what {
             What::Services(services) => self.services(services, options, may_gzip).await,
             What::File(path) => {
-                let permit = self.permit()?;
-                self.file(&path, permit).await.map_err(|source| NodeLogError::FileOfQuery { path, source })
+                let place = self.place()?;
+                self.file(&path, place).await.map_err(|source| NodeLogError::FileOfQuery { path, source })
             }
         }
     }
 
-    fn permit(&self) -> Result<OwnedSemaphorePermit, NodeLogError> {
-        self.answers.clone().try_acquire_owned().map_err(|_| NodeLogError::TooMany)
+    fn place(&self) -> Result<Place, NodeLogError> {
+        self.answers.take().ok_or(NodeLogError::TooMany)
     }
 
-    async fn file(&self, path: &str, permit: OwnedSemaphorePermit) -> io::Result<NodeLog> {
+    async fn file(&self, path: &str, place: Place) -> io::Result<NodeLog> {
         let at = self.root.join(path.trim_matches('/'));
         Ok(match self.find(path).await? {
             Found::Elsewhere(other) => NodeLog::Elsewhere(other),
             Found::Listing(page) => NodeLog::Content { content_type: files::HTML, is_gzip: false, body: said(page) },
             Found::File { content_type, file, bytes } => {
-                let body = files::content(self.disk.clone(), at, file, bytes, permit);
+                let body = place.hold(files::content(self.disk.clone(), at, file, bytes)).boxed();
                 NodeLog::Content { content_type, is_gzip: false, body }
             }
         })
@@ -233,8 +234,10 @@ impl NodeLogs {
         for name in [service.to_owned(), format!("{service}.log"), format!("{service}/{service}.log")] {
             match self.find(&name).await {
                 Ok(Found::File { file, bytes, .. }) => {
-                    return match self.permit() {
-                        Ok(permit) => files::content(self.disk.clone(), self.root.join(name), file, bytes, permit),
+                    return match self.place() {
+                        Ok(place) => {
+                            place.hold(files::content(self.disk.clone(), self.root.join(name), file, bytes)).boxed()
+                        }
                         Err(error) => said(format!("\nerror getting log for {service}: {error}\n")),
                     };
                 }

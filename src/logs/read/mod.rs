@@ -37,13 +37,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::{Stream, stream};
 use hyper::body::Bytes;
-use tokio::sync::Semaphore;
 
 pub use choice::{Instance, NoLog, choose};
 pub use options::{BadOptions, LogOptions, Streams};
 
 use super::disk::Disk;
 use super::endings::{Endings, has_ended};
+use super::places::Places;
 use crate::cri;
 use crate::pleg::{Pleg, PodRuntime};
 use crate::pod::PodUid;
@@ -126,14 +126,14 @@ pub struct LogReads {
     endings: Endings,
     disk: Disk,
     watcher: Watcher,
-    readers: Arc<Semaphore>,
+    readers: Places,
     paces: Paces,
 }
 
 impl LogReads {
     /// `endings` are those of [`Logs`](super::Logs), which hears from workers.
     pub fn new(instances: Arc<dyn Instances>, endings: Endings, disk: Disk) -> Self {
-        let readers = Arc::new(Semaphore::new(READERS_MAX));
+        let readers = Places::new(READERS_MAX);
         LogReads { instances, endings, disk, watcher: Watcher::default(), readers, paces: PACES }
     }
 
@@ -144,7 +144,7 @@ impl LogReads {
         instance: &Instance,
         options: &LogOptions,
     ) -> Result<impl Stream<Item = io::Result<Bytes>> + Send + 'static + use<>, OpenError> {
-        let permit = self.readers.clone().try_acquire_owned().map_err(|_| OpenError::TooMany)?;
+        let place = self.readers.take().ok_or(OpenError::TooMany)?;
         // Before we ask whether it runs, so that no end is missed.
         let ending = self.endings.subscribe(uid, &instance.id);
         let full_id = || instance.full_id.clone();
@@ -165,11 +165,11 @@ impl LogReads {
         } else {
             None
         };
-        let reader = Reader::open(self.disk.clone(), log, options, follow, permit).await;
+        let reader = Reader::open(self.disk.clone(), log, options, follow).await;
         let reader = reader.map_err(|source| OpenError::Open { path, source })?;
-        Ok(stream::try_unfold(reader, |mut reader| async move {
+        Ok(place.hold(stream::try_unfold(reader, |mut reader| async move {
             let bytes = reader.next().await?;
             Ok(bytes.map(|bytes| (bytes, reader)))
-        }))
+        })))
     }
 }

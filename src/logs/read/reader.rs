@@ -15,7 +15,6 @@ use std::io;
 use std::sync::Arc;
 
 use hyper::body::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
@@ -36,7 +35,6 @@ pub struct Reader {
     decoder: Decoder,
     follow: Option<Follow>,
     has_warned: bool,
-    _permit: OwnedSemaphorePermit,
 }
 
 /// What those have who follow a log.
@@ -54,13 +52,7 @@ pub struct Follow {
 
 impl Reader {
     /// Opens a log and goes to where its reader wants to begin.
-    pub async fn open(
-        disk: Disk,
-        log: Log,
-        options: &LogOptions,
-        follow: Option<Follow>,
-        permit: OwnedSemaphorePermit,
-    ) -> io::Result<Reader> {
+    pub async fn open(disk: Disk, log: Log, options: &LogOptions, follow: Option<Follow>) -> io::Result<Reader> {
         let path = log.path();
         let opened = log.clone();
         let work = move || {
@@ -79,7 +71,7 @@ impl Reader {
             source.between(start, follow.is_none().then_some(end));
         }
         let decoder = Decoder::new(options);
-        Ok(Reader { disk, log, source: Some(source), decoder, follow, has_warned: false, _permit: permit })
+        Ok(Reader { disk, log, source: Some(source), decoder, follow, has_warned: false })
     }
 
     /// What the reader sees next; `None` if nothing more will come.

@@ -361,19 +361,19 @@ async fn who_goes_leaves_nothing_behind() {
     for follower in &mut followers {
         follower.lines(1).await;
     }
-    assert_eq!(scene.reads.readers.available_permits(), READERS_MAX - 2);
+    assert_eq!(scene.reads.readers.free(), READERS_MAX - 2);
     followers.pop();
     scene.say_plainly(1);
     followers[0].lines(2).await;
     drop(followers);
-    assert_eq!(scene.reads.readers.available_permits(), READERS_MAX);
+    assert_eq!(scene.reads.readers.free(), READERS_MAX);
     assert!(!scene.reads.watcher.is_open(), "there is no inotify without a reader");
 }
 
 #[tokio::test]
 async fn only_so_many_read_at_once() {
     let mut scene = Scene::new();
-    scene.reads.readers = Arc::new(Semaphore::new(1));
+    scene.reads.readers = Places::new(1);
     let one = scene.open(&options(true)).await.expect("there is room");
     assert_eq!(scene.open(&options(false)).await.err().expect("there is none").status(), 429);
     drop(one);

@@ -17,7 +17,8 @@ use tracing::debug;
 use self::tokens::Tokens;
 use super::config::AuthnConfig;
 use super::reload::Reloading;
-use super::tls::ClientAuthorities;
+use super::websocket::{self, BadProtocols};
+use crate::authorities::Authorities;
 use crate::clock::Clock;
 use crate::kube::Reviews;
 
@@ -52,12 +53,20 @@ impl User {
     }
 }
 
+/// Who somebody was found to be.
+pub struct Caller {
+    pub user: Arc<User>,
+    /// An authority of the operator's says so, and nobody had to be asked. A token is no such
+    /// thing: every pod of the cluster has one.
+    pub is_vouched_for: bool,
+}
+
 /// The caller has shown nothing, or nothing good.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Unauthorized;
 
 pub struct Authn {
-    authorities: Option<Arc<Reloading<ClientAuthorities>>>,
+    authorities: Option<Arc<Reloading<Authorities>>>,
     tokens: Option<Tokens>,
     anonymous: bool,
     clock: Clock,
@@ -66,7 +75,7 @@ pub struct Authn {
 impl Authn {
     pub fn new(
         config: &AuthnConfig,
-        authorities: Option<Arc<Reloading<ClientAuthorities>>>,
+        authorities: Option<Arc<Reloading<Authorities>>>,
         reviews: Option<Arc<dyn Reviews>>,
         clock: Clock,
     ) -> Self {
@@ -78,11 +87,11 @@ impl Authn {
         &self,
         chain: Option<&[CertificateDer<'static>]>,
         headers: &HeaderMap,
-    ) -> Result<Arc<User>, Unauthorized> {
+    ) -> Result<Caller, Unauthorized> {
         let mut has_shown_something = false;
         if let (Some(authorities), Some(chain)) = (&self.authorities, chain) {
             match certificate::holder(&*authorities.current().await, chain, self.clock.wall()) {
-                Ok(Some(user)) => return Ok(Arc::new(user.authenticated())),
+                Ok(Some(user)) => return Ok(Caller { user: Arc::new(user.authenticated()), is_vouched_for: true }),
                 Ok(None) => {}
                 Err(error) => {
                     debug!(error, "client certificate not accepted");
@@ -90,18 +99,32 @@ impl Authn {
                 }
             }
         }
-        if let (Some(tokens), Some(token)) = (&self.tokens, tokens::bearer(headers)) {
-            match tokens.owner(&token).await {
-                Ok(Some(user)) => return Ok(user),
-                Ok(None) => {}
-                // Not known is not good. Who asks tells of it, once for all.
-                Err(error) => debug!(%error, "nobody says whose a caller's token is, so it is nobody's"),
+        if let Some(tokens) = &self.tokens {
+            for shown in [tokens::bearer(headers).map(Ok), websocket::token(headers).transpose()].into_iter().flatten()
+            {
+                has_shown_something = true;
+                if let Some(user) = owner(tokens, shown).await {
+                    return Ok(Caller { user, is_vouched_for: false });
+                }
             }
-            has_shown_something = true;
         }
         match self.anonymous && !has_shown_something {
-            true => Ok(Arc::new(User::anonymous())),
+            true => Ok(Caller { user: Arc::new(User::anonymous()), is_vouched_for: false }),
             false => Err(Unauthorized),
+        }
+    }
+}
+
+async fn owner(tokens: &Tokens, shown: Result<String, BadProtocols>) -> Option<Arc<User>> {
+    match shown {
+        // Not known is not good. Who asks tells of it, once for all.
+        Ok(token) => tokens.owner(&token).await.unwrap_or_else(|error| {
+            debug!(%error, "nobody says whose a caller's token is, so it is nobody's");
+            None
+        }),
+        Err(error) => {
+            debug!(%error, "protocols of a WebSocket not accepted");
+            None
         }
     }
 }

@@ -22,9 +22,10 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Reads what is inside of the sequence that a name is. `None` if that cannot be read, or if
-    /// what matters is written in letters that are not known here: half a name would be another's.
-    pub fn read(mut name: &[u8]) -> Option<Self> {
+    /// `None` if the name cannot be read, or if what matters is written in letters that are not
+    /// known here: half a name would be another's.
+    pub fn read(mut whole: &[u8]) -> Option<Self> {
+        let mut name = take(&mut whole, SEQUENCE)?;
         let mut subject = Subject::default();
         while !name.is_empty() {
             let mut set = take(&mut name, SET)?;
@@ -38,7 +39,7 @@ impl Subject {
                 }
             }
         }
-        Some(subject)
+        whole.is_empty().then_some(subject)
     }
 }
 
@@ -70,10 +71,11 @@ mod tests {
     use super::*;
 
     fn element(tag: u8, content: &[u8]) -> Vec<u8> {
-        let length = u8::try_from(content.len()).expect("a short one");
-        match length {
-            0..=0x7f => [&[tag, length], content].concat(),
-            _ => [&[tag, 0x81, length], content].concat(),
+        let [.., high, low] = content.len().to_be_bytes();
+        match (high, low) {
+            (0, 0..=0x7f) => [&[tag, low], content].concat(),
+            (0, _) => [&[tag, 0x81, low], content].concat(),
+            _ => [&[tag, 0x82, high, low], content].concat(),
         }
     }
 
@@ -84,7 +86,7 @@ mod tests {
 
     #[track_caller]
     fn check(name: &[u8], expected: Option<(Option<&str>, &[&str])>) {
-        let read = Subject::read(name);
+        let read = Subject::read(&element(SEQUENCE, name));
         let read = read.as_ref().map(|read| (read.common_name.as_deref(), read.organizations.clone()));
         let expected =
             expected.map(|(name, groups)| (name, groups.iter().map(|&it| it.to_owned()).collect::<Vec<_>>()));
@@ -115,6 +117,11 @@ mod tests {
         for length in 1..whole.len() {
             check(&whole[..length], None);
         }
+        let whole = element(SEQUENCE, &whole);
+        for length in 0..whole.len() {
+            assert_eq!(Subject::read(&whole[..length]), None);
+        }
+        assert_eq!(Subject::read(&[&whole[..], &[0]].concat()), None);
         for seed in 0..2000 {
             let mut random = fastrand::Rng::with_seed(seed);
             let mut bytes = whole.clone();

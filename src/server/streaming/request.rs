@@ -4,7 +4,7 @@
 use std::fmt;
 
 use http::HeaderMap;
-use http::header::{CONNECTION, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::header::{CONNECTION, UPGRADE};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::Refusal;
@@ -12,6 +12,7 @@ use crate::cri::{Container, ContainerId, SandboxId, Streams};
 use crate::pleg::PodRuntime;
 use crate::pod::containers::all_containers;
 use crate::server::query;
+use crate::server::websocket::{listed, protocols};
 
 const SPDY: &str = "SPDY/3.1";
 const WEBSOCKET: &str = "websocket";
@@ -77,13 +78,13 @@ pub enum Offer {
 
 impl Offer {
     pub fn of(headers: &HeaderMap) -> Option<Offer> {
-        let upgrades = tokens(headers, CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
+        let upgrades = listed(headers, CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
         let to = headers.get(UPGRADE).filter(|_| upgrades)?.to_str().ok()?.trim();
         let is_tunnel = |token: &str| token.starts_with("SPDY/3.1+") && token.ends_with("portforward.k8s.io");
         match () {
             () if to.eq_ignore_ascii_case(SPDY) => Some(Offer::Spdy),
             () if to.eq_ignore_ascii_case(WEBSOCKET) => {
-                Some(Offer::WebSocket { tunnels: tokens(headers, SEC_WEBSOCKET_PROTOCOL).any(is_tunnel) })
+                Some(Offer::WebSocket { tunnels: protocols(headers).any(is_tunnel) })
             }
             () => None,
         }
@@ -95,11 +96,6 @@ impl Offer {
             Offer::WebSocket { .. } => WEBSOCKET,
         }
     }
-}
-
-fn tokens(headers: &HeaderMap, name: http::HeaderName) -> impl Iterator<Item = &str> {
-    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(str::trim)
 }
 
 /// A query's pairs, decoded as forms are.

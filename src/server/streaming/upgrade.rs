@@ -6,8 +6,8 @@ use std::pin::pin;
 use std::time::Duration;
 
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Empty};
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::request::Offer;
 use crate::server::body::{Body, empty, text};
+use crate::server::websocket::without_token;
 
 /// What the server may say before the bytes begin.
 const HEAD_BYTES_MAX: usize = 16 << 10;
@@ -28,10 +29,11 @@ const REFUSAL_BYTES_MAX: usize = 16 << 10;
 
 /// Not for the runtime: who the client is, what is about the client's own connection, and what
 /// tells of a body.
-const KEPT_BACK: [HeaderName; 11] = [
+const KEPT_BACK: [HeaderName; 12] = [
     AUTHORIZATION,
     PROXY_AUTHORIZATION,
     COOKIE,
+    SEC_WEBSOCKET_PROTOCOL,
     HOST,
     CONNECTION,
     UPGRADE,
@@ -84,6 +86,10 @@ fn request(url: &Uri, offer: Offer, method: &Method, headers: &HeaderMap) -> Req
     let sent = request.headers_mut();
     for (name, value) in headers.iter().filter(|(name, _)| !KEPT_BACK.contains(name)) {
         sent.append(name.clone(), value.clone());
+    }
+    // Among them there may be one that is a credential.
+    if let Some(protocols) = without_token(headers) {
+        sent.insert(SEC_WEBSOCKET_PROTOCOL, protocols);
     }
     let authority = url.authority().map(|authority| authority.as_str()).unwrap_or_default();
     if let Ok(host) = HeaderValue::from_str(authority) {

@@ -99,6 +99,25 @@ async fn a_certificate_is_made_once_where_none_is_configured() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
+#[tokio::test]
+async fn a_certificate_that_was_made_here_is_made_anew_before_it_expires() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let source = CertificateSource::SelfMade { dir: dir.path().to_owned(), host_name: "node-1".into() };
+    let (old, key) = Authority::new("node-1-ca@1").server_named("node-1@1", Duration::from_secs(24 * 3600));
+    std::fs::write(dir.path().join("kubelet.crt"), &old).expect("it is ours");
+    std::fs::write(dir.path().join("kubelet.key"), key).expect("it is ours");
+    let house = House::open(|config| config.tls.certificate = source.clone()).await;
+    assert_ne!(std::fs::read_to_string(dir.path().join("kubelet.crt")).expect("it is there"), old);
+    drop(house);
+
+    // One of somebody else's is left alone, whatever its time.
+    let (other, key) = Authority::new("other").server_named("edge", Duration::from_secs(24 * 3600));
+    std::fs::write(dir.path().join("kubelet.crt"), &other).expect("it is ours");
+    std::fs::write(dir.path().join("kubelet.key"), key).expect("it is ours");
+    let _house = House::open(|config| config.tls.certificate = source).await;
+    assert_eq!(std::fs::read_to_string(dir.path().join("kubelet.crt")).expect("it is there"), other);
+}
+
 /// Opens a house whose configuration or files were changed, and gives the error as an operator
 /// reads it, with the directory left out.
 async fn refused(change: impl FnOnce(&mut ServerConfig, &House)) -> String {

@@ -11,10 +11,12 @@ use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::authentication::v1::UserInfo;
-use k8s_openapi::api::core::v1::Pod;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
 use rustls::client::WantsClientCert;
+use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -22,6 +24,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+pub use crate::authorities::testing::Authority;
 use crate::clock::Clock;
 use crate::config::{FeatureGates, TlsVersion};
 use crate::host::{CgroupVersion, LinuxHost, Roots};
@@ -35,6 +38,7 @@ use crate::pleg::Pleg;
 use crate::pod::Source;
 use crate::server::{
     About, AuthnConfig, AuthzConfig, CertificateSource, Doors, Exhibits, Health, ServerConfig, Switches, TlsConfig,
+    Verbosity,
 };
 use crate::stats::{Stats, StatsConfig};
 use crate::sync::Roster;
@@ -42,28 +46,31 @@ use crate::sync::mirror::Mirrors;
 use crate::sync::testing::FakeRuntime;
 use crate::volumes::Volumes;
 
-/// Signs certificates of servers and clients.
-pub struct Authority(CertifiedIssuer<'static, KeyPair>);
-
 /// What a client shows.
 pub struct Identity {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 }
 
+impl Identity {
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Self {
+        Identity { chain, key }
+    }
+
+    /// Of the certificate, in hexadecimal digits.
+    pub fn digest(&self) -> String {
+        let digest = ring::digest::digest(&ring::digest::SHA256, &self.chain[0]);
+        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Whatever the certificate, which we would not show if it were for us to say.
+    fn key(&self) -> Arc<CertifiedKey> {
+        let key = default_provider().key_provider.load_private_key(self.key.clone_key()).expect("a key");
+        Arc::new(CertifiedKey::new(self.chain.clone(), key))
+    }
+}
+
 impl Authority {
-    pub fn new(name: &str) -> Self {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("ring makes keys");
-        Authority(CertifiedIssuer::self_signed(params, key).expect("the parameters are valid"))
-    }
-
-    pub fn pem(&self) -> String {
-        self.0.pem()
-    }
-
     /// Certificate and key of a server on the loopback.
     pub fn server(&self) -> (String, String) {
         let params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("the name is valid");
@@ -71,15 +78,36 @@ impl Authority {
         (params.signed_by(&key, &self.0).expect("the authority may sign").pem(), key.serialize_pem())
     }
 
+    /// The same of a server of this name, for a while.
+    pub fn server_named(&self, name: &str, life: Duration) -> (String, String) {
+        let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("the name is valid");
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        expire_in(&mut params, life);
+        let key = KeyPair::generate().expect("ring makes keys");
+        (params.signed_by(&key, &self.0).expect("the authority may sign").pem(), key.serialize_pem())
+    }
+
     pub fn client(&self, user: &str, groups: &[&str], last_year: i32) -> Identity {
+        let mut params = CertificateParams::default();
+        params.not_after = rcgen::date_time_ymd(last_year, 1, 1);
+        self.client_of(user, groups, params)
+    }
+
+    /// One that expires soon.
+    pub fn client_for(&self, user: &str, life: Duration) -> Identity {
+        let mut params = CertificateParams::default();
+        expire_in(&mut params, life);
+        self.client_of(user, &[], params)
+    }
+
+    fn client_of(&self, user: &str, groups: &[&str], mut params: CertificateParams) -> Identity {
         let mut name = DistinguishedName::new();
         name.push(DnType::CommonName, user);
         for group in groups {
             name.push(DnType::OrganizationName, *group);
         }
-        let mut params = CertificateParams::default();
         params.distinguished_name = name;
-        params.not_after = rcgen::date_time_ymd(last_year, 1, 1);
         let key = KeyPair::generate().expect("ring makes keys");
         let certificate = params.signed_by(&key, &self.0).expect("the authority may sign");
         let key = PrivateKeyDer::try_from(key.serialize_der()).expect("rcgen writes PKCS#8");
@@ -135,6 +163,11 @@ impl House {
             split_streams: true,
             stream_idle: Duration::from_secs(4 * 60 * 60),
             configz: r#"{"kubeletconfig":{}}"#.into(),
+            checkpoints: Some(dir.path().join("checkpoints")),
+            flagz: true,
+            statusz: true,
+            flags: [("config".to_owned(), "/etc/config.yaml".to_owned())].into(),
+            verbosity: Verbosity::new(|_| {}),
         };
         change(&mut config);
 
@@ -188,9 +221,8 @@ impl House {
     pub async fn connect(&self, identity: Option<&Identity>, protocol: &[u8]) -> TlsStream<TcpStream> {
         let builder = trusting(&self.authority, rustls::DEFAULT_VERSIONS);
         let mut config = match identity {
-            Some(Identity { chain, key }) => {
-                builder.with_client_auth_cert(chain.clone(), key.clone_key()).expect("key and certificate fit")
-            }
+            Some(identity) => builder
+                .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::clone(&identity.key())))),
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![protocol.to_vec()];
@@ -304,5 +336,12 @@ fn pod(name: &str, uid: &str) -> Pod {
     pod.metadata.name = Some(name.to_owned());
     pod.metadata.namespace = Some("shop".to_owned());
     pod.metadata.uid = Some(uid.to_owned());
+    let main = Container { name: "main".to_owned(), ..Container::default() };
+    pod.spec = Some(PodSpec { containers: vec![main], ..PodSpec::default() });
     pod
+}
+
+fn expire_in(params: &mut CertificateParams, life: Duration) {
+    let now = u64::try_from(Clock::system().wall().as_second()).expect("it is after 1970");
+    params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now) + life;
 }

@@ -13,10 +13,14 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::house::{House, Identity, read, request};
+use crate::server::guests::STRANGER_IDLE_LIMIT;
 
 /// Much longer than an answer takes: a machine may be busy, and these tests are about being
 /// answered at all.
 const WITHIN: Duration = Duration::from_secs(30);
+
+/// Less than anybody may be idle: what ends by then does not end by that.
+const AT_ONCE: Duration = Duration::from_secs(STRANGER_IDLE_LIMIT.as_secs() / 2);
 
 /// Both ends of the crowd are in this process.
 fn allow_many_files() {
@@ -92,13 +96,13 @@ async fn what_is_no_request_ends_its_connection() {
         let mut stream = house.connect(None, b"http/1.1").await;
         let _ = stream.write_all(words.as_bytes()).await;
         let mut answer = Vec::new();
-        let _ = timeout(WITHIN, stream.read_to_end(&mut answer)).await.expect("the connection ends");
+        let _ = timeout(AT_ONCE, stream.read_to_end(&mut answer)).await.expect("the connection ends");
         let answer = String::from_utf8_lossy(&answer);
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
     }
     // And what is not even TLS.
     let mut plain = begin(&house, b"GET / HTTP/1.1\r\nhost: node\r\n\r\n").await;
-    let _ = timeout(WITHIN, plain.read_to_end(&mut Vec::new())).await.expect("the connection ends");
+    let _ = timeout(AT_ONCE, plain.read_to_end(&mut Vec::new())).await.expect("the connection ends");
     is_healthy(&house, &admin).await;
 }
 
@@ -126,22 +130,53 @@ async fn a_huge_body_is_not_read() {
     assert!(sender.await.expect("it ends") < 64 << 20);
 }
 
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, content: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(content.len()).expect("a short one").to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), content].concat()
+}
+
 #[tokio::test]
-async fn a_flood_of_resets_disturbs_nobody() {
+async fn a_flood_of_resets_ends_its_connection_and_disturbs_nobody() {
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    const ENHANCE_YOUR_CALM: u8 = 11;
     let house = House::open(|_| {}).await;
     let admin = house.admin();
-    let sender = http2(&house, &admin).await;
-    for _ in 0..5000 {
-        let mut sender = sender.clone();
-        if sender.ready().await.is_err() {
-            // It was sent away for it.
-            break;
-        }
+    let mut stream = house.connect(Some(&admin), b"h2").await;
+    let mut flood = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &frame(SETTINGS, 0, 0, &[])[..]].concat();
+    for number in 0..1000 {
+        let id = 2 * number + 1;
+        // GET https://node/, all of it and no body; then no longer wanted.
+        flood.extend(frame(HEADERS, 0x05, id, b"\x82\x87\x84\x41\x04node"));
+        flood.extend(frame(RST_STREAM, 0, id, &8_u32.to_be_bytes()));
+    }
+    // It may be sent away before it has said all.
+    let _ = stream.write_all(&flood).await;
+    let mut answer = Vec::new();
+    let _ = timeout(WITHIN, stream.read_to_end(&mut answer)).await.expect("the connection ends");
+    let calm = frame(GOAWAY, 0, 0, &[]);
+    let goaway = answer.windows(9).position(|bytes| bytes[3..] == calm[3..]);
+    let code = goaway.and_then(|at| answer.get(at + 9 + 7));
+    assert!(matches!(code, None | Some(&ENHANCE_YOUR_CALM)), "{answer:?}");
+    is_healthy(&house, &admin).await;
+}
+
+#[tokio::test]
+async fn resets_now_and_then_are_nothing_bad() {
+    let house = House::open(|_| {}).await;
+    let admin = house.admin();
+    let mut sender = http2(&house, &admin).await;
+    for _ in 0..10 {
+        sender.ready().await.expect("the connection is there");
         // Dropped before it is answered, which resets its stream.
         let answer = sender.send_request(request(Method::GET, None, "https://node/healthz"));
         let _ = timeout(Duration::ZERO, answer).await;
     }
-    is_healthy(&house, &admin).await;
+    let answer = sender.send_request(request(Method::GET, None, "https://node/healthz")).await;
+    assert_eq!(read(answer.expect("the connection is there")).await.0, 200);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 mod callers;
 mod certificates;
+mod desk;
 mod house;
 mod limits;
 mod served;

@@ -13,13 +13,16 @@ use tokio::sync::watch;
 use super::super::ServerError;
 use super::super::config::{CertificateSource, Result, TlsConfig};
 use super::super::reload::{LoadError, Reloading};
-use super::{SignedKey, self_made};
+use super::SignedKey;
+use super::self_made::SelfMade;
 use crate::clock::Clock;
 use crate::host::Host;
 
 pub enum Serving {
     /// Read again when they have changed.
     Files(Reloading<CertifiedKey>),
+    /// The same of files that are ours to write.
+    SelfMade(SelfMade),
     /// Whoever has it signed tells of it. Handshakes fail meanwhile, as upstream's do.
     Signed(SignedKey),
 }
@@ -31,28 +34,33 @@ impl Serving {
         host: &Arc<dyn Host>,
         clock: &Clock,
     ) -> Result<Self> {
-        Ok(Serving::Files(match &config.certificate {
+        Ok(match &config.certificate {
             CertificateSource::Files { certificate, key } => {
                 let loaded = load(host.clone(), certificate.clone(), key.clone(), provider.clone()).await;
-                loaded.map_err(|source| ServerError::Files { field: "tlsCertFile and tlsPrivateKeyFile", source })?
+                let named = |source| ServerError::Files { field: "tlsCertFile and tlsPrivateKeyFile", source };
+                Serving::Files(loaded.map_err(named)?)
             }
             CertificateSource::SelfMade { dir, host_name } => {
-                self_made::ensure(host.clone(), dir, host_name, provider, clock).await.map_err(ServerError::SelfMade)?
+                let made = SelfMade::open(host.clone(), dir, host_name, provider, clock).await;
+                Serving::SelfMade(made.map_err(ServerError::SelfMade)?)
             }
-            CertificateSource::Signed(key) => return Ok(Serving::Signed(key.clone())),
-        }))
+            CertificateSource::Signed(key) => Serving::Signed(key.clone()),
+        })
     }
 
     /// To be called before a connection begins.
     pub async fn look(&self) {
-        if let Serving::Files(files) = self {
-            files.current().await;
+        match self {
+            Serving::Files(files) => drop(files.current().await),
+            Serving::SelfMade(made) => made.look().await,
+            Serving::Signed(_) => {}
         }
     }
 
     pub fn resolver(&self) -> Arc<dyn ResolvesServerCert> {
         match self {
             Serving::Files(files) => Arc::new(Newest(files.follow())),
+            Serving::SelfMade(made) => Arc::new(Newest(made.follow())),
             Serving::Signed(key) => Arc::new(Granted(key.clone())),
         }
     }

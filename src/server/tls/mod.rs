@@ -17,9 +17,9 @@ use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
 use self::certificate::Serving;
-pub use self::clients::ClientAuthorities;
 use super::config::{Result, TlsConfig};
 use super::reload::Reloading;
+use crate::authorities::Authorities;
 use crate::clock::Clock;
 use crate::host::Host;
 
@@ -31,7 +31,7 @@ pub struct Tls {
     offered: offered::Offered,
     serving: Serving,
     /// `None` where no client certificate is asked for.
-    authorities: Option<Arc<Reloading<ClientAuthorities>>>,
+    authorities: Option<Arc<Reloading<Authorities>>>,
     /// The last one made.
     made: Mutex<Option<Made>>,
 }
@@ -39,7 +39,7 @@ pub struct Tls {
 struct Made {
     config: Arc<Rustls>,
     /// Of these.
-    authorities: Option<Arc<ClientAuthorities>>,
+    authorities: Option<Arc<Authorities>>,
 }
 
 impl Tls {
@@ -47,14 +47,14 @@ impl Tls {
         let offered = offered::Offered::of(config)?;
         let serving = Serving::open(config, offered.provider(), &host, clock).await?;
         let authorities = match &config.client_ca {
-            Some(path) => Some(Arc::new(clients::load(host, path.clone(), offered.provider()).await?)),
+            Some(path) => Some(Arc::new(clients::load(host, path.clone()).await?)),
             None => None,
         };
         Ok(Tls { offered, serving, authorities, made: Mutex::default() })
     }
 
     /// Whom to hold client certificates against.
-    pub fn authorities(&self) -> Option<Arc<Reloading<ClientAuthorities>>> {
+    pub fn authorities(&self) -> Option<Arc<Reloading<Authorities>>> {
         self.authorities.clone()
     }
 
@@ -76,7 +76,7 @@ impl Tls {
         Ok(config)
     }
 
-    fn make(&self, authorities: Option<Arc<ClientAuthorities>>) -> Result<Rustls> {
+    fn make(&self, authorities: Option<Arc<Authorities>>) -> Result<Rustls> {
         let builder = Rustls::builder_with_provider(self.offered.provider().clone())
             .with_protocol_versions(self.offered.versions())?;
         let builder = match authorities {
@@ -93,7 +93,7 @@ impl Tls {
     }
 }
 
-fn same(one: Option<&Arc<ClientAuthorities>>, other: Option<&Arc<ClientAuthorities>>) -> bool {
+fn same(one: Option<&Arc<Authorities>>, other: Option<&Arc<Authorities>>) -> bool {
     match (one, other) {
         (None, None) => true,
         (Some(one), Some(other)) => Arc::ptr_eq(one, other),

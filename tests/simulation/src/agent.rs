@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use ferrolet::admission::AdmissionConfig;
-use ferrolet::agent::{AgentConfig, Edges, StaticPods, assemble};
+use ferrolet::agent::{AgentConfig, Edges, Panicked, StaticPods, assemble};
 use ferrolet::config::{FeatureGates, NodeIp, PullCredentialsPolicy};
 use ferrolet::cri::CgroupDriver;
 use ferrolet::host::{CgroupSettings, CgroupVersion, Roots};
@@ -65,7 +65,7 @@ struct State {
 }
 
 struct Life {
-    task: JoinHandle<()>,
+    task: JoinHandle<Panicked>,
     static_events: mpsc::Sender<SourceEvent>,
     /// The directory was read once; until then it tells no changes.
     has_listed: bool,

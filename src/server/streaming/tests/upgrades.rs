@@ -22,15 +22,17 @@ async fn the_server_gets_the_clients_upgrade_without_its_credentials() {
 }
 
 #[tokio::test]
-async fn a_websocket_is_led_on_with_all_protocols_it_offers() {
+async fn a_websocket_is_led_on_with_all_protocols_it_offers_but_a_token() {
     let bed = Bed::new(LIMITS).await;
     let request = "GET /any HTTP/1.1\r\nHost: node\r\nConnection: keep-alive, upgrade\r\nUpgrade: WebSocket\r\n\
         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\
-        Sec-WebSocket-Protocol: v5.channel.k8s.io, v4.channel.k8s.io\r\n\r\n";
+        Sec-WebSocket-Protocol: v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.aHVzaA\r\n\
+        Sec-WebSocket-Protocol: v4.channel.k8s.io\r\n\r\n";
     let mut client = bed.client(request).await;
     let (mut server, head) = bed.accept().await;
     assert!(head.starts_with("GET /exec/token?a=b HTTP/1.1\r\n"), "{head}");
     let head = head.to_lowercase();
+    assert!(!head.contains("bearer"), "a credential is not passed on: {head}");
     for line in [
         "connection: upgrade",
         "upgrade: websocket",

@@ -24,6 +24,7 @@ use crate::stack::{BOOTSTRAP_KUBECONFIG, Builder, KUBECONFIG};
 pub const CASES: &[Case] = &[
     own!(a_node_joins_with_a_token),
     own!(a_token_that_is_unknown_holds_up_no_static_pod),
+    own!(a_certificate_in_the_kubeconfig_lies_where_kubeadm_looks_for_it),
     own!(a_certificate_is_renewed_before_it_expires),
     own!(a_certificate_that_lapsed_is_told_and_replaced_once_there_is_a_way)
         .beyond_upstream("it does not start without a valid certificate or a way to one"),
@@ -165,6 +166,29 @@ async fn a_token_that_is_unknown_holds_up_no_static_pod(lab: Lab) -> Result<()> 
     node.expect_node_ready("True").await?;
     node.mirror_pod("fixed").await?.expect().ready().await?;
     ensure!(node.expect_static_pod_runs("fixed").await?.id == before.id);
+    Ok(())
+}
+
+async fn a_certificate_in_the_kubeconfig_lies_where_kubeadm_looks_for_it(lab: Lab) -> Result<()> {
+    // The kubeconfig of such a node holds certificate and key, as that of `kubeadm init` does.
+    let node = lab.node(|stack| stack.config("rotateCertificates", true)).await?;
+    node.expect_node_ready("True").await?;
+    let pem = poll::until("the certificate", WITHIN, async || {
+        Ok(match cat(&node, CURRENT).await {
+            Ok(pem) if pem.contains("PRIVATE KEY") => Look::Done(pem),
+            other => Look::NotYet(format!("{other:?}")),
+        })
+    })
+    .await?;
+    ensure!(pem.starts_with("-----BEGIN CERTIFICATE-----"), "a certificate, then its key");
+    // The last step of `kubeadm init`.
+    let mut kubeconfig: Value = serde_saphyr::from_str(&node.stack().read(KUBECONFIG)?)?;
+    kubeconfig["users"][0]["user"] = json!({ "client-certificate": CURRENT, "client-key": CURRENT });
+    node.stack().agent().kill().await?;
+    node.stack().write(KUBECONFIG, kubeconfig.to_string())?;
+    node.stack().agent().start().await?;
+    node.expect_lease_renewal().await?;
+    node.run(pod("later")).await?.expect().ready().await?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@ mod admission;
 mod api;
 mod api_faults;
 mod dead_containers;
+mod desk;
 mod environment;
 mod extremes;
 mod hooks;
@@ -40,6 +41,7 @@ pub fn all() -> Vec<Case> {
         node::CASES,
         api::CASES,
         metrics::CASES,
+        desk::CASES,
         probes::CASES,
         lifecycle::CASES,
         status::CASES,

@@ -39,6 +39,11 @@ pub async fn node_client(stack: &Stack, user: Value) -> Result<Client> {
 impl Node {
     /// What the node says to a GET: status and body.
     pub async fn call(&self, caller: Caller<'_>, path: &str) -> Result<(u16, String)> {
+        self.send(caller, http::Request::get(path).body(Body::empty())?).await
+    }
+
+    /// What the node says to a request: status and body.
+    pub async fn send(&self, caller: Caller<'_>, request: http::Request<Body>) -> Result<(u16, String)> {
         let user = match caller {
             Caller::Nobody => json!({}),
             Caller::Token(token) => json!({ "token": token }),
@@ -48,8 +53,8 @@ impl Node {
             }
         };
         let client = node_client(self.stack(), user).await?;
-        let request = http::Request::get(path).body(Body::empty())?;
-        let answer = client.send(request).await.with_context(|| format!("GET {path} of the node"))?;
+        let what = format!("{} {} of the node", request.method(), request.uri());
+        let answer = client.send(request).await.context(what)?;
         let status = answer.status().as_u16();
         let body = answer.into_body().collect_bytes().await?;
         Ok((status, String::from_utf8_lossy(&body).into_owned()))

@@ -162,6 +162,11 @@ impl Runtime for SimRuntime {
         .await
     }
 
+    /// As most runtimes: what it takes is not installed.
+    async fn checkpoint_container(&self, _: &ContainerId, _: &Path, _: Duration) -> Result<()> {
+        Err(CriError::Unimplemented { call: "CheckpointContainer" })
+    }
+
     async fn exec(&self, id: &ContainerId, command: &[String], timeout: Option<Duration>) -> Result<Executed> {
         self.execute(id, command, timeout).await
     }

@@ -1,0 +1,173 @@
+//! `/checkpoint/`: a running container as it is, written to a file by the runtime.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Response, StatusCode};
+use jiff::Zoned;
+use jiff::tz::TimeZone;
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use super::body::{self, Body};
+use super::query;
+use super::routes::{self, NOT_FOUND};
+use crate::clock::Clock;
+use crate::cri::Runtime;
+use crate::host::Host;
+use crate::pleg::Pleg;
+use crate::pod::containers;
+use crate::sync::{Known, Roster};
+
+/// Each writes the memory of all processes of a container to the node's disk.
+const AT_ONCE_MAX: usize = 4;
+/// Whoever reads it reads the container's secrets.
+const DIR_MODE: u32 = 0o700;
+
+pub struct CheckpointDesk {
+    /// `checkpoints` in the agent's root directory.
+    dir: PathBuf,
+    host: Arc<dyn Host>,
+    clock: Clock,
+    places: Semaphore,
+}
+
+/// Why there is no checkpoint; in upstream's words where it has some.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum Refusal {
+    #[error("404 page not found\n")]
+    NoPath,
+    #[error("pod does not exist")]
+    NoPod,
+    #[error("container {0} does not exist")]
+    NoContainer(String),
+    #[error("cannot parse value of timeout parameter")]
+    BadTimeout,
+    #[error("{AT_ONCE_MAX} checkpoints are being written, which is the most there may be")]
+    TooMany,
+    #[error("checkpointing of {container} failed ({why})")]
+    Failed { container: String, why: String },
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Refusal::NoPath => NOT_FOUND.status,
+            Refusal::NoPod | Refusal::NoContainer(_) => StatusCode::NOT_FOUND,
+            // Upstream says 404, as if the container were not there.
+            Refusal::BadTimeout => StatusCode::BAD_REQUEST,
+            Refusal::TooMany => StatusCode::TOO_MANY_REQUESTS,
+            Refusal::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+impl CheckpointDesk {
+    pub fn new(dir: PathBuf, host: Arc<dyn Host>, clock: Clock) -> Self {
+        CheckpointDesk { dir, host, clock, places: Semaphore::new(AT_ONCE_MAX) }
+    }
+
+    /// `/checkpoint/{namespace}/{pod}/{container}`.
+    pub async fn answer(
+        &self,
+        path: &str,
+        query: &str,
+        roster: &Roster,
+        pleg: &Pleg,
+        runtime: &dyn Runtime,
+    ) -> Response<Body> {
+        match self.write(path, query, roster, pleg, runtime).await {
+            Ok(file) => body::json(body::full(json!({ "items": [file] }).to_string())),
+            Err(refusal) => body::text(refusal.status(), refusal.to_string()),
+        }
+    }
+
+    async fn write(
+        &self,
+        path: &str,
+        query: &str,
+        roster: &Roster,
+        pleg: &Pleg,
+        runtime: &dyn Runtime,
+    ) -> Result<PathBuf, Refusal> {
+        let [namespace, pod, container] = routes::three_names(path).ok_or(Refusal::NoPath)?;
+        let known = roster.find(namespace, pod).ok_or(Refusal::NoPod)?;
+        if containers::find(&known.pod, container).is_none() {
+            return Err(Refusal::NoContainer(container.to_owned()));
+        }
+        let timeout = timeout(query)?;
+        let _place = self.places.try_acquire().map_err(|_| Refusal::TooMany)?;
+        let failed = |why: String| Refusal::Failed { container: format!("{namespace}/{pod}/{container}"), why };
+        let name = file_name(namespace, pod, container, &self.clock.wall().to_zoned(TimeZone::system()));
+        let file = self.dir.join(name);
+        let written = self.ask(&known, container, &file, timeout, pleg, runtime);
+        written.await.map(|()| file.clone()).map_err(failed)
+    }
+
+    async fn ask(
+        &self,
+        known: &Known,
+        container: &str,
+        file: &Path,
+        timeout: Duration,
+        pleg: &Pleg,
+        runtime: &dyn Runtime,
+    ) -> Result<(), String> {
+        let held = pleg.current(&known.uid).await.map_err(|error| error.own_words())?;
+        let instance = held.instances(container).find(|instance| instance.is_running());
+        let id = &instance.ok_or_else(|| format!("container {container} not found"))?.id;
+        self.host.make_dir(&self.dir, DIR_MODE).await.map_err(|error| error.to_string())?;
+        runtime.checkpoint_container(id, file, timeout).await.map_err(|error| error.own_words())
+    }
+}
+
+/// Of several the last counts; without one, what calls are given anyway.
+fn timeout(query: &str) -> Result<Duration, Refusal> {
+    let given = query::pairs(query).into_iter().rfind(|(key, _)| key == "timeout");
+    given.map_or(Ok(Duration::ZERO), |(_, seconds)| {
+        // Upstream's are signed, and what is beyond them is no number there.
+        let seconds = seconds.parse::<i64>().ok().and_then(|seconds| u64::try_from(seconds).ok());
+        seconds.map(Duration::from_secs).ok_or(Refusal::BadTimeout)
+    })
+}
+
+/// As upstream names it, for those who collect them.
+fn file_name(namespace: &str, pod: &str, container: &str, at: &Zoned) -> String {
+    let zone = if at.offset().is_zero() { "Z" } else { "%:z" };
+    let time = at.strftime(&format!("%Y-%m-%dT%H:%M:%S{zone}")).to_string();
+    format!("checkpoint-{pod}_{namespace}-{container}-{time}.tar")
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn files_are_called_as_upstream_calls_them() {
+        let at: Timestamp = "2026-11-22T08:05:09.5Z".parse().expect("a time");
+        let check = |zone: TimeZone, expected: &str| {
+            assert_eq!(file_name("shop", "web", "main", &at.to_zoned(zone)), expected);
+        };
+        check(TimeZone::UTC, "checkpoint-web_shop-main-2026-11-22T08:05:09Z.tar");
+        let east = TimeZone::fixed(jiff::tz::offset(2));
+        check(east, "checkpoint-web_shop-main-2026-11-22T10:05:09+02:00.tar");
+    }
+
+    #[test]
+    fn of_several_timeouts_the_last_counts() {
+        for (query, expected) in [
+            ("", Ok(0)),
+            ("timeout=5", Ok(5)),
+            ("timeout=x&timeout=7", Ok(7)),
+            ("timeout=7&timeout=x", Err(Refusal::BadTimeout)),
+            ("timeout=", Err(Refusal::BadTimeout)),
+            ("timeout=-1", Err(Refusal::BadTimeout)),
+            ("timeout=9223372036854775808", Err(Refusal::BadTimeout)),
+        ] {
+            assert_eq!(timeout(query), expected.map(Duration::from_secs), "{query}");
+        }
+    }
+}
