@@ -29,7 +29,7 @@ ROWS ?=
 CASES ?=
 
 .PHONY: help run run-standalone status down test check unit sim node-e2e \
-	node-e2e-old-runtime compare compare-quick bench provision rust build-release build-tests clean
+	node-e2e-old-runtime node-e2e-vm compare compare-quick bench deb provision provision-vm rust build-release build-tests clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
@@ -74,6 +74,9 @@ node-e2e: provision build-tests ## cases on real nodes, all or CASES="words"; AG
 node-e2e-old-runtime: provision build-tests ## the chosen few of them on Debian's containerd 1.6
 	RUNTIME=containerd-1.6 $(NODE_E2E) test --subset $(CASES)
 
+node-e2e-vm: provision-vm build-tests ## cases on a virtual machine: systemd, kubeadm, cgroup v2
+	$(NODE_E2E) vm $(CASES)
+
 compare: provision build-tests ## drawn pods, from SEED on, on Ferrolet and upstream's kubelet
 	$(NODE_E2E) compare $(SEED) $(PODS)
 
@@ -83,12 +86,22 @@ compare-quick: provision build-tests ## a fixed few of them, with most of what c
 bench: provision build-release ## the figures of SPECIFICATION.md, all or ROWS="probes hang", beside upstream's kubelet
 	FERROLET_BIN=$(RELEASE)/ferrolet cargo run --quiet --package node-e2e --bin bench -- $(ROWS)
 
+deb: ## the Debian package, in target/deb; of FERROLET_BIN if that is set
+ifndef FERROLET_BIN
+	@$(MAKE) --no-print-directory build-release
+endif
+	packaging/deb/build $(or $(FERROLET_BIN),$(RELEASE)/ferrolet) $(dir $(RELEASE))deb
+
 clean: down ## the build, not the cache
 	cargo clean
 
 # Exit code 3 says that Go is missing; the cases that need what it builds are skipped then.
 provision:
 	@$(PROVISION) all || [ $$? = 3 ]
+
+# What cannot be had here is told, and the cases that need it are skipped.
+provision-vm: provision
+	@$(PROVISION) vm || true
 
 rust:
 	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt

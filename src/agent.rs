@@ -43,6 +43,7 @@ use crate::pleg::{self, Pleg, PlegConfig};
 use crate::pod::Source;
 use crate::probes::{self, Probes};
 use crate::server::{self, About, Doors, Exhibits, Health, Progress, Verbosity};
+use crate::service_manager::{Given, ServiceManager};
 use crate::sources::static_dir::{self, StaticDir};
 use crate::sources::static_url::{self, StaticUrl};
 use crate::sources::{self, SourceEvent};
@@ -90,6 +91,7 @@ pub struct AgentConfig {
     pub resolver_problem: Option<String>,
     pub pleg: PlegConfig,
     pub healthz: Option<SocketAddr>,
+    pub service_manager: ServiceManager,
 }
 
 /// A place where static pods come from.
@@ -104,6 +106,8 @@ pub enum StaticPods {
 pub async fn run(settings: Settings, verbosity: Verbosity) -> anyhow::Result<()> {
     let clock = Clock::system();
     let root_dir = settings.flags.root_dir.clone();
+    let service_manager =
+        ServiceManager::of(Given::from_environment()).context("cannot talk to the service manager")?;
     let host = Arc::new(LinuxHost::new(Roots::machine(root_dir.clone()), HOST_DEADLINE, clock.clone()));
     let facts = host.facts().await.context("cannot read this machine")?;
     check_machine(&settings, &facts)?;
@@ -150,7 +154,8 @@ pub async fn run(settings: Settings, verbosity: Verbosity) -> anyhow::Result<()>
     let server = settings::server_config(&settings, &node, signed, verbosity);
     let doors = Doors::open(server, host.clone(), clock.clone()).await.context("cannot open the node's own API")?;
     let static_pods = settings::static_pods(&settings, &node);
-    let config = settings::agent_config(&settings, node, &facts, host.as_ref()).await?;
+    let mut config = settings::agent_config(&settings, node, &facts, host.as_ref()).await?;
+    config.service_manager = service_manager.clone();
     for logs in [&config.sync.pod_logs_dir, &config.sync.container_logs_dir] {
         host.make_dir(logs, 0o755).await.context("cannot make a directory for logs")?;
     }
@@ -172,6 +177,7 @@ pub async fn run(settings: Settings, verbosity: Verbosity) -> anyhow::Result<()>
         // Cancel-safe: it only waits.
         panicked = lost_identity.wait() => return Err(panicked.into()),
     }
+    service_manager.stopping();
     Ok(())
 }
 
@@ -299,6 +305,11 @@ async fn house(
             async move { runtime.reopen_container_log(&id).await }.boxed()
         })
     };
+    // Pods may have to wait for the runtime, and who starts us need not: kubeadm, for one, starts
+    // us before there are credentials.
+    config.service_manager.ready();
+    let health = Health::new().vital("syncloop", progress.check(DISPATCHER_STUCK_AFTER));
+    tasks.spawn("watchdog", config.service_manager.feed_watchdog(health));
     let logs = Logs::new(host.clone(), clock.clone(), reopen, config.logs);
     let (roster, mirrors) = (Roster::default(), Mirrors::default());
     if let Some(doors) = doors {

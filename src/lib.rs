@@ -30,6 +30,7 @@ pub mod volumes;
 // Loops that decide.
 pub mod node;
 pub mod server;
+pub mod service_manager;
 pub mod sync;
 
 // The composition root and the command line.

@@ -25,6 +25,7 @@ use crate::node::NodeConfig;
 use crate::pleg::PlegConfig;
 use crate::pod::dns::{ClusterDns, excess, loopback_resolver};
 use crate::server::{AuthnConfig, AuthzConfig, CertificateSource, ServerConfig, Switches, TlsConfig, Verbosity};
+use crate::service_manager::ServiceManager;
 use crate::sources::static_dir::StaticDir;
 use crate::sources::static_url::StaticUrl;
 use crate::stats::StatsConfig;
@@ -127,6 +128,7 @@ pub async fn agent_config(
         resolver_problem,
         pleg: PlegConfig::default(),
         healthz: kubelet.healthz_port.map(|port| SocketAddr::new(kubelet.healthz_bind_address, port)),
+        service_manager: ServiceManager::default(),
     })
 }
 

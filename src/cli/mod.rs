@@ -80,7 +80,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn obey(command: Command, name: &Name) -> anyhow::Result<()> {
     match command {
         Command::Help => show(&help::page(name)),
-        Command::Version { raw } => show(&version(raw)),
+        Command::Version { raw } => show(&version(raw, name)),
         Command::Config { given, check } => config(&given, check),
         Command::Run { given } => run(&given),
     }
@@ -132,8 +132,11 @@ fn command(name: &Name, args: impl Iterator<Item = OsString>) -> Result<Command,
 }
 
 /// The version as kubeadm reads it, which must be one line of exactly this form; or in detail.
-fn version(raw: bool) -> String {
+/// Who asks for the kubelet's is not told whose it is.
+fn version(raw: bool, name: &Name) -> String {
+    let release = VERSION.split('+').next().unwrap_or(VERSION);
     match raw {
+        false if !name.has_subcommands => format!("Kubernetes {release}\n"),
         false => format!("Kubernetes {VERSION}\n"),
         true => format!(
             "kubernetes={VERSION} ferrolet={} os={} arch={}\n",

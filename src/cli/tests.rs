@@ -112,15 +112,20 @@ fn help_and_version_answer_first() {
 
 #[test]
 fn the_version_is_one_line_that_kubeadm_takes() {
-    let line = version(false);
-    let version = line.strip_prefix("Kubernetes v").and_then(|rest| rest.strip_suffix('\n'));
-    let version = version.expect("name, v, version, end of line");
-    assert!(!version.contains([' ', '\n']));
-    let (release, build) = version.split_once('+').expect("our own version is build metadata");
-    assert_eq!(release.split('.').filter(|part| part.parse::<u32>().is_ok()).count(), 3);
-    let semver = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
-    assert!(build.starts_with("ferrolet.") && build.chars().all(semver), "{build}");
-    assert_eq!(super::version(true).lines().count(), 1);
+    let named = |argv0: &str| Name::of(Some(&OsString::from(argv0)));
+    let told = |argv0: &str| {
+        let line = version(false, &named(argv0));
+        let version = line.strip_prefix("Kubernetes v").and_then(|rest| rest.strip_suffix('\n'));
+        version.expect("name, v, version, end of line").to_owned()
+    };
+    let of_kubelet = told("/usr/bin/kubelet");
+    assert_eq!(of_kubelet.split('.').filter(|part| part.parse::<u32>().is_ok()).count(), 3);
+    assert_eq!(of_kubelet.split('.').count(), 3, "no more than the kubelet's own tells");
+    let own = told("ferrolet");
+    let build = own.strip_prefix(&of_kubelet).and_then(|rest| rest.strip_prefix("+ferrolet."));
+    let build = build.expect("our own version is build metadata of the kubelet's");
+    assert!(build.chars().all(|c| c.is_ascii_alphanumeric() || c == '.' || c == '-'), "{build}");
+    assert_eq!(version(true, &named("kubelet")).lines().count(), 1);
 }
 
 #[test]

@@ -62,6 +62,12 @@ impl Health {
         findings
     }
 
+    /// The first vital check that fails, with what is wrong.
+    pub fn failure(&self) -> Option<(&'static str, String)> {
+        let vital = self.checks.iter().filter(|(_, weight, _)| *weight == Weight::Vital);
+        vital.into_iter().find_map(|(name, _, check)| check().err().map(|reason| (*name, reason)))
+    }
+
     pub(super) fn one(&self, name: &str) -> Option<Result<(), String>> {
         self.checks.iter().find(|(known, ..)| *known == name).map(|(_, _, check)| counted(name, check))
     }

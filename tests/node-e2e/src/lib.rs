@@ -2,7 +2,7 @@
 //! a private world on this machine.
 //!
 //! `stack` makes such nodes, `harness` lets a case read like a story, `cases` are the stories
-//! by theme, and `showcase` is what `make run` shows. The figures of `make bench` are to stand
+//! by theme, `vm` tells those that need a machine of their own, and `showcase` is what `make run` shows. The figures of `make bench` are to stand
 //! on `stack` too.
 
 pub mod bench;
@@ -13,3 +13,4 @@ pub mod poll;
 pub mod provision;
 pub mod showcase;
 pub mod stack;
+pub mod vm;

@@ -7,10 +7,11 @@ use anyhow::{Context, Result, bail};
 use node_e2e::harness::{self, Choice};
 use node_e2e::provision::Containerd;
 use node_e2e::stack::{self, Agent};
-use node_e2e::{cases, compare, showcase};
+use node_e2e::{cases, compare, showcase, vm};
 
 const USAGE: &str = "\
 node-e2e test [--subset] [NAME...]   runs the cases whose name contains one of NAME, or all
+node-e2e vm [NAME...]                runs the cases that need a virtual machine of their own
 node-e2e list                        names all cases
 node-e2e compare SEED PODS           runs drawn pods on both agents and tells where they differ
 node-e2e compare --quick             the few of them that CI runs
@@ -39,6 +40,7 @@ async fn run(args: &[String]) -> Result<ExitCode> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["test", ref rest @ ..] => return test(rest).await,
+        ["vm", ref names @ ..] => return run_vm(names).await,
         ["list"] => cases::all().iter().for_each(|case| println!("{}", case.short_name())),
         ["compare", "--quick"] => return as_code(compare::quick().await?),
         ["compare", seed, pods] => return compare(seed, pods).await,
@@ -70,6 +72,12 @@ async fn test(args: &[&str]) -> Result<ExitCode> {
     }
     let tally = harness::run(&cases::all(), &choice).await?;
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn run_vm(names: &[&str]) -> Result<ExitCode> {
+    let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+    let tally = vm::run(Agent::from_env()?, &names, logs_directory()?).await?;
+    as_code(tally.failed == 0)
 }
 
 fn number(text: &str) -> Result<u64> {

@@ -61,6 +61,19 @@ pub fn registry() -> Result<PathBuf> {
     present(cache().join("registry/bin/docker-registry"))
 }
 
+/// A virtual machine that `provision vm` made: what to boot, and how to get in.
+pub struct MachineFiles {
+    pub disk: PathBuf,
+    pub kernel: PathBuf,
+    pub initrd: PathBuf,
+    pub key: PathBuf,
+}
+
+pub fn machine() -> Result<MachineFiles> {
+    let file = |name: &str| present(cache().join("machine").join(name));
+    Ok(MachineFiles { disk: file("disk")?, kernel: file("kernel")?, initrd: file("initrd")?, key: file("key")? })
+}
+
 impl Containerd {
     /// Where `containerd`, its shim and `ctr` are.
     pub fn directory(self) -> Result<PathBuf> {

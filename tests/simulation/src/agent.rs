@@ -17,6 +17,7 @@ use ferrolet::node::{NodeConfig, Reserved};
 use ferrolet::pleg::PlegConfig;
 use ferrolet::pod::dns::ClusterDns;
 use ferrolet::pod::{PodUid, Source};
+use ferrolet::service_manager::ServiceManager;
 use ferrolet::sources::SourceEvent;
 use ferrolet::stats::StatsConfig;
 use ferrolet::sync::launch::{CgroupConfig, LaunchConfig};
@@ -294,6 +295,7 @@ fn config() -> AgentConfig {
         resolver_problem: None,
         pleg: PlegConfig::default(),
         healthz: None,
+        service_manager: ServiceManager::default(),
     }
 }
 

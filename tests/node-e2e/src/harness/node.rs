@@ -327,7 +327,7 @@ impl Node {
     }
 
     /// Gives back what the case used on a shared node. Nothing waits for the end of its pods.
-    pub(super) async fn clean_up(&self) -> Result<()> {
+    pub(crate) async fn clean_up(&self) -> Result<()> {
         for path in self.0.static_pods.borrow().iter().filter(|path| path.exists()) {
             std::fs::remove_file(path).with_context(|| format!("remove {}", path.display()))?;
         }
@@ -339,7 +339,7 @@ impl Node {
     }
 }
 
-pub(super) fn ready(node: &core::Node) -> Option<&str> {
+pub(crate) fn ready(node: &core::Node) -> Option<&str> {
     let conditions = node.status.as_ref()?.conditions.as_ref()?;
     let ready = conditions.iter().find(|condition| condition.type_ == "Ready")?;
     Some(&ready.status)

@@ -135,7 +135,7 @@ async fn run_on_stack(cases: &[Case], choice: &Choice, stack: Rc<Stack>) -> Vec<
 
 async fn run_on_shared(case: &Case, stack: Rc<Stack>) -> Result<()> {
     let Story::Shared(story) = case.story else { unreachable!("sorted out by `run`") };
-    let node = Node::on(stack, &namespace(case)).await?;
+    let node = Node::on(stack, &namespace_of(case.short_name())).await?;
     let result = story(node.clone()).await;
     // The story's own error is the one to tell.
     result.and(node.clean_up().await)
@@ -170,20 +170,31 @@ async fn run_case(
     stacks: impl FnOnce() -> Vec<Rc<Stack>>,
 ) -> bool {
     let begin = Instant::now();
-    let guarded = AssertUnwindSafe(story).catch_unwind();
-    let result = match tokio::time::timeout(CASE_WITHIN, guarded).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(panic)) => Err(anyhow!("panicked: {}", panic_text(&*panic))),
-        Err(_) => Err(anyhow!("not at its end after {CASE_WITHIN:?}")),
-    };
+    let result = run_bounded(story, CASE_WITHIN).await;
     let name = case.short_name();
-    if let Err(error) = &result {
-        tell_failure(name, begin, error);
+    case_ended(name, begin, &result);
+    if result.is_err() {
         keep_all_logs(stacks(), &choice.logs.join(name.replace("::", ".")));
-    } else {
-        println!("ok     {:6.1} s  {name}", begin.elapsed().as_secs_f32());
     }
     result.is_ok()
+}
+
+/// Awaits a story, which may neither panic nor take for ever.
+pub(crate) async fn run_bounded(story: impl Future<Output = Result<()>>, within: Duration) -> Result<()> {
+    let guarded = AssertUnwindSafe(story).catch_unwind();
+    match tokio::time::timeout(within, guarded).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(panic)) => Err(anyhow!("panicked: {}", panic_text(&*panic))),
+        Err(_) => Err(anyhow!("not at its end after {within:?}")),
+    }
+}
+
+/// The line that tells of a case.
+pub(crate) fn case_ended(name: &str, begin: Instant, result: &Result<()>) {
+    match result {
+        Ok(()) => println!("ok     {:6.1} s  {name}", begin.elapsed().as_secs_f32()),
+        Err(error) => tell_failure(name, begin, error),
+    }
 }
 
 fn tell_failure(what: &str, begin: Instant, error: &anyhow::Error) {
@@ -194,7 +205,7 @@ fn tell_failure(what: &str, begin: Instant, error: &anyhow::Error) {
     }
 }
 
-fn keep_all_logs(stacks: Vec<Rc<Stack>>, into: &Path) {
+pub(crate) fn keep_all_logs(stacks: Vec<Rc<Stack>>, into: &Path) {
     for stack in stacks {
         match keep_logs(&stack, into) {
             Ok(()) => println!("       logs: {}", into.display()),
@@ -214,8 +225,8 @@ fn keep_logs(stack: &Stack, into: &Path) -> Result<()> {
 }
 
 /// A case's name as the name of a namespace.
-fn namespace(case: &Case) -> String {
-    let name: String = case.short_name().replace("::", "-").replace('_', "-");
+pub(crate) fn namespace_of(case: &str) -> String {
+    let name: String = case.replace("::", "-").replace('_', "-");
     name.chars().take(63).collect::<String>().trim_end_matches('-').to_owned()
 }
 

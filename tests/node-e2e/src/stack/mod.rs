@@ -169,6 +169,33 @@ impl Stack {
         Ok(String::from_utf8_lossy(&output).into_owned())
     }
 
+    /// Starts a program of the test's own inside, which ends with the stack. What it writes is
+    /// among the logs.
+    pub async fn start_program(&self, name: &str, command: &[&str]) -> Result<()> {
+        let (path, args) = command.split_first().context("an empty command")?;
+        let program = Program {
+            name: name.to_owned(),
+            path: path.into(),
+            args: args.iter().map(|&arg| arg.to_owned()).collect(),
+            env: part::environment(self)?,
+            output: self.log_directory().join(format!("{name}.log")),
+            errors: None,
+        };
+        self.supervisor.start(program).await.map(drop)
+    }
+
+    pub async fn program_state(&self, name: &str) -> Result<State> {
+        self.supervisor.look(name).await
+    }
+
+    /// Kills such a program, if it runs, and waits until it is gone.
+    pub async fn kill_program(&self, name: &str) -> Result<()> {
+        if let State::Running { .. } = self.program_state(name).await? {
+            self.supervisor.signal(name, Signal::SIGKILL).await?;
+        }
+        self.supervisor.wait(name).await.map(drop)
+    }
+
     /// The numbers, inside, of the processes whose argv[0] has this file name.
     pub fn processes(&self, name: &str) -> Result<Vec<i32>> {
         let mut found = Vec::new();
