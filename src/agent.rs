@@ -11,6 +11,7 @@ mod settings;
 mod tasks;
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use tracing::{info, warn};
 
 use self::tasks::Tasks;
 use crate::admission::Admission;
+use crate::causes::chain;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::cri::{CgroupDriver, CriError, GrpcRuntime, Runtime};
@@ -106,8 +108,11 @@ pub enum StaticPods {
 pub async fn run(settings: Settings, verbosity: Verbosity) -> anyhow::Result<()> {
     let clock = Clock::system();
     let root_dir = settings.flags.root_dir.clone();
-    let service_manager =
-        ServiceManager::of(Given::from_environment()).context("cannot talk to the service manager")?;
+    let service_manager = ServiceManager::of(Given::from_environment()).unwrap_or_else(|error| {
+        // It does without our word, or ends us: nothing is gained by ending ourselves.
+        warn!(error = chain(&error), "cannot talk to the service manager");
+        ServiceManager::default()
+    });
     let host = Arc::new(LinuxHost::new(Roots::machine(root_dir.clone()), HOST_DEADLINE, clock.clone()));
     let facts = host.facts().await.context("cannot read this machine")?;
     check_machine(&settings, &facts)?;
@@ -427,12 +432,18 @@ fn start_static_pods(
     }
 }
 
+/// Waiting for the runtime is what the agent should be doing now, however long an answer takes.
+async fn turn(progress: &Progress) -> Infallible {
+    loop {
+        progress.turned();
+        tokio::time::sleep(RUNTIME_RETRY).await;
+    }
+}
+
 /// Waits for the runtime, and takes over its name and its choice of cgroup driver.
 async fn settle_with_runtime(runtime: &dyn Runtime, sync: &mut SyncConfig, progress: &Progress) {
     let mut waited = false;
     loop {
-        // Waiting for the runtime is what the agent should be doing now.
-        progress.turned();
         let answer = async {
             let version = runtime.version().await?;
             let driver = match runtime.cgroup_driver().await {
@@ -443,7 +454,14 @@ async fn settle_with_runtime(runtime: &dyn Runtime, sync: &mut SyncConfig, progr
             };
             Ok((version, driver))
         };
-        match answer.await {
+        let answer = tokio::select! {
+            biased;
+            // Cancel-safe: the runtime is only asked who it is.
+            answer = answer => answer,
+            // Cancel-safe: it only sleeps.
+            never = turn(progress) => match never {},
+        };
+        match answer {
             Ok((version, driver)) => {
                 sync.runtime_name = version.runtime_name.clone();
                 sync.launch.cgroups.driver = driver.unwrap_or(sync.launch.cgroups.driver);

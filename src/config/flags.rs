@@ -67,9 +67,12 @@ impl Known {
         }
     }
 
-    /// Headers are what tokens are sent in; upstream shows them.
+    /// Headers are what tokens are sent in; upstream shows them, and passwords.
     fn is_secret(self) -> bool {
-        matches!(self, Known::Field(_, flag) if flag.syntax == Syntax::Headers)
+        match self {
+            Known::Field(_, flag) => flag.syntax == Syntax::Headers,
+            Known::Option(flag) => flag.name.ends_with("-password"),
+        }
     }
 
     pub fn status(self) -> Status {

@@ -33,8 +33,9 @@ impl DiskUsage {
 
 impl std::ops::AddAssign for DiskUsage {
     fn add_assign(&mut self, other: Self) {
-        self.bytes += other.bytes;
-        self.inodes += other.inodes;
+        // Some of it is what a runtime says, which may be anything.
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.inodes = self.inodes.saturating_add(other.inodes);
     }
 }
 

@@ -243,7 +243,7 @@ impl Images {
         metrics::images::requested(
             request.pull_policy.unwrap_or(if reference.is_latest() { "Always" } else { "IfNotPresent" }),
             Some(present.is_some()),
-            Some(!may_use && !is_never),
+            (step != Step::Refuse).then_some(!may_use && !is_never),
         );
         match (step, present) {
             (Step::Use, Some(image)) if may_use => {

@@ -15,7 +15,7 @@
 //! which for 200 probes is half a megabyte of the twelve that are promised.
 //!
 //! Always true: counting never waits for anything but another count; a family has a bounded
-//! number of series, whatever somebody sends; no pod's name is on `/metrics`.
+//! number of series, whatever somebody sends; no pod is named by what is counted here, but for probes.
 
 pub mod api;
 pub mod certificates;

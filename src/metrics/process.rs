@@ -1,6 +1,7 @@
 //! What the kernel says of this process.
 
 use std::fs;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::text::{Kind, Page};
@@ -55,14 +56,19 @@ pub fn write(page: &mut Page, unix_seconds: f64) {
 
 /// Every page of upstream's has it.
 pub fn write_start_time(page: &mut Page, unix_seconds: f64) {
-    let stat = fs::read_to_string("/proc/self/stat").ok().and_then(|text| Stat::parse(&text));
-    if let (Some(stat), Some(up)) = (stat, since_boot()) {
-        let age = up.as_secs_f64() - stat.start_ticks / TICKS_PER_SECOND;
-        // To the hundredth, as far as the kernel tells it.
-        let started = ((unix_seconds - age) * TICKS_PER_SECOND).round() / TICKS_PER_SECOND;
+    // Reckoned once: who sees it change takes it for a restart.
+    static STARTED: OnceLock<Option<f64>> = OnceLock::new();
+    if let Some(started) = *STARTED.get_or_init(|| started(unix_seconds)) {
         page.family("process_start_time_seconds", Kind::Gauge, "When this process began, since 1970.")
             .sample(&[], started);
     }
+}
+
+fn started(unix_seconds: f64) -> Option<f64> {
+    let stat = Stat::parse(&fs::read_to_string("/proc/self/stat").ok()?)?;
+    let age = since_boot()?.as_secs_f64() - stat.start_ticks / TICKS_PER_SECOND;
+    // To the hundredth, as far as the kernel tells it.
+    Some(((unix_seconds - age) * TICKS_PER_SECOND).round() / TICKS_PER_SECOND)
 }
 
 fn page_bytes() -> i64 {

@@ -134,7 +134,8 @@ pub fn worked_on(uid: &str, now: Instant) {
 
 /// An image was pulled for it.
 pub fn pulled(uid: &str, span: Span) {
-    if let Some(start) = starts().get_mut(uid) {
+    // Afterwards nobody asks, and a crash loop may pull for ever.
+    if let Some(start) = starts().get_mut(uid).filter(|start| start.is_promised) {
         start.excluded.push(span);
     }
 }

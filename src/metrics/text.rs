@@ -167,7 +167,7 @@ fn write_value(text: &mut String, value: f64) {
         text.write_str(if value > 0.0 { "+Inf" } else { "-Inf" })
     } else if size <= WHOLE_MAX && value.fract() == 0.0 {
         write!(text, "{}", value as i64)
-    } else if size < 1e-6 || size > WHOLE_MAX {
+    } else if !(1e-6..=WHOLE_MAX).contains(&size) {
         write!(text, "{value:e}")
     } else {
         write!(text, "{value}")

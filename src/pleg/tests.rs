@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::Clock;
-use crate::cri::testing::{container, exited};
+use crate::cri::testing::{container, exited, running};
 use crate::host::{LinuxHost, Roots};
 use crate::sync::testing::FakeRuntime;
 
@@ -29,4 +29,19 @@ async fn who_fails_without_a_word_is_told_by_the_last_80_lines_of_its_log() {
     // With what the runtime writes before them they are more than 2048 bytes.
     let expected: String = (20..100).map(|nth| format!("line {nth}\n")).collect();
     assert_eq!(read.containers[0].exit().map(|exit| exit.message.as_str()), Some(expected.as_str()));
+}
+
+#[tokio::test]
+async fn what_was_read_is_counted_by_its_state() {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let runtime = Arc::<FakeRuntime>::default();
+    for (name, state) in [("a", running()), ("b", running()), ("c", exited(0))] {
+        runtime.hold(container(name, 0, state));
+    }
+    let host = LinuxHost::new(Roots::machine(dir.path().to_owned()), Duration::from_secs(10), Clock::system());
+    let pleg = Pleg::new(runtime, Arc::new(host), Arc::new(|_| {}));
+    assert_eq!(pleg.census(), Census::default());
+    pleg.current(&PodUid::new("u")).await.expect("the runtime answers");
+    let containers = BTreeMap::from([(ContainerStateKind::Running, 2), (ContainerStateKind::Exited, 1)]);
+    assert_eq!(pleg.census(), Census { running_pods: 0, containers });
 }

@@ -94,7 +94,11 @@ impl Front {
             }
             // What leads nowhere takes the right to everything, and is not found then.
             let act = Act::of(request.method(), path.as_deref().unwrap_or("/"));
-            self.authz.check(&user, &act).await.map_err(refused)?;
+            let allowed = self.authz.check(&user, &act).await;
+            if let Err(Refusal::Forbidden { .. }) = allowed {
+                peer.guest.doubt();
+            }
+            allowed.map_err(refused)?;
             if !user.is_anonymous() {
                 peer.guest.vouch();
             }
@@ -111,9 +115,13 @@ impl Front {
             Ok(Handler::Pods) => pods::configured(&shown.roster),
             Ok(Handler::RunningPods) => pods::running(&*shown.runtime, &shown.pleg).await,
             Ok(Handler::Configz) => body::json(body::full(self.configz.clone())),
-            Ok(Handler::Summary) => stats::summary(&shown.stats, query).await,
-            Ok(Handler::ResourceMetrics) => stats::resource(&shown.stats, request.headers()).await,
-            Ok(Handler::CadvisorMetrics) => stats::cadvisor(&shown.stats, request.headers()).await,
+            Ok(Handler::Summary) => self.metrics.in_turn(peer.door, stats::summary(&shown.stats, query)).await,
+            Ok(Handler::ResourceMetrics) => {
+                self.metrics.in_turn(peer.door, stats::resource(&shown.stats, request.headers())).await
+            }
+            Ok(Handler::CadvisorMetrics) => {
+                self.metrics.in_turn(peer.door, stats::cadvisor(&shown.stats, request.headers())).await
+            }
             Ok(Handler::ContainerLogs) => self.logs.of_container(&shown.roster, path, query).await,
             Ok(Handler::NodeLogs) => self.logs.of_node(path, query, request.headers()).await,
             Ok(Handler::Streams) => match Target::of_path(path) {

@@ -1,8 +1,9 @@
 //! Who is connected, and who has to leave when there are too many.
 //!
 //! Nobody has vouched for a connection until a request on it was found to be somebody's with a
-//! good client certificate, or somebody's who may make it; it is a stranger's till then. There is room for so many strangers, and one more sends
-//! the oldest of them away: those who connect and say little or nothing push out one another,
+//! good client certificate, or somebody's who may make it; it is a stranger's till then, and again
+//! once a request was forbidden. There is room for so many strangers, and one more sends the oldest of
+//! them away: those who connect and say little or nothing push out one another,
 //! while somebody with a credential needs a moment to become known. Those who are known have
 //! room of their own.
 
@@ -99,6 +100,20 @@ impl Guest {
         }
     }
 
+    /// Whoever was vouched for may do nothing here: a stranger again.
+    pub fn doubt(&self) {
+        let mut requests = self.requests();
+        if !std::mem::replace(&mut requests.known, false) {
+            return;
+        }
+        let mut state = self.guests.state();
+        state.known -= 1;
+        state.strangers.insert(self.number, self.leave.clone());
+        if state.strangers.len() > STRANGERS_MAX {
+            Guests::show_out_oldest(&mut state);
+        }
+    }
+
     pub fn request(self: &Arc<Self>) -> UnderWay {
         self.requests().under_way += 1;
         UnderWay(self.clone())
@@ -177,6 +192,22 @@ mod tests {
         drop((first, second, crowd));
         let state = guests.state();
         assert_eq!((state.known, state.strangers.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn who_was_vouched_for_too_early_is_a_stranger_again() {
+        let guests = Guests::default();
+        let guest = guests.welcome();
+        guest.doubt();
+        guest.vouch();
+        guest.doubt();
+        assert_eq!((guests.state().known, guests.state().strangers.len()), (0, 1));
+        let crowd: Vec<_> = (0..STRANGERS_MAX).map(|_| guests.welcome()).collect();
+        assert!(has_to_leave(&guest));
+        crowd[0].vouch();
+        let late = guests.welcome();
+        crowd[0].doubt();
+        assert!(has_to_leave(&crowd[0]) && !has_to_leave(&late));
     }
 
     #[tokio::test]

@@ -243,9 +243,9 @@ fn file_system(path: &Path) -> io::Result<FileSystem> {
     let number = |part: u64| u32::try_from(part).unwrap_or(u32::MAX);
     let block = stat.fragment_size();
     Ok(FileSystem {
-        capacity: stat.blocks() * block,
-        available: stat.blocks_available() * block,
-        used: stat.blocks().saturating_sub(stat.blocks_free()) * block,
+        capacity: stat.blocks().saturating_mul(block),
+        available: stat.blocks_available().saturating_mul(block),
+        used: stat.blocks().saturating_sub(stat.blocks_free()).saturating_mul(block),
         inodes: stat.files(),
         inodes_free: stat.files_free(),
         device: (number(major(device)), number(minor(device))),

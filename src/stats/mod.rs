@@ -65,8 +65,8 @@ const SURVEY_KEPT_FOR: Duration = Duration::from_secs(1);
 /// The runtime itself looks at disks no more often.
 const RUNTIME_KEPT_FOR: Duration = Duration::from_secs(10);
 const MACHINE_KEPT_FOR: Duration = Duration::from_secs(300);
-/// For images of sandboxes, which the runtime is asked for once each.
-const IMAGES_PATIENCE: Duration = Duration::from_secs(2);
+/// For a runtime that does not answer, of which scrapers are to notice little.
+const RUNTIME_PATIENCE: Duration = Duration::from_secs(2);
 const IMAGES_AT_ONCE: usize = 4;
 
 /// The part of the configuration that is about statistics.
@@ -244,7 +244,7 @@ impl Stats {
                 Err(error) => debug!(%error, "image of a sandbox not known"),
             }
         });
-        let _ = timeout(IMAGES_PATIENCE, learn).await;
+        let _ = timeout(RUNTIME_PATIENCE, learn).await;
     }
 
     fn with_images(&self, mut pods: Vec<PodView>) -> Vec<PodView> {
@@ -283,14 +283,16 @@ impl Stats {
             let usage = self.runtime.image_filesystem().await?;
             usage.ok_or(CriError::Unimplemented { call: "ImageFsInfo" })
         };
-        let usage = known("disk of images", self.images.get(self.clock.now(), |_| true, ask).await)?;
+        let usage = timeout(RUNTIME_PATIENCE, self.images.get(self.clock.now(), |_| true, ask)).await.ok()?;
+        let usage = known("disk of images", usage)?;
         let on = self.disks.file_system(usage.mountpoint.as_ref()).await;
         Some((usage, known("file system of images", on)))
     }
 
     async fn layers(&self) -> Arc<HashMap<ContainerId, FilesystemUsage>> {
         let ask = async { Ok::<_, CriError>(Arc::new(self.runtime.written_layers().await?.into_iter().collect())) };
-        known("disk of containers", self.layers.get(self.clock.now(), |_| true, ask).await).unwrap_or_default()
+        let layers = timeout(RUNTIME_PATIENCE, self.layers.get(self.clock.now(), |_| true, ask)).await;
+        layers.ok().and_then(|layers| known("disk of containers", layers)).unwrap_or_default()
     }
 
     async fn of_disks(&self) -> OfDisks {

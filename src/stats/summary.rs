@@ -11,12 +11,12 @@ use super::shape::{
     Seconds, Summary, Swap, Usage, Volume,
 };
 use super::survey::{Cgroup, Instance, PodSurvey, ROOT, Survey};
+use super::text::NANOSECONDS_A_MICROSECOND;
 use crate::cri::{ContainerId, FilesystemUsage};
 use crate::host::disk_usage::DiskUsage;
 use crate::pod::PodUid;
 
 const DEFAULT_INTERFACE: &str = "eth0";
-const NANOSECONDS_A_MICROSECOND: u64 = 1_000;
 
 /// What of it disks tell. Each part may be missing.
 #[derive(Default)]

@@ -163,7 +163,12 @@ impl Surveyor {
         let root = self.cgroup(ROOT, None, &order).map(|root| of_machine(root, &machine));
         let system: Vec<String> = self.places.system.iter().map(|(_, id)| id.clone()).collect();
         let mut levels = std::mem::take(&mut map.levels);
-        levels.extend(system);
+        // Two parts of the node may share a cgroup, and each cgroup is told once.
+        for id in system {
+            if !levels.contains(&id) {
+                levels.push(id);
+            }
+        }
         let below: Vec<Cgroup> = levels.iter().filter_map(|id| self.cgroup(id, None, &order)).collect();
         let levels = root.into_iter().chain(below).collect();
         let pods = order.pods.iter().filter_map(|view| self.pod(view, &mut map, &order)).collect();
@@ -249,7 +254,7 @@ impl Surveyor {
     fn container(&mut self, id: &str, view: &PodView, pids: &mut Vec<u32>, order: &Order) -> Option<Cgroup> {
         let mut cgroup = self.cgroup(id, Some(view), order)?;
         if order.detail > Detail::Usage {
-            let inside = self.inside(id, order)?;
+            let Some(inside) = self.inside(id, order) else { return Some(cgroup) };
             cgroup.processes = u64::try_from(inside.pids.len()).ok();
             cgroup.open = inside.open;
             pids.extend(inside.pids.first());

@@ -59,14 +59,22 @@ impl MetricsDesk {
             health::reset();
             return body::text(StatusCode::OK, "metrics reset\n");
         }
+        let answer = async {
+            match self.write(which, exhibits).await {
+                Some(text) => page(request.headers(), text),
+                None => body::text(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be written\n"),
+            }
+        };
+        self.in_turn(door, answer).await
+    }
+
+    /// A page that may be long, once few enough others are being written and read.
+    pub async fn in_turn(&self, door: Door, answer: impl Future<Output = Response<Body>>) -> Response<Body> {
         let turns = self.turns[usize::from(door == Door::ReadOnly)].clone();
         let Ok(turn) = timeout(TURN_WITHIN, turns.acquire_owned()).await else {
             return body::text(StatusCode::SERVICE_UNAVAILABLE, "too many pages of metrics are being read\n");
         };
-        match self.write(which, exhibits).await {
-            Some(text) => page(request.headers(), text).map(|page| body::keeping(page, turn)),
-            None => body::text(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be written\n"),
-        }
+        answer.await.map(|page| body::keeping(page, turn))
     }
 
     /// `None` if something in it panicked.
@@ -78,6 +86,7 @@ impl MetricsDesk {
                 metrics::write(&mut text);
                 certificates::write(&mut text, unix_seconds);
                 state::write(&mut text, exhibits, self.clock.now(), unix_seconds);
+                state::logs(&mut text, &exhibits.stats.log_bytes().await);
             }
             Page::Probes => probes::write(&mut text),
             Page::Health => health::write(&mut text),

@@ -12,6 +12,7 @@ use crate::host::CgroupVersion;
 use crate::metrics::pods::static_label;
 use crate::metrics::text::{Kind, Page};
 use crate::pleg::Census;
+use crate::pod::PodRef;
 use crate::pod::containers::ephemeral_containers;
 use crate::server::Exhibits;
 use crate::sync::{Config, Known, Lifecycle, Work};
@@ -35,6 +36,20 @@ pub fn write(page: &mut Page, exhibits: &Exhibits, now: Instant, unix_seconds: f
         .sample(&[], seconds.trunc());
     }
     about(page, &exhibits.about);
+}
+
+/// The only pods that are named on this page, as upstream names them here.
+pub fn logs(page: &mut Page, of_containers: &[(PodRef, String, u64)]) {
+    let mut family = page.family(
+        "kubelet_container_log_filesystem_used_bytes",
+        Kind::Gauge,
+        "Bytes that the logs of a container take on the disk.",
+    );
+    for (pod, container, bytes) in of_containers {
+        let labels =
+            [("uid", pod.uid.as_str()), ("namespace", &pod.namespace), ("pod", &pod.name), ("container", container)];
+        family.sample(&labels, *bytes as f64);
+    }
 }
 
 fn gauge(page: &mut Page, name: &'static str, help: &'static str, count: usize) {
@@ -146,6 +161,9 @@ fn about(page: &mut Page, about: &About) {
         CgroupVersion::V2 => 2,
     };
     gauge(page, "kubelet_cgroup_version", "The version of cgroups that pods are in.", version);
+    // That is what upstream calls figures that are read from cgroups and not asked of the runtime.
+    page.family("kubelet_metrics_provider", Kind::Gauge, "Where /metrics/cadvisor has its figures from; always 1.")
+        .sample(&[("provider", "cadvisor")], 1.0);
     let mut parts = about.version.trim_start_matches('v').split('.');
     let platform = format!("linux/{}", go_architecture());
     let labels = [

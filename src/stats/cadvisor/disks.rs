@@ -1,7 +1,7 @@
 //! What cgroups move to and from block devices, and what the machine's own disks have.
 
 use super::{Context, Row};
-use crate::metrics::text::{Kind, Page};
+use crate::metrics::text::{Family, Kind, Page};
 use crate::stats::cgroup::DeviceIo;
 use crate::stats::disks::FileSystem;
 use crate::stats::machine::{Disk, Machine};
@@ -13,7 +13,10 @@ type Tell<'t> = dyn FnMut(&mut dyn FnMut(&mut Page)) + 't;
 pub fn write(tell: &mut Tell<'_>, rows: &[Row<'_>], context: &Context<'_>) {
     let machine = &context.survey.machine;
     for (name, help, value) in OF_CGROUPS {
-        tell(&mut |page| of_cgroups(page, name, help, *value, rows, machine));
+        tell(&mut |page| {
+            let mut family = page.family(name, Kind::Counter, help);
+            rows.iter().for_each(|row| of_devices(&mut family, *value, row, machine));
+        });
     }
     tell(&mut |page| by_operation(page, rows, machine));
     let Some(root) = rows.iter().find(|row| row.cgroup.id == ROOT) else { return };
@@ -21,7 +24,15 @@ pub fn write(tell: &mut Tell<'_>, rows: &[Row<'_>], context: &Context<'_>) {
         tell(&mut |page| of_file_systems(page, name, help, *value, root, context));
     }
     for (name, kind, help, value) in OF_DISKS {
-        tell(&mut |page| of_disks(page, (name, *kind, help), *value, root, context));
+        tell(&mut |page| of_disks(&mut page.family(name, *kind, help), *value, root, context));
+    }
+    for (name, help, of_disk, of_device) in OF_BOTH {
+        tell(&mut |page| {
+            let mut family = page.family(name, Kind::Counter, help);
+            of_disks(&mut family, *of_disk, root, context);
+            let others = rows.iter().filter(|row| row.cgroup.id != ROOT);
+            others.for_each(|row| of_devices(&mut family, *of_device, row, machine));
+        });
     }
 }
 
@@ -32,21 +43,11 @@ const OF_CGROUPS: &[(&str, &str, OfDevice)] = &[
     ("container_fs_writes_bytes_total", "Bytes written to a device", |it| it.write_bytes),
 ];
 
-fn of_cgroups(
-    page: &mut Page,
-    name: &'static str,
-    help: &'static str,
-    value: OfDevice,
-    rows: &[Row<'_>],
-    machine: &Machine,
-) {
-    let mut family = page.family(name, Kind::Counter, help);
-    for row in rows {
-        for device in &row.cgroup.figures.devices {
-            let at = Some(row.cgroup.figures.unix_millis);
-            let device_name = name_of(machine, device.major, device.minor);
-            family.sample_of(&row.labels, &[("device", &device_name)], value(device) as f64, at);
-        }
+fn of_devices(family: &mut Family<'_>, value: OfDevice, row: &Row<'_>, machine: &Machine) {
+    for device in &row.cgroup.figures.devices {
+        let at = Some(row.cgroup.figures.unix_millis);
+        let name = name_of(machine, device.major, device.minor);
+        family.sample_of(&row.labels, &[("device", &name)], value(device) as f64, at);
     }
 }
 
@@ -95,11 +96,9 @@ type OfDisk = fn(&Disk) -> f64;
 const MILLISECONDS: f64 = 1e3;
 
 const OF_DISKS: &[(&str, Kind, &str, OfDisk)] = &[
-    ("container_fs_reads_total", Kind::Counter, "Reads from a device", |it| it.reads as f64),
     ("container_fs_reads_merged_total", Kind::Counter, "Reads that were merged", |it| it.reads_merged as f64),
     ("container_fs_sector_reads_total", Kind::Counter, "Sectors read", |it| it.sectors_read as f64),
     ("container_fs_read_seconds_total", Kind::Counter, "Time spent reading", |it| it.read_ms as f64 / MILLISECONDS),
-    ("container_fs_writes_total", Kind::Counter, "Writes to a device", |it| it.writes as f64),
     ("container_fs_writes_merged_total", Kind::Counter, "Writes that were merged", |it| it.writes_merged as f64),
     ("container_fs_sector_writes_total", Kind::Counter, "Sectors written", |it| it.sectors_written as f64),
     ("container_fs_write_seconds_total", Kind::Counter, "Time spent writing", |it| it.write_ms as f64 / MILLISECONDS),
@@ -112,17 +111,15 @@ const OF_DISKS: &[(&str, Kind, &str, OfDisk)] = &[
     }),
 ];
 
-fn of_disks(
-    page: &mut Page,
-    (name, kind, help): (&'static str, Kind, &'static str),
-    value: OfDisk,
-    root: &Row<'_>,
-    context: &Context<'_>,
-) {
-    let mut family = page.family(name, kind, help);
-    let disks = context.survey.machine.disks.iter();
+/// Of the root the machine's disks tell, of the others what the kernel counts for each.
+const OF_BOTH: &[(&str, &str, OfDisk, OfDevice)] = &[
+    ("container_fs_reads_total", "Reads from a device", |it| it.reads as f64, |it| it.reads),
+    ("container_fs_writes_total", "Writes to a device", |it| it.writes as f64, |it| it.writes),
+];
+
+fn of_disks(family: &mut Family<'_>, value: OfDisk, root: &Row<'_>, context: &Context<'_>) {
     let is_used = |disk: &&Disk| context.file_systems.iter().any(|fs| fs.device == (disk.major, disk.minor));
-    for disk in disks.filter(is_used) {
+    for disk in context.survey.machine.disks.iter().filter(is_used) {
         let device = format!("/dev/{}", disk.name);
         family.sample_of(&root.labels, &[("device", &device)], value(disk), Some(context.unix_millis));
     }

@@ -115,7 +115,6 @@ pub struct DeviceIo {
     pub reads: u64,
     pub writes: u64,
     pub discard_bytes: u64,
-    pub discards: u64,
 }
 
 /// What a cgroup was set to.

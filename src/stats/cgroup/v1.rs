@@ -1,6 +1,6 @@
 //! Version 1: each controller in a hierarchy of its own. Pure: contents of files in, figures out.
 
-use super::{Cpu, DeviceIo, Faults, Memory, Throttling};
+use super::{Cpu, DeviceIo, Faults, Memory, Throttling, v2};
 use crate::stats::text::{lines, number, pairs, words};
 
 /// Of `cpuacct.stat`, which counts in hundredths of a second on every Linux there is.
@@ -69,26 +69,29 @@ pub fn memory(text: &[u8], usage: Option<u64>) -> Memory {
 /// Of the two files of blkio: lines of `major:minor Operation count`, and a sum at the end.
 pub fn devices(bytes: &[u8], operations: &[u8]) -> Vec<DeviceIo> {
     let mut found: Vec<DeviceIo> = Vec::new();
-    collect(&mut found, bytes, |device| (&mut device.read_bytes, &mut device.write_bytes, &mut device.discard_bytes));
-    collect(&mut found, operations, |device| (&mut device.reads, &mut device.writes, &mut device.discards));
-    found
-}
-
-fn collect(found: &mut Vec<DeviceIo>, text: &[u8], fields: impl Fn(&mut DeviceIo) -> (&mut u64, &mut u64, &mut u64)) {
-    for line in lines(text) {
-        let mut words = words(line);
-        let (Some(device), Some(operation), Some(count)) = (words.next(), words.next(), words.next()) else {
-            continue;
-        };
-        let (Some((major, minor)), Some(count)) = (super::v2::device_number(device), number(count)) else {
-            continue;
-        };
-        let (reads, writes, discards) = fields(super::v2::device(found, major, minor));
+    for (device, operation, count) in counts(bytes) {
+        let device = v2::device(&mut found, device);
         match operation {
-            b"Read" => *reads = count,
-            b"Write" => *writes = count,
-            b"Discard" => *discards = count,
+            b"Read" => device.read_bytes = count,
+            b"Write" => device.write_bytes = count,
+            b"Discard" => device.discard_bytes = count,
             _ => {}
         }
     }
+    for (device, operation, count) in counts(operations) {
+        let device = v2::device(&mut found, device);
+        match operation {
+            b"Read" => device.reads = count,
+            b"Write" => device.writes = count,
+            _ => {}
+        }
+    }
+    found
+}
+
+fn counts(text: &[u8]) -> impl Iterator<Item = ((u32, u32), &[u8], u64)> {
+    lines(text).filter_map(|line| {
+        let mut words = words(line);
+        Some((v2::device_number(words.next()?)?, words.next()?, number(words.next()?)?))
+    })
 }

@@ -56,8 +56,8 @@ pub fn devices(text: &[u8]) -> Vec<DeviceIo> {
     let mut found = Vec::new();
     for line in lines(text) {
         let mut words = words(line);
-        let Some((major, minor)) = words.next().and_then(device_number) else { continue };
-        let device = device(&mut found, major, minor);
+        let Some(number_of) = words.next().and_then(device_number) else { continue };
+        let device = device(&mut found, number_of);
         for word in words {
             let Some(equals) = word.iter().position(|byte| *byte == b'=') else { continue };
             let Some(value) = number(&word[equals + 1..]) else { continue };
@@ -67,7 +67,6 @@ pub fn devices(text: &[u8]) -> Vec<DeviceIo> {
                 b"rios" => device.reads = value,
                 b"wios" => device.writes = value,
                 b"dbytes" => device.discard_bytes = value,
-                b"dios" => device.discards = value,
                 _ => {}
             }
         }
@@ -81,7 +80,7 @@ pub fn device_number(text: &[u8]) -> Option<(u32, u32)> {
     Some((part(&text[..colon])?, part(&text[colon + 1..])?))
 }
 
-pub fn device(found: &mut Vec<DeviceIo>, major: u32, minor: u32) -> &mut DeviceIo {
+pub fn device(found: &mut Vec<DeviceIo>, (major, minor): (u32, u32)) -> &mut DeviceIo {
     let place = found.iter().position(|device| (device.major, device.minor) == (major, minor));
     let place = place.unwrap_or_else(|| {
         found.push(DeviceIo { major, minor, ..DeviceIo::default() });

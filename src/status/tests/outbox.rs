@@ -457,3 +457,14 @@ fn a_mirror_that_tells_of_an_ended_life_is_replaced() {
         assert_eq!(write == Write::DeleteMirror, is_other, "begun {start} s later");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn how_long_a_status_was_due_is_told_once() {
+    let mut bed = Bed::with(&["a"]);
+    bed.set("a", ready());
+    assert_eq!(bed.outbox.delay(&uid("a"), bed.now), None, "nothing is under way");
+    bed.turn().expect("the pod's turn");
+    let later = bed.now + Duration::from_secs(2);
+    assert_eq!(bed.outbox.delay(&uid("a"), later), Some(Duration::from_secs(2)));
+    assert_eq!(bed.outbox.delay(&uid("a"), later), None);
+}

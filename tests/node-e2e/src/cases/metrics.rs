@@ -126,7 +126,15 @@ async fn what_becomes_of_pods_is_counted(lab: Lab) -> Result<()> {
         ],
     )
     .await?;
-    expect_durations(&page(&node, "/metrics").await?)?;
+    // Upstream observes starts with a later sync, and has been seen to leave init containers in.
+    let without_inits = lab.agent() == Agent::Ferrolet;
+    poll::until("durations of starts", WITHIN, async || {
+        Ok(match expect_durations(&page(&node, "/metrics").await?, without_inits) {
+            Ok(()) => Look::Done(()),
+            Err(error) => Look::NotYet(format!("{error:#}")),
+        })
+    })
+    .await?;
     expect_errors(&node).await?;
     expect_probes(&node, picky).await?;
     let plain = parse(&node.http_get("http://127.0.0.1:10255/metrics").await?)?;
@@ -135,13 +143,14 @@ async fn what_becomes_of_pods_is_counted(lab: Lab) -> Result<()> {
 }
 
 /// What people set alarms on.
-fn expect_durations(families: &[Family]) -> Result<()> {
+fn expect_durations(families: &[Family], without_inits: bool) -> Result<()> {
     let begun = of(families, "kubelet_pod_start_sli_duration_seconds_count", &[])?;
     ensure!((2.0..=4.0).contains(&begun), "{begun} pods have begun");
     let sli = of(families, "kubelet_pod_start_sli_duration_seconds_sum", &[])?;
     let total = of(families, "kubelet_pod_start_total_duration_seconds_sum", &[])?;
     // Two seconds of it are an init container's, and the API tells of creations in whole seconds.
-    ensure!(sli > 0.0 && total - sli >= 1.0 && total < 4.0 * WITHIN.as_secs_f64(), "{sli} s of {total} s");
+    let least = if without_inits { 1.0 } else { 0.0 };
+    ensure!(sli > 0.0 && total - sli >= least && total < 4.0 * WITHIN.as_secs_f64(), "{sli} s of {total} s");
     let first = of(families, "kubelet_first_network_pod_start_sli_duration_seconds", &[])?;
     ensure!(first > 0.0, "the first pod began at once");
     let phases = ["pre_kubelet", "pre_registration", "registration", "post_registration"];
@@ -282,7 +291,8 @@ async fn its_metrics_are_those_of_upstream(lab: Lab) -> Result<()> {
 async fn compare(ours: &Lab, theirs: &Lab) -> Result<()> {
     let (ours, theirs) = try_join(shapes(ours), shapes(theirs)).await?;
     let left = unexplained(&ours, &theirs, WANTED);
-    let idle = exposition::idle(&ours, &theirs, WANTED);
+    let mut idle = exposition::idle(&ours, &theirs, WANTED);
+    idle.retain(|line| *line != BY_CHANCE);
     ensure!(left.is_empty() && idle.is_empty(), "{}\nreasons that nothing needs: {idle:?}", left.join("\n"));
     Ok(())
 }
@@ -304,4 +314,36 @@ async fn shapes(lab: &Lab) -> Result<BTreeSet<String>> {
     Ok(lines)
 }
 
-const WANTED: &[Wanted] = &[];
+const OF_LIBRARIES: &str = "a leftover of a Go library that its binary is linked with";
+const NO_FEATURE: &str = "of a feature that is not there yet";
+const NO_SUCH_STEP: &str = "nothing here does that: volumes are found again by looking at them";
+
+/// Met by either where it asks for what is just going.
+const BY_CHANCE: &str = "/metrics kubelet_runtime_operations_errors_total";
+
+const WANTED: &[Wanted] = &[
+    (BY_CHANCE, "whether a call fails depends on when it is made"),
+    ("/metrics aggregator_*", OF_LIBRARIES),
+    ("/metrics apiserver_*", OF_LIBRARIES),
+    ("/metrics cardinality_enforcement_unexpected_categorizations_total", OF_LIBRARIES),
+    ("/metrics disabled_metrics_total", OF_LIBRARIES),
+    ("/metrics go_*", "there is no Go in it"),
+    ("/metrics hidden_metrics_total", OF_LIBRARIES),
+    ("/metrics registered_metrics_total", OF_LIBRARIES),
+    ("/metrics rest_client_exec_plugin_*", "plugins that give credentials are run by the client's library, unseen"),
+    ("/metrics rest_client_transport_*", OF_LIBRARIES),
+    ("/metrics workqueue_*", "there are no such queues"),
+    ("/metrics dra_*", NO_FEATURE),
+    ("/metrics kubelet_cpu_manager_*", NO_FEATURE),
+    ("/metrics kubelet_memory_manager_*", NO_FEATURE),
+    ("/metrics kubelet_topology_manager_*", NO_FEATURE),
+    ("/metrics kubelet_graceful_shutdown_*", NO_FEATURE),
+    ("/metrics kubelet_pod_watch_events_dropped_total", NO_FEATURE),
+    ("/metrics kubelet_volume_metric_collection_duration_seconds", "it tells of the page /stats/summary"),
+    ("/metrics kubelet_imagemanager_inmemory_*", "its cache has a bound; here all records are in memory"),
+    ("/metrics kubelet_orphan_pod_cleaned_volumes", NO_SUCH_STEP),
+    ("/metrics kubelet_orphan_pod_cleaned_volumes_errors", NO_SUCH_STEP),
+    ("/metrics force_cleaned_failed_volume_*", NO_SUCH_STEP),
+    ("/metrics reconstruct_volume_operations_*", NO_SUCH_STEP),
+    ("/metrics volume_operation_total_seconds", "storage_operation_duration_seconds tells the same"),
+];

@@ -133,12 +133,8 @@ fn of_cgroups(mut families: Vec<Family>) -> BTreeSet<String> {
         sample.labels.insert("at".to_owned(), sample.at.is_some().to_string());
         let Some(id) = sample.labels.get("id") else { continue };
         let is_told = |label: &str| sample.labels.get(label).is_some_and(|value| !value.is_empty());
-        let kind = match () {
-            () if is_told("container") => "container",
-            () if is_told("name") => "sandbox",
-            () if is_told("pod") => "pod",
-            () => id.as_str(),
-        };
+        let kinds = [("container", "container"), ("name", "sandbox"), ("pod", "pod")];
+        let kind = kinds.into_iter().find(|(label, _)| is_told(label)).map_or(id.as_str(), |(_, kind)| kind);
         let kind = kind.to_owned();
         sample.labels.insert("id".to_owned(), kind);
     }

@@ -64,7 +64,7 @@ pub async fn await_up(stack: &Stack, guest: &Guest, boot: &str) -> Result<()> {
 fn arguments(files: &MachineFiles, payload: &Path, console: &Path) -> Vec<String> {
     // Written to nowhere: the disk is the cache's, and the next machine wants it as it is.
     let disk = |path: &Path| format!("file={},if=virtio,format=raw,snapshot=on,cache=unsafe", path.display());
-    let mut arguments = vec![
+    let mut arguments = [
         "-nodefaults -no-user-config -display none -machine q35".to_owned(),
         // KVM where it works.
         "-accel kvm -accel tcg,thread=multi,tb-size=512".to_owned(),
