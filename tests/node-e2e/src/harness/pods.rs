@@ -222,10 +222,15 @@ impl PodHandle {
     }
 
     pub async fn exec_in(&self, container: &str, script: &str) -> Result<String> {
-        let pod = self.get().await?;
-        let status = container_status(&pod, container).context("it has no status yet")?;
-        let id = status.container_id.as_deref().context("it has no container")?;
-        let id = id.split_once("://").map_or(id, |(_, id)| id);
+        // It may run for a moment before the API knows.
+        let id =
+            poll::until(format!("the container of {container} told by the API"), super::expect::WITHIN, async || {
+                let pod = self.get().await?;
+                let id = container_status(&pod, container).and_then(|status| status.container_id.clone());
+                Ok(id.map_or_else(|| Look::NotYet("no container".to_owned()), Look::Done))
+            });
+        let id = id.await?;
+        let id = id.split_once("://").map_or(id.as_str(), |(_, id)| id);
         self.node.exec(&ContainerId::new(id), script).await
     }
 
