@@ -19,7 +19,7 @@ use tracing::warn;
 use super::NodeView;
 use super::addresses::{addresses, host_ips};
 use super::capacity::{allocatable, capacity};
-use super::conditions::Pressures;
+use super::conditions::{Pressures, is_ready};
 use super::config::NodeConfig;
 use super::desired::{NodeInputs, node};
 use super::handle::{NodeHandle, NodeParts};
@@ -29,7 +29,7 @@ use super::survey::Survey;
 use crate::clock::Clock;
 use crate::events::{EventType, Recorder};
 use crate::kube::{ApiError, Change, Cluster, Result, is_older};
-use crate::pleg::RuntimeHealth;
+use crate::pleg::{NOT_ASKED_YET, Problems, RUNTIME_DOWN_AFTER, RuntimeHealth};
 
 const UPDATE_JITTER: f64 = 0.04;
 const RETRY_MIN: Duration = Duration::from_millis(200);
@@ -77,6 +77,7 @@ pub(super) struct Task {
     pub(super) boot_was_compared: bool,
     pub(super) complaints: Complaints,
     pub(super) startup: Startup,
+    began: Instant,
 }
 
 /// Keeps the Node true, for ever.
@@ -105,6 +106,7 @@ pub async fn run(handle: NodeHandle, parts: NodeParts) {
         boot_was_compared: false,
         complaints: Complaints::default(),
         startup: Startup::new(now),
+        began: now,
     };
     task.recorder.node(EventType::Normal, "Starting", "Starting kubelet.");
     let mut survey_at = now;
@@ -138,6 +140,15 @@ pub async fn run(handle: NodeHandle, parts: NodeParts) {
             () = sleep_until(wake_at) => {}
         }
     }
+}
+
+/// Whether an agent before this one has told, in this boot, that the node is Ready. A new agent
+/// says otherwise once it knows better, or when it has not learnt anything for as long as a silent
+/// runtime has: that it was started is no news of the node.
+fn was_ready(node: &Node, boot_id: &str) -> bool {
+    let status = node.status.as_ref();
+    let is_this_boot = status.and_then(|status| status.node_info.as_ref()).is_some_and(|info| info.boot_id == boot_id);
+    is_this_boot && status.and_then(|status| status.conditions.as_deref()).is_some_and(is_ready)
 }
 
 async fn changed<T>(receiver: &mut watch::Receiver<T>) {
@@ -189,10 +200,14 @@ impl Task {
             self.complaints.add(&self.clock, "address", format!("node has no address: {error}"));
         }
         let health = self.health.borrow().clone();
-        let mut problems = health.problems(self.clock.now());
-        if problems.is_empty() && self.stock.runtime_version.is_none() {
+        let Problems { found: mut problems, mut unknown } = health.problems(self.clock.now());
+        if problems.is_empty() && unknown.is_empty() && self.stock.runtime_version.is_none() {
             // Ready says that everything about the node is told; its runtime's version is not yet.
-            problems.push("container runtime status check may not have completed yet".to_owned());
+            unknown.push(NOT_ASKED_YET.to_owned());
+        }
+        let is_new = self.clock.now() < self.began + RUNTIME_DOWN_AFTER;
+        if !(is_new && existing.as_deref().is_some_and(|node| was_ready(node, &machine.boot_id))) {
+            problems.append(&mut unknown);
         }
         Some(node(&NodeInputs {
             config: &self.config,

@@ -19,6 +19,16 @@ pub struct RuntimeHealth {
     pub list_overdue: Duration,
 }
 
+/// What keeps the node from being Ready; it may be so when both are empty.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Problems {
+    pub found: Vec<String>,
+    /// What nobody has learnt yet since the agent began.
+    pub unknown: Vec<String>,
+}
+
+pub const NOT_ASKED_YET: &str = "container runtime status check may not have completed yet";
+
 /// Upstream's figure: a runtime silent for so long is down.
 pub const RUNTIME_DOWN_AFTER: Duration = Duration::from_secs(30);
 
@@ -35,14 +45,14 @@ impl RuntimeHealth {
         }
     }
 
-    /// What is wrong, in upstream's words; empty when the node may be Ready.
-    pub fn problems(&self, now: Instant) -> Vec<String> {
-        let mut problems = Vec::new();
+    /// What is wrong, in upstream's words.
+    pub fn problems(&self, now: Instant) -> Problems {
+        let (mut found, mut unknown) = (Vec::new(), Vec::new());
         match &self.status {
-            None => problems.push("container runtime status check may not have completed yet".to_owned()),
+            None => unknown.push(NOT_ASKED_YET.to_owned()),
             // Whether a call has failed since or still hangs makes no difference.
             Some((at, _)) if now.duration_since(*at) > RUNTIME_DOWN_AFTER => {
-                problems.push("container runtime is down".to_owned());
+                found.push("container runtime is down".to_owned());
             }
             Some((_, status)) => {
                 for (name, what, condition) in [
@@ -50,21 +60,21 @@ impl RuntimeHealth {
                     ("runtime network", "NetworkReady", &status.network_ready),
                 ] {
                     if !condition.ok {
-                        problems.push(not_ready(name, what, condition));
+                        found.push(not_ready(name, what, condition));
                     }
                 }
             }
         }
         match self.listed_at {
-            None => problems.push("PLEG is not healthy: pleg has yet to be successful".to_owned()),
-            Some(at) if now.duration_since(at) > self.list_overdue => problems.push(format!(
+            None => unknown.push("PLEG is not healthy: pleg has yet to be successful".to_owned()),
+            Some(at) if now.duration_since(at) > self.list_overdue => found.push(format!(
                 "PLEG is not healthy: pleg was last seen active {:?} ago; threshold is {:?}",
                 now.duration_since(at),
                 self.list_overdue
             )),
             Some(_) => {}
         }
-        problems
+        Problems { found, unknown }
     }
 }
 
@@ -89,9 +99,9 @@ mod tests {
                 listed_at: Some(began),
                 list_overdue: Duration::from_secs(600),
             };
-            assert_eq!(health.problems(began + RUNTIME_DOWN_AFTER), [""; 0], "{:?}", health.error);
+            assert_eq!(health.problems(began + RUNTIME_DOWN_AFTER), Problems::default(), "{:?}", health.error);
             let later = began + RUNTIME_DOWN_AFTER + Duration::from_secs(1);
-            assert_eq!(health.problems(later), ["container runtime is down"], "{:?}", health.error);
+            assert_eq!(health.problems(later).found, ["container runtime is down"], "{:?}", health.error);
         }
     }
 }

@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-pub use health::RuntimeHealth;
+pub use health::{NOT_ASKED_YET, Problems, RUNTIME_DOWN_AFTER, RuntimeHealth};
 pub use state::PodRuntime;
 pub use task::{PlegConfig, run};
 

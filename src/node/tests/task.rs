@@ -305,6 +305,47 @@ async fn a_node_that_is_there_is_adopted_with_what_others_put_into_it() {
     assert_eq!((&ready["type"], &ready["lastTransitionTime"]), (&json!("Ready"), &json!("2020-01-01T00:00:00Z")));
 }
 
+/// As an agent left it that ran on this machine before.
+fn left_ready(boot_id: &str) -> Node {
+    existing(json!({ "status": {
+        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2020-01-01T00:00:00Z"}],
+        "nodeInfo": {"architecture": "", "bootID": boot_id, "containerRuntimeVersion": "containerd://1.6.0", "kernelVersion": "",
+            "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "", "operatingSystem": "", "osImage": "", "systemUUID": ""},
+    }}))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_begins_leaves_a_ready_node_ready_until_it_knows_better() {
+    let begin = async |boot_id: &str| {
+        let cluster = FakeCluster::default();
+        cluster.put_node(Some(left_ready(boot_id)));
+        let bed = Bed::start(&cluster);
+        sleep(Duration::from_secs(20)).await;
+        bed
+    };
+    let bed = begin("boot-1").await;
+    assert_eq!(bed.condition("Ready"), "True KubeletReady", "nothing is known of the runtime yet");
+    bed.health.send_replace(healthy());
+    sleep(Duration::from_secs(60)).await;
+    let reasons = bed.events.reasons();
+    assert!(!reasons.iter().any(|reason| reason.ends_with("Ready")), "{reasons:?}");
+
+    let bed = begin("boot-1").await;
+    sleep(Duration::from_secs(25)).await;
+    assert_eq!(bed.condition("Ready"), "False KubeletNotReady", "nothing was learnt for too long");
+
+    let bed = begin("boot-1").await;
+    let unready = RuntimeCondition { ok: false, ..RuntimeCondition::default() };
+    let mut health = RuntimeHealth { listed_at: None, ..healthy() };
+    health.status.as_mut().expect("it is well").1.network_ready = unready;
+    bed.health.send_replace(health);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(bed.condition("Ready"), "False KubeletNotReady", "the runtime says so");
+
+    let bed = begin("boot-0").await;
+    assert_eq!(bed.condition("Ready"), "False KubeletNotReady", "that was before the machine went down");
+}
+
 #[tokio::test(start_paused = true)]
 async fn cordoning_is_told_as_an_event() {
     let bed = Bed::ready().await;

@@ -49,8 +49,9 @@ impl Witness {
         });
         let pods = watcher(Api::<Pod>::all(client.clone()), watcher::Config::default()).applied_objects();
         let pods = pods.try_for_each(move |pod| {
-            // One that somebody deleted may go.
-            if pod.metadata.deletion_timestamp.is_none() {
+            // One that somebody deleted may go, and one that is meant to end may end.
+            let is_to_stay = pod.spec.as_ref().is_some_and(|spec| spec.restart_policy.as_deref() != Some("Never"));
+            if is_to_stay && pod.metadata.deletion_timestamp.is_none() {
                 let told = || serde_json::to_string(&pod.status).unwrap_or_default();
                 let name = format!("pod {}", pod.metadata.name.as_deref().unwrap_or_default());
                 of_pods.lock().expect("no holder panics").look(&name, is_ready(&pod), told);
