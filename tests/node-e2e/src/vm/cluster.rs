@@ -1,5 +1,7 @@
 //! What an operator does where the control plane is: kubeadm's own phases, run natively.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 use tokio::process::Command;
 
@@ -7,16 +9,27 @@ use super::machine::PODS;
 use crate::provision;
 use crate::stack::Stack;
 
-/// Prepares the cluster for machines that join with kubeadm: its ConfigMaps and bindings, the
-/// signed cluster-info, and kube-proxy on every node.
+/// Prepares the cluster for machines that join with kubeadm: its ConfigMaps and bindings, and the
+/// signed cluster-info.
 pub async fn prepare(stack: &Stack) -> Result<()> {
-    let config = stack.directory().join("kubeadm.yaml");
-    std::fs::write(&config, configuration(stack).await?)?;
-    let config = format!("--config={}", config.display());
-    for phase in [&["upload-config", "all"][..], &["bootstrap-token"], &["addon", "kube-proxy"]] {
-        kubeadm(stack, &[&["init", "phase"], phase, &[&config]].concat()).await?;
-    }
-    Ok(())
+    std::fs::write(config_file(stack), configuration(stack).await?)?;
+    init_phase(stack, &["upload-config", "all"]).await?;
+    init_phase(stack, &["bootstrap-token"]).await
+}
+
+/// Has upstream's kube-proxy run on every node from now on. Left out until a case needs it, as it
+/// is the heaviest thing on an emulated machine.
+pub async fn add_kube_proxy(stack: &Stack) -> Result<()> {
+    init_phase(stack, &["addon", "kube-proxy"]).await
+}
+
+async fn init_phase(stack: &Stack, phase: &[&str]) -> Result<()> {
+    let config = format!("--config={}", config_file(stack).display());
+    kubeadm(stack, &[&["init", "phase"], phase, &[&config]].concat()).await.map(drop)
+}
+
+fn config_file(stack: &Stack) -> PathBuf {
+    stack.directory().join("kubeadm.yaml")
 }
 
 /// A token of its own for one join, as the command line that an operator copies to the machine.

@@ -34,7 +34,9 @@ pub struct Site {
 
 /// A world with a control plane, and room for a machine.
 pub async fn world(agent: Agent) -> Result<Stack> {
-    let builder = Stack::builder().name("vm").node(NODE).agent(agent);
+    // Between two agents an emulated dpkg takes half a minute, and that is not what cases are about.
+    let patient = "--node-monitor-grace-period=3m";
+    let builder = Stack::builder().name("vm").node(NODE).agent(agent).controller_argument(patient);
     builder.without_agent().without_containerd().start().await
 }
 
@@ -91,8 +93,9 @@ impl Site {
         .await
     }
 
-    /// Waits until upstream's kube-proxy serves on the machine.
-    pub async fn expect_kube_proxy(&self) -> Result<()> {
+    /// Has upstream's kube-proxy serve on the machine.
+    pub async fn run_kube_proxy(&self) -> Result<()> {
+        cluster::add_kube_proxy(&self.stack).await?;
         let pods: Api<Pod> = Api::namespaced(self.api.client(), "kube-system");
         let wanted = ListParams::default().labels("k8s-app=kube-proxy");
         poll::until("kube-proxy Ready", WITHIN, async || {

@@ -10,6 +10,7 @@ use crate::vm::{Case, case};
 pub const CASES: &[Case] = &[case!(a_machine_joins_with_a_token_leaves_and_joins_again)];
 
 async fn a_machine_joins_with_a_token_leaves_and_joins_again(site: Site) -> Result<()> {
+    site.bare().await?;
     site.install(site.agent).await?;
     for _ in 0..2 {
         let said = site.join().await?;

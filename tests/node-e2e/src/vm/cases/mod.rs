@@ -1,4 +1,4 @@
-//! The stories, by theme, in the order that needs the fewest joins.
+//! The stories, by theme, in the order that needs the fewest joins, and kube-proxy late.
 
 mod cgroups;
 mod joining;
@@ -10,5 +10,5 @@ mod swap;
 use super::Case;
 
 pub fn all() -> Vec<Case> {
-    [joining::CASES, running::CASES, cgroups::CASES, service::CASES, swap::CASES, package::CASES].concat()
+    [swap::CASES, cgroups::CASES, service::CASES, running::CASES, joining::CASES, package::CASES].concat()
 }

@@ -19,7 +19,6 @@ const MAIN_PID: &str = "systemctl show --property=MainPID --value kubelet";
 async fn a_stopped_agent_is_replaced_by_the_watchdog_and_no_container_notices(site: Site) -> Result<()> {
     site.joined(site.agent).await?;
     site.deploy("steady", 1, pod("steady")).await?;
-    site.expect_kube_proxy().await?;
     let (before, pid) = (site.running().await?, site.guest.run(MAIN_PID).await?);
 
     let witness = Witness::new(&site.api.client());
