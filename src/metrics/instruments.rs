@@ -206,6 +206,12 @@ impl Tally {
         self.sum += value;
     }
 
+    /// Takes in what another one of the same bounds has counted.
+    pub(super) fn add(&mut self, other: &Tally) {
+        self.counts.iter_mut().zip(&other.counts).for_each(|(count, more)| *count += more);
+        self.sum += other.sum;
+    }
+
     pub(super) fn distribution<'a>(&'a self, bounds: &'a [f64]) -> Distribution<'a> {
         Distribution { bounds, counts: &self.counts, sum: self.sum }
     }

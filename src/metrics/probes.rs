@@ -1,6 +1,11 @@
 //! Results of probes: the page `/metrics/probes`. They are kept with their pod: once nobody holds
 //! a tally, its series are gone.
+//!
+//! A tally may be replaced while its predecessor is yet held, and the durations do not say of which
+//! pod of a name they are. What has the same labels is one series, as upstream's is: a page that has
+//! one twice is refused as a whole.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -9,7 +14,7 @@ use super::instruments::Tally as Durations;
 use super::text::{Kind, Page};
 
 /// Which probe, in upstream's order of labels.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Probe {
     pub kind: &'static str,
     pub container: String,
@@ -42,12 +47,22 @@ struct Results {
     durations: Durations,
 }
 
+impl Results {
+    fn new() -> Self {
+        Results { counts: [0; 3], durations: Durations::new(SECONDS) }
+    }
+
+    fn add(&mut self, other: &Results) {
+        self.counts.iter_mut().zip(other.counts).for_each(|(count, more)| *count += more);
+        self.durations.add(&other.durations);
+    }
+}
+
 static TALLIES: Mutex<Vec<Weak<Tally>>> = Mutex::new(Vec::new());
 
 /// A tally that is shown for as long as it is held.
 pub fn tally(probe: Probe) -> Arc<Tally> {
-    let results = Results { counts: [0; 3], durations: Durations::new(SECONDS) };
-    let tally = Arc::new(Tally { probe, results: Mutex::new(results) });
+    let tally = Arc::new(Tally { probe, results: Mutex::new(Results::new()) });
     let mut tallies = tallies();
     tallies.retain(|tally| tally.strong_count() > 0);
     tallies.push(Arc::downgrade(&tally));
@@ -80,9 +95,8 @@ pub fn write(page: &mut Page) {
 
 fn write_all(page: &mut Page, all: &[Arc<Tally>]) {
     let mut counts = page.family("prober_probe_total", Kind::Counter, "Results of probes.");
-    for tally in all {
-        let Probe { kind, container, pod, namespace, pod_uid } = &tally.probe;
-        let results = tally.results();
+    for (probe, results) in sums(all, |probe| probe) {
+        let Probe { kind, container, pod, namespace, pod_uid } = probe;
         for (outcome, word) in OUTCOMES {
             let count = results.counts[outcome as usize];
             if count > 0 {
@@ -100,14 +114,23 @@ fn write_all(page: &mut Page, all: &[Arc<Tally>]) {
     }
     let mut durations =
         page.family("prober_probe_duration_seconds", Kind::Histogram, "How long probes took that succeeded.");
-    for tally in all {
-        let Probe { kind, container, pod, namespace, .. } = &tally.probe;
-        let results = tally.results();
+    let of_pods = sums(all, |Probe { kind, container, pod, namespace, .. }| {
+        [("probe_type", *kind), ("container", &**container), ("pod", &**pod), ("namespace", &**namespace)]
+    });
+    for (labels, results) in of_pods {
         if !results.durations.is_empty() {
-            let labels = [("probe_type", *kind), ("container", container), ("pod", pod), ("namespace", namespace)];
             durations.distribution(&labels, &results.durations.distribution(SECONDS));
         }
     }
+}
+
+/// The results of all that have the same key.
+fn sums<'t, K: Ord>(all: &'t [Arc<Tally>], key: impl Fn(&'t Probe) -> K) -> BTreeMap<K, Results> {
+    let mut sums = BTreeMap::new();
+    for tally in all {
+        sums.entry(key(&tally.probe)).or_insert_with(Results::new).add(&tally.results());
+    }
+    sums
 }
 
 #[cfg(test)]
@@ -138,10 +161,29 @@ mod tests {
             format!("prober_probe_total{{probe_type=\"Liveness\",{of}}} 1")
         };
         let counted: Vec<&str> = text.lines().filter(|line| line.starts_with("prober_probe_total")).collect();
-        assert_eq!(counted, [labels("successful", "well"), labels("unknown", "well"), labels("failed", "ill")]);
+        assert_eq!(counted, [labels("failed", "ill"), labels("successful", "well"), labels("unknown", "well")]);
         let sums: Vec<&str> = text.lines().filter(|line| line.contains("_seconds_sum")).collect();
         let expected = "prober_probe_duration_seconds_sum{probe_type=\"Liveness\",container=\"main\",pod=\"well\",namespace=\"shop\"} 0.02";
         assert_eq!(sums, [expected]);
+    }
+
+    #[test]
+    fn pods_of_one_name_and_tallies_that_were_replaced_make_no_series_twice() {
+        let old = tally(probe("web"));
+        let replaced = tally(probe("web"));
+        let successor = tally(Probe { pod_uid: "v".to_owned(), ..probe("web") });
+        let all = [old, replaced, successor];
+        all.iter().for_each(|tally| tally.note(Outcome::Successful, Duration::from_secs(1)));
+        let mut page = Page::new();
+        write_all(&mut page, &all);
+        let text = page.into_string();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let values = |name: &str| {
+            let found = lines.iter().filter(|line| line.starts_with(name));
+            found.filter_map(|line| line.rsplit(' ').next()).collect::<Vec<_>>()
+        };
+        assert_eq!(values("prober_probe_total{"), ["2", "1"], "{text}");
+        assert_eq!(values("prober_probe_duration_seconds_sum{"), ["3"], "{text}");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! `/metrics/resource`: CPU, memory and swap of node, pods and containers, which is what
 //! metrics-server reads. Pure.
 
+use std::collections::BTreeMap;
+
 use super::survey::{Cgroup, Instance, PodSurvey, ROOT, Survey};
 use crate::metrics::text::{Kind, Labels, Page, labels};
 
@@ -71,8 +73,9 @@ fn swap_limit(cgroup: &Cgroup) -> Option<f64> {
 pub fn page(survey: Option<&Survey>) -> String {
     let mut page = Page::new();
     if let Some(survey) = survey {
-        let pods: Vec<(Labels, &PodSurvey)> = survey.pods.iter().map(|pod| (of_pod(pod), pod)).collect();
-        let containers: Vec<(Labels, &Instance)> = survey.pods.iter().flat_map(of_containers).collect();
+        let newest = newest(&survey.pods);
+        let pods: Vec<(Labels, &PodSurvey)> = newest.iter().map(|pod| (of_pod(pod), *pod)).collect();
+        let containers: Vec<(Labels, &Instance)> = newest.iter().flat_map(|pod| of_containers(pod)).collect();
         let nobody = labels(&[]);
         for column in COLUMNS {
             let mut family = page.family(column.name, column.kind, column.help);
@@ -98,12 +101,35 @@ pub fn page(survey: Option<&Survey>) -> String {
     page.into_string()
 }
 
+/// Of pods of one name, the one that was made last. While one ends and another takes its place,
+/// there are two, which this page cannot tell apart; a page that has a series twice is refused as a
+/// whole. A sum of both would fall when the older one goes, which counters must not; a new pod's
+/// counter that begins anew is what readers know from restarts.
+fn newest(pods: &[PodSurvey]) -> Vec<&PodSurvey> {
+    let mut by_name: BTreeMap<(&str, &str), &PodSurvey> = BTreeMap::new();
+    for pod in pods {
+        let known = by_name.entry((&pod.namespace, &pod.name)).or_insert(pod);
+        if (pod.created_at, pod.uid.as_str()) > (known.created_at, known.uid.as_str()) {
+            *known = pod;
+        }
+    }
+    by_name.into_values().collect()
+}
+
 fn of_pod(pod: &PodSurvey) -> Labels {
     labels(&[("namespace", &pod.namespace), ("pod", &pod.name)])
 }
 
+/// The newest instance of each container: one that cannot be killed may yet run beside it.
 fn of_containers(pod: &PodSurvey) -> impl Iterator<Item = (Labels, &Instance)> {
-    pod.containers.iter().map(|container| {
+    let mut by_name: BTreeMap<&str, &Instance> = BTreeMap::new();
+    for container in &pod.containers {
+        let known = by_name.entry(&container.name).or_insert(container);
+        if container.created_at > known.created_at {
+            *known = container;
+        }
+    }
+    by_name.into_values().map(|container| {
         let pairs = [("container", &*container.name), ("namespace", &*pod.namespace), ("pod", &*pod.name)];
         (labels(&pairs), container)
     })

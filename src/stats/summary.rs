@@ -52,12 +52,12 @@ fn of_node(sources: &Sources<'_>) -> Node {
     let is_whole = disks.is_some();
     let started = match is_whole {
         true => machine.boot_unix_seconds,
-        false => root.and_then(|root| root.spec.created_unix_seconds),
+        false => root.and_then(|root| root.created_unix_seconds),
     };
     let parts = sources.system.iter().filter_map(|(name, id)| Some((*name, survey.level(id)?)));
     let system = parts.chain(survey.kubepods().map(|kubepods| ("pods", kubepods))).map(|(name, cgroup)| Container {
         name: name.to_owned(),
-        start_time: cgroup.spec.created_unix_seconds.map(Seconds),
+        start_time: cgroup.created_unix_seconds.map(Seconds),
         usage: usage(Some(cgroup), is_whole),
         rootfs: None,
         logs: None,
@@ -127,8 +127,8 @@ fn ephemeral_storage(pod: &PodSurvey, containers: &[Container], disks: &OfDisks,
         sum += disk.volumes.iter().filter(|volume| volume.is_ephemeral).map(|volume| volume.usage).sum();
         sum += disk.etc_hosts;
     }
-    if let Some(logs) = disks.logs.get(&pod.uid) {
-        sum += logs.own;
+    if let Some(own) = disks.logs.get(&pod.uid).and_then(|logs| logs.own) {
+        sum += own;
     }
     Some(of_usage(sum.bytes, sum.inodes, Some(node), time))
 }

@@ -2,29 +2,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::time::Instant;
 
-use super::cgroup::{Detail, Figures, Glance, Spec, Tree};
+use super::cgroup::{Detail, Figures, Spec, Tree};
 use super::machine::{self, Machine};
 use super::names::{self, Kind};
 use super::network::{self, Interface};
 use super::places::Places;
-use super::processes::{self, Open};
-use super::rates::Samples;
+use super::processes::Open;
 use super::reader::Reader;
+use super::remembered::{Inside, Memory, Moment};
 use crate::pleg::PodRuntime;
 use crate::pod::PodUid;
-
-/// Limits are set when a pod or a container is made or resized, after which the runtime is read
-/// anew. This is for who changes them behind our back.
-const SPEC_KEPT_FOR: Duration = Duration::from_secs(60);
-/// A cgroup that used no CPU and holds as much memory as before is told as it was: most pods rest
-/// most of the time, and a full reading is a dozen files of each. What others change of it, such as
-/// its share of the page cache or what is written back for it, is told so much later at most.
-const REST_KEPT_FOR: Duration = Duration::from_secs(60);
 
 pub const ROOT: &str = "/";
 
@@ -53,6 +43,8 @@ pub struct Survey {
 pub struct Cgroup {
     pub id: String,
     pub spec: Arc<Spec>,
+    /// Of a container what the runtime says, of others what the kernel shows.
+    pub created_unix_seconds: Option<i64>,
     pub figures: Figures,
     /// Billionths of a CPU, of late.
     pub cpu_rate: Option<u64>,
@@ -95,35 +87,6 @@ impl Survey {
     }
 }
 
-/// What is remembered of a cgroup from one reading to the next.
-#[derive(Default)]
-struct Memory {
-    spec: Arc<Spec>,
-    spec_at: Option<Instant>,
-    /// Of what the runtime said when the spec was read.
-    of: Option<Arc<PodRuntime>>,
-    samples: Samples,
-    last: Option<Last>,
-    /// The reading that saw it last.
-    seen: u64,
-}
-
-/// The last full reading of a cgroup.
-struct Last {
-    glance: Glance,
-    detail: Detail,
-    at: Instant,
-    figures: Figures,
-    /// Of a container, its processes and what they hold open.
-    inside: Option<Inside>,
-}
-
-#[derive(Clone, Default)]
-struct Inside {
-    pids: Vec<u32>,
-    open: Open,
-}
-
 /// Reads when asked, one reading at a time.
 pub struct Surveyor {
     places: Places,
@@ -137,8 +100,8 @@ pub struct Surveyor {
 pub struct Order {
     pub pods: Vec<PodView>,
     pub detail: Detail,
-    pub wall: Timestamp,
-    pub now: Instant,
+    /// Asked for each cgroup, as it is read: a reading may have to wait for its turn, and take long.
+    pub moment: Box<dyn Fn() -> Moment + Send>,
 }
 
 /// Cgroups of pods as they lie in the tree.
@@ -170,9 +133,10 @@ impl Surveyor {
             }
         }
         let below: Vec<Cgroup> = levels.iter().filter_map(|id| self.cgroup(id, None, &order)).collect();
-        let levels = root.into_iter().chain(below).collect();
         let pods = order.pods.iter().filter_map(|view| self.pod(view, &mut map, &order)).collect();
-        let strays = map.pods.values().filter_map(|id| self.cgroup(id, None, &order)).collect();
+        let unknown = map.pods.values().filter(|id| !levels.contains(id));
+        let strays = unknown.filter_map(|id| self.cgroup(id, None, &order)).collect();
+        let levels = root.into_iter().chain(below).collect();
         let readings = self.readings;
         self.memories.retain(|_, memory| memory.seen == readings);
         Survey { machine, levels, pods, strays, kubepods: map.kubepods }
@@ -220,9 +184,12 @@ impl Surveyor {
         let own = map.pods.remove(view.uid.as_str());
         let sandbox = view.runtime.ready_sandbox()?;
         let cgroup = own.and_then(|id| self.cgroup(&id, Some(view), order));
+        let cgroup = cgroup.map(|cgroup| made_before(cgroup, sandbox.created_at));
         let mut pids = Vec::new();
-        let mut instance = |name: &str, id: &str, image: &str, created_at| {
+        let mut instance = |name: &str, id: &str, image: &str, created_at: Timestamp| {
             let cgroup = map.containers.get(id).and_then(|path| self.container(path, view, &mut pids, order));
+            // The runtime's word is the truth, whatever the kernel has forgotten.
+            let cgroup = cgroup.map(|cgroup| Cgroup { created_unix_seconds: Some(created_at.as_second()), ..cgroup });
             Instance { name: name.to_owned(), id: id.to_owned(), image: image.to_owned(), created_at, cgroup }
         };
         let image = view.sandbox_image.as_deref().unwrap_or_default();
@@ -254,10 +221,9 @@ impl Surveyor {
     fn container(&mut self, id: &str, view: &PodView, pids: &mut Vec<u32>, order: &Order) -> Option<Cgroup> {
         let mut cgroup = self.cgroup(id, Some(view), order)?;
         if order.detail > Detail::Usage {
-            let Some(inside) = self.inside(id, order) else { return Some(cgroup) };
-            cgroup.processes = u64::try_from(inside.pids.len()).ok();
-            cgroup.open = inside.open;
-            pids.extend(inside.pids.first());
+            let Some(Inside { processes, first, open, .. }) = self.inside(id, order) else { return Some(cgroup) };
+            (cgroup.processes, cgroup.open) = (processes, open);
+            pids.extend(first);
         }
         Some(cgroup)
     }
@@ -265,20 +231,8 @@ impl Surveyor {
     /// Of a container that was read just now.
     fn inside(&mut self, id: &str, order: &Order) -> Option<Inside> {
         let Self { places, tree, reader, memories, .. } = self;
-        let last = memories.get_mut(id).and_then(|memory| memory.last.as_mut());
-        if let Some(inside) = last.as_ref().and_then(|last| last.inside.as_ref()) {
-            return Some(inside.clone());
-        }
-        let pids = tree.processes(id, reader)?;
-        let open = match order.detail {
-            Detail::All => processes::read(&places.roots.proc, &pids, reader),
-            _ => Open::default(),
-        };
-        let inside = Inside { pids, open };
-        if let Some(last) = last {
-            last.inside = Some(inside.clone());
-        }
-        Some(inside)
+        let read = || Inside::read(id, order.detail, &places.roots.proc, tree, reader);
+        memories.get_mut(id)?.inside(order.detail, read)
     }
 
     /// `None` once it is gone.
@@ -289,49 +243,25 @@ impl Surveyor {
         let Self { tree, reader, memories, readings, .. } = self;
         let memory = memories.get_mut(id)?;
         memory.seen = *readings;
-        memory.refresh_spec(id, view, order.now, tree, reader);
-        let mut figures = memory.figures(id, order, tree, reader)?;
-        figures.unix_millis = order.wall.as_millisecond();
-        let cpu_rate = figures.cpu.usage_ns.and_then(|usage| memory.samples.rate(order.now, usage));
-        let spec = memory.spec.clone();
-        Some(Cgroup { id: id.to_owned(), spec, figures, cpu_rate, ..Cgroup::default() })
+        let Moment { wall, now } = (order.moment)();
+        memory.refresh_spec(id, view, now, tree, reader);
+        let mut figures = memory.figures(id, order.detail, now, tree, reader)?;
+        figures.unix_millis = wall.as_millisecond();
+        Some(Cgroup {
+            id: id.to_owned(),
+            spec: memory.spec.clone(),
+            created_unix_seconds: memory.created.map(|created| created.unix_seconds),
+            cpu_rate: figures.cpu.usage_ns.and_then(|usage| memory.samples.rate(now, usage)),
+            figures,
+            ..Cgroup::default()
+        })
     }
 }
 
-impl Memory {
-    fn refresh_spec(&mut self, id: &str, view: Option<&PodView>, now: Instant, tree: &Tree, reader: &mut Reader) {
-        let is_same = match (&self.of, view) {
-            (Some(of), Some(view)) => Arc::ptr_eq(of, &view.runtime),
-            _ => false,
-        };
-        let is_young = self.spec_at.is_some_and(|at| now.saturating_duration_since(at) < SPEC_KEPT_FOR);
-        if !(is_same && is_young) {
-            self.spec = Arc::new(tree.spec(id, reader));
-            self.spec_at = Some(now);
-            self.of = view.map(|view| view.runtime.clone());
-        }
-    }
-
-    fn figures(&mut self, id: &str, order: &Order, tree: &Tree, reader: &mut Reader) -> Option<Figures> {
-        let glance = tree.glance(id, reader);
-        let is_at_rest = |last: &&Last| {
-            let is_young = order.now.saturating_duration_since(last.at) < REST_KEPT_FOR;
-            Some(last.glance) == glance && last.detail >= order.detail && is_young
-        };
-        if let Some(last) = self.last.as_ref().filter(is_at_rest) {
-            return Some(Figures { pressure: tree.pressure(id, reader), ..last.figures.clone() });
-        }
-        let figures = tree.figures(id, &self.spec, order.detail, reader);
-        let last = glance.zip(figures.clone()).map(|(glance, figures)| Last {
-            glance,
-            detail: order.detail,
-            at: order.now,
-            figures,
-            inside: None,
-        });
-        self.last = last;
-        figures
-    }
+/// A pod's cgroup is older than its sandbox, though we may have seen it first much later.
+fn made_before(pod: Cgroup, sandbox: Timestamp) -> Cgroup {
+    let created = pod.created_unix_seconds.map(|seen| seen.min(sandbox.as_second()));
+    Cgroup { created_unix_seconds: created, ..pod }
 }
 
 /// The root has no limits of its own: the machine is its limit.

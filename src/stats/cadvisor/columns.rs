@@ -135,7 +135,7 @@ pub const COLUMNS: &[Column] = &[
         it.figures.threads.and(limit(it.spec.threads_max))
     }),
     set("container_start_time_seconds", "When the cgroup was made, in Unix time", |it| {
-        it.spec.created_unix_seconds.map(|seconds| seconds as f64)
+        it.created_unix_seconds.map(|seconds| seconds as f64)
     }),
     set("container_spec_cpu_period", "Period of the CPU quota in microseconds", |it| count(it.spec.cpu_period_us)),
     set("container_spec_cpu_quota", "CPU quota in microseconds", |it| count(it.spec.cpu_quota_us)),

@@ -10,8 +10,17 @@ use crate::stats::survey::ROOT;
 /// Hands a family to whoever takes the page.
 type Tell<'t> = dyn FnMut(&mut dyn FnMut(&mut Page)) + 't;
 
+/// What is told of the machine's own disks, as part of the root.
+struct Node<'a> {
+    root: &'a Row<'a>,
+    machine: &'a Machine,
+    file_systems: &'a [FileSystem],
+    unix_millis: i64,
+}
+
 pub fn write(tell: &mut Tell<'_>, rows: &[Row<'_>], context: &Context<'_>) {
-    let machine = &context.survey.machine;
+    let Some(survey) = context.survey else { return };
+    let machine = &survey.machine;
     for (name, help, value) in OF_CGROUPS {
         tell(&mut |page| {
             let mut family = page.family(name, Kind::Counter, help);
@@ -20,16 +29,17 @@ pub fn write(tell: &mut Tell<'_>, rows: &[Row<'_>], context: &Context<'_>) {
     }
     tell(&mut |page| by_operation(page, rows, machine));
     let Some(root) = rows.iter().find(|row| row.cgroup.id == ROOT) else { return };
+    let node = Node { root, machine, file_systems: &context.file_systems, unix_millis: context.unix_millis };
     for (name, help, value) in OF_FILE_SYSTEMS {
-        tell(&mut |page| of_file_systems(page, name, help, *value, root, context));
+        tell(&mut |page| of_file_systems(&mut page.family(name, Kind::Gauge, help), *value, &node));
     }
     for (name, kind, help, value) in OF_DISKS {
-        tell(&mut |page| of_disks(&mut page.family(name, *kind, help), *value, root, context));
+        tell(&mut |page| of_disks(&mut page.family(name, *kind, help), *value, &node));
     }
     for (name, help, of_disk, of_device) in OF_BOTH {
         tell(&mut |page| {
             let mut family = page.family(name, Kind::Counter, help);
-            of_disks(&mut family, *of_disk, root, context);
+            of_disks(&mut family, *of_disk, &node);
             let others = rows.iter().filter(|row| row.cgroup.id != ROOT);
             others.for_each(|row| of_devices(&mut family, *of_device, row, machine));
         });
@@ -75,19 +85,11 @@ const OF_FILE_SYSTEMS: &[(&str, &str, OfFileSystem)] = &[
     ("container_fs_usage_bytes", "Bytes in use on a file system", |it| it.used),
 ];
 
-fn of_file_systems(
-    page: &mut Page,
-    name: &'static str,
-    help: &'static str,
-    value: OfFileSystem,
-    root: &Row<'_>,
-    context: &Context<'_>,
-) {
-    let mut family = page.family(name, Kind::Gauge, help);
-    for file_system in &context.file_systems {
+fn of_file_systems(family: &mut Family<'_>, value: OfFileSystem, node: &Node<'_>) {
+    for file_system in node.file_systems {
         let (major, minor) = file_system.device;
-        let device = name_of(&context.survey.machine, major, minor);
-        family.sample_of(&root.labels, &[("device", &device)], value(file_system) as f64, Some(context.unix_millis));
+        let device = name_of(node.machine, major, minor);
+        family.sample_of(&node.root.labels, &[("device", &device)], value(file_system) as f64, Some(node.unix_millis));
     }
 }
 
@@ -117,11 +119,11 @@ const OF_BOTH: &[(&str, &str, OfDisk, OfDevice)] = &[
     ("container_fs_writes_total", "Writes to a device", |it| it.writes as f64, |it| it.writes),
 ];
 
-fn of_disks(family: &mut Family<'_>, value: OfDisk, root: &Row<'_>, context: &Context<'_>) {
-    let is_used = |disk: &&Disk| context.file_systems.iter().any(|fs| fs.device == (disk.major, disk.minor));
-    for disk in context.survey.machine.disks.iter().filter(is_used) {
+fn of_disks(family: &mut Family<'_>, value: OfDisk, node: &Node<'_>) {
+    let is_used = |disk: &&Disk| node.file_systems.iter().any(|fs| fs.device == (disk.major, disk.minor));
+    for disk in node.machine.disks.iter().filter(is_used) {
         let device = format!("/dev/{}", disk.name);
-        family.sample_of(&root.labels, &[("device", &device)], value(disk), Some(context.unix_millis));
+        family.sample_of(&node.root.labels, &[("device", &device)], value(disk), Some(node.unix_millis));
     }
 }
 

@@ -20,9 +20,10 @@ use columns::{COLUMNS, Column, Stamp};
 
 /// What beside the survey is on the page.
 pub struct Context<'a> {
-    pub survey: &'a Survey,
-    pub facts: &'a MachineFacts,
-    pub topology: Topology,
+    /// For the next three: `None` where it could not be read, which costs what is told of it only.
+    pub survey: Option<&'a Survey>,
+    pub facts: Option<&'a MachineFacts>,
+    pub topology: Option<Topology>,
     /// The node's own file system and that of images; one may be both.
     pub file_systems: Vec<FileSystem>,
     pub unix_millis: i64,
@@ -38,7 +39,7 @@ struct Row<'a> {
 
 /// Hands the page to `take`, a family at a time.
 pub fn write(context: &Context<'_>, mut take: impl FnMut(String)) {
-    let rows = rows(context.survey);
+    let rows = context.survey.map(rows).unwrap_or_default();
     let mut tell = |write: &mut dyn FnMut(&mut Page)| {
         let mut page = Page::new();
         write(&mut page);
@@ -54,20 +55,16 @@ pub fn write(context: &Context<'_>, mut take: impl FnMut(String)) {
     for (name, help, value) in NETWORK {
         tell(&mut |page| network(page, name, help, *value, &rows));
     }
-    tell(&mut |page| errors(page, false));
+    tell(&mut |page| errors(page, context));
 }
 
-/// The page of a reading that failed.
-pub fn failed() -> String {
-    let mut page = Page::new();
-    errors(&mut page, true);
-    page.into_string()
-}
-
-fn errors(page: &mut Page, has_failed: bool) {
-    let value = if has_failed { 1.0 } else { 0.0 };
-    page.family("container_scrape_error", Kind::Gauge, "1 if cgroups could not be read").sample(&[], value);
-    page.family("machine_scrape_error", Kind::Gauge, "1 if the machine could not be read").sample(&[], value);
+fn errors(page: &mut Page, context: &Context<'_>) {
+    let mut tell = |name, help, has_failed| {
+        page.family(name, Kind::Gauge, help).sample(&[], if has_failed { 1.0 } else { 0.0 });
+    };
+    tell("container_scrape_error", "1 if cgroups could not be read", context.survey.is_none());
+    let of_machine = context.facts.is_none() || context.topology.is_none();
+    tell("machine_scrape_error", "1 if the machine could not be read", of_machine);
 }
 
 fn rows(survey: &Survey) -> Vec<Row<'_>> {

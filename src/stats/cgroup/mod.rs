@@ -120,8 +120,6 @@ pub struct DeviceIo {
 /// What a cgroup was set to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Spec {
-    /// When the cgroup was made.
-    pub created_unix_seconds: Option<i64>,
     pub cpu_shares: Option<u64>,
     pub cpu_period_us: Option<u64>,
     /// `None` is no quota.
@@ -133,6 +131,25 @@ pub struct Spec {
     /// Version 1 limits both together.
     pub memory_and_swap_limit: Option<u64>,
     pub threads_max: Option<u64>,
+}
+
+/// When a cgroup was made, as far as the kernel tells: it makes up the time of a file when somebody
+/// looks at it, and again when it has forgotten that somebody did. Its number stays for the life of
+/// the cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Created {
+    pub inode: u64,
+    pub unix_seconds: i64,
+}
+
+impl Created {
+    /// What is told, once it was told otherwise before: of the same cgroup the earliest is nearest
+    /// to the truth, and another one of the same name has a time of its own.
+    pub fn after(self, before: Option<Created>) -> Created {
+        let same = before.filter(|before| before.inode == self.inode);
+        let earliest = same.map_or(self.unix_seconds, |before| before.unix_seconds.min(self.unix_seconds));
+        Created { unix_seconds: earliest, ..self }
+    }
 }
 
 impl Memory {

@@ -1,6 +1,7 @@
 use std::fs;
 use std::path::Path;
 
+use super::tree::Processes;
 use super::*;
 use crate::stats::reader::Reader;
 
@@ -143,9 +144,7 @@ fn cpu_time_is_told_in_nanoseconds() {
 fn limits_are_read_and_none_is_none() {
     let (_root, first) = tree(v1);
     let found = first.spec("/a/b", &mut Reader::default());
-    assert!(found.created_unix_seconds.is_some());
     let expected = Spec {
-        created_unix_seconds: found.created_unix_seconds,
         cpu_shares: Some(2),
         cpu_period_us: Some(100_000),
         cpu_quota_us: Some(50_000),
@@ -159,13 +158,8 @@ fn limits_are_read_and_none_is_none() {
     assert_eq!(found, expected);
     let (root, second) = tree(v2);
     let found = second.spec("/a/b", &mut Reader::default());
-    let expected = Spec {
-        created_unix_seconds: found.created_unix_seconds,
-        cpu_shares: Some(2597),
-        memory_reservation: Some(0),
-        memory_and_swap_limit: None,
-        ..expected
-    };
+    let expected =
+        Spec { cpu_shares: Some(2597), memory_reservation: Some(0), memory_and_swap_limit: None, ..expected };
     assert_eq!(found, expected);
     for (file, text) in [("cpu.max", "max 100000\n"), ("memory.max", "max\n"), ("memory.swap.max", "\n")] {
         write(root.path(), &format!("a/b/{file}"), text);
@@ -249,8 +243,66 @@ fn the_root_of_version_2_uses_what_its_processes_hold() {
 fn processes_and_cgroups_below_are_listed() {
     for make in [v1 as fn(&Path), v2] {
         let (_root, tree) = tree(make);
-        assert_eq!(tree.processes("/a/b", &mut Reader::default()), Some(vec![7, 12]));
+        assert_eq!(tree.processes("/a/b", &mut Reader::default()), Some(all(&[7, 12])));
         assert_eq!(tree.children("/a"), ["b"]);
         assert_eq!(tree.children("/a/b"), [""; 0]);
     }
+}
+
+fn all(pids: &[u32]) -> Processes {
+    Processes { pids: pids.to_vec(), is_all: true }
+}
+
+#[test]
+fn processes_in_cgroups_below_a_container_are_its_own() {
+    for (make, hierarchy) in [(v1 as fn(&Path), "memory/"), (v2 as fn(&Path), "")] {
+        let (root, tree) = tree(make);
+        let write = |path: &str, text: &str| write(root.path(), &format!("{hierarchy}{path}"), text);
+        write("a/b/container/cgroup.procs", "21\n");
+        // A threaded one tells none of its own.
+        fs::create_dir_all(root.path().join(format!("{hierarchy}a/b/container/threads"))).expect("a directory");
+        write("a/b/container/threads/below/cgroup.procs", "22\n");
+        assert_eq!(tree.processes("/a/b", &mut Reader::default()), Some(all(&[7, 12, 21, 22])));
+        // As systemd and crun leave the first level.
+        write("a/b/cgroup.procs", "");
+        assert_eq!(tree.processes("/a/b", &mut Reader::default()), Some(all(&[21, 22])));
+    }
+}
+
+#[test]
+fn very_many_cgroups_in_a_container_are_looked_at_up_to_a_bound() {
+    let (root, tree) = tree(v2);
+    write(root.path(), &format!("a/b/{}cgroup.procs", "deep/".repeat(20)), "1\n");
+    let found = tree.processes("/a/b", &mut Reader::default()).expect("it is there");
+    assert_eq!(found, Processes { pids: vec![7, 12], is_all: false });
+    fs::remove_dir_all(root.path().join("a/b/deep")).expect("it was there");
+    for number in 0..300 {
+        write(root.path(), &format!("a/b/{number}/cgroup.procs"), "3\n");
+    }
+    let found = tree.processes("/a/b", &mut Reader::default()).expect("it is there");
+    assert_eq!((found.pids.len(), found.is_all), (2 + 256, false));
+}
+
+#[test]
+fn devices_are_told_apart_also_where_the_kernel_forgets_the_end_of_a_line() {
+    let text = b"7:0 7:1 8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6\n8:16 \n\
+        8:32 rbytes=7 8:48 wbytes=8\n(unknown) rbytes=9\nrbytes=10\n8:64 cost.usage=3\n";
+    let found: Vec<_> = v2::devices(text).iter().map(|it| (it.minor, it.read_bytes, it.write_bytes)).collect();
+    assert_eq!(found, [(0, 1, 2), (32, 7, 0), (48, 0, 8)]);
+}
+
+#[test]
+fn a_cgroup_was_made_when_it_was_first_seen_and_another_of_its_name_when_that_was() {
+    let (root, tree) = tree(v2);
+    let told = tree.created("/a/b").expect("it is there");
+    let file = fs::File::open(root.path().join("a/b/cgroup.controllers")).expect("a file");
+    file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(4_000_000_000)).expect("it is ours");
+    let jumped = tree.created("/a/b").expect("it is there");
+    assert_eq!((jumped.inode, jumped.unix_seconds), (told.inode, 4_000_000_000));
+    assert_eq!(jumped.after(Some(told)), told);
+    assert_eq!(told.after(Some(jumped)), told, "nor is it younger than it was told once");
+    assert_eq!(jumped.after(None), jumped);
+    let other = Created { inode: told.inode + 1, ..jumped };
+    assert_eq!(other.after(Some(told)), other);
+    assert_eq!(tree.created("/a/none"), None);
 }

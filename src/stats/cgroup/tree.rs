@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::{Cpu, Detail, Figures, Glance, Memory, Pressure, Spec, Throttling, v1, v2};
+use super::{Cpu, Created, Detail, Figures, Glance, Memory, Pressure, Spec, Throttling, v1, v2};
 use crate::stats::reader::Reader;
 use crate::stats::text::{limit, number};
 
@@ -40,16 +40,27 @@ impl Tree {
     /// The names of the cgroups in one; none where it is not there.
     pub fn children(&self, id: &str) -> Vec<String> {
         let Some(directory) = self.main(id) else { return Vec::new() };
-        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-        let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        directories.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+        directories(&directory).filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
 
-    pub fn processes(&self, id: &str, reader: &mut Reader) -> Option<Vec<u32>> {
-        let text = reader.read(&self.main(id)?, "cgroup.procs")?;
-        let pids = text.split(|byte| *byte == b'\n').filter_map(number);
-        // 0 is a process that is not to be seen from here.
-        Some(pids.filter_map(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0).collect())
+    /// Of the cgroup and of those below it, which systemd, another runtime or crun make within a
+    /// container. `None` where there is no such cgroup.
+    pub fn processes(&self, id: &str, reader: &mut Reader) -> Option<Processes> {
+        let directory = self.main(id)?;
+        let mut found = Processes { pids: pids(&directory, reader)?, is_all: true };
+        let mut below = sub_cgroups(&directory, DEPTH_MAX);
+        let mut read = 0;
+        while let Some((directory, depth)) = below.pop() {
+            if depth == 0 || read == CGROUPS_MAX {
+                found.is_all = false;
+                continue;
+            }
+            read += 1;
+            // One that is gone by now has none; those of a threaded one are listed further up.
+            found.pids.extend(pids(&directory, reader).unwrap_or_default());
+            below.extend(sub_cgroups(&directory, depth - 1));
+        }
+        Some(found)
     }
 
     /// Two figures that change when anything does; `None` where one is missing.
@@ -78,11 +89,10 @@ impl Tree {
     }
 
     pub fn spec(&self, id: &str, reader: &mut Reader) -> Spec {
-        let spec = match self {
+        match self {
             Tree::V1(hierarchies) => OfV1 { hierarchies, id, reader }.spec(),
             Tree::V2(root) => OfV2 { directory: below(root, id), reader }.spec(),
-        };
-        Spec { created_unix_seconds: self.created(id), ..spec }
+        }
     }
 
     /// The hierarchy that is asked for what all have.
@@ -93,14 +103,52 @@ impl Tree {
         }
     }
 
-    /// Nobody writes to this file, so that its time stays the one when it was made.
-    fn created(&self, id: &str) -> Option<i64> {
+    /// Nobody writes to this file, so that its time is the one when the kernel first showed it.
+    pub fn created(&self, id: &str) -> Option<Created> {
         let file = match self {
             Tree::V1(_) => "cgroup.clone_children",
             Tree::V2(_) => "cgroup.controllers",
         };
-        Some(fs::metadata(self.main(id)?.join(file)).ok()?.mtime())
+        let metadata = fs::metadata(self.main(id)?.join(file)).ok()?;
+        Some(Created { inode: metadata.ino(), unix_seconds: metadata.mtime() })
     }
+}
+
+/// What runs in a cgroup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Processes {
+    /// Its own come first.
+    pub pids: Vec<u32>,
+    /// False where so much lies below it that some was left out.
+    pub is_all: bool,
+}
+
+/// Levels below a container, and cgroups in them all, in which processes are looked for. A node
+/// within a container has about eight levels.
+const DEPTH_MAX: usize = 10;
+const CGROUPS_MAX: usize = 256;
+
+fn pids(directory: &Path, reader: &mut Reader) -> Option<Vec<u32>> {
+    let text = reader.read(directory, "cgroup.procs")?;
+    let pids = text.split(|byte| *byte == b'\n').filter_map(number);
+    // 0 is a process that is not to be seen from here.
+    Some(pids.filter_map(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0).collect())
+}
+
+/// The cgroups in one, each with the levels that may yet be looked at.
+fn sub_cgroups(directory: &Path, depth: usize) -> Vec<(PathBuf, usize)> {
+    // A directory has a name in each one below it, beside its own two. Most have none below, and
+    // to be told so is much cheaper than a list of all their files. Who does not count says 1.
+    const OF_ITS_OWN: u64 = 2;
+    if fs::metadata(directory).is_ok_and(|metadata| metadata.nlink() == OF_ITS_OWN) {
+        return Vec::new();
+    }
+    directories(directory).map(|entry| (entry.path(), depth)).collect()
+}
+
+fn directories(directory: &Path) -> impl Iterator<Item = fs::DirEntry> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
 }
 
 fn below(root: &Path, id: &str) -> PathBuf {
@@ -158,7 +206,6 @@ impl OfV1<'_> {
         let memory_limit = self.of("memory", "memory.limit_in_bytes", v1::bytes_limit);
         let memory_and_swap_limit = self.of("memory", "memory.memsw.limit_in_bytes", v1::bytes_limit);
         Spec {
-            created_unix_seconds: None,
             cpu_shares: self.of("cpu", "cpu.shares", number),
             cpu_period_us: self.of("cpu", "cpu.cfs_period_us", number),
             // -1 is none, and no number here.
@@ -227,7 +274,6 @@ impl OfV2<'_> {
 
     fn spec(&mut self) -> Spec {
         let mut spec = Spec {
-            created_unix_seconds: None,
             cpu_shares: self.of("cpu.weight", v2::shares),
             cpu_period_us: None,
             cpu_quota_us: None,

@@ -51,27 +51,35 @@ pub fn oom_kills(memory_events: &[u8]) -> Option<u64> {
     value_of(memory_events, "oom_kill")
 }
 
-/// Of `io.stat`: lines of `major:minor rbytes=1 wbytes=2 …`.
+/// Of `io.stat`: lines of `major:minor rbytes=1 wbytes=2 …`. Kernels of some years leave out the end
+/// of the line of a device that has no figures: `7:0 8:0 rbytes=1 …` is about the last one named.
 pub fn devices(text: &[u8]) -> Vec<DeviceIo> {
     let mut found = Vec::new();
     for line in lines(text) {
-        let mut words = words(line);
-        let Some(number_of) = words.next().and_then(device_number) else { continue };
-        let device = device(&mut found, number_of);
-        for word in words {
-            let Some(equals) = word.iter().position(|byte| *byte == b'=') else { continue };
-            let Some(value) = number(&word[equals + 1..]) else { continue };
-            match &word[..equals] {
-                b"rbytes" => device.read_bytes = value,
-                b"wbytes" => device.write_bytes = value,
-                b"rios" => device.reads = value,
-                b"wios" => device.writes = value,
-                b"dbytes" => device.discard_bytes = value,
-                _ => {}
+        let mut current = None;
+        for word in words(line) {
+            let Some(equals) = word.iter().position(|byte| *byte == b'=') else {
+                current = device_number(word);
+                continue;
+            };
+            if let (Some(current), Some(value)) = (current, number(&word[equals + 1..])) {
+                enter(&mut found, current, &word[..equals], value);
             }
         }
     }
     found
+}
+
+fn enter(found: &mut Vec<DeviceIo>, number: (u32, u32), key: &[u8], value: u64) {
+    let field: fn(&mut DeviceIo) -> &mut u64 = match key {
+        b"rbytes" => |device| &mut device.read_bytes,
+        b"wbytes" => |device| &mut device.write_bytes,
+        b"rios" => |device| &mut device.reads,
+        b"wios" => |device| &mut device.writes,
+        b"dbytes" => |device| &mut device.discard_bytes,
+        _ => return,
+    };
+    *field(device(found, number)) = value;
 }
 
 pub fn device_number(text: &[u8]) -> Option<(u32, u32)> {

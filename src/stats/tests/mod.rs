@@ -1,4 +1,6 @@
-//! Whole pages from a machine in a temporary directory.
+//! Whole pages from a machine in a temporary directory; in `odd.rs`, from one that is not as it should be.
+
+mod odd;
 
 use std::collections::HashMap;
 use std::fs;
@@ -14,6 +16,7 @@ use super::cgroup::Detail;
 use super::disks::{FileSystem, PodDisk, PodLogs, Volume};
 use super::machine::Topology;
 use super::places::Places;
+use super::remembered::Moment;
 use super::summary::{self, OfDisks};
 use super::survey::{Order, PodView, Survey, Surveyor};
 use super::{StatsConfig, cadvisor, resource};
@@ -101,8 +104,12 @@ fn pod() -> PodView {
 }
 
 fn order(pods: Vec<PodView>, detail: Detail, after: Duration) -> Order {
-    let wall = Timestamp::from_second(1_700_000_100).expect("a time");
-    Order { pods, detail, wall, now: Instant::now() + after }
+    let moment = Moment { wall: wall(), now: Instant::now() + after };
+    Order { pods, detail, moment: Box::new(move || moment) }
+}
+
+fn wall() -> Timestamp {
+    Timestamp::from_second(1_700_000_100).expect("a time")
 }
 
 fn surveyor(machine: &TempDir) -> Surveyor {
@@ -117,11 +124,19 @@ fn file_system() -> FileSystem {
     FileSystem { capacity: 1000, available: 400, used: 500, inodes: 100, inodes_free: 60, device: (254, 0) }
 }
 
+fn facts() -> MachineFacts {
+    MachineFacts { machine_id: "m".into(), cpus: 2, ..MachineFacts::default() }
+}
+
 fn page(survey: &Survey) -> String {
+    page_of(Some(survey), Some(&facts()))
+}
+
+fn page_of(survey: Option<&Survey>, facts: Option<&MachineFacts>) -> String {
     let context = cadvisor::Context {
         survey,
-        facts: &MachineFacts { machine_id: "m".into(), cpus: 2, ..MachineFacts::default() },
-        topology: Topology { cores: 2, sockets: 1 },
+        facts,
+        topology: Some(Topology { cores: 2, sockets: 1 }),
         file_systems: vec![file_system()],
         unix_millis: 1_700_000_100_000,
     };
@@ -222,7 +237,7 @@ async fn a_summary_has_what_is_known_and_leaves_out_the_rest() {
     };
     let disk =
         PodDisk { volumes: vec![volume("data", 100, true), volume("secret", 50, false)], etc_hosts: usage(8, 1) };
-    let logs = PodLogs { own: usage(3, 1), containers: [("c".to_owned(), usage(20, 2))].into() };
+    let logs = PodLogs { own: Some(usage(3, 1)), containers: [("c".to_owned(), usage(20, 2))].into() };
     let images = FilesystemUsage { mountpoint: "/images".into(), used_bytes: 77, inodes_used: 5 };
     let layer = FilesystemUsage { used_bytes: 30, inodes_used: 4, ..images.clone() };
     let disks = OfDisks {
