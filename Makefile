@@ -23,7 +23,7 @@ FRESH ?= 100
 # Pods drawn for `make compare`, one a seed, from this seed on.
 SEED ?= 0
 PODS ?= 100
-# Parts of the bench: single burst rest scrape probes hang restart static; all without.
+# Parts of the bench: single burst rest scrape crowd probes hang restart static; all without.
 ROWS ?=
 # Cases of node-e2e: those whose name contains one of these words; all without.
 CASES ?=

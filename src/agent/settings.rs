@@ -158,7 +158,7 @@ pub fn server_config(
         }
         _ => CertificateSource::SelfMade { dir: absolute(&settings.flags.cert_dir), host_name: node.name.clone() },
     };
-    let configz = serde_json::json!({ "kubeletconfig": settings.document() });
+    let configz = serde_json::json!({ "kubeletconfig": settings.shown_document() });
     ServerConfig {
         main: kubelet.enable_server.then(|| SocketAddr::new(kubelet.address, kubelet.port)),
         read_only: kubelet.read_only_port.map(|port| SocketAddr::new(kubelet.address, port)),

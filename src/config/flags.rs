@@ -12,6 +12,7 @@ use super::kind::Findings;
 use super::options::{OPTION_FLAGS, OptionFlag, OptionKind};
 use super::path::FieldPath;
 use super::{quantity, taints};
+use crate::net::without_userinfo;
 
 /// A flag of the command line.
 #[derive(Clone, Copy)]
@@ -127,9 +128,10 @@ impl GivenFlags {
 }
 
 /// What stands for a value that may hold a credential.
-const SECRET: &str = "CLASSIFIED";
+pub(super) const SECRET: &str = "CLASSIFIED";
 
-/// Every flag with what was given to it, or with its default.
+/// Every flag with what was given to it, or with its default, for others to see. A URL, of whichever
+/// flag, is told without the user and the password in it.
 pub fn values(given: &GivenFlags) -> BTreeMap<String, String> {
     let shown = |flag: Known| {
         let uses: Vec<_> = given.values(flag.name()).collect();
@@ -137,7 +139,7 @@ pub fn values(given: &GivenFlags) -> BTreeMap<String, String> {
             [] => flag.default_text(),
             _ if flag.is_secret() => SECRET.to_owned(),
             _ if flag.adds_up() => uses.join(","),
-            [.., last] => (*last).to_owned(),
+            [.., last] => without_userinfo(last),
         }
     };
     all().map(|flag| (flag.name().to_owned(), shown(flag))).collect()
@@ -183,7 +185,8 @@ pub fn value_of(field: &Field, syntax: Syntax, uses: &[&str]) -> Result<Value, S
         Syntax::Headers => {
             let mut map = Map::new();
             for pair in uses.iter().flat_map(|list| split(list, ',')) {
-                let (name, value) = pair_of(pair, ':')?;
+                // Not repeated in the error, which is logged: it may be all of a token.
+                let (name, value) = pair_of(pair, ':').map_err(|_| "expected name:value".to_owned())?;
                 let values = map.entry(name).or_insert_with(|| Value::Array(Vec::new()));
                 values.as_array_mut().expect("only lists are put here").push(value.into());
             }

@@ -31,6 +31,7 @@ use self::options::OptionError;
 use self::path::FieldPath;
 use self::reader::Reader;
 use self::tree::Tree;
+use crate::net::without_userinfo;
 
 mod cpu_set;
 mod defaults;
@@ -155,6 +156,18 @@ impl Settings {
         root.insert("apiVersion".to_owned(), document::API_VERSION.into());
         root.insert("kind".to_owned(), document::KIND.into());
         Value::Object(root)
+    }
+
+    /// The same for others to see, without what may be a credential, as [`flags::values`].
+    pub fn shown_document(&self) -> Value {
+        let mut document = self.document();
+        if let Some(Value::String(url)) = document.get_mut("staticPodURL") {
+            *url = without_userinfo(url);
+        }
+        if let Some(Value::Object(headers)) = document.get_mut("staticPodURLHeader") {
+            headers.values_mut().for_each(|values| *values = Value::from(vec![flags::SECRET]));
+        }
+        document
     }
 }
 

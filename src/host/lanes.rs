@@ -81,8 +81,8 @@ impl Lanes {
         let deadline = Instant::now() + self.deadline;
         let late = |_| HostError::Timeout { what, path: path.to_owned(), after: self.deadline };
 
-        let slots = self.admit(lane, what, path)?;
-        let permit = timeout_at(deadline, slots.acquire_owned())
+        let waiter = self.admit(lane, what, path)?;
+        let permit = timeout_at(deadline, waiter.slots().acquire_owned())
             .await
             .map_err(late)?
             .expect("the semaphore of a lane is never closed");
@@ -92,6 +92,7 @@ impl Lanes {
         };
         let place = place.transpose().expect("the places are never closed");
         let occupied = self.enter(lane, what, deadline, permit, place);
+        drop(waiter);
         let work = tokio::task::spawn_blocking(move || {
             let _occupied = occupied;
             work()
@@ -104,7 +105,7 @@ impl Lanes {
         }
     }
 
-    fn admit(&self, lane: &Path, what: &'static str, path: &Path) -> Result<Arc<Semaphore>> {
+    fn admit(&self, lane: &Path, what: &'static str, path: &Path) -> Result<Waiter> {
         let mut table = self.lock();
         let busy = |doing, stuck| HostError::Busy { what, path: path.to_owned(), doing, stuck };
         let now = Instant::now();
@@ -120,7 +121,8 @@ impl Lanes {
         {
             return Err(busy("too much other work", now.duration_since(oldest.since)));
         }
-        Ok(table.lane(lane).slots.clone())
+        let slots = Some(table.lane(lane).slots.clone());
+        Ok(Waiter { table: self.table.clone(), lane: lane.to_owned(), slots })
     }
 
     fn enter(
@@ -149,6 +151,38 @@ impl Table {
             .entry(path.to_owned())
             .or_insert_with(|| Lane { slots: Arc::new(Semaphore::new(SLOTS)), running: BTreeMap::new() })
     }
+
+    /// Forgets a lane on which nothing runs and for which nobody waits: all of those hold its slots.
+    fn tidy(&mut self, path: &Path) {
+        if let Some(lane) = self.lanes.get(path)
+            && lane.running.is_empty()
+            && Arc::strong_count(&lane.slots) == 1
+        {
+            self.lanes.remove(path);
+        }
+    }
+}
+
+/// Somebody on the way into a lane. He may give up at any moment, and be the last who wanted it.
+struct Waiter {
+    table: Arc<Mutex<Table>>,
+    lane: PathBuf,
+    slots: Option<Arc<Semaphore>>,
+}
+
+impl Waiter {
+    fn slots(&self) -> Arc<Semaphore> {
+        self.slots.clone().expect("only the drop takes them")
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let mut table = self.table.lock().expect("no holder of the lane table panics");
+        // Under the lock, so that of two who leave at once the second sees that he is the last.
+        self.slots = None;
+        table.tidy(&self.lane);
+    }
 }
 
 /// A slot in use. Dropped where the work ends, whoever still waits for its result.
@@ -163,20 +197,20 @@ struct Occupied {
 impl Drop for Occupied {
     fn drop(&mut self) {
         let mut table = self.table.lock().expect("no holder of the lane table panics");
-        // Before the count below: the permit holds the semaphore, as does each who waits.
+        // Before they are counted: the permit holds the slots, as does each who waits.
         self.permit = None;
         if let Some(lane) = table.lanes.get_mut(&self.lane) {
             lane.running.remove(&self.id);
-            if lane.running.is_empty() && Arc::strong_count(&lane.slots) == 1 {
-                table.lanes.remove(&self.lane);
-            }
         }
+        table.tidy(&self.lane);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
+
+    use futures::FutureExt;
 
     use super::*;
 
@@ -281,6 +315,32 @@ mod tests {
         for task in tasks {
             task.await.unwrap().unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn who_gives_up_on_the_way_in_leaves_no_lane_behind() {
+        let lanes = Lanes::sharing(PATIENCE, 1);
+        let knows = |lane: &str| lanes.lock().lanes.contains_key(Path::new(lane));
+        // It has the only place there is.
+        let (release, task) = hung(&lanes, "/mnt/nfs");
+        while lanes.lock().lanes.get(Path::new("/mnt/nfs")).is_none_or(|lane| lane.running.is_empty()) {
+            tokio::task::yield_now().await;
+        }
+        let mut first = Box::pin(quick(&lanes, "/var/log"));
+        let mut second = Box::pin(quick(&lanes, "/var/log"));
+        assert!((&mut first).now_or_never().is_none() && (&mut second).now_or_never().is_none());
+        drop(first);
+        assert!(knows("/var/log"), "somebody waits for it yet");
+        drop(second);
+        assert!(!knows("/var/log"), "nobody wants it any more");
+
+        let hasty = Lanes { deadline: DEADLINE, ..lanes.clone() };
+        let late = hasty.run(Path::new("/pods/a"), "list", Path::new("/pods/a"), || Ok(())).await;
+        assert!(matches!(late, Err(HostError::Timeout { .. })), "{late:?}");
+        assert!(!knows("/pods/a") && knows("/mnt/nfs"));
+        drop(release);
+        task.await.unwrap().unwrap();
+        assert_eq!(lanes.lock().lanes.len(), 0);
     }
 
     #[tokio::test]

@@ -245,12 +245,14 @@ fn each_flag_has_a_value_to_show_and_none_of_a_secret() {
         "node-labels=a=1",
         "node-labels=b=2",
         "manifest-url-header=Authorization:Bearer hush",
+        "manifest-url=https://me:hush@pods.test/all?a=b@c",
         "max-pods=7",
     ];
     let values = flags::values(&given(&uses));
     let of = |name: &str| values.get(name).map(String::as_str);
     assert_eq!((of("v"), of("node-labels"), of("max-pods")), (Some("4"), Some("a=1,b=2"), Some("7")));
     assert_eq!(of("manifest-url-header"), Some("CLASSIFIED"));
+    assert_eq!(of("manifest-url"), Some("https://pods.test/all?a=b@c"));
     // Those that nobody gave have their defaults.
     assert_eq!(
         (of("root-dir"), of("fail-swap-on"), of("kubeconfig")),
@@ -258,4 +260,26 @@ fn each_flag_has_a_value_to_show_and_none_of_a_secret() {
     );
     assert_eq!(values.len(), flags::all().count());
     assert!(!values.values().any(|value| value.contains("hush")));
+}
+
+#[test]
+fn the_configuration_is_shown_without_its_secrets() {
+    let files = Files::new(&[(
+        "main.yaml",
+        "staticPodURL: https://me:hush@pods.test/all\nstaticPodURLHeader: {Authorization: [Bearer hush, hush]}\nmaxPods: 7\n",
+    )]);
+    let settings = files.fine(&[]);
+    let mut expected = settings.document();
+    expected["staticPodURL"] = "https://pods.test/all".into();
+    expected["staticPodURLHeader"] = json!({ "Authorization": ["CLASSIFIED"] });
+    assert_eq!(settings.shown_document(), expected);
+    assert!(!expected.to_string().contains("hush"));
+    // They are for whom they were written for.
+    assert_eq!(settings.kubelet.static_pod_url.as_deref(), Some("https://me:hush@pods.test/all"));
+}
+
+#[test]
+fn a_header_that_is_none_is_not_repeated() {
+    let error = Files::new(&[]).refused(&["manifest-url-header=hush"]);
+    assert!(error.contains("manifest-url-header") && !error.contains("hush"), "{error}");
 }

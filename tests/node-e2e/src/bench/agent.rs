@@ -13,9 +13,8 @@ use kube::runtime::watcher::{self, Event, watcher};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::process::Process;
-use super::{BURST_PODS, Part, RESTING_PODS, SINGLE_PODS, load, scrape};
-use crate::harness::{client, is_ready, runtime_of};
+use super::{BURST_PODS, Part, RESTING_PODS, SINGLE_PODS, crowd, load, scrape};
+use crate::harness::{Process, client, is_ready, runtime_of};
 use crate::poll::{self, Look};
 use crate::provision::BUSYBOX;
 use crate::stack::Stack;
@@ -41,6 +40,7 @@ pub struct Measured {
     pub scrapes: [scrape::Cost; 6],
     pub rss_before_scrapes: Vec<f64>,
     pub rss_after_scrapes: Vec<f64>,
+    pub crowd: crowd::Found,
     /// Starts of pods while nothing is wrong, and while a call about another pod hangs.
     pub usual: Vec<f64>,
     pub beside_hang: Vec<f64>,
@@ -75,6 +75,7 @@ pub async fn measure(stack: Stack, parts: &[Part], rest_seconds: u64, found: &mu
             Part::Burst => bench.burst(found).await?,
             Part::Rest => bench.rest(found, rest_seconds).await?,
             Part::Scrape => scrape::measure(&bench, found).await?,
+            Part::Crowd => crowd::measure(&bench, &mut found.crowd).await?,
             Part::Probes => found.probes_cpu_percent.push(load::probes(&bench, rest_seconds).await?),
             Part::Hang => load::beside_a_hanging_call(&bench, found).await?,
             Part::Restart => found.restart.extend(restart_gaps(&bench).await?),

@@ -7,8 +7,8 @@
 
 mod agent;
 mod bare;
+mod crowd;
 mod load;
-mod process;
 mod report;
 mod scrape;
 
@@ -40,17 +40,19 @@ pub(crate) enum Part {
     Burst,
     Rest,
     Scrape,
+    Crowd,
     Probes,
     Hang,
     Restart,
     Static,
 }
 
-const PARTS: [(&str, Part); 8] = [
+const PARTS: [(&str, Part); 9] = [
     ("single", Part::Single),
     ("burst", Part::Burst),
     ("rest", Part::Rest),
     ("scrape", Part::Scrape),
+    ("crowd", Part::Crowd),
     ("probes", Part::Probes),
     ("hang", Part::Hang),
     ("restart", Part::Restart),

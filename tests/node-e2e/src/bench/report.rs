@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::agent::Measured;
 use super::bare::Bare;
+use super::crowd;
 use super::{BURST_PODS, PROBED_CONTAINERS, PROBED_PODS, Part, RESTING_PODS, percentile};
 
 #[derive(Default)]
@@ -26,12 +27,13 @@ pub fn table(parts: &[Part], figures: &Figures) -> String {
 
 /// What was not measured is no number.
 fn cell(value: f64, unit: &str) -> String {
-    if value.is_nan() { "–".to_owned() } else { format!("{value:.3} {unit}") }
+    if value.is_nan() { "–".to_owned() } else { format!("{value:.3} {unit}").trim_end().to_owned() }
 }
 
 fn rows(bare: &Bare) -> Vec<Row> {
     let probes = PROBED_PODS * PROBED_CONTAINERS * 2;
-    use Part::{Burst, Hang, Probes, Rest, Restart, Scrape, Single, Static};
+    let within = "  with a crowd";
+    use Part::{Burst, Crowd, Hang, Probes, Rest, Restart, Scrape, Single, Static};
     vec![
         row(Single, "one pod, create → Ready, p50", "s", |agent| p50(&agent.singles)).bare(p50(&bare.singles)),
         row(Single, "one pod, create → Ready, p99", "s", |agent| p99(&agent.singles)).bare(p99(&bare.singles)),
@@ -58,6 +60,32 @@ fn rows(bare: &Bare) -> Vec<Row> {
         row(Scrape, "/stats/summary, bytes as gzip", "kB", |agent| agent.scrapes[5].kilobytes),
         row(Scrape, "agent RSS before scrapes", "MB", |agent| p50(&agent.rss_before_scrapes)),
         row(Scrape, "agent RSS after scrapes", "MB", |agent| p50(&agent.rss_after_scrapes)),
+        row(Crowd, "/healthz on a new connection, p50", "ms", |agent| p50(&agent.crowd.alone.new) * 1e3),
+        row(Crowd, "/healthz on a new connection, p99", "ms", |agent| p99(&agent.crowd.alone.new) * 1e3),
+        row(Crowd, "/healthz on a new connection, longest", "ms", |agent| longest(&agent.crowd.alone.new) * 1e3),
+        row(Crowd, "/healthz on a kept connection, p50", "ms", |agent| p50(&agent.crowd.alone.kept) * 1e3),
+        row(Crowd, "/healthz on a kept connection, p99", "ms", |agent| p99(&agent.crowd.alone.kept) * 1e3),
+        row(Crowd, "/healthz on a kept connection, longest", "ms", |agent| longest(&agent.crowd.alone.kept) * 1e3),
+        row(Crowd, format!("{within}, new connection, p50"), "ms", |agent| p50(&agent.crowd.crowded.new) * 1e3),
+        row(Crowd, format!("{within}, new connection, p99"), "ms", |agent| p99(&agent.crowd.crowded.new) * 1e3),
+        row(Crowd, format!("{within}, new connection, longest"), "ms", |agent| longest(&agent.crowd.crowded.new) * 1e3),
+        row(Crowd, format!("{within}, new connection, late"), "%", |agent| late(&agent.crowd.crowded.new)),
+        row(Crowd, format!("{within}, new connection, no answer"), "%", |agent| lost(&agent.crowd.crowded.new)),
+        row(Crowd, format!("{within}, kept connection, p50"), "ms", |agent| p50(&agent.crowd.crowded.kept) * 1e3),
+        row(Crowd, format!("{within}, kept connection, p99"), "ms", |agent| p99(&agent.crowd.crowded.kept) * 1e3),
+        row(Crowd, format!("{within}, kept connection, longest"), "ms", |agent| {
+            longest(&agent.crowd.crowded.kept) * 1e3
+        }),
+        row(Crowd, format!("{within}, kept connection, late"), "%", |agent| late(&agent.crowd.crowded.kept)),
+        row(Crowd, format!("{within}, kept connection, no answer"), "%", |agent| lost(&agent.crowd.crowded.kept)),
+        row(Crowd, "agent RSS before the crowd", "MB", |agent| p50(&agent.crowd.rss_alone)),
+        row(Crowd, "agent RSS with it, the most", "MB", |agent| p50(&agent.crowd.rss_crowded)),
+        row(Crowd, "agent RSS after it", "MB", |agent| p50(&agent.crowd.rss_after)),
+        row(Crowd, "agent's open files with it, the most", "", |agent| p50(&agent.crowd.files)),
+        row(Crowd, format!("connected of the {}", crowd::SIZE), "", |agent| p50(&agent.crowd.here)),
+        row(Crowd, "  connections they make anew", "/s", |agent| p50(&agent.crowd.comings_a_second)),
+        row(Crowd, "malformed requests", "/s", |agent| p50(&agent.crowd.malformed_a_second)),
+        row(Crowd, "streams opened and reset", "/s", |agent| p50(&agent.crowd.resets_a_second)),
         row(Probes, format!("agent CPU with {probes} HTTP probes a second"), "%", |agent| {
             p50(&agent.probes_cpu_percent)
         }),
@@ -81,6 +109,24 @@ fn p50(values: &[f64]) -> f64 {
 
 fn p99(values: &[f64]) -> f64 {
     percentile(values, 99.0)
+}
+
+fn longest(seconds: &[f64]) -> f64 {
+    percentile(seconds, 100.0)
+}
+
+/// How many of a hundred took longer than was promised, those without an answer included.
+fn late(seconds: &[f64]) -> f64 {
+    percent_over(seconds, crowd::PROMISED.as_secs_f64())
+}
+
+fn lost(seconds: &[f64]) -> f64 {
+    percent_over(seconds, f64::MAX)
+}
+
+fn percent_over(values: &[f64], limit: f64) -> f64 {
+    let over = values.iter().filter(|value| **value > limit).count();
+    over as f64 / values.len() as f64 * 100.0
 }
 
 struct Row {

@@ -1,11 +1,14 @@
 //! What containers and the node have logged, as `kubectl logs` and the node's proxy show it.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use crate::harness::{Caller, Case, Lab, Node, Transport, WITHIN, pod};
+use crate::harness::{Caller, Case, Lab, Node, PodHandle, Process, Transport, WITHIN, pod};
+use crate::poll::{self, Look};
 use crate::{own, shared};
 
 pub const CASES: &[Case] = &[
@@ -15,6 +18,9 @@ pub const CASES: &[Case] = &[
     shared!(the_logs_of_the_node_are_listed_and_shown),
     own!(who_follows_sees_each_line_once_across_rotations)
         .beyond_upstream("it goes on with the new file at once, and may leave the rest of the old one unread"),
+    own!(who_pauses_misses_nothing_and_costs_the_agent_no_memory),
+    own!(who_pauses_misses_nothing_of_what_is_rotated_meanwhile)
+        .beyond_upstream("it goes on with the new file at once, and leaves what was not read of those before"),
 ];
 
 /// No stream is negotiated for a log.
@@ -118,6 +124,86 @@ async fn who_follows_sees_each_line_once_across_rotations(lab: Lab) -> Result<()
         if expected == 0 {
             pod.exec("touch /tmp/go").await?;
         }
+    }
+    let ended = timeout(WITHIN, said.next_line()).await.context("it does not end with its container")??;
+    ensure!(ended.is_none(), "{ended:?}");
+    Ok(())
+}
+
+/// Together more than all that pipes, sockets and windows hold between the agent and who reads.
+const MANY_LINES: usize = 100_000;
+const LONG_LINE: usize = 400;
+
+async fn who_pauses_misses_nothing_and_costs_the_agent_no_memory(lab: Lab) -> Result<()> {
+    let node = lab.node(|stack| stack.config("containerLogMaxSize", "200Mi")).await?;
+    let pid = node.stack().agent().pid().await?;
+    let agent = Process::inside(node.stack(), pid)?;
+    let mut before = 0.0;
+    let begins = async |_: &PodHandle| {
+        agent.forget_peak()?;
+        before = agent.memory_mb("VmHWM")?;
+        Ok(())
+    };
+    pause_while_following(&node, begins, async |_| Ok(())).await?;
+    let grown = agent.memory_mb("VmHWM")? - before;
+    let unread = (MANY_LINES * LONG_LINE) as f64 / 1e6;
+    ensure!(grown < unread / 2.0, "{grown} MB more, with {unread} MB that nobody read");
+    Ok(())
+}
+
+async fn who_pauses_misses_nothing_of_what_is_rotated_meanwhile(lab: Lab) -> Result<()> {
+    let node = lab
+        .node(|stack| {
+            stack
+                .config("containerLogMaxSize", "5Mi")
+                // All that is written has room in so many.
+                .config("containerLogMaxFiles", 50)
+                .config("containerLogMonitorInterval", "3s")
+        })
+        .await?;
+    let is_rotated = async |pod: &PodHandle| {
+        poll::until("more than one rotation", WITHIN, async || {
+            let files = std::fs::read_dir(pod.log_directory().join("main"))?.count();
+            Ok(if files > 2 { Look::Done(()) } else { Look::NotYet(format!("{files} files")) })
+        })
+        .await
+    };
+    pause_while_following(&node, async |_| Ok(()), is_rotated).await
+}
+
+/// Follows a log, reads nothing while much is written and until `ready` is done, and then all of it.
+async fn pause_while_following(
+    node: &Node,
+    begins: impl AsyncFnOnce(&PodHandle) -> Result<()>,
+    ready: impl AsyncFnOnce(&PodHandle) -> Result<()>,
+) -> Result<()> {
+    let script = format!(
+        "echo begin; until [ -e /tmp/go ]; do sleep 0.1; done; x=$(printf '%0{LONG_LINE}d' 0); \
+         seq 1 {MANY_LINES} | sed \"s/$/ $x/\"; touch /tmp/written; until [ -e /tmp/end ]; do sleep 0.1; done"
+    );
+    let pod = node.run(pod("novelist").script(&script).restart("Never")).await?;
+    pod.expect().container("main").running().await?;
+    let mut client = node.kubectl(ANY, &["logs", "--follow", "novelist"])?.spawn().context("start kubectl")?;
+    let mut said = BufReader::new(client.stdout.take().expect("it is piped")).lines();
+    let first = timeout(WITHIN, said.next_line()).await.context("it does not begin")??;
+    ensure!(first.as_deref() == Some("begin"), "{first:?}");
+    begins(&pod).await?;
+    pod.exec("touch /tmp/go").await?;
+    poll::until("all is written", WITHIN, async || {
+        let found = pod.exec("ls /tmp").await?;
+        Ok(if found.contains("written") { Look::Done(()) } else { Look::NotYet(found) })
+    })
+    .await?;
+    ready(&pod).await?;
+    // Who would read it without being asked has read it by then.
+    sleep(Duration::from_secs(3)).await;
+    pod.exec("touch /tmp/end").await?;
+    let rest = "0".repeat(LONG_LINE);
+    for expected in 1..=MANY_LINES {
+        let line = timeout(WITHIN, said.next_line()).await.with_context(|| format!("no line {expected}"))??;
+        let line = line.with_context(|| format!("it ends before line {expected}"))?;
+        let (number, text) = line.split_once(' ').unwrap_or((&line, ""));
+        ensure!(number == expected.to_string() && text == rest, "{line:?} in place of {expected}");
     }
     let ended = timeout(WITHIN, said.next_line()).await.context("it does not end with its container")??;
     ensure!(ended.is_none(), "{ended:?}");

@@ -10,7 +10,7 @@
 //!
 //! `case` is the registry's entry, `runner` runs cases, `node` and `lab` are what a case gets,
 //! `calls` asks the node's own API, `kubectl` runs the client that people have, `pods` makes pods,
-//! `expect` waits for what should become of them, `cgroup` looks below and `exposition` reads metrics.
+//! `expect` waits for what should become of them, `cgroup` and `process` look below and `exposition` reads metrics.
 
 mod calls;
 mod case;
@@ -21,6 +21,7 @@ mod kubectl;
 mod lab;
 mod node;
 mod pods;
+mod process;
 mod runner;
 
 pub use calls::{Caller, node_client};
@@ -33,5 +34,6 @@ pub(crate) use node::ready;
 pub use node::{Node, client, runtime_of};
 pub(crate) use pods::merge;
 pub use pods::{PodBuilder, PodHandle, expect_lines, pod};
+pub use process::Process;
 pub use runner::{Choice, Tally, run};
 pub(crate) use runner::{case_ended, keep_all_logs, namespace_of, run_bounded};

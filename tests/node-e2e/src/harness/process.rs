@@ -1,4 +1,4 @@
-//! CPU time and memory of a process of a stack.
+//! CPU time, memory and open files of a process of a stack.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use crate::stack::Stack;
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// A process of a stack, by its number inside.
-pub(super) struct Process {
+pub struct Process {
     proc_dir: String,
 }
 
@@ -27,6 +27,17 @@ impl Process {
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let ticks: f64 = [11, 12].iter().filter_map(|&index| fields.get(index)?.parse::<f64>().ok()).sum();
         Ok(ticks / TICKS_PER_SECOND)
+    }
+
+    pub fn open_files(&self) -> Result<usize> {
+        let path = format!("{}/fd", self.proc_dir);
+        Ok(fs::read_dir(&path).with_context(|| format!("list {path}"))?.count())
+    }
+
+    /// From now on `VmHWM` is the most memory it had since now.
+    pub fn forget_peak(&self) -> Result<()> {
+        let path = format!("{}/clear_refs", self.proc_dir);
+        fs::write(&path, "5").with_context(|| format!("write {path}"))
     }
 
     pub fn memory_mb(&self, which: &str) -> Result<f64> {
