@@ -1,7 +1,7 @@
 //! The ports: opened before anything else starts, served once the house stands.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use super::metrics::MetricsDesk;
 use super::routes::Door;
 use super::streaming::Streaming;
 use super::tls::Tls;
+use super::turns::Client;
 use super::zpages::ZPages;
 use crate::clock::Clock;
 use crate::config;
@@ -133,9 +134,9 @@ async fn accept(listener: TcpListener, tls: Option<Arc<Tls>>, front: Arc<Front>)
         tokio::select! {
             // Cancel-safe: a connection is either taken or stays in the queue.
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, from)) => {
                     complained = false;
-                    let attended = attend(stream, tls.clone(), front.clone(), guests.welcome());
+                    let attended = attend((stream, from.ip()), tls.clone(), front.clone(), guests.welcome());
                     connections.spawn(attended);
                 }
                 // A client that left already, or no descriptor free just now.
@@ -161,8 +162,8 @@ async fn accept(listener: TcpListener, tls: Option<Arc<Tls>>, front: Arc<Front>)
 }
 
 /// A connection from its beginning to its end, or until its place is needed.
-async fn attend(stream: TcpStream, tls: Option<Arc<Tls>>, front: Arc<Front>, guest: Arc<Guest>) {
-    let connection = greet(stream, tls, front, guest.clone());
+async fn attend(from: (TcpStream, IpAddr), tls: Option<Arc<Tls>>, front: Arc<Front>, guest: Arc<Guest>) {
+    let connection = greet(from, tls, front, guest.clone());
     tokio::select! {
         ended = connection => {
             if let Err(error) = ended {
@@ -174,14 +175,21 @@ async fn attend(stream: TcpStream, tls: Option<Arc<Tls>>, front: Arc<Front>, gue
     }
 }
 
-async fn greet(stream: TcpStream, tls: Option<Arc<Tls>>, front: Arc<Front>, guest: Arc<Guest>) -> io::Result<()> {
+async fn greet(
+    (stream, address): (TcpStream, IpAddr),
+    tls: Option<Arc<Tls>>,
+    front: Arc<Front>,
+    guest: Arc<Guest>,
+) -> io::Result<()> {
     watch_over(&stream);
+    // On a port for both versions of IP, one address has two forms.
+    let client = Client { address: address.to_canonical(), connection: guest.number() };
     // Nothing is allocated for a client before it speaks.
     if timeout(GREETING_LIMIT, stream.peek(&mut [0])).await?? == 0 {
         return Ok(());
     }
     let Some(tls) = tls else {
-        let peer = Peer { door: Door::ReadOnly, guest, certificates: None };
+        let peer = Peer { door: Door::ReadOnly, guest, client, certificates: None };
         return connection::serve(stream, Protocol::Http1, front, peer).await;
     };
     let config = tls.current().await.map_err(io::Error::other)?;
@@ -192,11 +200,17 @@ async fn greet(stream: TcpStream, tls: Option<Arc<Tls>>, front: Arc<Front>, gues
         _ => Protocol::Http1,
     };
     let certificates = session.peer_certificates().map(<[_]>::to_vec);
-    connection::serve(stream, protocol, front, Peer { door: Door::Main, guest, certificates }).await
+    connection::serve(stream, protocol, front, Peer { door: Door::Main, guest, client, certificates }).await
 }
 
 /// Has the kernel find out when the other end is gone. A socket without that serves all the same.
-/// There is no TCP_USER_TIMEOUT: it also ends those who are there and pause, `kubectl logs | less` say.
+///
+/// There is no TCP_USER_TIMEOUT. By tcp(7) it also counts the time for which a window is shut, so
+/// that it ends those who are there and pause, `kubectl logs | less` say, and it overrides the
+/// limits of keepalive. A machine that vanishes while something is on its way to it acknowledges
+/// neither that nor the probes of a shut window: the kernel gives it up by `tcp_retries2`, after
+/// a quarter of an hour by default. HTTP/2 pings sooner. And what somebody pauses in who is there
+/// ends as `flow.rs` says.
 fn watch_over(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     let _ = setsockopt(stream, sockopt::KeepAlive, &true);

@@ -7,17 +7,20 @@ use hyper::body::{Bytes, Incoming};
 use rustls::pki_types::CertificateDer;
 use tracing::debug;
 
+use super::answers::Asking;
 use super::authn::{Authn, Caller};
 use super::authz::{Act, Authz, Refusal};
 use super::body::{self, Body};
 use super::checkpoints::CheckpointDesk;
 use super::config::Switches;
+use super::flow;
 use super::guests::Guest;
 use super::health::Health;
 use super::logs::LogDesk;
 use super::metrics::{About, Counted, MetricsDesk};
 use super::routes::{self, Door, Handler, Unhandled};
 use super::streaming::{Streaming, Target};
+use super::turns::Client;
 use super::verbosity::Verbosity;
 use super::zpages::ZPages;
 use super::{healthz, pods, stats};
@@ -66,6 +69,7 @@ pub struct Front {
 pub struct Peer {
     pub door: Door,
     pub guest: Arc<Guest>,
+    pub client: Client,
     /// What it showed in the handshake.
     pub certificates: Option<Vec<CertificateDer<'static>>>,
 }
@@ -73,19 +77,22 @@ pub struct Peer {
 impl Front {
     /// The answer, on which the request counts as under way until it was taken.
     pub async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
-        let under_way = (peer.guest.request(), Counted::begin(request.method(), request.uri().path(), peer.door));
+        let under_way = peer.guest.request();
+        let counted = Counted::begin(request.method(), request.uri().path(), peer.door);
         let response = match self.admit(&request, peer).await {
             Ok(path) => self.handle(request, &path, peer).await,
             Err(refused) => refused,
         };
-        response.map(|answer| body::keeping(answer, under_way))
+        flow::carry(response, under_way, counted)
     }
 
     /// The plain path of a request that may be made.
     async fn admit(&self, request: &Request<Incoming>, peer: &Peer) -> Result<String, Response<Body>> {
         let path = routes::plain_path(request.uri().path());
         if peer.door == Door::Main {
-            let caller = self.authn.identify(peer.certificates.as_deref(), request.headers()).await;
+            // Who it is and what it may have one deadline between them.
+            let asking = Asking::begin(peer.client);
+            let caller = self.authn.identify(asking, peer.certificates.as_deref(), request.headers()).await;
             let Caller { user, is_vouched_for } =
                 caller.map_err(|_| body::text(StatusCode::UNAUTHORIZED, "Unauthorized"))?;
             // Now: while an API server that is slow says what it may, others come.
@@ -94,7 +101,7 @@ impl Front {
             }
             // What leads nowhere takes the right to everything, and is not found then.
             let act = Act::of(request.method(), path.as_deref().unwrap_or("/"));
-            let allowed = self.authz.check(&user, &act).await;
+            let allowed = self.authz.check(asking, &user, &act).await;
             if let Err(Refusal::Forbidden { .. }) = allowed {
                 peer.guest.doubt();
             }
@@ -115,12 +122,12 @@ impl Front {
             Ok(Handler::Pods) => pods::configured(&shown.roster),
             Ok(Handler::RunningPods) => pods::running(&*shown.runtime, &shown.pleg).await,
             Ok(Handler::Configz) => body::json(body::full(self.configz.clone())),
-            Ok(Handler::Summary) => self.metrics.in_turn(peer.door, stats::summary(&shown.stats, query)).await,
+            Ok(Handler::Summary) => self.metrics.in_turn(peer, stats::summary(&shown.stats, query)).await,
             Ok(Handler::ResourceMetrics) => {
-                self.metrics.in_turn(peer.door, stats::resource(&shown.stats, request.headers())).await
+                self.metrics.in_turn(peer, stats::resource(&shown.stats, request.headers())).await
             }
             Ok(Handler::CadvisorMetrics) => {
-                self.metrics.in_turn(peer.door, stats::cadvisor(&shown.stats, request.headers())).await
+                self.metrics.in_turn(peer, stats::cadvisor(&shown.stats, request.headers())).await
             }
             Ok(Handler::ContainerLogs) => self.logs.of_container(&shown.roster, path, query).await,
             Ok(Handler::NodeLogs) => self.logs.of_node(path, query, request.headers()).await,
@@ -128,7 +135,7 @@ impl Front {
                 Some(target) => self.streaming.answer(request, &target, &shown.roster, &shown.pleg).await,
                 None => unhandled(routes::NOT_FOUND),
             },
-            Ok(Handler::Metrics(page)) => self.metrics.answer(page, peer.door, &request, shown).await,
+            Ok(Handler::Metrics(page)) => self.metrics.answer(page, peer, &request, shown).await,
             Ok(Handler::Checkpoint) => match &self.checkpoints {
                 Some(desk) => desk.answer(path, query, &shown.roster, &shown.pleg, &*shown.runtime).await,
                 None => unhandled(routes::NOT_FOUND),

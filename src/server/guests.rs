@@ -6,13 +6,18 @@
 //! them away: those who connect and say little or nothing push out one another,
 //! while somebody with a credential needs a moment to become known. Those who are known have
 //! room of their own.
+//!
+//! A connection goes when no request was under way for too long. One whose answer nobody takes is
+//! not for ever: whoever waits for that looks after those too.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, timeout_at};
+
+use super::flow::Flow;
 
 /// Each costs at most some tens of KiB: buffers of TLS and of one request's head.
 pub const STRANGERS_MAX: usize = 256;
@@ -45,14 +50,19 @@ pub struct Guest {
 }
 
 struct Requests {
-    under_way: usize,
+    began: u64,
+    /// Each with its answer, once there is one.
+    under_way: BTreeMap<u64, Weak<Flow>>,
     /// When the last one ended, or the connection began.
     since: Instant,
     known: bool,
 }
 
-/// A request on its way, until its answer has been sent.
-pub struct UnderWay(Arc<Guest>);
+/// A request on its way, until its answer has been sent or given up.
+pub struct UnderWay {
+    guest: Arc<Guest>,
+    number: u64,
+}
 
 impl Guests {
     /// Takes in one more. Never waits.
@@ -65,7 +75,8 @@ impl Guests {
         let number = state.arrived;
         state.arrived += 1;
         state.strangers.insert(number, leave.clone());
-        let requests = Mutex::new(Requests { under_way: 0, since: Instant::now(), known: false });
+        let requests =
+            Mutex::new(Requests { began: 0, under_way: BTreeMap::new(), since: Instant::now(), known: false });
         Arc::new(Guest { number, guests: self.clone(), leave, requests, changed: Notify::new() })
     }
 
@@ -114,9 +125,17 @@ impl Guest {
         }
     }
 
+    /// By which connections are told apart.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     pub fn request(self: &Arc<Self>) -> UnderWay {
-        self.requests().under_way += 1;
-        UnderWay(self.clone())
+        let mut requests = self.requests();
+        let number = requests.began;
+        requests.began += 1;
+        requests.under_way.insert(number, Weak::new());
+        UnderWay { guest: self.clone(), number }
     }
 
     /// Returns when it has to leave for another.
@@ -124,20 +143,36 @@ impl Guest {
         self.leave.notified().await;
     }
 
-    /// Returns when there was no request for too long.
+    /// Returns when there was no request for too long. Has answers given up meanwhile of which
+    /// nothing is taken.
     pub async fn idle_too_long(&self) {
         loop {
-            let until = {
-                let requests = self.requests();
-                let limit = if requests.known { KNOWN_IDLE_LIMIT } else { STRANGER_IDLE_LIMIT };
-                (requests.under_way == 0).then(|| requests.since + limit)
-            };
-            match until {
-                Some(until) if until <= Instant::now() => return,
-                Some(until) => sleep_until(until).await,
-                None => self.changed.notified().await,
+            let now = Instant::now();
+            let idle_until = self.idle_until();
+            if idle_until.is_some_and(|until| until <= now) {
+                return;
+            }
+            let changed = self.changed.notified();
+            match idle_until.or_else(|| self.look_after_answers(now)) {
+                // Whichever came first, all is looked at again.
+                Some(until) => _ = timeout_at(until, changed).await,
+                None => changed.await,
             }
         }
+    }
+
+    /// `None` while there are requests.
+    fn idle_until(&self) -> Option<Instant> {
+        let requests = self.requests();
+        let limit = if requests.known { KNOWN_IDLE_LIMIT } else { STRANGER_IDLE_LIMIT };
+        requests.under_way.is_empty().then(|| requests.since + limit)
+    }
+
+    /// When there is to be another look, if there is to be one.
+    fn look_after_answers(&self, now: Instant) -> Option<Instant> {
+        // The last of an answer ends its request, which takes the lock.
+        let answers: Vec<_> = self.requests().under_way.values().filter_map(Weak::upgrade).collect();
+        answers.iter().filter_map(|answer| answer.look(now)).min()
     }
 
     fn requests(&self) -> MutexGuard<'_, Requests> {
@@ -145,13 +180,21 @@ impl Guest {
     }
 }
 
+impl UnderWay {
+    /// This is its answer.
+    pub fn follow(&self, answer: &Arc<Flow>) {
+        self.guest.requests().under_way.insert(self.number, Arc::downgrade(answer));
+        self.guest.changed.notify_one();
+    }
+}
+
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let mut requests = self.0.requests();
-        requests.under_way -= 1;
+        let mut requests = self.guest.requests();
+        requests.under_way.remove(&self.number);
         requests.since = Instant::now();
         drop(requests);
-        self.0.changed.notify_one();
+        self.guest.changed.notify_one();
     }
 }
 

@@ -10,16 +10,18 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::health::Health;
+use super::room::Room;
 
 const BIND_RETRY: Duration = Duration::from_secs(5);
 /// Connections that exist at once. One that has sent nothing is a socket and a small task.
 const CONNECTIONS_MAX: usize = 1024;
-/// Connections that are read from and answered at once, each with its buffers.
+/// Connections that are read from and answered at once, each with its buffers. Whoever has sent
+/// its request is answered in the same turn of its task: those that stay have not sent all of
+/// theirs or do not take the answer, and the oldest of them leaves when there are too many.
 const SERVED_MAX: usize = 32;
 /// How long a client may take to begin, and then to send its request and take the answer.
 const IDLE_LIMIT: Duration = Duration::from_secs(5);
@@ -53,19 +55,20 @@ pub async fn run(address: SocketAddr, health: Arc<Health>) {
 
 /// Takes connections until the listener itself is broken.
 async fn accept(listener: TcpListener, health: &Arc<Health>) -> std::io::Error {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let served = Arc::new(Semaphore::new(SERVED_MAX));
+    let (connections, served) = (Room::new(CONNECTIONS_MAX), Room::new(SERVED_MAX));
     let mut failures = 0;
     loop {
-        // Neither semaphore is ever closed, so that a permit always comes.
-        let permit = Arc::clone(&connections).acquire_owned().await;
         match listener.accept().await {
             Ok((stream, _)) => {
                 failures = 0;
-                let (health, served) = (Arc::clone(health), Arc::clone(&served));
+                let (health, served, seat) = (Arc::clone(health), served.clone(), connections.enter());
                 tokio::spawn(async move {
-                    let _permit = permit;
-                    serve(stream, health, &served).await;
+                    tokio::select! {
+                        biased;
+                        () = serve(stream, health, &served) => {}
+                        // Cancel-safe: the connection is dropped.
+                        () = seat.needed() => {}
+                    }
                 });
             }
             // A client that left already, or no descriptor free just now.
@@ -74,25 +77,31 @@ async fn accept(listener: TcpListener, health: &Arc<Health>) -> std::io::Error {
                 if failures > ACCEPT_FAILURES_MAX {
                     return error;
                 }
+                connections.make_room();
                 sleep(ACCEPT_RETRY).await;
             }
         }
     }
 }
 
-async fn serve(stream: TcpStream, health: Arc<Health>, served: &Semaphore) {
+async fn serve(stream: TcpStream, health: Arc<Health>, served: &Room) {
     // Nothing is allocated for a client before it speaks.
     if !matches!(timeout(IDLE_LIMIT, stream.peek(&mut [0])).await, Ok(Ok(1))) {
         return;
     }
-    let _permit = served.acquire().await;
+    let seat = served.enter();
     let service = service_fn(move |request| {
         let response = respond(&request, &health);
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
-    // How a client leaves is its own affair.
-    let _ = timeout(SERVE_LIMIT, connection).await;
+    tokio::select! {
+        biased;
+        // How a client leaves is its own affair.
+        _ = timeout(SERVE_LIMIT, connection) => {}
+        // Cancel-safe: the connection is dropped.
+        () = seat.needed() => {}
+    }
 }
 
 /// The answer to a request, whatever its method and body.

@@ -15,6 +15,7 @@ use rustls::pki_types::CertificateDer;
 use tracing::debug;
 
 use self::tokens::Tokens;
+use super::answers::Asking;
 use super::config::AuthnConfig;
 use super::reload::Reloading;
 use super::websocket::{self, BadProtocols};
@@ -85,6 +86,7 @@ impl Authn {
 
     pub async fn identify(
         &self,
+        asking: Asking,
         chain: Option<&[CertificateDer<'static>]>,
         headers: &HeaderMap,
     ) -> Result<Caller, Unauthorized> {
@@ -103,7 +105,7 @@ impl Authn {
             for shown in [tokens::bearer(headers).map(Ok), websocket::token(headers).transpose()].into_iter().flatten()
             {
                 has_shown_something = true;
-                if let Some(user) = owner(tokens, shown).await {
+                if let Some(user) = owner(tokens, asking, shown).await {
                     return Ok(Caller { user, is_vouched_for: false });
                 }
             }
@@ -115,10 +117,10 @@ impl Authn {
     }
 }
 
-async fn owner(tokens: &Tokens, shown: Result<String, BadProtocols>) -> Option<Arc<User>> {
+async fn owner(tokens: &Tokens, asking: Asking, shown: Result<String, BadProtocols>) -> Option<Arc<User>> {
     match shown {
         // Not known is not good. Who asks tells of it, once for all.
-        Ok(token) => tokens.owner(&token).await.unwrap_or_else(|error| {
+        Ok(token) => tokens.owner(asking, &token).await.unwrap_or_else(|error| {
             debug!(%error, "nobody says whose a caller's token is, so it is nobody's");
             None
         }),

@@ -9,7 +9,7 @@ use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInf
 use super::User;
 use crate::clock::Clock;
 use crate::kube::Reviews;
-use crate::server::answers::{Answer, Answers, ReviewError, question};
+use crate::server::answers::{Answer, Answers, Asking, ReviewError, question};
 
 /// An answer of somebody who was not sure; long enough to hold off those who guess.
 const KEPT_UNSURE: Duration = Duration::from_secs(5);
@@ -27,7 +27,7 @@ impl Tokens {
     }
 
     /// Whose token this is, if anybody's.
-    pub async fn owner(&self, token: &str) -> Result<Option<Arc<User>>, ReviewError> {
+    pub async fn owner(&self, asking: Asking, token: &str) -> Result<Option<Arc<User>>, ReviewError> {
         let reviews = self.reviews.clone().ok_or(ReviewError::NobodyToAsk)?;
         let keep = self.keep;
         let spec = TokenReviewSpec { token: token.to_owned(), ..TokenReviewSpec::default() };
@@ -44,7 +44,7 @@ impl Tokens {
                 Ok(Answer { is_favourable: owner.is_some(), value: owner, keep })
             }
         };
-        self.answers.get(question(token.as_bytes()), ask).await
+        self.answers.get(asking, question(token.as_bytes()), ask).await
     }
 }
 

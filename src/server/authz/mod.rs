@@ -14,7 +14,7 @@ use k8s_openapi::api::authorization::v1::{
 use tracing::debug;
 
 pub use self::act::{Act, is_at_or_below};
-use super::answers::{Answer, Answers, ReviewError, question};
+use super::answers::{Answer, Answers, Asking, ReviewError, question};
 use super::authn::User;
 use super::config::AuthzConfig;
 use crate::clock::Clock;
@@ -70,11 +70,11 @@ impl Authz {
     }
 
     /// The first subresource that is allowed decides.
-    pub async fn check(&self, user: &User, act: &Act) -> Result<(), Refusal> {
+    pub async fn check(&self, asking: Asking, user: &User, act: &Act) -> Result<(), Refusal> {
         let Authz::Webhook(webhook) = self else { return Ok(()) };
         let Act { verb, subresources } = *act;
         for subresource in subresources {
-            match webhook.ask(user, verb, subresource).await {
+            match webhook.ask(asking, user, verb, subresource).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(error) => {
@@ -88,7 +88,7 @@ impl Authz {
 }
 
 impl Webhook {
-    async fn ask(&self, user: &User, verb: &str, subresource: &str) -> Result<bool, ReviewError> {
+    async fn ask(&self, asking: Asking, user: &User, verb: &str, subresource: &str) -> Result<bool, ReviewError> {
         let reviews = self.reviews.clone().ok_or(ReviewError::NobodyToAsk)?;
         let (keep_allowed, keep_refused) = (self.keep_allowed, self.keep_refused);
         let review = Arc::new(self.review(user, verb, subresource));
@@ -103,7 +103,7 @@ impl Webhook {
                 Ok(Answer { value: allowed, keep, is_favourable: allowed })
             }
         };
-        self.answers.get(question(&asked), ask).await
+        self.answers.get(asking, question(&asked), ask).await
     }
 
     fn review(&self, user: &User, verb: &str, subresource: &str) -> SubjectAccessReview {

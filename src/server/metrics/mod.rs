@@ -3,18 +3,18 @@
 mod requests;
 mod state;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::body::{self, Body};
-use super::front::Exhibits;
+use super::flow::StallLimit;
+use super::front::{Exhibits, Peer};
 use super::page::page;
 use super::routes::{Door, Page};
+use super::turns::{Bounds, Turns};
 use crate::clock::Clock;
 use crate::config::FeatureGates;
 use crate::host::CgroupVersion;
@@ -23,9 +23,13 @@ use crate::metrics::{self, certificates, health, probes, process, text};
 pub use requests::Counted;
 
 /// Pages on their way through one port. Each is some hundred KiB until its reader has taken it.
-const AT_ONCE: usize = 8;
+/// Half of them may be one address's: scrapers are few, and none of them asks for as many.
+const PAGES: Bounds = Bounds { at_once: 8, share: 4, waiting: 64 };
 /// For one of those to be taken. A scraper gives up at about the same time.
 const TURN_WITHIN: Duration = Duration::from_secs(10);
+/// A page of which nothing is taken for so long makes room. Less than others wait for their turn:
+/// readers that stall are in nobody's way for longer, however many they are.
+const STALLED_AFTER: Duration = Duration::from_secs(5);
 
 /// What this node and this agent are.
 pub struct About {
@@ -39,19 +43,19 @@ pub struct About {
 pub struct MetricsDesk {
     clock: Clock,
     /// Who reads slowly on the port for everybody is in nobody's way on the other.
-    turns: [Arc<Semaphore>; 2],
+    turns: [Turns; 2],
 }
 
 impl MetricsDesk {
     pub fn new(clock: Clock) -> Self {
         metrics::pods::begin();
-        MetricsDesk { clock, turns: [(); 2].map(|()| Arc::new(Semaphore::new(AT_ONCE))) }
+        MetricsDesk { clock, turns: [PAGES; 2].map(Turns::new) }
     }
 
     pub async fn answer(
         &self,
         which: Page,
-        door: Door,
+        peer: &Peer,
         request: &Request<Incoming>,
         exhibits: &Exhibits,
     ) -> Response<Body> {
@@ -65,16 +69,18 @@ impl MetricsDesk {
                 None => body::text(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be written\n"),
             }
         };
-        self.in_turn(door, answer).await
+        self.in_turn(peer, answer).await
     }
 
     /// A page that may be long, once few enough others are being written and read.
-    pub async fn in_turn(&self, door: Door, answer: impl Future<Output = Response<Body>>) -> Response<Body> {
-        let turns = self.turns[usize::from(door == Door::ReadOnly)].clone();
-        let Ok(turn) = timeout(TURN_WITHIN, turns.acquire_owned()).await else {
+    pub async fn in_turn(&self, peer: &Peer, answer: impl Future<Output = Response<Body>>) -> Response<Body> {
+        let turns = &self.turns[usize::from(peer.door == Door::ReadOnly)];
+        let Ok(Some(turn)) = timeout(TURN_WITHIN, turns.take(peer.client)).await else {
             return body::text(StatusCode::SERVICE_UNAVAILABLE, "too many pages of metrics are being read\n");
         };
-        answer.await.map(|page| body::keeping(page, turn))
+        let mut response = answer.await.map(|page| body::keeping(page, turn));
+        response.extensions_mut().insert(StallLimit(STALLED_AFTER));
+        response
     }
 
     /// `None` if something in it panicked.

@@ -55,8 +55,8 @@ fn labels(method: &Method, path: &str, door: Door) -> Labels {
         Door::Main => "readwrite",
         Door::ReadOnly => "readonly",
     };
-    // Upstream means portForward too, and compares in lower case.
-    let is_long = matches!(path, "exec" | "attach" | "debug");
+    // Upstream means portForward too, and misses it by comparing in lower case.
+    let is_long = matches!(path, "exec" | "attach" | "portForward" | "debug");
     [known(METHODS, method.as_str()), path, server, if is_long { "true" } else { "false" }]
 }
 
@@ -89,7 +89,7 @@ mod tests {
         check("GET", "/metrics/cadvisor", ["GET", "metrics/cadvisor", "readwrite", "false"]);
         check("GET", "/metrics/made-up", ["GET", "other", "readwrite", "false"]);
         check("POST", "/exec/a/b/c", ["POST", "exec", "readwrite", "true"]);
-        check("POST", "/portForward/a/b", ["POST", "portForward", "readwrite", "false"]);
+        check("POST", "/portForward/a/b", ["POST", "portForward", "readwrite", "true"]);
         check("MADEUP", "/made-up", ["other", "other", "readwrite", "false"]);
         assert_eq!(labels(&Method::GET, "/", Door::ReadOnly), ["GET", "other", "readonly", "false"]);
     }

@@ -1,11 +1,13 @@
 //! The serving certificate and the client authorities, and what becomes of them when their files
 //! change.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::Method;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::CertificateDer;
+use tracing_subscriber::layer::SubscriberExt;
 
 use super::house::{Authority, House, NEVER, host, read, request};
 use crate::clock::Clock;
@@ -116,6 +118,53 @@ async fn a_certificate_that_was_made_here_is_made_anew_before_it_expires() {
     std::fs::write(dir.path().join("kubelet.key"), key).expect("it is ours");
     let _house = House::open(|config| config.tls.certificate = source).await;
     assert_eq!(std::fs::read_to_string(dir.path().join("kubelet.crt")).expect("it is there"), other);
+}
+
+/// What is logged.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("nobody panics with it").write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_has_expired_is_served_and_told_of_once() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
+    let _logs = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+    let told = || {
+        let lines = String::from_utf8_lossy(&lines.0.lock().expect("nobody panics with it")).into_owned();
+        lines.matches("serving certificate is out of its time").count()
+    };
+
+    let house = House::open(|_| {}).await;
+    assert_eq!(told(), 0);
+    let (certificate, key) = house.authority.server_until(2001);
+    replace(&house, &certificate, &key);
+    tokio::time::sleep(STALE).await;
+    for _ in 0..2 {
+        let refused = house.connect_with(&rustls::version::TLS13).await.expect_err("a client that looks at it refuses");
+        assert!(refused.to_string().contains("Expired") || refused.to_string().contains("expired"), "{refused}");
+    }
+    assert_eq!(told(), 1);
+    // At a start too, before anybody calls.
+    let mut kept = None;
+    let second = House::open(|config| {
+        kept = Some(config.clone());
+    })
+    .await;
+    replace(&second, &certificate, &key);
+    let config = ServerConfig { main: "127.0.0.1:0".parse().ok(), read_only: None, ..kept.expect("it was configured") };
+    Doors::open(config, host(&second.dir), Clock::system()).await.expect("it is served");
+    assert_eq!(told(), 2);
 }
 
 /// Opens a house whose configuration or files were changed, and gives the error as an operator

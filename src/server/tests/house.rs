@@ -78,6 +78,14 @@ impl Authority {
         (params.signed_by(&key, &self.0).expect("the authority may sign").pem(), key.serialize_pem())
     }
 
+    /// The same, up to the beginning of this year.
+    pub fn server_until(&self, year: i32) -> (String, String) {
+        let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("the name is valid");
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let key = KeyPair::generate().expect("ring makes keys");
+        (params.signed_by(&key, &self.0).expect("the authority may sign").pem(), key.serialize_pem())
+    }
+
     /// The same of a server of this name, for a while.
     pub fn server_named(&self, name: &str, life: Duration) -> (String, String) {
         let mut params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("the name is valid");

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use http::Method;
 use http_body_util::Empty;
 use hyper::body::Bytes;
@@ -194,4 +196,31 @@ async fn many_requests_share_a_connection() {
     assert!(answers.iter().all(|status| *status == 200), "{answers:?}");
     // All of them at once asked one question.
     assert_eq!(house.cluster.call_names().len(), 1);
+}
+
+#[tokio::test]
+async fn readers_that_stall_keep_nobody_from_the_statistics() {
+    let house = House::open(|_| {}).await;
+    let admin = house.admin();
+    let stream = TokioIo::new(house.connect(Some(&admin), b"h2").await);
+    let mut begun = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    // It lets nothing of an answer come but its head.
+    let (sender, connection) = begun.initial_stream_window_size(0).handshake(stream).await.expect("HTTP begins");
+    tokio::spawn(connection);
+    let mut stalled: FuturesUnordered<_> = (0..20)
+        .map(|_| {
+            let mut sender = sender.clone();
+            async move { sender.send_request(request(Method::GET, None, "https://node/metrics")).await }
+        })
+        .collect();
+    // They have all the turns that they can have.
+    let mut held = Vec::new();
+    while held.len() < 4 {
+        let answer = timeout(WITHIN, stalled.next()).await.expect("some are answered");
+        held.push(answer.expect("there are as many").expect("the head of an answer"));
+    }
+    for path in ["/metrics", "/metrics/probes", "/metrics/slis"] {
+        let (status, page) = timeout(WITHIN, house.get(Some(&admin), None, path)).await.expect("an answer");
+        assert_eq!(status, 200, "{path}: {page}");
+    }
 }

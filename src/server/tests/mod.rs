@@ -121,6 +121,22 @@ async fn a_thousand_idle_clients_keep_nobody_waiting() {
 }
 
 #[tokio::test]
+async fn hundreds_of_clients_that_begin_and_say_no_more_keep_nobody_waiting() {
+    let address = free_address().await;
+    let server = tokio::spawn(run(address, Arc::new(Health::new())));
+    let mut slow = Vec::new();
+    for _ in 0..300 {
+        let mut stream = connect(address).await;
+        // The oldest of them are sent away again meanwhile.
+        let _ = stream.write_all(b"G").await;
+        slow.push(stream);
+    }
+    let answer = timeout(Duration::from_secs(4), get(address)).await.expect("an answer in spite of them");
+    assert!(answer.ends_with("ok"), "{answer}");
+    server.abort();
+}
+
+#[tokio::test]
 async fn a_request_that_never_ends_is_given_up() {
     let address = free_address().await;
     let server = tokio::spawn(run(address, Arc::new(Health::new())));

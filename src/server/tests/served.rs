@@ -2,8 +2,9 @@
 
 use http::Method;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::house::{House, host};
+use super::house::{House, Identity, host};
 use crate::clock::Clock;
 use crate::cri::labels;
 use crate::cri::testing::{container, exited, running};
@@ -111,6 +112,58 @@ async fn what_is_not_there_or_turned_off_says_so() {
     let admin = off.admin();
     assert_eq!(off.get(Some(&admin), None, "/runningpods/").await, disabled);
     assert_eq!(off.get(Some(&admin), None, "/configz").await.0, 404);
+}
+
+/// Sent as it is: clients of ours would mend some of it.
+async fn status_of(house: &House, admin: &Identity, target: &str) -> (String, String) {
+    let mut stream = house.connect(Some(admin), b"http/1.1").await;
+    let head = format!("GET {target} HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("it is taken");
+    let mut answer = Vec::new();
+    // How a client is left is no matter here.
+    let _ = stream.read_to_end(&mut answer).await;
+    let answer = String::from_utf8(answer).expect("text");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+    (head.split(' ').nth(1).expect("a status").to_owned(), body.to_owned())
+}
+
+#[tokio::test]
+async fn no_path_of_a_log_leads_out_of_its_pod() {
+    let house = House::open(|_| {}).await;
+    let admin = house.admin();
+    // Nothing is here for what leads nowhere, and for what is no name of three.
+    for below in [
+        "shop/web/..%2f..",
+        "shop/web/..",
+        "shop/web/%2e%2e",
+        "shop/%2e%2e/%2e%2e/etc/shadow",
+        "shop/web/%2E%2E%2F%2E%2E%2Fetc%2Fshadow",
+        "shop%2f..%2f..%2fetc/web/main",
+        "../../etc/shadow",
+        "shop/web/main%2f..%2fother",
+        "shop/web/main%00",
+        "shop/web/.%2e/main",
+        "./web/main",
+        "shop//main",
+        "shop/web/main/",
+        "shop/web%2fmain/main",
+        "shop/web/main%ff",
+    ] {
+        let answer = status_of(&house, &admin, &format!("/containerLogs/{below}")).await;
+        assert_eq!(answer, ("404".to_owned(), "404 page not found\n".to_owned()), "{below}");
+    }
+    // What is decoded twice would lead up, and is only a strange name when decoded once.
+    for (below, words) in [
+        ("shop/%252e%252e/main", "pod \"%2e%2e\" does not exist\n"),
+        ("shop/web/%252e%252e", "container \"%2e%2e\" not found in pod \"web\"\n"),
+        ("shop/web/..%255c..", "container \"..%5c..\" not found in pod \"web\"\n"),
+        ("shop/web/..%5c..", "container \"..\\\\..\" not found in pod \"web\"\n"),
+    ] {
+        let answer = status_of(&house, &admin, &format!("/containerLogs/{below}")).await;
+        assert_eq!(answer, ("404".to_owned(), words.to_owned()), "{below}");
+    }
+    // Nothing was looked for at the runtime either.
+    assert_eq!(house.runtime.calls(), Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -15,12 +15,13 @@ use super::super::config::{CertificateSource, Result, TlsConfig};
 use super::super::reload::{LoadError, Reloading};
 use super::SignedKey;
 use super::self_made::SelfMade;
+use super::validity::Notice;
 use crate::clock::Clock;
 use crate::host::Host;
 
 pub enum Serving {
     /// Read again when they have changed.
-    Files(Reloading<CertifiedKey>),
+    Files { files: Reloading<CertifiedKey>, notice: Notice, clock: Clock },
     /// The same of files that are ours to write.
     SelfMade(SelfMade),
     /// Whoever has it signed tells of it. Handshakes fail meanwhile, as upstream's do.
@@ -34,24 +35,27 @@ impl Serving {
         host: &Arc<dyn Host>,
         clock: &Clock,
     ) -> Result<Self> {
-        Ok(match &config.certificate {
+        let serving = match &config.certificate {
             CertificateSource::Files { certificate, key } => {
                 let loaded = load(host.clone(), certificate.clone(), key.clone(), provider.clone()).await;
                 let named = |source| ServerError::Files { field: "tlsCertFile and tlsPrivateKeyFile", source };
-                Serving::Files(loaded.map_err(named)?)
+                Serving::Files { files: loaded.map_err(named)?, notice: Notice::default(), clock: clock.clone() }
             }
             CertificateSource::SelfMade { dir, host_name } => {
                 let made = SelfMade::open(host.clone(), dir, host_name, provider, clock).await;
                 Serving::SelfMade(made.map_err(ServerError::SelfMade)?)
             }
             CertificateSource::Signed(key) => Serving::Signed(key.clone()),
-        })
+        };
+        // What is to be said of it is said at the start, whoever calls and whenever.
+        serving.look().await;
+        Ok(serving)
     }
 
     /// To be called before a connection begins.
     pub async fn look(&self) {
         match self {
-            Serving::Files(files) => drop(files.current().await),
+            Serving::Files { files, notice, clock } => notice.look(&files.current().await, clock.wall()),
             Serving::SelfMade(made) => made.look().await,
             Serving::Signed(_) => {}
         }
@@ -59,7 +63,7 @@ impl Serving {
 
     pub fn resolver(&self) -> Arc<dyn ResolvesServerCert> {
         match self {
-            Serving::Files(files) => Arc::new(Newest(files.follow())),
+            Serving::Files { files, .. } => Arc::new(Newest(files.follow())),
             Serving::SelfMade(made) => Arc::new(Newest(made.follow())),
             Serving::Signed(key) => Arc::new(Granted(key.clone())),
         }

@@ -8,6 +8,7 @@ mod certificate;
 mod clients;
 mod offered;
 mod self_made;
+mod validity;
 
 use std::sync::{Arc, Mutex};
 

@@ -16,6 +16,7 @@ use x509_parser::parse_x509_certificate;
 
 use super::super::reload::{LoadError, Reloading};
 use super::certificate;
+use super::validity::Notice;
 use crate::clock::Clock;
 use crate::host::{Durability, Host};
 
@@ -28,6 +29,7 @@ const RENEW_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 const TRY_AGAIN: Duration = Duration::from_secs(60);
 /// Clocks differ.
 const VALID_BEFORE: Duration = Duration::from_secs(3600);
+const BUILD_CLOCK_DIFFERS: Duration = Duration::from_secs(24 * 3600);
 
 /// The certificate that is there, or a new one.
 pub struct SelfMade {
@@ -36,6 +38,8 @@ pub struct SelfMade {
     clock: Clock,
     dir: PathBuf,
     host_name: String,
+    /// Of one that an operator has put there.
+    notice: Notice,
     /// When it was last found due. One after the other sees to it, and not again at once.
     tried: Mutex<Option<Instant>>,
 }
@@ -62,9 +66,8 @@ impl SelfMade {
             }
         };
         let (dir, host_name, clock) = (dir.to_owned(), host_name.to_owned(), clock.clone());
-        let made = SelfMade { files, host, clock, dir, host_name, tried: Mutex::default() };
-        made.look().await;
-        Ok(made)
+        let notice = Notice::default();
+        Ok(SelfMade { files, host, clock, dir, host_name, notice, tried: Mutex::default() })
     }
 
     pub fn follow(&self) -> watch::Receiver<Arc<CertifiedKey>> {
@@ -73,8 +76,9 @@ impl SelfMade {
 
     /// To be called before a connection begins.
     pub async fn look(&self) {
-        let served = self.files.current().await;
-        if !is_due(&served, &self.host_name, self.clock.wall()) {
+        let (served, now) = (self.files.current().await, self.clock.wall());
+        if !is_due(&served, &self.host_name, now) {
+            self.notice.look(&served, now);
             return;
         }
         let Ok(mut tried) = self.tried.try_lock() else { return };
@@ -82,21 +86,31 @@ impl SelfMade {
             return;
         }
         *tried = Some(Instant::now());
-        match write(&*self.host, &self.dir, &self.host_name, self.clock.wall()).await {
-            Ok(()) => info!(dir = %self.dir.display(), "serving certificate is made anew before it expires"),
+        match write(&*self.host, &self.dir, &self.host_name, now).await {
+            Ok(()) => info!(dir = %self.dir.display(), "serving certificate is made anew for the time that it is now"),
             Err(error) => warn!(%error, "serving certificate is not made anew, will retry"),
         }
         self.files.current().await;
     }
 }
 
-/// Whether it is one that an agent has made for this host, and near its end. What an operator has
-/// put in its place is the operator's.
+/// Whether it is one that an agent has made for this host, and near its end, or made by a clock that
+/// was ahead: that one would be good for nobody until it is due. What an operator has put in its
+/// place is the operator's.
 fn is_due(served: &CertifiedKey, host_name: &str, now: Timestamp) -> bool {
     let Some(Ok((_, parsed))) = served.cert.first().map(|own| parse_x509_certificate(own)) else { return false };
     let name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
     let is_ours = name.is_some_and(|name| name.strip_prefix(host_name).is_some_and(|rest| rest.starts_with('@')));
-    is_ours && parsed.validity().not_after.timestamp() < (now + RENEW_BEFORE).as_second()
+    let is_near_its_end = parsed.validity().not_after.timestamp() < (now + RENEW_BEFORE).as_second();
+    // A board without a clock of its own starts in the past, and makes nothing anew for that.
+    let is_early = parsed.validity().not_before.timestamp() > now.as_second() && now + BUILD_CLOCK_DIFFERS >= built();
+    is_ours && (is_near_its_end || is_early)
+}
+
+/// When this program was built. It never runs before that.
+fn built() -> Timestamp {
+    let seconds = env!("FERROLET_BUILT_SECONDS").parse().expect("the build script writes a number");
+    Timestamp::from_second(seconds).expect("builds happen in years that have a name")
 }
 
 async fn write(host: &dyn Host, dir: &Path, host_name: &str, now: Timestamp) -> Result<(), LoadError> {
@@ -153,5 +167,18 @@ mod tests {
         ] {
             assert_eq!(is_due(&served(name, now - age * day), "node-1", now), expected, "{name} {age}");
         }
+    }
+
+    #[test]
+    fn what_a_clock_that_was_ahead_has_made_is_made_anew_once_it_is_right() {
+        let (right, day) = (built() + Duration::from_secs(3600), Duration::from_secs(24 * 3600));
+        let ahead = served("node-1", right + 1000 * day);
+        assert!(is_due(&ahead, "node-1", right));
+        assert!(!is_due(&served("node-10", right + 1000 * day), "node-1", right));
+        // Not by one that is wrong now.
+        let long_ago = built() - 1000 * day;
+        assert!(!is_due(&served("node-1", right), "node-1", long_ago));
+        // Nor by one that differs a little.
+        assert!(!is_due(&served("node-1", right + VALID_BEFORE), "node-1", right));
     }
 }
