@@ -22,7 +22,7 @@ const PROGRAM: &str = "qemu";
 const BOOTS_WITHIN: Duration = Duration::from_secs(480);
 
 /// What the kernel is told, each word to save time but for the first three.
-const KERNEL_WORDS: &str = "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off apparmor=0 \
+const KERNEL_WORDS: &str = "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off apparmor=0 selinux=0 audit=0 \
      modprobe.blacklist=kvm_amd,kvm_intel,powernow_k8,vmw_vmci quiet";
 
 pub async fn boot(stack: &Stack, files: &MachineFiles, payload: &Path) -> Result<Guest> {

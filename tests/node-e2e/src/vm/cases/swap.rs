@@ -15,8 +15,10 @@ async fn agents_take_each_others_place_and_nothing_restarts(site: Site) -> Resul
     // From the beginning, so that upstream's kubelet made what it hands over.
     site.bare().await?;
     site.joined(Agent::Kubelet).await?;
-    let probe = json!({ "exec": { "command": ["true"] }, "periodSeconds": 5, "timeoutSeconds": 20 });
-    let probed = pod("probed").container(json!({ "readinessProbe": probe, "livenessProbe": probe }));
+    // No command: an emulated runc is busy for seconds with each.
+    let probe = json!({ "tcpSocket": { "port": 8080 }, "periodSeconds": 5, "timeoutSeconds": 20 });
+    let probed = pod("probed").script("exec httpd -f -p 8080 -h /tmp");
+    let probed = probed.container(json!({ "readinessProbe": probe, "livenessProbe": probe }));
     site.deploy("probed", 1, probed).await?;
     let limits = json!({ "resources": { "limits": { "cpu": "200m", "memory": "64Mi" } } });
     let volume = json!({ "emptyDir": {} });
