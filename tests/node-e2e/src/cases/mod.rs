@@ -11,6 +11,7 @@ mod extremes;
 mod hooks;
 mod identity;
 mod images;
+mod killed_clients;
 mod lifecycle;
 mod logs;
 mod metrics;
@@ -31,6 +32,7 @@ mod stats;
 mod stats_shape;
 mod status;
 mod streaming;
+mod terminals;
 mod user_namespaces;
 mod volumes;
 
@@ -67,6 +69,8 @@ pub fn all() -> Vec<Case> {
         standalone::CASES,
         restart::CASES,
         streaming::CASES,
+        terminals::CASES,
+        killed_clients::CASES,
         runtime_faults::CASES,
         api_faults::CASES,
         identity::CASES,

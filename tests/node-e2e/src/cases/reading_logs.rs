@@ -13,6 +13,10 @@ use crate::{own, shared};
 
 pub const CASES: &[Case] = &[
     shared!(a_log_is_shown_as_its_options_say).in_subset(),
+    shared!(a_log_is_shown_from_a_time_on),
+    shared!(who_follows_a_log_gets_what_its_options_say),
+    shared!(one_stream_of_a_log_is_refused_while_its_gate_is_off),
+    own!(one_stream_of_a_log_is_shown_alone),
     shared!(the_log_of_the_instance_before_is_shown),
     shared!(why_there_is_no_log_is_told),
     shared!(the_logs_of_the_node_are_listed_and_shown),
@@ -56,9 +60,90 @@ async fn a_log_is_shown_as_its_options_say(node: Node) -> Result<()> {
     Ok(())
 }
 
+async fn a_log_is_shown_from_a_time_on(node: Node) -> Result<()> {
+    // The API knows whole seconds only.
+    let pod = node.run(pod("talker").script("echo one; sleep 2.1; echo two; echo three; sleep 1000000")).await?;
+    pod.expect().ready().await?;
+    pod.expect_log("three").await?;
+    let stamped = shown(&node, &["logs", "talker", "--timestamps", "--tail=2"]).await?;
+    let second = stamped.split('.').next().context("times have fractions")?;
+    let since = format!("--since-time={second}Z");
+    let said = shown(&node, &["logs", "talker", &since]).await?;
+    ensure!(said == "two\nthree\n", "{since}: {said:?}");
+    let said = shown(&node, &["logs", "talker", &since, "--tail=1"]).await?;
+    ensure!(said == "three\n", "{since} --tail=1: {said:?}");
+    Ok(())
+}
+
+async fn who_follows_a_log_gets_what_its_options_say(node: Node) -> Result<()> {
+    let script = "echo one; echo two; until [ -e /tmp/go ]; do sleep 0.1; done; echo three; sleep 1000000";
+    let pod = node.run(pod("talker").script(script)).await?;
+    pod.expect().ready().await?;
+    pod.expect_log("two").await?;
+    let follow = ["logs", "talker", "--follow", "--since=1h", "--tail=1"];
+    let mut client = node.kubectl(ANY, &follow)?.spawn().context("start kubectl")?;
+    let mut said = BufReader::new(client.stdout.take().expect("it is piped")).lines();
+    let mut next =
+        async || anyhow::Ok(timeout(WITHIN, said.next_line()).await.context("nothing is said")??.unwrap_or_default());
+    ensure!(next().await? == "two");
+    // Not even half a line beyond what was asked for, and then there is no more to wait for.
+    for (limit, expected) in [("--limit-bytes=5", "one\nt"), ("--limit-bytes=4", "one\n")] {
+        let limited = shown(&node, &["logs", "talker", "--follow", limit]).await?;
+        ensure!(limited == expected, "{limit}: {limited:?}");
+    }
+    pod.exec("touch /tmp/go").await?;
+    ensure!(next().await? == "three");
+    let limited = shown(&node, &["logs", "talker", "--follow", "--tail=1", "--limit-bytes=3"]).await?;
+    ensure!(limited == "thr", "{limited:?}");
+    Ok(())
+}
+
+/// What the node says to a request for a log.
+async fn asked(node: &Node, pod: &str, query: &str) -> Result<(u16, String)> {
+    let path = format!("/containerLogs/{}/{pod}/main?{query}", node.namespace());
+    node.call(Caller::ApiServer, &path).await
+}
+
+async fn one_stream_of_a_log_is_refused_while_its_gate_is_off(node: Node) -> Result<()> {
+    let pod = node.run(pod("talker").script("echo out; sleep 1000000")).await?;
+    pod.expect().ready().await?;
+    pod.expect_log("out").await?;
+    let (status, words) = asked(&node, "talker", "stream=Stderr").await?;
+    ensure!(status == 400 && words.contains("PodLogsQuerySplitStreams"), "{status}: {words}");
+    let (status, words) = asked(&node, "talker", "stream=All").await?;
+    ensure!(status == 200 && words == "out\n", "{status}: {words}");
+    Ok(())
+}
+
+async fn one_stream_of_a_log_is_shown_alone(lab: Lab) -> Result<()> {
+    let node = lab.node(|stack| stack.config("featureGates", json!({ "PodLogsQuerySplitStreams": true }))).await?;
+    // Each by its own pipe, so only time puts them in order.
+    let script =
+        "echo out 1; echo err 1 >&2; sleep 0.5; echo out 2; echo err 2 >&2; sleep 0.5; echo end; sleep 1000000";
+    let pod = node.run(pod("talker").script(script)).await?;
+    pod.expect().ready().await?;
+    pod.expect_log("end").await?;
+    for (query, expected) in [
+        ("stream=Stdout", "out 1\nout 2\nend\n"),
+        ("stream=Stderr", "err 1\nerr 2\n"),
+        ("stream=Stderr&limitBytes=7", "err 1\ne"),
+        ("stream=Stdout&sinceSeconds=3600", "out 1\nout 2\nend\n"),
+        ("stream=All&tailLines=1", "end\n"),
+    ] {
+        let (status, words) = asked(&node, "talker", query).await?;
+        ensure!(status == 200 && words == expected, "{query}: {status} {words:?}");
+    }
+    // Its lines cannot be counted from the end.
+    for query in ["stream=Stdout&tailLines=1", "stream=stdout"] {
+        let (status, words) = asked(&node, "talker", query).await?;
+        ensure!(status == 422 && words.contains("Invalid request."), "{query}: {status} {words}");
+    }
+    Ok(())
+}
+
 async fn the_log_of_the_instance_before_is_shown(node: Node) -> Result<()> {
     // The first leaves a mark for the second.
-    let script = "if [ -e /v/was ]; then echo second; sleep 1000000; fi; touch /v/was; echo first; exit 3";
+    let script = "if [ -e /v/was ]; then echo second; sleep 1000000; fi; touch /v/was; echo one; echo first; exit 3";
     let volumes = json!({ "volumes": [{ "name": "v", "emptyDir": {} }] });
     let mounts = json!({ "volumeMounts": [{ "name": "v", "mountPath": "/v" }] });
     let pod = node.run(pod("again").script(script).spec(volumes).container(mounts)).await?;
@@ -66,7 +151,9 @@ async fn the_log_of_the_instance_before_is_shown(node: Node) -> Result<()> {
     pod.expect_log_of("main", 1, "second").await?;
     let (now, before) =
         (shown(&node, &["logs", "again"]).await?, shown(&node, &["logs", "again", "--previous"]).await?);
-    ensure!((now.as_str(), before.as_str()) == ("second\n", "first\n"), "{now:?}, {before:?}");
+    ensure!((now.as_str(), before.as_str()) == ("second\n", "one\nfirst\n"), "{now:?}, {before:?}");
+    let end = shown(&node, &["logs", "again", "--previous", "--tail=1"]).await?;
+    ensure!(end == "first\n", "{end:?}");
     Ok(())
 }
 

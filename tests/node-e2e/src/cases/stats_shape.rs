@@ -41,7 +41,6 @@ const WANTED: &[Wanted] = &[
     ("container_fs_reads_bytes_total", DEVICES),
     ("container_fs_writes_bytes_total", DEVICES),
     ("container_pressure_*", PRESSURE),
-    ("container_swap_limit_bytes", "of containers without a limit only one of the two may know it"),
 ];
 
 /// Beginnings of paths of the summary.
@@ -65,11 +64,23 @@ async fn statistics_are_made_as_upstreams_are(lab: Lab) -> Result<()> {
 async fn compare(lab: &Lab, upstream: &Lab) -> Result<()> {
     let (ours, theirs) = try_join(look(lab), look(upstream)).await?;
     let mut found = Vec::new();
-    for ((ours, theirs), wanted) in ours.into_iter().zip(theirs).zip([WANTED, WANTED, WANTED_FIELDS, WANTED_FIELDS]) {
+    // A reason is needed if it is on one of the pages that it is given for.
+    let mut idle: Vec<Vec<&str>> = Vec::new();
+    for ((ours, theirs), wanted) in ours.iter().zip(&theirs).zip([WANTED, WANTED, WANTED_FIELDS, WANTED_FIELDS]) {
         ensure!(ours.len() > 10 && theirs.len() > 10, "too little to compare: {ours:?} and {theirs:?}");
-        found.extend(exposition::unexplained(&ours, &theirs, wanted));
+        found.extend(exposition::unexplained(ours, theirs, wanted));
+        idle.push(exposition::idle(ours, theirs, wanted));
     }
-    ensure!(found.is_empty(), "{}", found.join("\n"));
+    let [metrics, resources, whole, short] = &idle[..] else { unreachable!("there are four pages") };
+    let on_neither = |one: &[&'static str], other: &[&'static str]| -> Vec<&str> {
+        one.iter().filter(|line| other.contains(line)).copied().collect()
+    };
+    let mut idle = [on_neither(metrics, resources), on_neither(whole, short)].concat();
+    // On version 2 both tell of pressure, and whether a device is used is chance.
+    let is_counted = ours[2].iter().any(|line| line.starts_with("/pods/cpu/psi"));
+    let may_be_idle = |why: &str| why == DEVICES || (why == PRESSURE && is_counted);
+    idle.retain(|line| !WANTED.iter().chain(WANTED_FIELDS).any(|(it, why)| it == line && may_be_idle(why)));
+    ensure!(found.is_empty() && idle.is_empty(), "{}\nreasons that nothing needs: {idle:?}", found.join("\n"));
     Ok(())
 }
 

@@ -69,17 +69,8 @@ async fn a_terminal_has_the_size_of_the_one_it_is_seen_in(node: Node) -> Result<
     for transport in Transport::ALL {
         // The size is told after the command has begun.
         let wait = "until stty size | grep -x '33 77'; do sleep 0.1; done";
-        let kubectl = node.kubectl(transport, &["exec", "-it", "box", "--", "sh", "-c", wait])?;
-        let words = kubectl.as_std();
-        let quoted = [words.get_program()].into_iter().chain(words.get_args());
-        let quoted: Vec<_> =
-            quoted.map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''"))).collect();
-        // script(1) makes a terminal for whoever has none.
-        let mut script = tokio::process::Command::new("script");
-        let line = format!("stty rows 33 cols 77; {}", quoted.join(" "));
-        script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
-        script.envs(words.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        script.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let exec = ["exec", "-it", "box", "--", "sh", "-c", wait];
+        let mut script = node.kubectl_in_terminal(transport, &exec, "stty rows 33 cols 77")?;
         let ended =
             timeout(WITHIN, script.output()).await.context("the size never arrives")?.context("run script(1)")?;
         let said = String::from_utf8_lossy(&ended.stdout);

@@ -44,6 +44,22 @@ impl Node {
         Ok(command)
     }
 
+    /// The same in a terminal of its own, which a shell sets up with this first. The terminal goes
+    /// when its owner is dropped.
+    pub fn kubectl_in_terminal(&self, transport: Transport, args: &[&str], first: &str) -> Result<Command> {
+        let kubectl = self.kubectl(transport, args)?;
+        let kubectl = kubectl.as_std();
+        let words = [kubectl.get_program()].into_iter().chain(kubectl.get_args());
+        let quoted: Vec<_> = words.map(|word| format!("'{}'", word.to_string_lossy().replace('\'', r"'\''"))).collect();
+        // script(1) makes a terminal for whoever has none.
+        let mut script = Command::new("script");
+        let line = format!("{first}\n{}", quoted.join(" "));
+        script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+        script.envs(kubectl.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        script.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        Ok(script)
+    }
+
     /// Runs it to its end, whatever that is.
     pub async fn kubectl_told(&self, transport: Transport, args: &[&str], input: &[u8]) -> Result<Output> {
         let mut child = self.kubectl(transport, args)?.stdin(Stdio::piped()).spawn().context("start kubectl")?;

@@ -66,6 +66,8 @@ apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 # As in vm/root/etc/containerd/config.toml, which says why.
 cgroupDriver: cgroupfs
+# Off unless asked for.
+enableSystemLogQuery: true
 ---
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration

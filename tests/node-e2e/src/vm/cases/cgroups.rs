@@ -1,10 +1,11 @@
 //! Cgroup version 2 below systemd, where the machine has no other.
 
-use anyhow::{Result, ensure};
-use serde_json::json;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
 
-use crate::harness::{PodHandle, pod};
-use crate::vm::site::{Site, WITHIN};
+use crate::harness::{PodHandle, Transport, exposition, pod};
+use crate::poll::{self, Look};
+use crate::vm::site::{NODE, Site, WITHIN};
 use crate::vm::{Case, case};
 
 pub const CASES: &[Case] = &[case!(pods_of_each_class_have_their_groups_and_limits)];
@@ -29,6 +30,71 @@ async fn pods_of_each_class_have_their_groups_and_limits(site: Site) -> Result<(
     // Figures of pressure are what eviction will go by.
     let pressure = site.guest.run(&format!("cat /sys/fs/cgroup/{group}/memory.pressure")).await?;
     ensure!(pressure.starts_with("some avg10="), "{pressure}");
+
+    summary(&site, &burstable).await?;
+    pages(&site, &burstable).await
+}
+
+/// The limit of the burstable pod.
+const LIMIT: f64 = (128 << 20) as f64;
+
+/// What the agent makes of the groups, through the API server's proxy.
+async fn told(site: &Site, path: &str) -> Result<String> {
+    let path = format!("/api/v1/nodes/{NODE}/proxy{path}");
+    Ok(String::from_utf8(site.api.kubectl_well(Transport::Spdy, &["get", "--raw", &path], b"").await?)?)
+}
+
+/// Upstream learns of a pod with its next look at all groups, which is some ten seconds away.
+async fn summary(site: &Site, pod: &PodHandle) -> Result<()> {
+    poll::until(format!("pod {} in the summary", pod.name), WITHIN, async || {
+        let summary: Value = serde_json::from_str(&told(site, "/stats/summary").await?)?;
+        let pods = summary["pods"].as_array().context("a list of pods")?;
+        let Some(found) = pods.iter().find(|it| it["podRef"]["uid"] == *pod.uid) else {
+            return Ok(Look::NotYet(format!("not among {} pods", pods.len())));
+        };
+        let parts = [("node", &summary["node"]), ("pod", found), ("container", &found["containers"][0])];
+        Ok(match parts.into_iter().try_for_each(|(name, part)| figures(part).context(name)) {
+            Ok(()) => Look::Done(()),
+            Err(error) => Look::NotYet(format!("{error:#}")),
+        })
+    })
+    .await
+}
+
+fn figures(part: &Value) -> Result<()> {
+    for resource in ["cpu", "memory", "io"] {
+        for kind in ["some", "full"] {
+            let stalled = &part[resource]["psi"][kind];
+            for figure in ["total", "avg10", "avg60", "avg300"] {
+                let value = stalled[figure].as_f64();
+                let is_plausible = value.is_some_and(|it| it >= 0.0 && (figure == "total" || it <= 100.0));
+                ensure!(is_plausible, "{resource} {kind} {figure} is {:?} in {part}", stalled[figure]);
+            }
+        }
+    }
+    let is_seen = |path: &str| part.pointer(path).and_then(Value::as_f64).is_some_and(|it| it > 0.0);
+    ensure!(is_seen("/cpu/usageCoreNanoSeconds") && is_seen("/memory/workingSetBytes"), "{part}");
+    Ok(())
+}
+
+/// The same by the pages for scrapers, of the pod's one container.
+async fn pages(site: &Site, pod: &PodHandle) -> Result<()> {
+    let labels = [("pod", pod.name.as_str()), ("container", "main")];
+    let families = exposition::parse(&told(site, "/metrics/cadvisor").await?)?;
+    for resource in ["cpu", "memory", "io"] {
+        for kind in ["stalled", "waiting"] {
+            let name = format!("container_pressure_{resource}_{kind}_seconds_total");
+            let value = exposition::value(&families, &name, &labels);
+            ensure!(value.is_some_and(|it| it >= 0.0), "{name} is {value:?}");
+        }
+    }
+    let families = exposition::parse(&told(site, "/metrics/resource").await?)?;
+    for labels in [&labels[..1], &labels[..]] {
+        let kind = if labels.len() == 1 { "pod" } else { "container" };
+        let of = |figure: &str| exposition::value(&families, &format!("{kind}_{figure}"), labels).unwrap_or_default();
+        let (memory, cpu) = (of("memory_working_set_bytes"), of("cpu_usage_seconds_total"));
+        ensure!(memory > 0.0 && memory < LIMIT && cpu > 0.0, "{kind}: {memory} bytes, {cpu} s of CPU");
+    }
     Ok(())
 }
 

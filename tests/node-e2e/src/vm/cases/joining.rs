@@ -12,10 +12,14 @@ pub const CASES: &[Case] = &[case!(a_machine_joins_with_a_token_leaves_and_joins
 async fn a_machine_joins_with_a_token_leaves_and_joins_again(site: Site) -> Result<()> {
     site.bare().await?;
     site.install(site.agent).await?;
-    for _ in 0..2 {
+    let operators = site.guest.run("cat /etc/default/kubelet").await?;
+    site.guest.write("/etc/default/kubelet", "KUBELET_EXTRA_ARGS=--node-labels=vm=yes\n").await?;
+    for round in 0..2 {
         let said = site.join().await?;
         ensure!(said.contains("This node has joined the cluster"), "{said}");
         let node = site.expect_ready().await?;
+        let is_labelled = node.metadata.labels.iter().flatten().any(|it| it == (&"vm".to_owned(), &"yes".to_owned()));
+        ensure!(is_labelled == (round == 0), "in round {round}, labels are {:?}", node.metadata.labels);
         let info = node.status.and_then(|status| status.node_info).unwrap_or_default();
         ensure!(info.container_runtime_version.starts_with("containerd://"), "{info:?}");
         is_bootstrapped(&site).await?;
@@ -23,6 +27,7 @@ async fn a_machine_joins_with_a_token_leaves_and_joins_again(site: Site) -> Resu
         let said = site.reset().await?;
         ensure!(said.contains("Stopping the kubelet service"), "{said}");
         is_clean(&site).await?;
+        site.guest.write("/etc/default/kubelet", &operators).await?;
     }
     Ok(())
 }

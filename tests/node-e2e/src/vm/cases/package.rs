@@ -6,7 +6,10 @@ use crate::stack::Agent;
 use crate::vm::site::Site;
 use crate::vm::{Case, case};
 
-pub const CASES: &[Case] = &[case!(the_package_comes_in_kubelets_place_and_goes_again)];
+pub const CASES: &[Case] = &[
+    case!(the_package_comes_in_kubelets_place_and_goes_again),
+    case!(nothing_is_started_or_enabled_against_an_operators_mask),
+];
 
 async fn the_package_comes_in_kubelets_place_and_goes_again(site: Site) -> Result<()> {
     site.bare().await?;
@@ -42,6 +45,28 @@ async fn the_package_comes_in_kubelets_place_and_goes_again(site: Site) -> Resul
     site.install(Agent::Kubelet).await?;
     expect_enabled(&site, "enabled").await?;
     site.guest.run("apt-get -qq check").await.map(drop)
+}
+
+async fn nothing_is_started_or_enabled_against_an_operators_mask(site: Site) -> Result<()> {
+    site.bare().await?;
+    // Nothing is left of either but the operator's mask; the unmasking is what upstream's package does
+    // at its purge, and the one on the machine leaves out.
+    let purge = "dpkg --purge --force-depends ferrolet kubelet 2>&1; deb-systemd-helper unmask kubelet.service 2>&1";
+    site.guest.run(purge).await?;
+    let since = site.guest.run("systemctl mask kubelet >/dev/null 2>&1; date +%s").await?;
+    let installed = site.install(Agent::Ferrolet).await?;
+    let enabled = site.guest.run("for it in kubelet ferrolet; do systemctl is-enabled $it || true; done 2>&1").await?;
+    ensure!(enabled == "masked\ndisabled\n", "{enabled}{installed}");
+    let links = site.guest.run("find /etc/systemd/system -lname '*ferrolet*'").await?;
+    ensure!(links.is_empty(), "{links}");
+    let runs = site.guest.run("ls -l /proc/[0-9]*/exe 2>/dev/null | grep -E '/(kubelet|ferrolet)$' || true").await?;
+    ensure!(runs.is_empty(), "{runs}");
+    // Not tried and failed either.
+    let journal = format!("journalctl --no-pager --quiet --output=cat --unit=ferrolet --since=@{}", since.trim());
+    let tried = site.guest.run(&journal).await?;
+    ensure!(tried.is_empty(), "{tried}");
+
+    site.guest.run("systemctl unmask kubelet 2>&1; dpkg --purge --force-depends ferrolet 2>&1").await.map(drop)
 }
 
 async fn expect_enabled(site: &Site, state: &str) -> Result<()> {

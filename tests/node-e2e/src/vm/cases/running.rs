@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::harness::{PodHandle, Transport, pod};
 use crate::poll::{self, Look};
-use crate::vm::site::{Site, WITHIN};
+use crate::vm::site::{NODE, Site, WITHIN};
 use crate::vm::{Case, case};
 
 pub const CASES: &[Case] = &[case!(a_deployment_runs_and_is_reached_in_every_way)];
@@ -28,6 +28,7 @@ async fn a_deployment_runs_and_is_reached_in_every_way(site: Site) -> Result<()>
     logs_and_exec(&site, &pods[0]).await?;
     port_forward(&site, &pods[0]).await?;
     dns_settings(&site, &pods[0]).await?;
+    journal(&site).await?;
     cluster_ip(&site, &pods).await
 }
 
@@ -55,6 +56,29 @@ async fn port_forward(site: &Site, pod: &PodHandle) -> Result<()> {
     timeout(WITHIN, connection.read_to_string(&mut answer)).await.context("no answer")??;
     ensure!(answer.ends_with(&format!("{}\n", pod.name)), "{answer:?}");
     Ok(())
+}
+
+/// What services of the machine said, as its own journal has it.
+async fn journal(site: &Site) -> Result<()> {
+    let said = logs_of_node(site, "query=containerd&tailLines=5").await?;
+    let lines: Vec<&str> = said.lines().collect();
+    ensure!(lines.len() == 5 && lines.iter().all(|line| line.contains("]: ")), "{said}");
+    let before = site.guest.run("journalctl --no-pager --output=cat --lines=300 --unit=containerd").await?;
+    let texts = lines.iter().filter_map(|line| line.split_once("]: ")).filter(|(_, text)| before.contains(text));
+    // It goes on talking meanwhile.
+    ensure!(texts.count() > 0, "nothing of {said}\nis in {before}");
+
+    // Of an empty answer journalctl says so, in place of lines.
+    let none = logs_of_node(site, "query=containerd&pattern=no-such-words-anywhere").await?;
+    ensure!(none.lines().all(|line| line.starts_with("-- ")), "{none}");
+    let unknown = logs_of_node(site, "query=no-such-service").await?;
+    ensure!(unknown.trim() == "log not found for no-such-service", "{unknown}");
+    Ok(())
+}
+
+async fn logs_of_node(site: &Site, query: &str) -> Result<String> {
+    let path = format!("/api/v1/nodes/{NODE}/proxy/logs/?{query}");
+    Ok(String::from_utf8(site.api.kubectl_well(SPDY, &["get", "--raw", &path], b"").await?)?)
 }
 
 /// As the cluster's configuration has them, which came by `kubeadm join`.
