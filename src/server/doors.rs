@@ -182,8 +182,7 @@ async fn greet(
     guest: Arc<Guest>,
 ) -> io::Result<()> {
     watch_over(&stream);
-    // On a port for both versions of IP, one address has two forms.
-    let client = Client { address: address.to_canonical(), connection: guest.number() };
+    let client = Client::new(address, guest.number());
     // Nothing is allocated for a client before it speaks.
     if timeout(GREETING_LIMIT, stream.peek(&mut [0])).await?? == 0 {
         return Ok(());

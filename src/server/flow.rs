@@ -26,12 +26,19 @@ const STALL_LIMIT: Duration = Duration::from_secs(60 * 60);
 /// What goes out at once: what somebody has taken is known so exactly.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// A shorter one, which a handler puts among an answer's extensions.
+/// Shorter times, which a handler puts among an answer's extensions.
 #[derive(Clone, Copy)]
-pub struct StallLimit(pub Duration);
+pub struct Haste {
+    /// Within which some of it has to be taken.
+    pub piece: Duration,
+    /// And all of it.
+    pub whole: Duration,
+}
 
 pub struct Flow {
     limit: Duration,
+    /// By when all of it has to be taken.
+    end: Option<Instant>,
     state: Mutex<State>,
 }
 
@@ -54,9 +61,11 @@ struct Content {
 /// The answer, which keeps the request under way, and what else is `kept`, until it was taken or
 /// given up.
 pub fn carry(response: Response<Body>, under_way: UnderWay, kept: impl Send + 'static) -> Response<Body> {
-    let limit = response.extensions().get::<StallLimit>().map_or(STALL_LIMIT, |stall| stall.0);
-    let state = State { content: None, handed: Some(Instant::now()), was_given_up: false };
-    let flow = Arc::new(Flow { limit, state: Mutex::new(state) });
+    let (haste, now) = (response.extensions().get::<Haste>().copied(), Instant::now());
+    let limit = haste.map_or(STALL_LIMIT, |haste| haste.piece);
+    let end = haste.map(|haste| now + haste.whole);
+    let state = State { content: None, handed: Some(now), was_given_up: false };
+    let flow = Arc::new(Flow { limit, end, state: Mutex::new(state) });
     under_way.follow(&flow);
     response.map(|body| {
         let body = body::keeping(body, (under_way, kept));
@@ -66,11 +75,12 @@ pub fn carry(response: Response<Body>, under_way: UnderWay, kept: impl Send + 's
 }
 
 impl Flow {
-    /// When it will have stalled, if nothing is taken until then. Gives it up if it has.
+    /// When it will be given up, if nothing is taken until then. Does so if it is time.
     pub fn look(&self, now: Instant) -> Option<Instant> {
         // One that is asked just now, and so locked, is taken.
         let Ok(mut state) = self.state.try_lock() else { return Some(now + self.limit) };
-        let due = state.handed.unwrap_or(now) + self.limit;
+        let stalled = state.handed.unwrap_or(now) + self.limit;
+        let due = self.end.map_or(stalled, |end| end.min(stalled));
         if due > now {
             return Some(due);
         }
@@ -98,7 +108,7 @@ impl hyper::body::Body for Taken {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let mut state = lock(&self.0.state);
         if std::mem::take(&mut state.was_given_up) {
-            let why = format!("nothing of the answer was taken for {:?}", self.0.limit);
+            let why = format!("nothing of the answer was taken for {:?}, or not all of it in time", self.0.limit);
             return Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::TimedOut, why))));
         }
         let Some(content) = &mut state.content else { return Poll::Ready(None) };
@@ -187,6 +197,27 @@ mod tests {
         assert_eq!(idle.as_secs(), crate::server::guests::STRANGER_IDLE_LIMIT.as_secs());
         assert!(matches!(next(&mut body).await, Some(Err(error)) if error.kind() == io::ErrorKind::TimedOut));
         assert!(next(&mut body).await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_in_haste_is_given_up_however_steadily_it_is_taken() {
+        let guest = Guests::default().welcome();
+        let kept = Arc::new(());
+        let weak = Arc::downgrade(&kept);
+        let mut response = Response::new(body::full(vec![0; 20 * PIECE_BYTES]));
+        let (piece, whole) = (Duration::from_secs(5), Duration::from_secs(30));
+        response.extensions_mut().insert(Haste { piece, whole });
+        let mut body = carry(response, guest.request(), kept).into_body();
+        let mut idle = Box::pin(guest.idle_too_long());
+        for _ in 0..7 {
+            assert!(poll!(&mut idle).is_pending() && weak.upgrade().is_some());
+            assert!(matches!(next(&mut body).await, Some(Ok(_))));
+            advance(Duration::from_secs(4)).await;
+        }
+        advance(Duration::from_secs(4)).await;
+        assert!(poll!(&mut idle).is_pending());
+        assert!(weak.upgrade().is_none());
+        assert!(matches!(next(&mut body).await, Some(Err(_))));
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,6 +7,7 @@
 //! An address, because anybody can open another connection; and the connections of one, because
 //! whole nodes may come from a single address.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -19,6 +20,18 @@ pub struct Client {
     pub address: IpAddr,
     /// The number of its connection.
     pub connection: u64,
+}
+
+impl Client {
+    /// On a port for both versions of IP, an address of version 4 has two forms; of version 6, any
+    /// host has as many as it likes below the 64 bits of its network.
+    pub fn new(address: IpAddr, connection: u64) -> Self {
+        let address = match address.to_canonical() {
+            IpAddr::V6(address) => IpAddr::from((address.to_bits() & (!0 << 64)).to_be_bytes()),
+            version_4 => version_4,
+        };
+        Client { address, connection }
+    }
 }
 
 /// How many there may be.
@@ -81,6 +94,13 @@ impl Turns {
         told.await.is_ok().then_some(turn)
     }
 
+    /// Whether more than half of them are held, or of what this one's address may hold.
+    pub fn are_scarce_for(&self, client: &Client) -> bool {
+        let (state, bounds) = (self.state(), self.0.bounds);
+        let (of_address, _) = Load::of(state.held.values()).load_of(client);
+        2 * state.held.len() > bounds.at_once || 2 * of_address > bounds.share
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().expect("nothing that holds the turns can panic")
     }
@@ -112,14 +132,15 @@ impl State {
         }
     }
 
-    /// Sends away the last of whoever has most of them waiting.
+    /// Sends away the oldest of whoever has most of them waiting: where each of a crowd has a
+    /// connection of its own, one who comes later is not the one who always has to leave.
     fn shed(&mut self, bounds: Bounds) {
         if self.waiting.len() <= bounds.waiting {
             return;
         }
         let asked = Load::of(self.waiting.values().map(|waiting| &waiting.client));
-        let loads = self.waiting.iter().map(|(number, waiting)| (asked.load_of(&waiting.client), *number));
-        if let Some((_, number)) = loads.max() {
+        let loads = self.waiting.iter().map(|(number, waiting)| (asked.load_of(&waiting.client), Reverse(*number)));
+        if let Some((_, Reverse(number))) = loads.max() {
             self.waiting.remove(&number);
         }
     }
@@ -184,6 +205,15 @@ mod tests {
         ask(turns, client).await.ok().flatten().expect("it gets one at once")
     }
 
+    #[test]
+    fn an_address_is_counted_once_in_all_its_forms() {
+        let address = |text: &str| Client::new(text.parse().expect("an address"), 1).address;
+        assert_eq!(address("::ffff:10.0.0.1"), address("10.0.0.1"));
+        assert_ne!(address("10.0.0.2"), address("10.0.0.1"));
+        assert_eq!(address("fd00:1:2:3::1"), address("fd00:1:2:3:4:5:6:7"));
+        assert_ne!(address("fd00:1:2:3::1"), address("fd00:1:2:4::1"));
+    }
+
     #[tokio::test]
     async fn nobody_has_more_than_its_share_while_others_get_theirs() {
         let turns = Turns::new(BOUNDS);
@@ -224,15 +254,41 @@ mod tests {
         for _ in 0..BOUNDS.waiting {
             crowd.push(waits(&turns, client(1, 1)).await);
         }
-        assert!(matches!(ask(&turns, client(1, 1)).await, Ok(None)), "the last of the crowd is its own victim");
+        crowd.push(waits(&turns, client(1, 1)).await);
+        assert!(crowd.remove(0).await.is_none(), "one of the crowd made room for another");
         let mut single = waits(&turns, client(3, 3)).await;
-        let last = crowd.pop().expect("it was put there");
-        assert!(last.await.is_none(), "it made room");
+        assert!(crowd.remove(0).await.is_none(), "it made room");
         // Those who leave by themselves make room as well.
         drop(crowd);
         assert_eq!(turns.state().waiting.len(), 1);
         drop(also_held);
         assert!(matches!(poll!(&mut single), Poll::Ready(Some(_))));
+    }
+
+    #[tokio::test]
+    async fn a_crowd_with_a_connection_each_does_not_keep_a_neighbour_out() {
+        let turns = Turns::new(BOUNDS);
+        let _held = [gets(&turns, client(1, 1)).await, gets(&turns, client(1, 2)).await];
+        let mut crowd = Vec::new();
+        for number in 0..BOUNDS.waiting as u64 {
+            crowd.push(waits(&turns, client(1, 10 + number)).await);
+        }
+        let mut neighbour = waits(&turns, client(1, 99)).await;
+        assert!(crowd.remove(0).await.is_none());
+        assert!(poll!(&mut neighbour).is_pending());
+    }
+
+    #[tokio::test]
+    async fn turns_are_scarce_where_half_of_all_or_of_an_address_s_are_held() {
+        let turns = Turns::new(BOUNDS);
+        let mut held = vec![gets(&turns, client(1, 1)).await];
+        assert!(!turns.are_scarce_for(&client(1, 1)));
+        held.push(gets(&turns, client(1, 2)).await);
+        assert!(turns.are_scarce_for(&client(1, 3)) && !turns.are_scarce_for(&client(2, 4)));
+        held.push(gets(&turns, client(2, 4)).await);
+        assert!(turns.are_scarce_for(&client(3, 5)));
+        held.clear();
+        assert!(!turns.are_scarce_for(&client(1, 1)));
     }
 
     #[tokio::test]

@@ -109,7 +109,8 @@ fn newest(pods: &[PodSurvey]) -> Vec<&PodSurvey> {
     let mut by_name: BTreeMap<(&str, &str), &PodSurvey> = BTreeMap::new();
     for pod in pods {
         let known = by_name.entry((&pod.namespace, &pod.name)).or_insert(pod);
-        if (pod.created_at, pod.uid.as_str()) > (known.created_at, known.uid.as_str()) {
+        let rank = |pod: &PodSurvey| (pod.cgroup.is_some(), pod.created_at, pod.uid.clone());
+        if rank(pod) > rank(known) {
             *known = pod;
         }
     }
@@ -125,7 +126,8 @@ fn of_containers(pod: &PodSurvey) -> impl Iterator<Item = (Labels, &Instance)> {
     let mut by_name: BTreeMap<&str, &Instance> = BTreeMap::new();
     for container in &pod.containers {
         let known = by_name.entry(&container.name).or_insert(container);
-        if container.created_at > known.created_at {
+        let rank = |container: &Instance| (container.cgroup.is_some(), container.created_at);
+        if rank(container) > rank(known) {
             *known = container;
         }
     }

@@ -83,12 +83,12 @@ async fn an_api_server_that_is_away_is_asked_again_and_one_that_hangs_is_given_u
 
 /// As many questions of one address as may wait, none of which is answered.
 fn crowd(answers: &Answers<u32>) -> impl Future {
-    let numbers = 0..(ASKED.share + ASKED.waiting) as u32;
-    let crowd = numbers.map(|number| {
-        let answers = answers.clone();
-        async move { answers.get(asking(1), question(&number.to_be_bytes()), futures::future::pending).await }
-    });
-    futures::future::join_all(crowd)
+    futures::future::join_all((0..(ASKED.share + ASKED.waiting) as u32).map(|number| one_of_many(answers, number)))
+}
+
+fn one_of_many(answers: &Answers<u32>, number: u32) -> impl Future<Output = Result<u32, ReviewError>> {
+    let answers = answers.clone();
+    async move { answers.get(asking(1), question(&number.to_be_bytes()), futures::future::pending).await }
 }
 
 async fn answer_at_once() -> Result<Answer<u32>, ApiError> {
@@ -96,13 +96,18 @@ async fn answer_at_once() -> Result<Answer<u32>, ApiError> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_when_too_many_of_his_own_wait_is_turned_away_at_once() {
+async fn where_too_many_of_one_address_wait_the_oldest_of_them_is_turned_away_at_once() {
     let answers = answers();
-    let mut crowd = Box::pin(crowd(&answers));
-    assert!(futures::poll!(&mut crowd).is_pending());
-    let late = answers.get(asking(1), question(b"late"), futures::future::pending).await;
-    assert!(matches!(late, Err(ReviewError::TooMany)), "{late:?}");
-    drop(crowd);
+    let mut crowd: Vec<_> =
+        (0..(ASKED.share + ASKED.waiting) as u32).map(|number| Box::pin(one_of_many(&answers, number))).collect();
+    for one in &mut crowd {
+        assert!(futures::poll!(one).is_pending());
+    }
+    let mut late = Box::pin(answers.get(asking(1), question(b"late"), futures::future::pending));
+    assert!(futures::poll!(&mut late).is_pending());
+    let oldest = futures::poll!(&mut crowd[ASKED.share]);
+    assert!(matches!(oldest, std::task::Poll::Ready(Err(ReviewError::TooMany))), "{oldest:?}");
+    drop((crowd, late));
     // Once they have left, there is room.
     let asked = answers.get(asking(1), question(b"late"), answer_at_once);
     assert_eq!(asked.await.ok(), Some(1));

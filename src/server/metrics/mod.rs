@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use super::body::{self, Body};
-use super::flow::StallLimit;
+use super::flow::Haste;
 use super::front::{Exhibits, Peer};
 use super::page::page;
 use super::routes::{Door, Page};
@@ -27,9 +27,11 @@ pub use requests::Counted;
 const PAGES: Bounds = Bounds { at_once: 8, share: 4, waiting: 64 };
 /// For one of those to be taken. A scraper gives up at about the same time.
 const TURN_WITHIN: Duration = Duration::from_secs(10);
-/// A page of which nothing is taken for so long makes room. Less than others wait for their turn:
-/// readers that stall are in nobody's way for longer, however many they are.
-const STALLED_AFTER: Duration = Duration::from_secs(5);
+/// How slowly a page may be read: over a bad line, it takes a minute.
+const AT_LEISURE: Haste = Haste { piece: Duration::from_secs(60), whole: Duration::from_secs(300) };
+/// Where many others are being read. A reader that stalls makes room before those who wait for
+/// their turn give up.
+const IN_HASTE: Haste = Haste { piece: Duration::from_secs(5), whole: Duration::from_secs(30) };
 
 /// What this node and this agent are.
 pub struct About {
@@ -78,8 +80,9 @@ impl MetricsDesk {
         let Ok(Some(turn)) = timeout(TURN_WITHIN, turns.take(peer.client)).await else {
             return body::text(StatusCode::SERVICE_UNAVAILABLE, "too many pages of metrics are being read\n");
         };
+        let haste = if turns.are_scarce_for(&peer.client) { IN_HASTE } else { AT_LEISURE };
         let mut response = answer.await.map(|page| body::keeping(page, turn));
-        response.extensions_mut().insert(StallLimit(STALLED_AFTER));
+        response.extensions_mut().insert(haste);
         response
     }
 
