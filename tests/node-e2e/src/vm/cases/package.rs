@@ -51,7 +51,8 @@ async fn nothing_is_started_or_enabled_against_an_operators_mask(site: Site) -> 
     site.bare().await?;
     // Nothing is left of either but the operator's mask; the unmasking is what upstream's package does
     // at its purge, and the one on the machine leaves out.
-    let purge = "dpkg --purge --force-depends ferrolet kubelet 2>&1; deb-systemd-helper unmask kubelet.service 2>&1";
+    let purge = "dpkg --purge --force-depends ferrolet kubelet 2>&1
+        DPKG_MAINTSCRIPT_PACKAGE=kubelet deb-systemd-helper unmask kubelet.service 2>&1";
     site.guest.run(purge).await?;
     let since = site.guest.run("systemctl mask kubelet >/dev/null 2>&1; date +%s").await?;
     let installed = site.install(Agent::Ferrolet).await?;

@@ -26,12 +26,20 @@ async fn agents_take_each_others_place_and_nothing_restarts(site: Site) -> Resul
     let before = site.running().await?;
     ensure!(before.len() >= 4, "two pods have four containers, not {before:?}");
 
-    let witness = Witness::new(&site.api.client());
     for agent in [Agent::Ferrolet, Agent::Kubelet] {
+        // Upstream's kubelet says NotReady by itself while it has not listed its containers yet, if
+        // that takes a moment, and the controllers may take its pods out of service for it.
+        let witness = (agent == Agent::Ferrolet).then(|| Witness::new(&site.api.client()));
         let said = site.install(agent).await?;
         ensure!(site.installed().await? == Some(agent), "{said}");
         proves_itself(&site, agent).await?;
-        witness.testify(3)?;
+        if let Some(witness) = witness {
+            witness.testify(3)?;
+        }
+        site.expect_ready().await?;
+        for name in ["probed", "limited"] {
+            site.expect_replicas(name, 1).await?;
+        }
         let now = site.running().await?;
         ensure!(before.iter().all(|it| now.contains(it)), "with {agent:?}, containers were {before:?}, are {now:?}");
     }
