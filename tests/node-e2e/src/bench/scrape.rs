@@ -5,11 +5,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use kube::Client;
 use kube::client::Body;
-use serde_json::json;
 
 use super::RESTING_PODS;
 use super::agent::{Bench, Measured, run_many};
-use crate::harness::node_client;
+use crate::harness::{Caller, node_client};
 
 /// Page, and whether it is asked for as gzip.
 pub(super) const SCRAPES: [(&str, bool); 6] = [
@@ -44,9 +43,7 @@ pub(super) async fn measure(bench: &Bench, found: &mut Measured) -> Result<()> {
     run_many(&bench.pods, &bench.node, pods).await?;
     tokio::time::sleep(Duration::from_secs(15)).await;
     found.rss_before_scrapes.push(bench.agent.memory_mb("VmRSS")?);
-    let [certificate, key] = bench.stack.kubelet_client();
-    let user = json!({ "client-certificate": certificate, "client-key": key });
-    let client = node_client(&bench.stack, user).await?;
+    let client = node_client(&bench.stack, Caller::ApiServer).await?;
     let idle = cpu_of(bench, async || Ok(0)).await?.0;
     for (place, (path, is_gzip)) in SCRAPES.into_iter().enumerate() {
         // The first one of a page may have to ask for more.

@@ -22,8 +22,16 @@ pub enum Caller<'a> {
     Token(&'a str),
 }
 
-/// A client of a node's own API, as a user that a kubeconfig would have.
-pub async fn node_client(stack: &Stack, user: Value) -> Result<Client> {
+/// How a node's own API is reached, as a kubeconfig would tell it.
+pub async fn node_config(stack: &Stack, caller: Caller<'_>) -> Result<Config> {
+    let user = match caller {
+        Caller::Nobody => json!({}),
+        Caller::Token(token) => json!({ "token": token }),
+        Caller::ApiServer => {
+            let [certificate, key] = stack.kubelet_client();
+            json!({ "client-certificate": certificate, "client-key": key })
+        }
+    };
     // Whoever the node is, nobody but itself has signed for it.
     let server = format!("https://{}:10250", stack.node_address());
     let kubeconfig: Kubeconfig = serde_json::from_value(json!({
@@ -32,8 +40,11 @@ pub async fn node_client(stack: &Stack, user: Value) -> Result<Client> {
         "contexts": [{ "name": "it", "context": { "cluster": "node", "user": "caller" } }],
         "current-context": "it",
     }))?;
-    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-    Ok(Client::try_from(config)?)
+    Ok(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)
+}
+
+pub async fn node_client(stack: &Stack, caller: Caller<'_>) -> Result<Client> {
+    Ok(Client::try_from(node_config(stack, caller).await?)?)
 }
 
 impl Node {
@@ -44,15 +55,7 @@ impl Node {
 
     /// What the node says to a request: status and body.
     pub async fn send(&self, caller: Caller<'_>, request: http::Request<Body>) -> Result<(u16, String)> {
-        let user = match caller {
-            Caller::Nobody => json!({}),
-            Caller::Token(token) => json!({ "token": token }),
-            Caller::ApiServer => {
-                let [certificate, key] = self.stack().kubelet_client();
-                json!({ "client-certificate": certificate, "client-key": key })
-            }
-        };
-        let client = node_client(self.stack(), user).await?;
+        let client = node_client(self.stack(), caller).await?;
         let what = format!("{} {} of the node", request.method(), request.uri());
         let answer = client.send(request).await.context(what)?;
         let status = answer.status().as_u16();

@@ -24,7 +24,7 @@ mod pods;
 mod process;
 mod runner;
 
-pub use calls::{Caller, node_client};
+pub use calls::{Caller, node_client, node_config};
 pub use case::{Case, Story};
 pub use cgroup::PodCgroup;
 pub use expect::{Expect, WITHIN, is_ready};

@@ -1,7 +1,5 @@
 //! One who is known asks for `/healthz`, again and again.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -11,6 +9,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::client::TlsStream;
 
 use super::tls::{Door, HTTP1};
+use crate::harness::Caller;
+use crate::stack::Stack;
 
 /// Of each kind.
 const ASKS: usize = 200;
@@ -36,8 +36,8 @@ pub struct Asker {
 
 impl Asker {
     /// Is known to the agent from now on.
-    pub async fn new(address: SocketAddr, identity: &[PathBuf; 2]) -> Result<Asker> {
-        let door = Door::new(address, Some(identity), HTTP1)?;
+    pub async fn new(stack: &Stack) -> Result<Asker> {
+        let door = Door::new(stack, Caller::ApiServer, HTTP1).await?;
         let mut kept = door.connect().await?;
         healthz(&mut kept).await.context("ask for /healthz before there is a crowd")?;
         Ok(Asker { door, kept: Some(kept) })

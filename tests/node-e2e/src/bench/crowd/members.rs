@@ -2,7 +2,6 @@
 //! HTTP/2 and resets them. Who is sent away comes back after some seconds, as an attacker would. They have
 //! two threads: those who come and stay must not slow down those who do their worst.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -15,7 +14,9 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::tls::{Door, HTTP1, HTTP2};
+use crate::harness::Caller;
 use crate::poll::{self, Look};
+use crate::stack::Stack;
 
 /// Idle ones and slow ones together. Each wants to keep a connection and says nothing, or little.
 pub const SIZE: usize = IDLE + SLOW_TO_GREET + SLOW_TO_ASK;
@@ -76,13 +77,13 @@ pub struct Crowd {
 
 impl Crowd {
     /// All have come, or were refused, at least once.
-    pub async fn gather(address: SocketAddr) -> Result<Crowd> {
+    pub async fn gather(stack: &Stack) -> Result<Crowd> {
         let counters = Arc::new(Counters::default());
-        let http1 = Door::new(address, None, HTTP1)?;
-        let http2 = Door::new(address, None, HTTP2)?;
+        let http1 = Door::new(stack, Caller::Nobody, HTTP1).await?;
+        let http2 = Door::new(stack, Caller::Nobody, HTTP2).await?;
         let mut crowd = Crowd { counters: counters.clone(), stays: Some(watch::Sender::new(())), threads: Vec::new() };
         let (door, of_members) = (http1.clone(), counters.clone());
-        crowd.send(move || come_and_stay(address, door, of_members))?;
+        crowd.send(move || come_and_stay(door, of_members))?;
         crowd.send(move || {
             tokio::spawn(talk_nonsense(http1, counters.clone()));
             tokio::spawn(open_and_reset(http2, counters));
@@ -132,10 +133,10 @@ impl Drop for Crowd {
     }
 }
 
-fn come_and_stay(address: SocketAddr, door: Door, counters: Arc<Counters>) {
+fn come_and_stay(door: Door, counters: Arc<Counters>) {
     let manners = [(Manner::Idle, IDLE), (Manner::SlowToGreet, SLOW_TO_GREET), (Manner::SlowToAsk, SLOW_TO_ASK)];
     for manner in manners.into_iter().flat_map(|(manner, number)| std::iter::repeat_n(manner, number)) {
-        let member = Member { manner, address, door: door.clone() };
+        let member = Member { manner, door: door.clone() };
         tokio::spawn(member.haunt(counters.clone()));
     }
 }
@@ -152,7 +153,6 @@ enum Manner {
 
 struct Member {
     manner: Manner,
-    address: SocketAddr,
     door: Door,
 }
 
@@ -180,7 +180,7 @@ impl Member {
             stream.write_all(BEGINNING).await?;
             return Ok(Box::new(stream));
         }
-        let mut stream = timeout(CONNECTS_WITHIN, TcpStream::connect(self.address)).await??;
+        let mut stream = timeout(CONNECTS_WITHIN, TcpStream::connect(self.door.address)).await??;
         if self.manner == Manner::SlowToGreet {
             stream.write_all(&HALF_HELLO).await?;
         }

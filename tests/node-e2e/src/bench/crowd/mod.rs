@@ -14,7 +14,6 @@ mod asks;
 mod members;
 mod tls;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -53,12 +52,11 @@ pub struct Found {
 pub(super) async fn measure(bench: &Bench, found: &mut Found) -> Result<()> {
     // The next stack must not inherit it.
     let _more_files = MoreFiles::allow()?;
-    let address = SocketAddr::from((bench.stack.node_address(), 10250));
-    let mut asker = Asker::new(address, &bench.stack.kubelet_client()).await?;
+    let mut asker = Asker::new(&bench.stack).await?;
     found.rss_alone.push(bench.agent.memory_mb("VmRSS")?);
     asker.ask(&mut found.alone, || Ok(())).await?;
 
-    let crowd = Crowd::gather(address).await?;
+    let crowd = Crowd::gather(&bench.stack).await?;
     let before = crowd.counts();
     let began = tokio::time::Instant::now();
     let (mut rss, mut files, mut here) = (0_f64, 0_f64, Vec::new());

@@ -1,49 +1,40 @@
 //! TLS to an agent, whose certificate is its own.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use kube::client::ConfigExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::Resumption;
-use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use crate::harness::{Caller, node_config};
+use crate::stack::Stack;
 
 const CONNECTS_WITHIN: Duration = Duration::from_secs(10);
 
 pub const HTTP1: &[u8] = b"http/1.1";
 pub const HTTP2: &[u8] = b"h2";
 
-/// How somebody connects to a node's own API: as nobody, or with a certificate and its key.
+/// How somebody connects to a node's own API: as some caller.
 #[derive(Clone)]
 pub struct Door {
-    address: SocketAddr,
+    pub address: SocketAddr,
     connector: TlsConnector,
 }
 
 impl Door {
-    pub fn new(address: SocketAddr, identity: Option<&[PathBuf; 2]>, protocol: &[u8]) -> Result<Door> {
-        let provider = Arc::new(ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-        let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Trusting(provider)));
-        let mut config = match identity {
-            None => builder.with_no_client_auth(),
-            Some([certificate, key]) => {
-                let chain = CertificateDer::pem_file_iter(certificate)?.collect::<Result<_, _>>()?;
-                builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(key)?)?
-            }
-        };
+    pub async fn new(stack: &Stack, caller: Caller<'_>, protocol: &[u8]) -> Result<Door> {
+        let mut config = node_config(stack, caller).await?.rustls_client_config()?;
         config.alpn_protocols = vec![protocol.to_vec()];
         // A new connection is to cost what it costs the first time.
         config.resumption = Resumption::disabled();
+        let address = SocketAddr::from((stack.node_address(), 10250));
         Ok(Door { address, connector: TlsConnector::from(Arc::new(config)) })
     }
 
@@ -55,44 +46,5 @@ impl Door {
         };
         let connected = timeout(CONNECTS_WITHIN, connection).await.context("no connection in time")?;
         connected.with_context(|| format!("connect to {}", self.address))
-    }
-}
-
-/// Takes any certificate: nobody but the node itself has signed for it.
-#[derive(Debug)]
-struct Trusting(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Trusting {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
