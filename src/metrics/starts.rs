@@ -132,11 +132,21 @@ pub fn worked_on(uid: &str, now: Instant) {
     }
 }
 
+/// How many pulls of one pod are remembered.
+const PULLS_MAX: usize = 64;
+
 /// An image was pulled for it.
 pub fn pulled(uid: &str, span: Span) {
     // Afterwards nobody asks, and a crash loop may pull for ever.
-    if let Some(start) = starts().get_mut(uid).filter(|start| start.is_promised) {
-        start.excluded.push(span);
+    let mut starts = starts();
+    let Some(start) = starts.get_mut(uid).filter(|start| start.is_promised) else { return };
+    match start.excluded.len() {
+        // That is an image which is nowhere, tried for days, and no start whose time means anything.
+        PULLS_MAX => {
+            start.is_promised = false;
+            start.excluded = Vec::new();
+        }
+        _ => start.excluded.push(span),
     }
 }
 

@@ -53,6 +53,11 @@ impl Page {
         Page::default()
     }
 
+    /// One that need not grow up to so many bytes.
+    pub fn with_room(bytes: usize) -> Self {
+        Page { text: String::with_capacity(bytes) }
+    }
+
     /// HELP and TYPE are written with the first sample, so that an empty family is not shown.
     pub fn family(&mut self, name: &'static str, kind: Kind, help: &'static str) -> Family<'_> {
         Family { text: &mut self.text, name, kind, help, is_begun: false }
@@ -66,10 +71,6 @@ impl Page {
 impl Family<'_> {
     pub fn sample(&mut self, labels: &[(&str, &str)], value: f64) {
         self.line("", "", labels, value, None);
-    }
-
-    pub fn sample_at(&mut self, labels: &[(&str, &str)], value: f64, unix_millis: i64) {
-        self.line("", "", labels, value, Some(unix_millis));
     }
 
     /// Labels already rendered by [`labels`], for families that share them.
@@ -107,7 +108,8 @@ impl Family<'_> {
         text.push(' ');
         write_value(text, value);
         if let Some(at) = unix_millis {
-            let _ = write!(text, " {at}");
+            text.push(' ');
+            text.push_str(itoa::Buffer::new().format(at));
         }
         text.push('\n');
     }
@@ -141,6 +143,9 @@ fn write_pairs(text: &mut String, pairs: &[(&str, &str)]) {
 }
 
 fn write_escaped(text: &mut String, value: &str, special: &[char]) {
+    if !value.bytes().any(|byte| matches!(byte, b'\\' | b'"' | b'\n')) {
+        return text.push_str(value);
+    }
     let mut rest = value;
     while let Some(place) = rest.find(special) {
         let (plain, tail) = rest.split_at(place);
@@ -161,12 +166,13 @@ const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
 /// So that reading it gives the same value again.
 fn write_value(text: &mut String, value: f64) {
     let size = value.abs();
+    if size <= WHOLE_MAX && value.fract() == 0.0 {
+        return text.push_str(itoa::Buffer::new().format(value as i64));
+    }
     let _ = if value.is_nan() {
         text.write_str("NaN")
     } else if value.is_infinite() {
         text.write_str(if value > 0.0 { "+Inf" } else { "-Inf" })
-    } else if size <= WHOLE_MAX && value.fract() == 0.0 {
-        write!(text, "{}", value as i64)
     } else if !(1e-6..=WHOLE_MAX).contains(&size) {
         write!(text, "{value:e}")
     } else {
@@ -185,7 +191,8 @@ mod tests {
         let mut pods = page.family("pods", Kind::Gauge, "Pods, a\\b\nc.");
         pods.sample(&[], 3.0);
         pods.sample(&[("static", "true")], 0.5);
-        page.family("seen_total", Kind::Counter, "Seen.").sample_at(&[("a", "1"), ("b", "2")], 7.0, 1_700_000_000_123);
+        let seen = [("a", "1"), ("b", "2")];
+        page.family("seen_total", Kind::Counter, "Seen.").sample_of(&labels(&seen), &[], 7.0, Some(1_700_000_000_123));
         let expected = "# HELP pods Pods, a\\\\b\\nc.\n# TYPE pods gauge\npods 3\npods{static=\"true\"} 0.5\n\
                         # HELP seen_total Seen.\n# TYPE seen_total counter\nseen_total{a=\"1\",b=\"2\"} 7 1700000000123\n";
         assert_eq!(page.into_string(), expected);

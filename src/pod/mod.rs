@@ -14,6 +14,7 @@ pub mod fields;
 mod hash;
 pub mod hosts;
 pub mod names;
+pub mod plugins;
 pub mod qos;
 pub mod references;
 pub mod resources;

@@ -17,11 +17,17 @@ const PIECE_BYTES: usize = 64 << 10;
 
 /// Text is an answer to every `Accept` that a scraper sends.
 pub fn page(request_headers: &HeaderMap, text: String) -> Response<Body> {
-    let compress = takes_gzip(request_headers);
-    let mut response = Response::new(if compress { gzip(text) } else { body::full(text) });
+    match takes_gzip(request_headers) {
+        true => answer(gzip(text), true),
+        false => answer(body::full(text), false),
+    }
+}
+
+pub fn answer(page: Body, is_gzip: bool) -> Response<Body> {
+    let mut response = Response::new(page);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(text::CONTENT_TYPE));
-    if compress {
+    if is_gzip {
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     response

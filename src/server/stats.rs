@@ -1,16 +1,16 @@
 //! `/stats/summary`, `/metrics/resource` and `/metrics/cadvisor`.
 
+use std::collections::VecDeque;
 use std::io::Write;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, Response, StatusCode};
 use hyper::body::Bytes;
 
 use super::body::{self, Body};
 use super::{page, query};
 use crate::causes::chain;
-use crate::metrics::text;
 use crate::stats::{Sink, Stats};
 
 pub async fn summary(stats: &Stats, query: &str) -> Response<Body> {
@@ -37,10 +37,10 @@ fn failed(error: &dyn std::error::Error) -> Response<Body> {
     body::text(StatusCode::INTERNAL_SERVER_ERROR, format!("Internal Error: {}", chain(error)))
 }
 
-/// A page as it goes out. One of many pods is megabytes, of which compression leaves a twentieth:
-/// it is compressed as it comes, so that it never lies in memory as a whole.
+/// A page as it goes out. One of many pods is megabytes, which are not copied into one place; and of
+/// which compression leaves a sixth, as they come, so that they never lie in memory all at once.
 enum Encoded {
-    Plain(Vec<u8>),
+    Plain(VecDeque<Bytes>),
     Gzip(GzEncoder<Vec<u8>>),
 }
 
@@ -48,29 +48,25 @@ impl Encoded {
     fn of(headers: &HeaderMap) -> Self {
         match page::takes_gzip(headers) {
             true => Encoded::Gzip(GzEncoder::new(Vec::new(), Compression::fast())),
-            false => Encoded::Plain(Vec::new()),
+            false => Encoded::Plain(VecDeque::new()),
         }
     }
 
     fn into_response(self) -> Response<Body> {
-        let (bytes, is_gzip) = match self {
-            Encoded::Plain(bytes) => (bytes, false),
-            Encoded::Gzip(encoder) => (encoder.finish().expect("a vector takes all that is written"), true),
-        };
-        let mut response = Response::new(body::full(Bytes::from(bytes)));
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(text::CONTENT_TYPE));
-        if is_gzip {
-            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        match self {
+            Encoded::Plain(pieces) => page::answer(body::of_pieces(pieces), false),
+            Encoded::Gzip(encoder) => {
+                let bytes = encoder.finish().expect("a vector takes all that is written");
+                page::answer(body::full(bytes), true)
+            }
         }
-        response
     }
 }
 
 impl Sink for Encoded {
-    fn take(&mut self, piece: &str) {
+    fn take(&mut self, piece: String) {
         match self {
-            Encoded::Plain(bytes) => bytes.extend_from_slice(piece.as_bytes()),
+            Encoded::Plain(pieces) => pieces.push_back(Bytes::from(piece)),
             Encoded::Gzip(encoder) => {
                 encoder.write_all(piece.as_bytes()).expect("a vector takes all that is written");
             }
@@ -83,7 +79,9 @@ mod tests {
     use std::io::Read;
 
     use flate2::read::GzDecoder;
+    use http::{HeaderValue, header};
     use http_body_util::BodyExt;
+    use hyper::body::Body as _;
 
     use super::*;
 
@@ -96,9 +94,10 @@ mod tests {
     async fn pieces_make_one_page_either_way() {
         for accepted in [&["gzip"][..], &[]] {
             let mut page = Encoded::of(&headers(accepted));
-            page.take("one ");
-            page.take("two");
+            page.take("one ".to_owned());
+            page.take("two".to_owned());
             let response = page.into_response();
+            assert_ne!(response.body().size_hint().exact(), None);
             let is_gzip = response.headers().get(header::CONTENT_ENCODING).is_some_and(|it| it == "gzip");
             assert_eq!(is_gzip, !accepted.is_empty());
             let bytes = response.into_body().collect().await.expect("it is in memory").to_bytes();

@@ -3,9 +3,10 @@
 //!
 //! Nothing is read before somebody asks, and what was read is kept for a moment, so that all who
 //! ask at once share one reading. `places.rs` says where cgroups lie; `survey.rs` reads all of them
-//! in one job on the blocking pool, those at rest at a glance. `cgroup/` knows the files of both
+//! in one job on the blocking pool, those at rest at a glance, once `map.rs` has found them. `cgroup/` knows the files of both
 //! versions, `machine.rs`, `network.rs` and `processes.rs` those of `/proc`, `text.rs` how they are
-//! written, `remembered.rs` what is kept of each. `disks/` tells what pods take on disks, and
+//! written, `remembered.rs` what is kept of each and `rates.rs` how fast it grows; `kept.rs` keeps
+//! whole answers. `disks/` tells what pods take on disks, and
 //! `outside.rs` what else is asked of the machine and the runtime. `summary.rs`, `resource.rs` and
 //! `cadvisor/` make answers of it, all pure.
 //!
@@ -21,6 +22,7 @@ mod disks;
 mod errors;
 mod kept;
 mod machine;
+mod map;
 mod names;
 mod network;
 mod outside;
@@ -82,11 +84,12 @@ pub struct StatsConfig {
 
 /// Takes a page, piece by piece.
 pub trait Sink: Send + 'static {
-    fn take(&mut self, piece: &str);
+    fn take(&mut self, piece: String);
 }
 
 pub struct Stats {
     node_name: String,
+    began_unix_seconds: i64,
     clock: Clock,
     pleg: Pleg,
     lanes: Lanes,
@@ -104,6 +107,7 @@ impl Stats {
         let disks = Disks::new(root_dir, config.pod_logs_dir, config.volume_period, lanes.clone());
         Stats {
             node_name: config.node_name,
+            began_unix_seconds: clock.wall().as_second(),
             clock,
             pleg,
             surveyor: Arc::new(Mutex::new(Surveyor::new(places.clone()))),
@@ -128,6 +132,7 @@ impl Stats {
             survey: &survey,
             disks: disks.as_ref(),
             unix_seconds: self.clock.wall().as_second(),
+            began_unix_seconds: self.began_unix_seconds,
             system: &self.places.system,
         };
         serde_json::to_vec(&summary::build(&sources)).map_err(StatsError::Json)
@@ -156,7 +161,7 @@ impl Stats {
         let work = tokio::task::spawn_blocking(move || {
             let (survey, facts) = (survey.as_deref(), facts.as_deref());
             let context = cadvisor::Context { survey, facts, topology, file_systems, unix_millis };
-            cadvisor::write(&context, |piece| sink.take(&piece));
+            cadvisor::write(&context, |piece| sink.take(piece));
             sink
         });
         work.await.map_err(StatsError::Render)
@@ -165,7 +170,7 @@ impl Stats {
     /// Bytes of all logs of each container, rotated ones included.
     pub async fn log_bytes(&self) -> Vec<(PodRef, String, u64)> {
         let pods = self.references();
-        let logs = self.outside.disks.logs(pods.clone()).await.unwrap_or_default();
+        let logs = self.outside.disks.logs(pods.clone()).await;
         let of_pod = |pod: PodRef| {
             let containers = logs.get(&pod.uid).map(|logs| logs.containers.clone()).unwrap_or_default();
             containers.into_iter().map(move |(name, usage)| (pod.clone(), name, usage.bytes))

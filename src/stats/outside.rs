@@ -130,7 +130,7 @@ impl Outside {
             self.disks.volumes(&uids),
             self.disks.logs(pods)
         );
-        OfDisks { node, images, layers, volumes, logs: known("logs", logs).unwrap_or_default() }
+        OfDisks { node, images, layers, volumes, logs }
     }
 
     /// Asks the runtime for images of sandboxes it was not asked about yet, and fills in those known.

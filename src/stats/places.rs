@@ -17,6 +17,9 @@ pub struct Places {
     pub system: Vec<(&'static str, String)>,
 }
 
+/// The name of the agent's own part.
+pub const KUBELET: &str = "kubelet";
+
 impl Places {
     /// What lies where, by flags and fields.
     pub fn of(config: &StatsConfig) -> Self {
@@ -27,11 +30,8 @@ impl Places {
             "" => own_cgroup(&config.roots.proc).unwrap_or_default(),
             configured => configured.to_owned(),
         };
-        let parts = [
-            ("kubelet", kubelet),
-            ("runtime", config.runtime_cgroups.clone()),
-            ("misc", config.system_cgroups.clone()),
-        ];
+        let parts =
+            [(KUBELET, kubelet), ("runtime", config.runtime_cgroups.clone()), ("misc", config.system_cgroups.clone())];
         Places {
             roots: config.roots.clone(),
             kubepods: vec![kubepods.0, by_systemd],

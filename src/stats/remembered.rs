@@ -38,8 +38,21 @@ pub struct Memory {
     of: Option<Arc<PodRuntime>>,
     pub samples: Samples,
     last: Option<Last>,
+    /// Nothing happened in it, nor in any cgroup below it, between the last two readings.
+    pub rests: bool,
+    /// Of a pod, its containers' cgroups by the container's id.
+    pub containers: Vec<(String, String)>,
     /// The reading that saw it last.
     pub seen: u64,
+}
+
+/// How one cgroup is read.
+pub struct Look<'a> {
+    pub id: &'a str,
+    pub detail: Detail,
+    pub now: Instant,
+    /// Of the cgroup around it, in the same reading: what happens in one is counted in both.
+    pub parent_rests: bool,
 }
 
 /// The last full reading of a cgroup.
@@ -95,20 +108,16 @@ impl Memory {
         }
     }
 
-    pub fn figures(
-        &mut self,
-        id: &str,
-        detail: Detail,
-        now: Instant,
-        tree: &Tree,
-        reader: &mut Reader,
-    ) -> Option<Figures> {
-        let glance = tree.glance(id, reader);
-        let is_at_rest = |last: &&Last| {
+    pub fn figures(&mut self, look: &Look<'_>, tree: &Tree, reader: &mut Reader) -> Option<Figures> {
+        let Look { id, detail, now, parent_rests } = *look;
+        let known = self.last.as_ref().map(|last| last.glance);
+        let glance = known.filter(|_| parent_rests).or_else(|| tree.glance(id, reader));
+        self.rests = known.is_some() && known == glance;
+        let is_told_again = |last: &&Last| {
             let is_young = now.saturating_duration_since(last.at) < REST_KEPT_FOR;
-            Some(last.glance) == glance && last.detail >= detail && is_young
+            last.detail >= detail && is_young
         };
-        if let Some(last) = self.last.as_ref().filter(is_at_rest) {
+        if let Some(last) = self.last.as_ref().filter(|_| self.rests).filter(is_told_again) {
             return Some(Figures { pressure: tree.pressure(id, reader), ..last.figures.clone() });
         }
         let figures = tree.figures(id, &self.spec, detail, reader);

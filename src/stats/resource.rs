@@ -86,7 +86,7 @@ pub fn page(survey: Option<&Survey>) -> String {
             };
             match column.of {
                 Of::Node => tell(&nobody, survey.level(ROOT)),
-                Of::Pods => pods.iter().for_each(|(labels, pod)| tell(labels, pod.cgroup.as_ref())),
+                Of::Pods => pods.iter().for_each(|(labels, pod)| tell(labels, pod.whole().as_deref())),
                 Of::Containers => containers.iter().for_each(|(labels, it)| tell(labels, it.cgroup.as_ref())),
             }
         }
@@ -109,7 +109,7 @@ fn newest(pods: &[PodSurvey]) -> Vec<&PodSurvey> {
     let mut by_name: BTreeMap<(&str, &str), &PodSurvey> = BTreeMap::new();
     for pod in pods {
         let known = by_name.entry((&pod.namespace, &pod.name)).or_insert(pod);
-        let rank = |pod: &PodSurvey| (pod.cgroup.is_some(), pod.created_at, pod.uid.clone());
+        let rank = |pod: &PodSurvey| (pod.whole().is_some(), pod.created_at, pod.uid.clone());
         if rank(pod) > rank(known) {
             *known = pod;
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::cgroup::{Figures, Spec, Stall, Waiting};
 use super::disks::{FileSystem, PodDisk, PodLogs};
 use super::network::Interface;
+use super::places;
 use super::shape::{
     Container, Cpu, Fs, Io, Memory, Network, Node, Pod, PodReference, Processes, Psi, PsiShare, Rlimit, Runtime,
     Seconds, Summary, Swap, Usage, Volume,
@@ -36,6 +37,8 @@ pub struct Sources<'a> {
     /// `None` for the short form.
     pub disks: Option<&'a OfDisks>,
     pub unix_seconds: i64,
+    /// When this agent began.
+    pub began_unix_seconds: i64,
     /// The cgroups of the node's own parts, by upstream's names of them.
     pub system: &'a [(&'static str, String)],
 }
@@ -57,7 +60,11 @@ fn of_node(sources: &Sources<'_>) -> Node {
     let parts = sources.system.iter().filter_map(|(name, id)| Some((*name, survey.level(id)?)));
     let system = parts.chain(survey.kubepods().map(|kubepods| ("pods", kubepods))).map(|(name, cgroup)| Container {
         name: name.to_owned(),
-        start_time: cgroup.created_unix_seconds.map(Seconds),
+        start_time: match name {
+            // Its cgroup may be that of an agent before.
+            places::KUBELET => Some(Seconds(sources.began_unix_seconds)),
+            _ => cgroup.created_unix_seconds.map(Seconds),
+        },
         usage: usage(Some(cgroup), is_whole),
         rootfs: None,
         logs: None,
@@ -89,7 +96,7 @@ fn of_pod(pod: &PodSurvey, sources: &Sources<'_>) -> Pod {
             uid: pod.uid.as_str().to_owned(),
         },
         start_time: Seconds(pod.created_at.as_second()),
-        usage: usage(pod.cgroup.as_ref(), disks.is_some()),
+        usage: usage(pod.whole().as_deref(), disks.is_some()),
         network: disks.and_then(|_| network(&pod.network, time)),
         volume: disks.map(|disks| volumes(&pod.uid, disks, time)).unwrap_or_default(),
         ephemeral_storage: disks.and_then(|disks| ephemeral_storage(pod, &containers, disks, time)),

@@ -1,18 +1,19 @@
 //! One reading of all cgroups: the machine, the levels above pods, pods, and what is in them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::cgroup::{Detail, Figures, Spec, Tree};
 use super::machine::{self, Machine};
-use super::names::{self, Kind};
+use super::map::Map;
 use super::network::{self, Interface};
 use super::places::Places;
 use super::processes::Open;
 use super::reader::Reader;
-use super::remembered::{Inside, Memory, Moment};
+use super::remembered::{Inside, Look, Memory, Moment};
 use crate::pleg::PodRuntime;
 use crate::pod::PodUid;
 
@@ -66,6 +67,23 @@ pub struct PodSurvey {
     pub network: Vec<Interface>,
 }
 
+impl PodSurvey {
+    /// What all of it uses: by its own cgroup, or else by those of its containers.
+    pub fn whole(&self) -> Option<Cow<'_, Cgroup>> {
+        if let Some(own) = &self.cgroup {
+            return Some(Cow::Borrowed(own));
+        }
+        let mut cgroups = self.containers.iter().filter_map(|container| container.cgroup.as_ref());
+        let first = cgroups.next()?;
+        let mut sum = Cgroup { figures: first.figures.usage(), cpu_rate: first.cpu_rate, ..Cgroup::default() };
+        for cgroup in cgroups {
+            sum.figures.add(&cgroup.figures);
+            sum.cpu_rate = sum.cpu_rate.zip(cgroup.cpu_rate).map(|(sum, more)| sum + more);
+        }
+        Some(Cow::Owned(sum))
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Instance {
     /// Empty for the sandbox.
@@ -104,15 +122,6 @@ pub struct Order {
     pub moment: Box<dyn Fn() -> Moment + Send>,
 }
 
-/// Cgroups of pods as they lie in the tree.
-#[derive(Default)]
-struct Map {
-    kubepods: Option<String>,
-    levels: Vec<String>,
-    pods: BTreeMap<String, String>,
-    containers: HashMap<String, String>,
-}
-
 impl Surveyor {
     pub fn new(places: Places) -> Self {
         let tree = Tree::find(&places.roots.cgroup);
@@ -121,7 +130,8 @@ impl Surveyor {
 
     pub fn read(&mut self, order: Order) -> Survey {
         self.readings += 1;
-        let mut map = self.map();
+        let Self { places, tree, memories, .. } = &mut *self;
+        let mut map = Map::of(places, tree, memories, &order.pods);
         let machine = machine::read(&self.places.roots.proc, &mut self.reader);
         let root = self.cgroup(ROOT, None, &order).map(|root| of_machine(root, &machine));
         let system: Vec<String> = self.places.system.iter().map(|(_, id)| id.clone()).collect();
@@ -140,43 +150,6 @@ impl Surveyor {
         let readings = self.readings;
         self.memories.retain(|_, memory| memory.seen == readings);
         Survey { machine, levels, pods, strays, kubepods: map.kubepods }
-    }
-
-    fn map(&self) -> Map {
-        let mut map = Map::default();
-        for kubepods in &self.places.kubepods {
-            let names = self.tree.children(kubepods);
-            if !names.is_empty() {
-                map.levels.push(kubepods.clone());
-                map.kubepods = Some(kubepods.clone());
-            }
-            self.enter(kubepods, names, &mut map);
-        }
-        for place in &self.places.unplaced {
-            self.enter(place, self.tree.children(place), &mut map);
-        }
-        map
-    }
-
-    fn enter(&self, at: &str, names: Vec<String>, map: &mut Map) {
-        for name in names {
-            let id = format!("{}/{name}", at.trim_end_matches('/'));
-            match names::kind(&name) {
-                Kind::Class => {
-                    let below = self.tree.children(&id);
-                    map.levels.push(id.clone());
-                    self.enter(&id, below, map);
-                }
-                Kind::Pod(uid) => {
-                    self.enter(&id, self.tree.children(&id), map);
-                    map.pods.insert(uid, id);
-                }
-                Kind::Container(container) => {
-                    map.containers.insert(container.to_owned(), id);
-                }
-                Kind::Other => {}
-            }
-        }
     }
 
     /// `None` for a pod of which nothing runs.
@@ -237,6 +210,9 @@ impl Surveyor {
 
     /// `None` once it is gone.
     fn cgroup(&mut self, id: &str, view: Option<&PodView>, order: &Order) -> Option<Cgroup> {
+        // Levels are read before what is in them.
+        let parent = id.rsplit_once('/').and_then(|(parent, _)| self.memories.get(parent));
+        let parent_rests = parent.is_some_and(|parent| parent.rests && parent.seen == self.readings);
         if !self.memories.contains_key(id) {
             self.memories.insert(id.to_owned(), Memory::default());
         }
@@ -245,7 +221,12 @@ impl Surveyor {
         memory.seen = *readings;
         let Moment { wall, now } = (order.moment)();
         memory.refresh_spec(id, view, now, tree, reader);
-        let mut figures = memory.figures(id, order.detail, now, tree, reader)?;
+        let look = Look { id, detail: order.detail, now, parent_rests };
+        let Some(mut figures) = memory.figures(&look, tree, reader) else {
+            // The next one of that name is another.
+            memories.remove(id);
+            return None;
+        };
         figures.unix_millis = wall.as_millisecond();
         Some(Cgroup {
             id: id.to_owned(),

@@ -4,39 +4,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use crate::pod::PodUid;
-
-/// The plugin that owns a volume, as directories name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Plugin {
-    EmptyDir,
-    Secret,
-    ConfigMap,
-    DownwardApi,
-    Projected,
-}
-
-impl Plugin {
-    pub fn directory(self) -> &'static str {
-        match self {
-            Plugin::EmptyDir => "kubernetes.io~empty-dir",
-            Plugin::Secret => "kubernetes.io~secret",
-            Plugin::ConfigMap => "kubernetes.io~configmap",
-            Plugin::DownwardApi => "kubernetes.io~downward-api",
-            Plugin::Projected => "kubernetes.io~projected",
-        }
-    }
-
-    /// As metrics name it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Plugin::EmptyDir => "kubernetes.io/empty-dir",
-            Plugin::Secret => "kubernetes.io/secret",
-            Plugin::ConfigMap => "kubernetes.io/configmap",
-            Plugin::DownwardApi => "kubernetes.io/downward-api",
-            Plugin::Projected => "kubernetes.io/projected",
-        }
-    }
-}
+use crate::pod::plugins::Plugin;
 
 /// The directory of one pod.
 #[derive(Clone, Debug)]
@@ -83,7 +51,7 @@ mod tests {
         let pod = PodDir::of(Path::new("/var/lib/kubelet"), &PodUid::new("u-1")).unwrap();
         let pod_dir = "/var/lib/kubelet/pods/u-1";
         assert_eq!(pod.path(), Path::new(pod_dir));
-        for plugin in [Plugin::EmptyDir, Plugin::Secret, Plugin::ConfigMap, Plugin::DownwardApi, Plugin::Projected] {
+        for plugin in Plugin::ALL {
             assert_eq!(plugin.name().replace('/', "~"), plugin.directory());
         }
         assert_eq!(pod.volume(Plugin::Secret, "s"), Path::new(pod_dir).join("volumes/kubernetes.io~secret/s"));

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, Volume, VolumeProjection};
 
-use super::layout::Plugin;
 use crate::host::PayloadFile;
+use crate::pod::plugins::Plugin;
 
 const MODE_DEFAULT: i32 = 0o644;
 /// Of what only the container's own user may read.

@@ -6,10 +6,11 @@ use std::path::{Component, Path, PathBuf};
 use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, HostPathVolumeSource, Pod, Volume, VolumeMount};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::layout::{Plugin, PodDir, is_plain_name};
+use super::layout::{PodDir, is_plain_name};
 use super::payload::PayloadSpec;
 use crate::config::quantity;
 use crate::host::{DirMedium, HostPathKind};
+use crate::pod::plugins::Plugin;
 use crate::pod::resources::{container_resources, is_hugepages, pod_resources};
 use crate::pod::{containers, spec};
 

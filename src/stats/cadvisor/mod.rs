@@ -40,10 +40,16 @@ struct Row<'a> {
 /// Hands the page to `take`, a family at a time.
 pub fn write(context: &Context<'_>, mut take: impl FnMut(String)) {
     let rows = context.survey.map(rows).unwrap_or_default();
+    let mut room = 0;
     let mut tell = |write: &mut dyn FnMut(&mut Page)| {
-        let mut page = Page::new();
+        // Most families are about as long as the one before.
+        let mut page = Page::with_room(room);
         write(&mut page);
-        take(page.into_string());
+        let text = page.into_string();
+        if !text.is_empty() {
+            room = text.len() + text.len() / 8;
+            take(text);
+        }
     };
     tell(&mut |page| machine::write(page, context));
     for column in COLUMNS {

@@ -152,6 +152,30 @@ impl Created {
     }
 }
 
+impl Figures {
+    /// What adds up with that of another cgroup beside it.
+    pub fn usage(&self) -> Figures {
+        let Memory { usage, working_set, rss, swap, faults, .. } = self.memory;
+        let memory = Memory { usage, working_set, rss, swap, faults, ..Memory::default() };
+        Figures { unix_millis: self.unix_millis, cpu: self.cpu.clone(), memory, ..Figures::default() }
+    }
+
+    pub fn add(&mut self, other: &Figures) {
+        fn add(sum: &mut Option<u64>, more: Option<u64>) {
+            *sum = sum.zip(more).map(|(sum, more)| sum.saturating_add(more));
+        }
+        self.unix_millis = self.unix_millis.max(other.unix_millis);
+        let (memory, more) = (&mut self.memory, &other.memory);
+        add(&mut self.cpu.usage_ns, other.cpu.usage_ns);
+        add(&mut memory.usage, more.usage);
+        add(&mut memory.working_set, more.working_set);
+        add(&mut memory.rss, more.rss);
+        add(&mut memory.swap, more.swap);
+        add(&mut memory.faults.all, more.faults.all);
+        add(&mut memory.faults.major, more.faults.major);
+    }
+}
+
 impl Memory {
     fn with_working_set(mut self) -> Self {
         self.working_set = self.usage.map(|usage| usage.saturating_sub(self.inactive_file.unwrap_or(0)));

@@ -11,18 +11,14 @@ use tracing::debug;
 
 use super::{FileSystem, PodDisk, PodLogs, Volume};
 use crate::host::disk_usage::{self, DiskUsage};
-
-/// Of volumes that a kubelet makes, those that lie in the pod's directory.
-pub const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
-pub const CONFIG_MAP: &str = "kubernetes.io~configmap";
-const OF_MEMORY: [&str; 3] = ["kubernetes.io~secret", "kubernetes.io~projected", "kubernetes.io~downward-api"];
+use crate::pod::plugins::Plugin;
 
 /// `before` is what was found the last time; a pod's volumes stay the same for all its life.
 pub fn pod_disk(directory: &Path, before: Option<&PodDisk>, may_go_on: impl Fn() -> bool) -> io::Result<PodDisk> {
     let mut disk = PodDisk::default();
     let device = lstat(directory)?.st_dev;
-    for plugin in [EMPTY_DIR, CONFIG_MAP].into_iter().chain(OF_MEMORY) {
-        for (name, path) in sub_directories(&directory.join("volumes").join(plugin))? {
+    for plugin in Plugin::ALL {
+        for (name, path) in sub_directories(&directory.join("volumes").join(plugin.directory()))? {
             match volume(&name, plugin, &path, device, &may_go_on) {
                 Ok(volume) => disk.volumes.push(volume),
                 Err(error) => {
@@ -41,7 +37,7 @@ pub fn pod_disk(directory: &Path, before: Option<&PodDisk>, may_go_on: impl Fn()
 
 fn volume(
     name: &str,
-    plugin: &str,
+    plugin: Plugin,
     path: &Path,
     device_of_pod: u64,
     may_go_on: impl Fn() -> bool,
@@ -49,7 +45,8 @@ fn volume(
     let usage = disk_usage::of_tree(path, may_go_on)?;
     let usage = usage.ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, "it is too large"))?;
     // One of memory is a mount, and takes nothing of the disk.
-    let is_ephemeral = !OF_MEMORY.contains(&plugin) && lstat(path)?.st_dev == device_of_pod;
+    let is_on_disk = matches!(plugin, Plugin::EmptyDir | Plugin::ConfigMap);
+    let is_ephemeral = is_on_disk && lstat(path)?.st_dev == device_of_pod;
     Ok(Volume { name: name.to_owned(), usage, file_system: file_system(path)?, is_ephemeral })
 }
 

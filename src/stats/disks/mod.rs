@@ -82,6 +82,8 @@ struct Walked {
 struct Table {
     walked: HashMap<PodUid, Walked>,
     under_way: BTreeSet<PodUid>,
+    /// What was found the last time.
+    logs: LogTable,
 }
 
 pub type LogTable = Arc<HashMap<PodUid, PodLogs>>;
@@ -93,12 +95,12 @@ pub struct Disks {
     period: Option<Duration>,
     lanes: Lanes,
     table: Arc<Mutex<Table>>,
-    logs: Kept<LogTable, Arc<HostError>>,
+    logs: Arc<Kept<(), Arc<HostError>>>,
 }
 
 impl Disks {
     pub fn new(root_dir: PathBuf, pod_logs_dir: PathBuf, period: Option<Duration>, lanes: Lanes) -> Self {
-        Disks { root_dir, pod_logs_dir, period, lanes, table: Arc::default(), logs: Kept::new(LOGS_KEPT_FOR) }
+        Disks { root_dir, pod_logs_dir, period, lanes, table: Arc::default(), logs: Arc::new(Kept::new(LOGS_KEPT_FOR)) }
     }
 
     /// What is known of the pods' volumes, walked anew where that is due.
@@ -138,20 +140,29 @@ impl Disks {
         is_mine.then(|| Turn { table: self.table.clone(), uid: uid.clone(), before })
     }
 
-    /// The logs of these pods.
-    pub async fn logs(&self, pods: Vec<PodRef>) -> Result<LogTable, Arc<HostError>> {
-        let read = async {
-            let directory = self.pod_logs_dir.clone();
-            let work = move || {
-                let all = pods.into_iter().map(|pod| {
-                    let logs = measure::pod_logs(&directory.join(log_directory_name(&pod)), disk_usage::of_files);
-                    (pod.uid, logs)
-                });
-                Ok(Arc::new(all.collect::<HashMap<_, _>>()))
+    /// The logs of these pods, as far as they are known in time. Who measures them goes on.
+    pub async fn logs(&self, pods: Vec<PodRef>) -> LogTable {
+        let (kept, lanes, table) = (self.logs.clone(), self.lanes.clone(), self.table.clone());
+        let directory = self.pod_logs_dir.clone();
+        let measuring = tokio::spawn(async move {
+            let read = async {
+                let at = directory.clone();
+                let work = move || {
+                    let all = pods.into_iter().map(|pod| {
+                        let logs = measure::pod_logs(&at.join(log_directory_name(&pod)), disk_usage::of_files);
+                        (pod.uid, logs)
+                    });
+                    locked(&table).logs = Arc::new(all.collect());
+                    Ok(())
+                };
+                lanes.run(&directory, "measure logs in", &directory, work).await.map_err(Arc::new)
             };
-            self.lanes.run(&self.pod_logs_dir, "measure logs in", &self.pod_logs_dir, work).await.map_err(Arc::new)
-        };
-        self.logs.get(Instant::now(), |_| true, read).await
+            kept.get(Instant::now(), |_| true, read).await
+        });
+        if let Ok(Ok(Err(error))) = timeout(PATIENCE, measuring).await {
+            debug!(%error, "logs not measured");
+        }
+        self.table().logs.clone()
     }
 
     pub async fn file_system(&self, path: &Path) -> Result<FileSystem, HostError> {
@@ -162,8 +173,12 @@ impl Disks {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().expect("nothing that holds the table of walks can panic")
+        locked(&self.table)
     }
+}
+
+fn locked(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    table.lock().expect("nothing that holds the table of walks can panic")
 }
 
 /// The walk of one pod. Ends when it is dropped, whoever waited for it.
@@ -180,16 +195,12 @@ impl Turn {
         // The pod has gone, or its disk is broken: what was known goes on to be told.
         let disk = disk.inspect_err(|error| debug!(pod = %self.uid, %error, "volumes not measured"));
         let disk = disk.map(Arc::new).ok().or_else(|| self.before.clone());
-        self.table().walked.insert(self.uid.clone(), Walked { disk, next });
-    }
-
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().expect("nothing that holds the table of walks can panic")
+        locked(&self.table).walked.insert(self.uid.clone(), Walked { disk, next });
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.table().under_way.remove(&self.uid);
+        locked(&self.table).under_way.remove(&self.uid);
     }
 }

@@ -61,6 +61,14 @@ fn cgroup(root: &Path, id: &str, microseconds: u64, anonymous: u64) {
     write(root, &format!("cgroup/{id}/cgroup.controllers"), "cpu memory\n");
 }
 
+/// The pod, and what is around it, count what happens in its containers.
+fn pod_counts(root: &Path, microseconds: u64, bytes: u64) {
+    for id in ["kubepods", "kubepods/burstable", POD] {
+        write(root, &format!("cgroup/{id}/cpu.stat"), &format!("usage_usec {microseconds}\n"));
+        write(root, &format!("cgroup/{id}/memory.current"), &format!("{bytes}\n"));
+    }
+}
+
 /// A node with one pod of one container.
 fn machine() -> TempDir {
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -253,6 +261,7 @@ async fn a_summary_has_what_is_known_and_leaves_out_the_rest() {
         survey: &survey,
         disks: Some(&disks),
         unix_seconds: 1_700_000_100,
+        began_unix_seconds: 1_700_000_090,
         system: &system,
     };
     let found = serde_json::to_value(summary::build(&sources)).expect("it is JSON");
@@ -308,17 +317,57 @@ async fn rates_come_with_the_second_reading_and_of_what_went_nothing_is_kept() {
     let first = surveyor.read(order(vec![pod()], Detail::Usage, Duration::ZERO));
     assert_eq!(rate(&first), None);
     cgroup(machine.path(), &format!("{POD}/c"), 5_250_000, 600);
+    pod_counts(machine.path(), 5_300_000, 700);
     let second = surveyor.read(order(vec![pod()], Detail::Usage, Duration::from_secs(10)));
     let found = rate(&second).expect("there are two readings");
     assert!((490_000_000..=500_000_000).contains(&found), "{found}");
     // The container goes between the list and the reading.
     fs::remove_dir_all(machine.path().join(format!("cgroup/{POD}/c"))).expect("it was there");
+    pod_counts(machine.path(), 5_300_001, 100);
     let third = surveyor.read(order(vec![pod()], Detail::All, Duration::from_secs(20)));
     assert!(third.pods[0].containers[0].cgroup.is_none() && third.pods[0].cgroup.is_some());
     assert!(resource::page(Some(&third)).contains("pod_cpu_usage_seconds_total{"), "the others are told");
     cgroup(machine.path(), &format!("{POD}/c"), 6_000_000, 600);
     let fourth = surveyor.read(order(vec![pod()], Detail::Usage, Duration::from_secs(30)));
     assert_eq!(rate(&fourth), None, "it is another one");
+}
+
+#[tokio::test]
+async fn a_pod_without_a_cgroup_uses_what_its_containers_use() {
+    let machine = machine();
+    let root = machine.path();
+    fs::remove_dir_all(root.join("cgroup/kubepods")).expect("it was there");
+    for (id, microseconds) in [("k8s.io/c", 1000), ("k8s.io/d", 234)] {
+        cgroup(root, id, microseconds, 10);
+    }
+    let mut both = (*pod().runtime).clone();
+    both.containers.push(Container { id: ContainerId::new("d"), ..container("d", 0, running()) });
+    let config = StatsConfig { cgroups_per_qos: false, ..config(root) };
+    let found = Surveyor::new(Places::of(&config)).read(order(vec![view(both)], Detail::Usage, Duration::ZERO));
+    assert!(found.pods[0].cgroup.is_none());
+    let page = resource::page(Some(&found));
+    for expected in ["pod_cpu_usage_seconds_total{", "pod_memory_working_set_bytes{"] {
+        let line = page.lines().find(|line| line.starts_with(expected)).expect("it is told");
+        let value = line.rsplit(' ').nth(1).expect("a value before the time");
+        assert!(["0.001234", "20"].contains(&value), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_container_that_is_new_is_found_once_the_runtime_tells_of_it() {
+    let machine = machine();
+    let mut surveyor = surveyor(&machine);
+    let also = Container { id: ContainerId::new("d"), ..container("d", 0, running()) };
+    let mut both = (*pod().runtime).clone();
+    both.containers.push(also);
+    let mut read = |pod: PodView| {
+        let found = surveyor.read(order(vec![pod], Detail::Usage, Duration::ZERO));
+        found.pods[0].containers.iter().map(|it| it.cgroup.is_some()).collect::<Vec<_>>()
+    };
+    assert_eq!(read(pod()), [true]);
+    assert_eq!(read(view(both.clone())), [true, false], "its cgroup is not there yet");
+    cgroup(machine.path(), &format!("{POD}/d"), 10, 10);
+    assert_eq!(read(view(both)), [true, true]);
 }
 
 #[tokio::test]
@@ -388,9 +437,14 @@ async fn what_rests_is_told_as_it_was_until_it_stirs_or_some_time_has_passed() {
     write_stat(500);
     assert_eq!(read(10), (Some(600), Some(1)), "nothing ran in it");
     write(machine.path(), &format!("cgroup/{POD}/c/memory.current"), "599\n");
+    assert_eq!(read(15), (Some(600), Some(1)), "its pod holds as much as before, so it was not asked");
+    pod_counts(machine.path(), 300_000, 699);
     assert_eq!(read(20), (Some(500), Some(2)), "it holds less");
     write_stat(400);
+    pod_counts(machine.path(), 300_001, 699);
+    assert_eq!(read(25).0, Some(500), "another one of its pod ran");
     write(machine.path(), &format!("cgroup/{POD}/c/cpu.stat"), "usage_usec 250001\n");
+    pod_counts(machine.path(), 300_002, 699);
     assert_eq!(read(30).0, Some(400), "it ran");
     write_stat(300);
     assert_eq!(read(40).0, Some(400));
