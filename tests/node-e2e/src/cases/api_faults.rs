@@ -1,18 +1,18 @@
 //! The API server is away, hangs, is somebody else, or refuses the node.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-
 use ferrolet::cri::{Runtime, Scope};
 use tokio::time::Instant;
 
-use crate::harness::{Case, Lab, Node, WITHIN, pod};
+use crate::harness::{self, Case, Lab, Node, WITHIN, pod};
 use crate::own;
 use crate::poll::{self, Look};
-use crate::stack::{KUBECONFIG, State};
+use crate::stack::{Agent, KUBECONFIG, State};
 
 pub const CASES: &[Case] = &[
     own!(an_api_server_away_at_start_holds_up_no_static_pod),
@@ -20,6 +20,8 @@ pub const CASES: &[Case] = &[
     own!(an_api_server_that_hangs_during_a_start_is_survived),
     own!(a_wrong_authority_is_told_and_holds_up_no_static_pod),
     own!(a_corrected_kubeconfig_is_taken_up).beyond_upstream("it reads its kubeconfig once, at its start"),
+    own!(a_new_certificate_of_the_api_server_is_followed),
+    own!(a_foreign_certificate_of_the_api_server_is_told_and_takes_no_pod_along),
     own!(a_refused_node_name_is_told_and_holds_up_no_static_pod),
 ];
 
@@ -123,6 +125,76 @@ async fn a_corrected_kubeconfig_is_taken_up(lab: Lab) -> Result<()> {
     node.stack().write(KUBECONFIG, right)?;
     node.expect_node_ready("True").await?;
     Ok(())
+}
+
+async fn a_new_certificate_of_the_api_server_is_followed(lab: Lab) -> Result<()> {
+    let node = lab.node(|stack| stack).await?;
+    let running = node.run(pod("running")).await?;
+    running.expect().ready().await?;
+    let before = running.instance().await?;
+
+    node.stack().control_plane().stop().await?;
+    // It makes itself another one of the same authority.
+    let [certificate, key] = serving(&node);
+    let first = std::fs::read_to_string(&certificate)?;
+    for file in [&certificate, &key] {
+        std::fs::remove_file(file)?;
+    }
+    node.stack().control_plane().start().await?;
+
+    ensure!(std::fs::read_to_string(&certificate)? != first);
+    node.run(pod("after")).await?.expect().ready().await?;
+    running.expect().ready().await?;
+    let now = running.instance().await?;
+    ensure!(now == before, "{before:?} became {now:?}");
+    Ok(())
+}
+
+async fn a_foreign_certificate_of_the_api_server_is_told_and_takes_no_pod_along(lab: Lab) -> Result<()> {
+    let node = lab.node(|stack| stack).await?;
+    let running = node.run(pod("running")).await?;
+    running.expect().ready().await?;
+    let before = node.containers_of(&running).await?;
+
+    // The node's own is signed by nobody that it trusts itself.
+    let pairs = serving(&node).into_iter().zip(["kubelet.crt", "kubelet.key"]);
+    let mut own = Vec::new();
+    for (path, foreign) in pairs {
+        own.push((path.clone(), std::fs::read(&path)?));
+        std::fs::write(path, node.stack().read(&format!("/var/lib/kubelet/pki/{foreign}"))?)?;
+    }
+    node.stack().agent().stop().await?;
+    let admin = node.stack().admin_kubeconfig().context("there is a control plane")?;
+    poll::until("a certificate that nobody trusts", WITHIN * 2, async || {
+        // Connections there were go on.
+        let newcomer = harness::client(&admin).await?;
+        Ok(match newcomer.apiserver_version().await {
+            Err(_) => Look::Done(()),
+            Ok(_) => Look::NotYet("the API server shows its own".to_owned()),
+        })
+    })
+    .await?;
+    node.stack().agent().start().await?;
+    node.expect_agent_log(match lab.agent() {
+        Agent::Ferrolet => "invalid peer certificate: UnknownIssuer",
+        Agent::Kubelet => "certificate signed by unknown authority",
+    })
+    .await?;
+    let now = node.containers_of(&running).await?;
+    ensure!(now == before, "{before:?} became {now:?}");
+
+    for (path, content) in own {
+        std::fs::write(path, content)?;
+    }
+    node.run(pod("after")).await?.expect().ready().await?;
+    let now = node.containers_of(&running).await?;
+    ensure!(now == before, "{before:?} became {now:?}");
+    Ok(())
+}
+
+/// Certificate and key that the API server shows to all.
+fn serving(node: &Node) -> [PathBuf; 2] {
+    ["crt", "key"].map(|end| node.stack().directory().join(format!("control-plane/pki/serving.{end}")))
 }
 
 async fn a_refused_node_name_is_told_and_holds_up_no_static_pod(lab: Lab) -> Result<()> {

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! QEMU runs in a stack's world, beside a control plane that is as fast as in all other cases, and
-//! so is gone with it, whatever happens. One machine serves one case after another; a failed case
-//! costs it, so that the next meets a fresh one.
+//! so is gone with it, whatever happens. There are a few such worlds at once. A machine serves one case
+//! after another; a failed case costs it, so that the next meets a fresh one.
 //!
 //! `machine` boots it and wires it to the world, `guest` runs commands on it, `payload` is the disk
 //! with what the cases install, `cluster` does what an operator does on the control plane's side,

@@ -32,11 +32,11 @@ pub struct Site {
     pub api: Node,
 }
 
-/// A world with a control plane, and room for a machine.
-pub async fn world(agent: Agent) -> Result<Stack> {
+/// A world with a control plane, and room for a machine; one for each number.
+pub async fn world(agent: Agent, number: usize) -> Result<Stack> {
     // Between two agents an emulated dpkg takes half a minute, and that is not what cases are about.
     let patient = "--node-monitor-grace-period=3m";
-    let builder = Stack::builder().name("vm").node(NODE).agent(agent).controller_argument(patient);
+    let builder = Stack::builder().name(&format!("vm-{number}")).node(NODE).agent(agent).controller_argument(patient);
     builder.without_agent().without_containerd().start().await
 }
 

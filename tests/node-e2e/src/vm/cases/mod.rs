@@ -1,4 +1,5 @@
-//! The stories, by theme, in the order that needs the fewest joins, and kube-proxy late.
+//! The stories, by theme. The longest comes first, for the sake of the last machine to be done; what
+//! leaves most behind comes last.
 
 mod cgroups;
 mod joining;
