@@ -176,7 +176,7 @@ async fn a_foreign_certificate_of_the_api_server_is_told_and_takes_no_pod_along(
     .await?;
     node.stack().agent().start().await?;
     node.expect_agent_log(match lab.agent() {
-        Agent::Ferrolet => "invalid peer certificate: UnknownIssuer",
+        Agent::Ferrolet => "is not signed by the CA in",
         Agent::Kubelet => "certificate signed by unknown authority",
     })
     .await?;
