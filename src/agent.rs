@@ -299,9 +299,9 @@ async fn house(
 
     // Health is served from the start, so that whoever waits for us sees that we wait.
     let progress = Progress::new(clock.clone());
+    let with_syncloop = |health: Health| health.vital("syncloop", progress.check(DISPATCHER_STUCK_AFTER));
     if let Some(address) = config.healthz {
-        let health = Health::new().vital("syncloop", progress.check(DISPATCHER_STUCK_AFTER));
-        tasks.spawn("healthz", server::run(address, Arc::new(health)));
+        tasks.spawn("healthz", server::run(address, Arc::new(with_syncloop(Health::new()))));
     }
     let reopen = {
         let runtime = runtime.clone();
@@ -313,17 +313,16 @@ async fn house(
     // Pods may have to wait for the runtime, and who starts us need not: kubeadm, for one, starts
     // us before there are credentials.
     config.service_manager.ready();
-    let health = Health::new().vital("syncloop", progress.check(DISPATCHER_STUCK_AFTER));
-    tasks.spawn("watchdog", config.service_manager.feed_watchdog(health));
+    let health = with_syncloop(Health::new());
+    let is_well = move || health.failure().map_or(Ok(()), |(check, reason)| Err(format!("{check}: {reason}")));
+    tasks.spawn("watchdog", config.service_manager.feed_watchdog(is_well));
     let logs = Logs::new(host.clone(), clock.clone(), reopen, config.logs);
     let (roster, mirrors) = (Roster::default(), Mirrors::default());
     if let Some(doors) = doors {
         let disk = Disk::new(HOST_DEADLINE);
         let exhibits = Exhibits {
             // Log lines are written at once, so that none can be stuck.
-            health: Health::new()
-                .vital("log", Box::new(|| Ok(())))
-                .vital("syncloop", progress.check(DISPATCHER_STUCK_AFTER)),
+            health: with_syncloop(Health::new().vital("log", Box::new(|| Ok(())))),
             roster: roster.clone(),
             runtime: runtime.clone(),
             pleg: pleg.clone(),

@@ -3,11 +3,17 @@
 //! Deadlines and delays use `tokio::time`, which a test can pause; the wall clock is read
 //! here and nowhere else, because on an edge board it may be years off and may jump.
 
+pub mod build;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
+
+/// Clocks of a cluster differ a little; a certificate from the future by more than this says
+/// that ours is wrong.
+pub const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_mins(5);
 
 /// A cloneable source of wall time and of randomness.
 #[derive(Clone)]

@@ -390,17 +390,19 @@ impl Runtime for GrpcRuntime {
         answers::stream_url("PortForward", &answer.url)
     }
 
-    /// The first event ends the wait for a refusal, so that waiting costs no event any time.
+    /// The first event ends the wait for a refusal, so that waiting costs no event any time. The
+    /// opening counts as a call, however late it ends.
     async fn events(&self) -> Result<BoxStream<'static, Result<RuntimeEvent>>> {
         let mut runtime = self.runtime();
-        let mut opening = async move { runtime.get_container_events(wire::GetEventsRequest {}).await }.boxed();
+        let opening = async move {
+            let opened = runtime.get_container_events(wire::GetEventsRequest {}).await;
+            opened.map(events_of).map_err(events_error)
+        };
+        let mut opening = counted("GetContainerEvents", opening).boxed();
         match tokio::time::timeout(EVENTS_REFUSAL, &mut opening).await {
-            Ok(opened) => counted("GetContainerEvents", async { opened.map(events_of).map_err(events_error) }).await,
+            Ok(opened) => opened,
             Err(_) => Ok(opening
-                .map(|opened| match opened {
-                    Ok(response) => events_of(response),
-                    Err(status) => stream::once(async { Err(events_error(status)) }).boxed(),
-                })
+                .map(|opened| opened.unwrap_or_else(|error| stream::once(async { Err(error) }).boxed()))
                 .flatten_stream()
                 .boxed()),
         }

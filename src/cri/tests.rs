@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 
 use super::*;
+use crate::metrics;
 
 /// For tests that wait for it to pass. On real time: a paused clock would run ahead of the socket.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
@@ -409,6 +410,18 @@ async fn events_arrive_though_the_server_is_silent_until_the_first_and_end_with_
     let broken = timeout(PATIENCE, events.next()).await.expect("the end is noticed");
     assert!(matches!(broken, Some(Err(CriError::Unavailable { .. }))), "{broken:?}");
     assert!(timeout(PATIENCE, events.next()).await.expect("the end is final").is_none());
+}
+
+#[tokio::test]
+async fn an_opening_of_events_that_fails_late_counts_as_a_failure() {
+    let dir = Dir::new();
+    let server = Server::start(&dir.socket(), |_, _| Answer::Silence(Arc::default()));
+    let before = metrics::runtime::failures("GetContainerEvents");
+    let mut events = timeout(PATIENCE, dir.connect().events()).await.expect("silence is taken as acceptance").unwrap();
+    drop(server);
+    let broken = timeout(PATIENCE, events.next()).await.expect("the end is noticed");
+    assert!(matches!(broken, Some(Err(CriError::Unavailable { .. }))), "{broken:?}");
+    assert!(metrics::runtime::failures("GetContainerEvents") > before);
 }
 
 #[tokio::test]

@@ -13,9 +13,10 @@ use super::plan::{Held, InUse, Kubeconfig, Step, Stored, View, With, next};
 use super::request::{Key, RequestError, client_request, first_client_request};
 use super::signing::{SigningError, obtain};
 use super::store::{KeyError, PEM_BYTES_MAX, Store};
-use super::{Access, Backoff, Failure, IdentityConfig, LOOK_AGAIN, Role, SIGNED_WITHIN, built, rest, unix_seconds};
+use super::{Access, Backoff, Failure, IdentityConfig, LOOK_AGAIN, Role, SIGNED_WITHIN, rest, unix_seconds};
 use crate::causes::chain;
 use crate::clock::Clock;
+use crate::clock::build::built;
 use crate::host::{Durability, Host, HostError};
 use crate::kube::LoadError;
 use crate::metrics;
@@ -212,7 +213,10 @@ impl ClientIdentity {
     async fn look(&self) -> Result<View, HostError> {
         let (kubeconfig, is_embedded, own_authorities) = self.look_at_kubeconfig().await?;
         let (bootstrap, authorities) = self.look_at_bootstrap().await;
-        let authorities = own_authorities.or(authorities);
+        let authorities = match own_authorities {
+            Some(own) => Some(own),
+            None => authorities?,
+        };
         let authorities = authorities.as_deref();
         Ok(View {
             now: self.clock.wall(),
@@ -220,7 +224,7 @@ impl ClientIdentity {
             node_name: self.config.node_name.clone(),
             kubeconfig,
             is_embedded,
-            current: self.store.current(authorities).await,
+            current: self.store.current(authorities).await?,
             finished: self.store.finished(authorities).await?,
             bootstrap,
             rotates: self.config.rotates,
@@ -241,32 +245,32 @@ impl ClientIdentity {
         let kubeconfig = match part {
             Part::Absent => Kubeconfig::OtherCredentials,
             Part::File(file) if file == self.store.current_path() => Kubeconfig::Current,
-            Part::File(file) => Kubeconfig::Own(match self.host.read_file(&file, PEM_BYTES_MAX).await {
-                Ok(Some(pem)) => held(file, &pem),
-                Ok(None) => Held::Absent { path: file },
-                Err(error) => Held::Broken { path: file, why: chain(&error) },
+            Part::File(file) => Kubeconfig::Own(match self.host.read_file(&file, PEM_BYTES_MAX).await? {
+                Some(pem) => held(file, &pem),
+                None => Held::Absent { path: file },
             }),
             Part::Inline(pem) => Kubeconfig::Own(held(path.clone(), &pem)),
         };
-        Ok((kubeconfig, is_embedded, self.authorities(parsed.authority()).await))
+        Ok((kubeconfig, is_embedded, self.authorities(parsed.authority()).await?))
     }
 
-    async fn authorities(&self, named: Result<Part, BadKubeconfig>) -> Option<Vec<u8>> {
+    async fn authorities(&self, named: Result<Part, BadKubeconfig>) -> Result<Option<Vec<u8>>, HostError> {
         match named {
-            Ok(Part::Inline(pem)) => Some(pem),
-            Ok(Part::File(file)) => self.host.read_file(&file, PEM_BYTES_MAX).await.ok().flatten(),
-            Ok(Part::Absent) | Err(_) => None,
+            Ok(Part::Inline(pem)) => Ok(Some(pem)),
+            Ok(Part::File(file)) => self.host.read_file(&file, PEM_BYTES_MAX).await,
+            Ok(Part::Absent) | Err(_) => Ok(None),
         }
     }
 
-    /// Whether there is one, and the authorities of its cluster.
-    async fn look_at_bootstrap(&self) -> (Result<(), String>, Option<Vec<u8>>) {
+    /// Whether there is one that can be read, and the authorities of its cluster. A node that has
+    /// an identity does without it.
+    async fn look_at_bootstrap(&self) -> (Result<(), String>, Result<Option<Vec<u8>>, HostError>) {
         let Some(path) = &self.config.bootstrap_kubeconfig else {
-            return (Err("no --bootstrap-kubeconfig is given".to_owned()), None);
+            return (Err("no --bootstrap-kubeconfig is given".to_owned()), Ok(None));
         };
         let authority = match self.read_bootstrap(path).await {
             Ok(parsed) => parsed.authority(),
-            Err(error) => return (Err(chain(&error)), None),
+            Err(error) => return (Err(chain(&error)), Ok(None)),
         };
         (Ok(()), self.authorities(authority).await)
     }

@@ -103,12 +103,6 @@ impl Access for ClusterAccess {
     }
 }
 
-/// When this program was built.
-fn built() -> Timestamp {
-    let seconds = env!("FERROLET_BUILT_SECONDS").parse().expect("the build script writes a number");
-    Timestamp::from_second(seconds).expect("builds happen in years that have a name")
-}
-
 /// As metrics tell times.
 fn unix_seconds(time: Timestamp) -> f64 {
     time.as_millisecond() as f64 / 1000.0

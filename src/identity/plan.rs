@@ -4,16 +4,11 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::certificate::Certificate;
 use super::request::user;
-
-/// Clocks of a cluster differ a little; a certificate from the future by more than this says
-/// that ours is wrong.
-const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_mins(5);
-/// A machine that builds may be in another time zone than its clock believes.
-const BUILD_CLOCK_DIFFERS: SignedDuration = SignedDuration::from_hours(24);
+use crate::clock::{CLOCKS_DIFFER, build};
 
 /// A certificate on disk that can be used, as far as it says itself.
 #[derive(Clone, Debug, PartialEq)]
@@ -235,7 +230,7 @@ pub fn next(view: &View) -> Step {
 
 fn doubt(view: &View, held: &Held) -> Option<ClockDoubt> {
     let now = view.now;
-    if now + BUILD_CLOCK_DIFFERS < view.built {
+    if build::is_impossible(now, view.built) {
         return Some(ClockDoubt::BeforeBuild { now });
     }
     let Held::Good(stored) = held else { return None };

@@ -14,7 +14,6 @@ use jiff::tz::TimeZone;
 use super::certificate::Bundle;
 use super::plan::{Held, Stored};
 use super::request::Key;
-use crate::causes::chain;
 use crate::host::{Durability, Host, HostError};
 
 /// A chain and a key have a few kilobytes.
@@ -46,41 +45,40 @@ impl Store {
         self.dir.join(format!("{}-current.pem", self.role))
     }
 
-    /// The certificate that the link leads to, and whether `authorities` issued it.
-    pub async fn current(&self, authorities: Option<&[u8]>) -> Held {
-        self.look_at(self.current_path(), authorities).await.0
+    /// The certificate that the link leads to, and whether `authorities` issued it. As with the
+    /// others, what could not be read is an error: it may well be good.
+    pub async fn current(&self, authorities: Option<&[u8]>) -> Result<Held, HostError> {
+        Ok(self.look_at(self.current_path(), authorities).await?.0)
     }
 
     /// The same with its key, if it can be used.
-    pub async fn current_bundle(&self) -> Option<Bundle> {
-        self.look_at(self.current_path(), None).await.1
+    pub async fn current_bundle(&self) -> Result<Option<Bundle>, HostError> {
+        Ok(self.look_at(self.current_path(), None).await?.1)
     }
 
     /// Every finished certificate of this role that can be used.
     pub async fn finished(&self, authorities: Option<&[u8]>) -> Result<Vec<Stored>, HostError> {
         let mut finished = Vec::new();
         for name in self.dated().await?.into_iter().rev().take(OLD_KEPT + 2) {
-            if let Held::Good(stored) = self.look_at(self.dir.join(name), authorities).await.0 {
+            if let Held::Good(stored) = self.look_at(self.dir.join(name), authorities).await?.0 {
                 finished.push(stored);
             }
         }
         Ok(finished)
     }
 
-    async fn look_at(&self, path: PathBuf, authorities: Option<&[u8]>) -> (Held, Option<Bundle>) {
-        let pem = match self.host.read_file(&path, PEM_BYTES_MAX).await {
-            Ok(Some(pem)) => pem,
-            Ok(None) => return (Held::Absent { path }, None),
-            Err(error) => return (Held::Broken { path, why: chain(&error) }, None),
+    async fn look_at(&self, path: PathBuf, authorities: Option<&[u8]>) -> Result<(Held, Option<Bundle>), HostError> {
+        let Some(pem) = self.host.read_file(&path, PEM_BYTES_MAX).await? else {
+            return Ok((Held::Absent { path }, None));
         };
-        match Bundle::parse(&pem) {
+        Ok(match Bundle::parse(&pem) {
             Ok(bundle) => {
                 let is_of_cluster = authorities.is_some_and(|pem| bundle.is_issued_by(pem));
                 let leaf = bundle.leaf.clone();
                 (Held::Good(Stored { path, leaf, is_of_cluster }), Some(bundle))
             }
             Err(why) => (Held::Broken { path, why: why.to_string() }, None),
-        }
+        })
     }
 
     /// Names of files such as `kubelet-client-2026-11-22-10-30-00.pem`, oldest first.

@@ -60,7 +60,8 @@ impl fmt::Display for NoHttp2 {
 
 impl Error for NoHttp2 {}
 
-pub(super) fn connect(config: &Config, protocol: Protocol) -> Result<Connections, kube::Error> {
+/// `wait` is for how long a request waits for a program that renews its credentials.
+pub(super) fn connect(config: &Config, protocol: Protocol, wait: Duration) -> Result<Connections, kube::Error> {
     let connector = connector(config, protocol)?;
     let open = service_fn(move |uri| open(connector.clone(), uri, protocol).boxed());
 
@@ -80,8 +81,8 @@ pub(super) fn connect(config: &Config, protocol: Protocol) -> Result<Connections
         .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     let client: HyperClient<_, Body> = builder.build(open);
 
-    let is_programs = config.auth_info.exec.is_some();
-    let auth = if is_programs { None } else { config.auth_layer()? };
+    let program = config.auth_info.exec.as_ref().map(|exec| exec.command.as_deref().unwrap_or_default());
+    let auth = if program.is_some() { None } else { config.auth_layer()? };
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(auth)
@@ -89,9 +90,9 @@ pub(super) fn connect(config: &Config, protocol: Protocol) -> Result<Connections
         .map_err(|error: HyperError| -> BoxError { Box::new(error) })
         .service(client);
     let connections = BoxCloneSyncService::new(service);
-    match is_programs {
-        true => Ok(with(Credentials::of(config)?, connections)),
-        false => Ok(connections),
+    match program {
+        Some(program) => Ok(with(Credentials::of(config, program, wait)?, connections)),
+        None => Ok(connections),
     }
 }
 

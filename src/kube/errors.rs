@@ -83,6 +83,17 @@ impl PluginError {
         };
         PluginError { command: command.to_owned(), cause }
     }
+
+    /// One that was asked again within a request.
+    pub(super) fn within_request(command: &str, error: &(dyn Error + 'static)) -> Self {
+        let of_credentials = chain(error).find_map(|cause| cause.downcast_ref::<AuthError>()).map(auth_cause);
+        let cause = of_credentials.unwrap_or_else(|| chain(error).last().unwrap_or(error).to_string());
+        PluginError { command: command.to_owned(), cause }
+    }
+
+    pub(super) fn silent(command: &str, within: Duration) -> Self {
+        PluginError { command: command.to_owned(), cause: format!("no answer within {within:?}") }
+    }
 }
 
 /// What is wrong with credentials; not the whole call of a program, whose environment has secrets.
@@ -106,7 +117,7 @@ impl ConnectError {
             if chain(error).any(is_loss) {
                 return ConnectError::Lost { server };
             }
-            // Credentials that a program renews are asked for within a request.
+            // kube renews some credentials within a request.
             let of_credentials = chain(error).find_map(|cause| cause.downcast_ref::<AuthError>()).map(auth_cause);
             let cause = of_credentials.unwrap_or_else(|| chain(error).last().unwrap_or(error).to_string());
             return ConnectError::Other { server, cause };

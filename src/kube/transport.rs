@@ -35,6 +35,7 @@ use tower::{BoxError, ServiceExt};
 use tracing::{info, warn};
 
 use super::connect::{Connections, NoHttp2, Protocol, connect};
+use super::credentials::Asking;
 use super::errors::{ConnectError, LoadError, PluginError, caused_by};
 use super::health::{Health, Success};
 use crate::clock::Clock;
@@ -69,6 +70,12 @@ impl Lane {
         }
     }
 
+    /// How long it waits for a program that gives credentials: less, so that it is the program
+    /// that is blamed.
+    fn credentials_within(self) -> Duration {
+        self.answer_within() * 4 / 5
+    }
+
     fn describe(self) -> &'static str {
         match self {
             Lane::Heartbeat => "heartbeats",
@@ -101,8 +108,8 @@ pub(super) struct Loaded {
     fingerprint: Vec<Vec<u8>>,
     config: Config,
     lanes: Mutex<BTreeMap<Lane, Connections>>,
-    /// Held while a program is asked for credentials: one that hangs holds up one thread.
-    asking: Arc<tokio::sync::Mutex<()>>,
+    /// How a program is asked for credentials, for connections that are to be made.
+    asking: Asking<()>,
     /// Set once the server has shown that it speaks HTTP/1.1 only.
     without_http2: AtomicBool,
 }
@@ -276,19 +283,21 @@ impl Loaded {
     /// The lane's connections, made when first used. A program that is to be asked for
     /// credentials runs on the blocking pool; kube would wait for it right here.
     async fn lane(self: &Arc<Self>, lane: Lane) -> Result<Connections, BoxError> {
-        if let Some(connections) = self.known(lane) {
-            return Ok(connections);
+        loop {
+            if let Some(connections) = self.known(lane) {
+                return Ok(connections);
+            }
+            if self.plugin().is_none() {
+                return Ok(self.make(lane)?);
+            }
+            let loaded = Arc::clone(self);
+            let make = move || {
+                let explained = |error| PluginError::explain(loaded.plugin().unwrap_or_default(), error);
+                loaded.make(lane).map(drop).map_err(explained)
+            };
+            // It may be asked for another lane just now.
+            self.asking.answer(lane.credentials_within(), || async { Ok(spawn_blocking(make).await??) }).await?;
         }
-        let Some(plugin) = self.plugin() else {
-            return Ok(self.make(lane)?);
-        };
-        let turn = Arc::clone(&self.asking).lock_owned().await;
-        let loaded = Arc::clone(self);
-        let making = spawn_blocking(move || {
-            let _turn = turn;
-            loaded.make(lane)
-        });
-        Ok(making.await?.map_err(|error| PluginError::explain(plugin, error))?)
     }
 
     fn known(&self, lane: Lane) -> Option<Connections> {
@@ -296,13 +305,9 @@ impl Loaded {
     }
 
     fn make(&self, lane: Lane) -> Result<Connections, kube::Error> {
-        // Whoever waited for the turn may find it done.
-        if let Some(connections) = self.known(lane) {
-            return Ok(connections);
-        }
         loop {
             let protocol = self.protocol(lane);
-            let connections = connect(&self.config, protocol)?;
+            let connections = connect(&self.config, protocol, lane.credentials_within())?;
             let mut lanes = self.lanes.lock().expect("no holder of the lanes lock panics");
             // HTTP/2 may have been given up meanwhile, for all that was made by then.
             if self.protocol(lane) == protocol {
@@ -355,7 +360,8 @@ async fn load(path: &Path, certificate: Option<&Path>, user_agent: &HeaderValue)
     config.headers.push((USER_AGENT, user_agent.clone()));
     // Without TLS there is no agreement on a protocol.
     let without_http2 = AtomicBool::new(config.cluster_url.scheme() != Some(&Scheme::HTTPS));
-    let (since, lanes, asking) = (Instant::now(), Mutex::default(), Arc::default());
+    let program = config.auth_info.exec.as_ref().and_then(|exec| exec.command.as_deref()).unwrap_or_default();
+    let (since, lanes, asking) = (Instant::now(), Mutex::default(), Asking::of(program));
     let loaded = Loaded { since, fingerprint, config, lanes, asking, without_http2 };
     // Made now so that unusable certificates are told at the start. A program is another
     // matter: it may need a network that is not there yet.

@@ -11,6 +11,8 @@
 //! of 100 MB/s is met within a tenth of a second and a silent container costs nothing but
 //! one `stat` in each `containerLogMonitorInterval`. While old parts of a log are compressed,
 //! a second task does so: a log is looked at whoever compresses what.
+//! Everything that reads logs goes through `disk.rs`, which bounds the threads it takes, and has one of
+//! the places of `places.rs`, which bound how many read.
 //! In: what workers read of their pods (`observe`). Out: renames, `ReopenContainerLog`.
 //!
 //! Always true: at no moment, kill -9 included, is a line lost that fits within the limits:

@@ -27,6 +27,11 @@ pub fn begun(labels: Labels) -> InProgress<4> {
     IN_FLIGHT.in_progress(labels)
 }
 
+#[cfg(test)]
+pub fn in_flight(labels: Labels) -> f64 {
+    IN_FLIGHT.value(labels).unwrap_or_default()
+}
+
 pub fn ended(labels: Labels, took: Duration) {
     DURATION.took(labels, took);
 }

@@ -14,6 +14,7 @@ const REST: &str = "other";
 
 /// One family of a page.
 pub trait Instrument: Sync {
+    #[cfg(test)]
     fn name(&self) -> &'static str;
     fn write(&self, page: &mut Page);
 }
@@ -101,6 +102,7 @@ impl<const L: usize> Counter<L> {
         self.series.change(labels, || 0, |_| {});
     }
 
+    #[cfg(test)]
     pub fn count(&self, labels: [&str; L]) -> u64 {
         let all = self.series.lock();
         find(&all, &labels).map_or(0, |place| all[place].1)
@@ -112,6 +114,7 @@ impl<const L: usize> Counter<L> {
 }
 
 impl<const L: usize> Instrument for Counter<L> {
+    #[cfg(test)]
     fn name(&self) -> &'static str {
         self.head.name
     }
@@ -155,6 +158,7 @@ impl<const L: usize> Gauge<L> {
 }
 
 impl<const L: usize> Instrument for Gauge<L> {
+    #[cfg(test)]
     fn name(&self) -> &'static str {
         self.head.name
     }
@@ -242,6 +246,7 @@ impl<const L: usize> Histogram<L> {
 }
 
 impl<const L: usize> Instrument for Histogram<L> {
+    #[cfg(test)]
     fn name(&self) -> &'static str {
         self.head.name
     }

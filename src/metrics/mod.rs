@@ -7,7 +7,8 @@
 //!
 //! `instruments.rs` has the kinds of counts, `text.rs` writes pages, `starts.rs` follows pods
 //! until they run, `probes.rs` keeps the results of probes for as long as their pod is there,
-//! `process.rs` reads what the kernel says of this process. All others are lists of families.
+//! `process.rs` reads what the kernel says of this process, `certificates.rs` keeps when certificates
+//! expire. All others are lists of families.
 //!
 //! We have our own instruments because all are constants: no registry, nothing made lazily, and a
 //! series is its label values and its figures. Of the crates, `prometheus-client` would add

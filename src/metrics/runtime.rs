@@ -55,6 +55,11 @@ pub fn called(call: &str, took: Duration, is_ok: bool) {
     }
 }
 
+#[cfg(test)]
+pub fn failures(call: &str) -> u64 {
+    OPERATIONS_ERRORS.count([operation(call)])
+}
+
 /// A sandbox was asked for, and is there if that `is_ok`.
 pub fn ran_sandbox(handler: &str, took: Duration, is_ok: bool) {
     RUN_SANDBOX_DURATION.took([handler], took);

@@ -5,6 +5,7 @@
 //! heartbeat differs or the report period is over, and registers again when somebody
 //! deleted the Node. [`lease`] renews the lease on its own task and, in the `Cluster`
 //! behind it, on its own connection: a status that takes long never costs a heartbeat.
+//! `startup.rs` times how the node comes up, for the metrics.
 //!
 //! In: `RuntimeHealth` (watch), [`Survey`] (facts, images, runtime version), the watch of
 //! this node. Out: Node and Lease writes, node events, [`NodeView`] (watch).

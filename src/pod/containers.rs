@@ -67,7 +67,7 @@ pub fn find<'a>(pod: &'a Pod, name: &str) -> Option<(Role, Cow<'a, Container>)> 
 }
 
 /// What upstream's metrics call a container of this kind.
-pub fn counted_as(pod: &Pod, name: &str) -> &'static str {
+pub fn kind_label(pod: &Pod, name: &str) -> &'static str {
     match find(pod, name) {
         Some((Role::Init | Role::Sidecar, _)) => "init_container",
         Some((Role::Ephemeral, _)) => "ephemeral_container",
@@ -140,7 +140,7 @@ mod tests {
         check("web", Some("spec.containers{web}"));
         check("debug", Some("spec.ephemeralContainers{debug}"));
         check("other", None);
-        let counted = ["setup", "proxy", "web", "debug"].map(|name| counted_as(&pod, name));
+        let counted = ["setup", "proxy", "web", "debug"].map(|name| kind_label(&pod, name));
         assert_eq!(counted, ["init_container", "init_container", "container", "ephemeral_container"]);
         let roles: Vec<Role> = all_containers(&pod).map(|(role, _)| role).collect();
         assert_eq!(roles, [Role::Init, Role::Sidecar, Role::Regular, Role::Ephemeral]);

@@ -43,7 +43,12 @@ impl hyper::body::Body for Pieces {
 
 /// An answer in words, exactly these.
 pub fn text(status: StatusCode, words: impl Into<String>) -> Response<Body> {
-    let mut response = Response::new(full(words.into()));
+    in_words(status, full(words.into()))
+}
+
+/// The same of words in whatever form.
+pub fn in_words<B>(status: StatusCode, words: B) -> Response<B> {
+    let mut response = Response::new(words);
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -53,9 +58,7 @@ pub fn text(status: StatusCode, words: impl Into<String>) -> Response<Body> {
 
 /// An answer in words that come piece by piece.
 pub fn text_in_pieces(pieces: Body) -> Response<Body> {
-    let mut response = text(StatusCode::OK, "");
-    *response.body_mut() = pieces;
-    response
+    in_words(StatusCode::OK, pieces)
 }
 
 pub fn json(body: Body) -> Response<Body> {

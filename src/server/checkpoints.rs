@@ -1,7 +1,8 @@
 //! `/checkpoint/`: a running container as it is, written to a file by the runtime.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use http::{Response, StatusCode};
@@ -11,14 +12,13 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::body::{self, Body};
+use super::front::Exhibits;
 use super::query;
 use super::routes::{self, NOT_FOUND};
 use crate::clock::Clock;
-use crate::cri::Runtime;
 use crate::host::Host;
-use crate::pleg::Pleg;
 use crate::pod::containers;
-use crate::sync::{Known, Roster};
+use crate::sync::Known;
 
 /// Each writes the memory of all processes of a container to the node's disk.
 const AT_ONCE_MAX: usize = 4;
@@ -31,12 +31,24 @@ pub struct CheckpointDesk {
     host: Arc<dyn Host>,
     clock: Clock,
     places: Semaphore,
+    busy: Busy,
+}
+
+/// Containers of which a checkpoint is being written. Files are told apart by seconds, so that two
+/// at once would be one file.
+#[derive(Default)]
+struct Busy(Mutex<BTreeSet<String>>);
+
+/// One of those, until this is dropped.
+struct Turn<'a> {
+    busy: &'a Busy,
+    container: String,
 }
 
 /// Why there is no checkpoint; in upstream's words where it has some.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum Refusal {
-    #[error("404 page not found\n")]
+    #[error("{}", NOT_FOUND.words)]
     NoPath,
     #[error("pod does not exist")]
     NoPod,
@@ -44,6 +56,8 @@ enum Refusal {
     NoContainer(String),
     #[error("cannot parse value of timeout parameter")]
     BadTimeout,
+    #[error("a checkpoint of {0} is being written already")]
+    Busy(String),
     #[error("{AT_ONCE_MAX} checkpoints are being written, which is the most there may be")]
     TooMany,
     #[error("checkpointing of {container} failed ({why})")]
@@ -57,7 +71,7 @@ impl Refusal {
             Refusal::NoPod | Refusal::NoContainer(_) => StatusCode::NOT_FOUND,
             // Upstream says 404, as if the container were not there.
             Refusal::BadTimeout => StatusCode::BAD_REQUEST,
-            Refusal::TooMany => StatusCode::TOO_MANY_REQUESTS,
+            Refusal::TooMany | Refusal::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             Refusal::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -65,43 +79,31 @@ impl Refusal {
 
 impl CheckpointDesk {
     pub fn new(dir: PathBuf, host: Arc<dyn Host>, clock: Clock) -> Self {
-        CheckpointDesk { dir, host, clock, places: Semaphore::new(AT_ONCE_MAX) }
+        CheckpointDesk { dir, host, clock, places: Semaphore::new(AT_ONCE_MAX), busy: Busy::default() }
     }
 
     /// `/checkpoint/{namespace}/{pod}/{container}`.
-    pub async fn answer(
-        &self,
-        path: &str,
-        query: &str,
-        roster: &Roster,
-        pleg: &Pleg,
-        runtime: &dyn Runtime,
-    ) -> Response<Body> {
-        match self.write(path, query, roster, pleg, runtime).await {
+    pub async fn answer(&self, path: &str, query: &str, exhibits: &Exhibits) -> Response<Body> {
+        match self.write(path, query, exhibits).await {
             Ok(file) => body::json(body::full(json!({ "items": [file] }).to_string())),
             Err(refusal) => body::text(refusal.status(), refusal.to_string()),
         }
     }
 
-    async fn write(
-        &self,
-        path: &str,
-        query: &str,
-        roster: &Roster,
-        pleg: &Pleg,
-        runtime: &dyn Runtime,
-    ) -> Result<PathBuf, Refusal> {
+    async fn write(&self, path: &str, query: &str, exhibits: &Exhibits) -> Result<PathBuf, Refusal> {
         let [namespace, pod, container] = routes::three_names(path).ok_or(Refusal::NoPath)?;
-        let known = roster.find(namespace, pod).ok_or(Refusal::NoPod)?;
+        let known = exhibits.roster.find(namespace, pod).ok_or(Refusal::NoPod)?;
         if containers::find(&known.pod, container).is_none() {
             return Err(Refusal::NoContainer(container.to_owned()));
         }
         let timeout = timeout(query)?;
+        let full_name = format!("{namespace}/{pod}/{container}");
+        let _turn = self.busy.begin(&full_name).ok_or_else(|| Refusal::Busy(full_name.clone()))?;
         let _place = self.places.try_acquire().map_err(|_| Refusal::TooMany)?;
-        let failed = |why: String| Refusal::Failed { container: format!("{namespace}/{pod}/{container}"), why };
+        let failed = |why: String| Refusal::Failed { container: full_name.clone(), why };
         let name = file_name(namespace, pod, container, &self.clock.wall().to_zoned(TimeZone::system()));
         let file = self.dir.join(name);
-        let written = self.ask(&known, container, &file, timeout, pleg, runtime);
+        let written = self.ask(&known, container, &file, timeout, exhibits);
         written.await.map(|()| file.clone()).map_err(failed)
     }
 
@@ -111,14 +113,31 @@ impl CheckpointDesk {
         container: &str,
         file: &Path,
         timeout: Duration,
-        pleg: &Pleg,
-        runtime: &dyn Runtime,
+        exhibits: &Exhibits,
     ) -> Result<(), String> {
-        let held = pleg.current(&known.uid).await.map_err(|error| error.own_words())?;
+        let held = exhibits.pleg.current(&known.uid).await.map_err(|error| error.own_words())?;
         let instance = held.instances(container).find(|instance| instance.is_running());
         let id = &instance.ok_or_else(|| format!("container {container} not found"))?.id;
         self.host.make_dir(&self.dir, DIR_MODE).await.map_err(|error| error.to_string())?;
-        runtime.checkpoint_container(id, file, timeout).await.map_err(|error| error.own_words())
+        exhibits.runtime.checkpoint_container(id, file, timeout).await.map_err(|error| error.own_words())
+    }
+}
+
+impl Busy {
+    /// `None` while another one of this container is being written.
+    fn begin(&self, container: &str) -> Option<Turn<'_>> {
+        let is_first = self.lock().insert(container.to_owned());
+        is_first.then(|| Turn { busy: self, container: container.to_owned() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().expect("nothing that holds the list can panic")
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.busy.lock().remove(&self.container);
     }
 }
 
@@ -154,6 +173,18 @@ mod tests {
         check(TimeZone::UTC, "checkpoint-web_shop-main-2026-11-22T08:05:09Z.tar");
         let east = TimeZone::fixed(jiff::tz::offset(2));
         check(east, "checkpoint-web_shop-main-2026-11-22T10:05:09+02:00.tar");
+    }
+
+    #[test]
+    fn two_checkpoints_of_a_container_are_not_written_at_once() {
+        let busy = Busy::default();
+        let first = busy.begin("shop/web/main");
+        assert!(first.is_some());
+        assert!(busy.begin("shop/web/main").is_none());
+        assert!(busy.begin("shop/web/other").is_some());
+        drop(first);
+        assert!(busy.begin("shop/web/main").is_some());
+        assert_eq!(Refusal::Busy(String::new()).status(), StatusCode::TOO_MANY_REQUESTS);
     }
 
     #[test]

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 
-use super::{ServerError, SignedKey, Verbosity};
+use super::{ServerError, Verbosity};
 use crate::config::TlsVersion;
+use crate::identity::ServingKey;
 
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -57,7 +58,7 @@ pub enum CertificateSource {
     /// Made here if it is not there yet.
     SelfMade { dir: PathBuf, host_name: String },
     /// Signed by the cluster (`serverTLSBootstrap`).
-    Signed(SignedKey),
+    Signed(ServingKey),
 }
 
 #[derive(Clone, Debug)]

@@ -75,10 +75,12 @@ pub struct Peer {
 }
 
 impl Front {
-    /// The answer, on which the request counts as under way until it was taken.
-    pub async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
+    /// The answer. The request counts as under way until it was taken, and a stream until it ends.
+    pub async fn answer(&self, mut request: Request<Incoming>, peer: &Peer) -> Response<Body> {
         let under_way = peer.guest.request();
-        let counted = Counted::begin(request.method(), request.uri().path(), peer.door);
+        let counted = Arc::new(Counted::begin(request.method(), request.uri().path(), peer.door));
+        // For those who take the connection over: a stream is under way long after its answer.
+        request.extensions_mut().insert(counted.clone());
         let response = match self.admit(&request, peer).await {
             Ok(path) => self.handle(request, &path, peer).await,
             Err(refused) => refused,
@@ -137,7 +139,7 @@ impl Front {
             },
             Ok(Handler::Metrics(page)) => self.metrics.answer(page, peer, &request, shown).await,
             Ok(Handler::Checkpoint) => match &self.checkpoints {
-                Some(desk) => desk.answer(path, query, &shown.roster, &shown.pleg, &*shown.runtime).await,
+                Some(desk) => desk.answer(path, query, shown).await,
                 None => unhandled(routes::NOT_FOUND),
             },
             Ok(Handler::Flagz) if self.flagz => self.zpages.flagz(request.headers()),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -13,8 +13,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
+use super::body::in_words;
 use super::health::Health;
 use super::room::Room;
+use super::routes::NOT_FOUND;
 
 const BIND_RETRY: Duration = Duration::from_secs(5);
 /// Connections that exist at once. One that has sent nothing is a socket and a small task.
@@ -110,8 +112,10 @@ pub fn respond<B>(request: &Request<B>, health: &Health) -> Response<String> {
     let parameters = Parameters::of(request.uri().query().unwrap_or_default());
     if let Some(name) = path.strip_prefix("/healthz/").filter(|name| !name.is_empty()) {
         return match health.one(name) {
-            Some(Ok(())) => answer(StatusCode::OK, "ok".to_owned()),
-            Some(Err(error)) => answer(StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {error}\n")),
+            Some(Ok(())) => in_words(StatusCode::OK, "ok".to_owned()),
+            Some(Err(error)) => {
+                in_words(StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {error}\n"))
+            }
             None => not_found(),
         };
     }
@@ -120,15 +124,15 @@ pub fn respond<B>(request: &Request<B>, health: &Health) -> Response<String> {
     }
     let findings = health.look(|name| !parameters.excluded.contains(&name));
     match (findings.is_healthy, parameters.verbose) {
-        (true, false) => answer(StatusCode::OK, "ok".to_owned()),
-        (true, true) => answer(StatusCode::OK, findings.text()),
+        (true, false) => in_words(StatusCode::OK, "ok".to_owned()),
+        (true, true) => in_words(StatusCode::OK, findings.text()),
         (false, _) => {
             for (name, result) in &findings.lines {
                 if let Err(reason) = result {
                     warn!(check = name, reason, "health check failed");
                 }
             }
-            answer(StatusCode::INTERNAL_SERVER_ERROR, findings.text())
+            in_words(StatusCode::INTERNAL_SERVER_ERROR, findings.text())
         }
     }
 }
@@ -155,14 +159,5 @@ impl<'a> Parameters<'a> {
 }
 
 fn not_found() -> Response<String> {
-    answer(StatusCode::NOT_FOUND, "404 page not found\n".to_owned())
-}
-
-fn answer(status: StatusCode, body: String) -> Response<String> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
-    response
+    in_words(NOT_FOUND.status, NOT_FOUND.words.to_owned())
 }

@@ -19,7 +19,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long somebody who needs the files waits for a look; then what was read last serves.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
 /// The largest bundles of authorities have some hundred KiB.
-const FILE_BYTES_MAX: usize = 1024 * 1024;
+pub const FILE_BYTES_MAX: usize = 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -75,12 +75,23 @@ impl<T: Send + Sync> Reloading<T> {
         if let Ok(mut last) = self.last.try_lock()
             && last.at.elapsed() >= LOOK_EVERY
         {
-            last.at = Instant::now();
-            if let Ok(looked) = timeout(LOOK_LIMIT, read(&*self.host, &self.paths)).await {
-                self.take(&mut last, looked);
-            }
+            self.look(&mut last).await;
         }
         self.current.borrow().clone()
+    }
+
+    /// For whoever has changed the files: they are looked at again, however soon.
+    pub async fn look_now(&self) {
+        // Who holds it has not seen the change, and is bounded.
+        let mut last = self.last.lock().await;
+        self.look(&mut last).await;
+    }
+
+    async fn look(&self, last: &mut Look) {
+        last.at = Instant::now();
+        if let Ok(looked) = timeout(LOOK_LIMIT, read(&*self.host, &self.paths)).await {
+            self.take(last, looked);
+        }
     }
 
     fn take(&self, last: &mut Look, looked: Result<Vec<Vec<u8>>, LoadError>) {

@@ -172,10 +172,19 @@ fn is_on(switch: Switch, door: Door, switches: Switches) -> Result<(), Unhandled
     }
 }
 
+/// All paths there are, as the table has them.
+pub fn paths() -> impl Iterator<Item = &'static str> {
+    ROUTES.iter().map(|route| route.path)
+}
+
+/// A path without what is below its first step.
+pub fn first_step(path: &str) -> &str {
+    path[1..].find('/').map_or(path, |slash| &path[..slash + 1])
+}
+
 /// The first steps of all paths there are, in order and each once.
 pub fn first_segments() -> Vec<&'static str> {
-    let first = |path: &'static str| path[1..].find('/').map_or(path, |slash| &path[..slash + 1]);
-    let all: BTreeSet<_> = ROUTES.iter().map(|route| first(route.path)).collect();
+    let all: BTreeSet<_> = paths().map(first_step).collect();
     all.into_iter().collect()
 }
 

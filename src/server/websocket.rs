@@ -1,4 +1,4 @@
-//! The protocols that a WebSocket offers. Browsers can set no other header of one, so that a bearer
+//! What a client wants to go on with, and the protocols that a WebSocket offers. Browsers can set no other header of one, so that a bearer
 //! token may be among them.
 
 use base64::Engine;
@@ -45,9 +45,14 @@ pub fn without_token(headers: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::from_str(&others.join(", ")).ok().filter(|others| !others.is_empty())
 }
 
+/// What the client wants to speak after this request, if it wants to speak something else.
+pub fn upgrades(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let is_wanted = listed(headers, CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
+    listed(headers, UPGRADE).filter(move |_| is_wanted)
+}
+
 fn is_websocket(headers: &HeaderMap) -> bool {
-    let upgrades = listed(headers, CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
-    upgrades && listed(headers, UPGRADE).any(|to| to.eq_ignore_ascii_case("websocket"))
+    upgrades(headers).any(|to| to.eq_ignore_ascii_case("websocket"))
 }
 
 pub fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
@@ -55,7 +60,7 @@ pub fn protocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 }
 
 /// What a header lists, which may be there several times.
-pub fn listed(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+fn listed(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).map(str::trim)
 }

@@ -5,10 +5,10 @@
 //! nothing of the kind, the agent tells nobody.
 //!
 //! Task: the watchdog, which the composition root starts.
-//! In: the two variables, and the checks that also make the health page. Out: datagrams.
+//! In: the two variables, and whether the agent is well. Out: datagrams.
 //!
 //! Always true: a word to the service manager never blocks and never ends the agent; the watchdog
-//! is fed only while every vital check passes.
+//! is fed only while the agent is well.
 
 #[cfg(test)]
 mod tests;
@@ -23,9 +23,9 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use crate::server::Health;
+use crate::causes::chain;
 
-/// After half of it has to be more than this; what is shorter, a busy machine would miss.
+/// Half of the watchdog's interval has to be longer than this: a busy machine would miss what is shorter.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 /// How often a word that did not get through is said again before the next is due.
 const ATTEMPTS: u32 = 4;
@@ -78,7 +78,10 @@ impl ServiceManager {
         let socket = connected.map_err(|source| ServiceManagerError::Socket { socket: name, source })?;
         let own = std::process::id().to_string();
         let is_ours = given.watchdog_pid.is_none_or(|pid| pid == own.as_str());
-        let watchdog = given.watchdog_usec.filter(|_| is_ours).map(interval).transpose()?;
+        // That we are up is to be told all the same: a unit that waits for it would start for ever.
+        let unusable = |error: &ServiceManagerError| warn!(error = chain(error), "the watchdog will not be fed");
+        let watchdog = given.watchdog_usec.filter(|_| is_ours).map(interval);
+        let watchdog = watchdog.and_then(|interval| interval.inspect_err(unusable).ok());
         Ok(ServiceManager { socket: Some(Arc::new(socket)), watchdog })
     }
 
@@ -92,8 +95,9 @@ impl ServiceManager {
         self.tell_once("STOPPING=1");
     }
 
-    /// Feeds the watchdog at half of its interval while the checks pass. Ends at once without one.
-    pub async fn feed_watchdog(self, health: Health) {
+    /// Feeds the watchdog at half of its interval while `check` finds nothing wrong. Ends at once
+    /// without one.
+    pub async fn feed_watchdog(self, check: impl Fn() -> Result<(), String>) {
         let Some(half) = self.watchdog.map(|interval| interval / 2) else {
             return;
         };
@@ -101,9 +105,9 @@ impl ServiceManager {
         turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             turns.tick().await;
-            match health.failure() {
-                None => self.feed(half).await,
-                Some((check, reason)) => warn!(check, reason, "not healthy: the watchdog is not fed"),
+            match check() {
+                Ok(()) => self.feed(half).await,
+                Err(reason) => warn!(reason, "not healthy: the watchdog is not fed"),
             }
         }
     }

@@ -65,7 +65,7 @@ async fn without_a_socket_nobody_is_told_and_no_watchdog_runs() {
     let given = Given { watchdog_usec: Some("30000000".into()), ..Given::default() };
     let manager = ServiceManager::of(given).unwrap();
     manager.ready();
-    manager.feed_watchdog(Health::new()).await;
+    manager.feed_watchdog(|| Ok(())).await;
 }
 
 #[test]
@@ -76,10 +76,22 @@ fn what_cannot_be_understood_or_reached_is_an_error_that_names_it() {
     check(named("run/notify"), "NOTIFY_SOCKET \"run/notify\" is neither an absolute path nor an abstract name");
     check(named("@"), "NOTIFY_SOCKET \"@\" is neither an absolute path nor an abstract name");
     check(named("/nowhere/notify"), "cannot reach NOTIFY_SOCKET \"/nowhere/notify\"");
-    let listener = Listener::new();
-    let with = |usec: &str| Given { watchdog_usec: Some(usec.into()), ..listener.given(None) };
-    check(with("soon"), "WATCHDOG_USEC \"soon\" is not a number of microseconds");
-    check(with("2000000"), "WATCHDOG_USEC 2s is too short: half of it has to be more than 1 s");
+}
+
+#[test]
+fn a_watchdog_that_cannot_be_fed_keeps_nobody_from_hearing_that_we_are_up() {
+    for (usec, error) in [
+        ("soon", "WATCHDOG_USEC \"soon\" is not a number of microseconds"),
+        ("2000000", "WATCHDOG_USEC 2s is too short: half of it has to be more than 1 s"),
+    ] {
+        assert_eq!(interval(usec.into()).unwrap_err().to_string(), error);
+        let listener = Listener::new();
+        let given = Given { watchdog_usec: Some(usec.into()), ..listener.given(None) };
+        let manager = ServiceManager::of(given).unwrap();
+        assert_eq!(manager.watchdog, None);
+        manager.ready();
+        assert_eq!(listener.heard(), ["READY=1"], "{usec}");
+    }
 }
 
 #[test]
@@ -99,8 +111,7 @@ async fn the_watchdog_is_fed_at_half_its_interval_while_the_checks_pass() {
     let turns = Arc::new(AtomicBool::new(true));
     let turning = turns.clone();
     let check = move || if turning.load(Ordering::Relaxed) { Ok(()) } else { Err("no turn".to_owned()) };
-    let health = Health::new().vital("syncloop", Box::new(check));
-    let task = tokio::spawn(manager.feed_watchdog(health));
+    let task = tokio::spawn(manager.feed_watchdog(check));
 
     sleep(Duration::from_secs(1)).await;
     assert_eq!(listener.heard(), ["WATCHDOG=1"], "at once");
@@ -122,7 +133,7 @@ async fn a_manager_that_does_not_read_holds_nothing_up_and_is_told_again() {
     let listener = Listener::new();
     let manager = ServiceManager::of(listener.given(Some(Duration::from_secs(30)))).unwrap();
     while manager.tell("FILLING=1").is_ok() {}
-    let task = tokio::spawn(manager.feed_watchdog(Health::new()));
+    let task = tokio::spawn(manager.feed_watchdog(|| Ok(())));
     advance(Duration::from_millis(1)).await;
     let begin = Instant::now();
     listener.heard();

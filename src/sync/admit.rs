@@ -51,13 +51,13 @@ pub(super) async fn admit(context: &Context, uid: &PodUid, wish: &Desired, runti
             }
         }
     };
-    metrics::pods::REJECTIONS.add([counted_as(&refusal.reason)]);
+    metrics::pods::REJECTIONS.add([reason_label(&refusal.reason)]);
     context.recorder.pod(&wish.pod, None, EventType::Warning, &refusal.reason, refusal.message.clone());
     Some(Verdict::refused(&refusal.reason, &refusal.message))
 }
 
 /// Resources have any name, and labels a bounded number of values.
-fn counted_as(reason: &str) -> &str {
+fn reason_label(reason: &str) -> &str {
     match reason.strip_prefix("OutOf") {
         Some(resource) if !matches!(resource, "cpu" | "memory" | "ephemeral-storage" | "pods") => {
             "OutOfExtendedResources"

@@ -8,7 +8,8 @@
 //! belongs to all pods together. For the dispatcher `victims.rs` owns the times by which pods
 //! that give way to others should have ended, and `orphans.rs` finds what only this machine
 //! still knows. `resolver.rs` reads what the node itself asks for names, anew for each sandbox.
-//! `roster.rs` holds which pods there are and how they are, for those who only show it.
+//! `roster.rs` holds which pods there are, how they are and how far their workers are with them, for
+//! those who only show or count it.
 //!
 //! Tasks: the dispatcher, one per pod, one for mirror pods.
 //! In: source events (channel), wake-ups (`Wakes`). Out: CRI calls, volumes, cgroups,
@@ -55,7 +56,7 @@ pub use dispatcher::Dispatcher;
 pub use hooks::Hooks;
 pub use plan::BackoffLimits;
 pub use resolver::HostResolver;
-pub use roster::{Config, Known, Lifecycle, Roster, Work};
+pub use roster::{Known, KnownBy, Lifecycle, Roster, Work};
 pub use user_namespaces::IdPool;
 pub use wakes::Wakes;
 

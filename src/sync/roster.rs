@@ -45,7 +45,7 @@ struct Books {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Work {
     pub lifecycle: Lifecycle,
-    pub config: Config,
+    pub known_by: KnownBy,
     pub is_static: bool,
 }
 
@@ -58,7 +58,7 @@ pub enum Lifecycle {
 
 /// Who knows a pod that is worked on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Config {
+pub enum KnownBy {
     /// A source has it.
     Desired,
     /// Its source has it no more.

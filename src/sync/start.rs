@@ -38,11 +38,11 @@ pub async fn start(
     attempt: Option<u32>,
     waits: Waits,
 ) -> Result<(), StartFailure> {
-    let counted_as = pod::containers::counted_as(&round.wish.pod, name);
-    metrics::pods::STARTED_CONTAINERS.add([counted_as]);
+    let label = pod::containers::kind_label(&round.wish.pod, name);
+    metrics::pods::STARTED_CONTAINERS.add([label]);
     let result = make_and_start(round, name, kind, attempt, waits).await;
     if let Err(failure) = &result {
-        metrics::pods::STARTED_CONTAINERS_ERRORS.add([counted_as, &failure.reason]);
+        metrics::pods::STARTED_CONTAINERS_ERRORS.add([label, &failure.reason]);
     }
     result
 }

@@ -193,8 +193,9 @@ impl Runtime for FakeRuntime {
         self.called("Exec", &format!("{} in {id}", command.join(" ")))?;
         self.state().streams_at.clone().ok_or(CriError::Unimplemented { call: "Exec" })
     }
-    async fn attach_url(&self, _: &ContainerId, _: Streams) -> Result<Uri> {
-        unused()
+    async fn attach_url(&self, id: &ContainerId, _: Streams) -> Result<Uri> {
+        self.called("Attach", &id.to_string())?;
+        self.state().streams_at.clone().ok_or(CriError::Unimplemented { call: "Attach" })
     }
     async fn port_forward_url(&self, _: &SandboxId, _: &[u16]) -> Result<Uri> {
         unused()

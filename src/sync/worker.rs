@@ -30,7 +30,7 @@ use super::plan::{self, Action, Plan, Snapshot, StopWhy};
 use super::report::{Progress, Reporter};
 use super::resize::{Resize, Resizing};
 use super::retries::{self, Retries, Retry, Step};
-use super::roster::{Config, Lifecycle, Work};
+use super::roster::{KnownBy, Lifecycle, Work};
 use super::upkeep::{self, LogLinks};
 use super::wish::{Desired, StopCause, stop_wished};
 use super::{Context, admit, execute, hooks, report};
@@ -126,7 +126,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
         clean_with: None,
     };
     metrics::starts::worked_on(uid.as_str(), worker.began);
-    let mut counted_as = "create";
+    let mut operation_of_pass = "create";
     loop {
         // It may have come in the middle of the last pass.
         let is_changed = wishes.has_changed().unwrap_or(false);
@@ -146,9 +146,9 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
             }
             outcome = worker.pass(&wish) => outcome,
         };
-        let operation = worker.counted_as(&wish).unwrap_or(if is_changed { "update" } else { counted_as });
+        let operation = worker.operation_of_end(&wish).unwrap_or(if is_changed { "update" } else { operation_of_pass });
         metrics::pods::WORKER_DURATION.took([operation], context.clock.now() - began);
-        counted_as = "sync";
+        operation_of_pass = "sync";
         let until = match outcome {
             Outcome::Gone => break,
             Outcome::Again => continue,
@@ -161,7 +161,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
                 if changed.is_err() {
                     return uid; // The dispatcher is gone: the agent stops, the pod goes on.
                 }
-                counted_as = "update";
+                operation_of_pass = "update";
                 worker.retries.clear();
             }
             // Cancel-safe: an unused permit stays with the bell.
@@ -302,7 +302,7 @@ impl Worker {
             let Some(exit) = container.exit() else { continue };
             let known = self.exits_seen.get(&container.id);
             if known.is_none() && self.has_read {
-                let kind = pod::containers::counted_as(&wish.pod, &container.name);
+                let kind = pod::containers::kind_label(&wish.pod, &container.name);
                 metrics::pods::TERMINATED_CONTAINERS.add([kind, &exit.exit_code.to_string(), &exit.reason]);
             }
             seen.insert(container.id.clone(), *known.unwrap_or(&now));
@@ -312,7 +312,7 @@ impl Worker {
     }
 
     /// What upstream's metrics call a pass over a pod that ends; `None` of one that goes on.
-    fn counted_as(&self, wish: &Desired) -> Option<&'static str> {
+    fn operation_of_end(&self, wish: &Desired) -> Option<&'static str> {
         match self.stage {
             Stage::Cleaning | Stage::Ended => Some("terminated"),
             Stage::Stopping => Some("kill"),
@@ -327,10 +327,10 @@ impl Worker {
                 Stage::Stopping => Lifecycle::Terminating,
                 Stage::Cleaning | Stage::Ended => Lifecycle::Terminated,
             },
-            config: match wish.stop.map(|stop| stop.cause) {
-                Some(StopCause::Orphaned) => Config::RuntimeOnly,
-                Some(StopCause::Removed) => Config::Orphan,
-                Some(StopCause::Deleted) | None => Config::Desired,
+            known_by: match wish.stop.map(|stop| stop.cause) {
+                Some(StopCause::Orphaned) => KnownBy::RuntimeOnly,
+                Some(StopCause::Removed) => KnownBy::Orphan,
+                Some(StopCause::Deleted) | None => KnownBy::Desired,
             },
             is_static: wish.source.is_static(),
         }
@@ -493,7 +493,7 @@ impl Worker {
                         self.stopped.insert(id.clone());
                     }
                     if let Action::StopContainer { name, id, why: StopWhy::HookFailed } = action {
-                        let kind = pod::containers::counted_as(&wish.pod, name);
+                        let kind = pod::containers::kind_label(&wish.pod, name);
                         metrics::pods::STARTED_CONTAINERS_ERRORS.add([kind, "PostStartHookError"]);
                         let message = self.begun_hooks.failed_post_start(id).unwrap_or_default();
                         self.start_failures.insert(name.clone(), StartFailure::new("PostStartHookError", message));

@@ -26,13 +26,14 @@ use super::certificate::Bundle;
 use super::request::{Alternatives, Key, RequestError, serving_request};
 use super::signing::{SigningError, obtain};
 use super::store::Store;
-use super::{Access, Backoff, Failure, LOOK_AGAIN, Role, SIGNED_WITHIN, built, rest, unix_seconds};
+use super::{Access, Backoff, Failure, LOOK_AGAIN, Role, SIGNED_WITHIN, rest, unix_seconds};
 use crate::clock::Clock;
+use crate::clock::build::built;
 use crate::host::{Host, HostError};
 use crate::kube::Change;
 use crate::metrics;
 
-/// What TLS connections are served with; `None` while there is nothing.
+/// What TLS connections are served with; `None` until the cluster has signed it, and once it has expired.
 pub type ServingKey = watch::Receiver<Option<Arc<CertifiedKey>>>;
 
 type Nodes = BoxStream<'static, Change<Node>>;
@@ -90,7 +91,7 @@ impl ServingIdentity {
 
     /// Keeps the certificate valid and fitting, for ever.
     pub async fn run(mut self, mut nodes: Nodes) {
-        let mut bundle = self.store.current_bundle().await;
+        let mut bundle = self.current_bundle().await;
         let mut wanted = Alternatives::default();
         let mut has_obtained = false;
         loop {
@@ -144,6 +145,16 @@ impl ServingIdentity {
                 other = changed(&mut nodes, &wanted) => (wanted, has_obtained) = (other, false),
                 // Cancel-safe: it only waits.
                 () = wait.over(&self.clock) => {}
+            }
+        }
+    }
+
+    /// What is on disk. A disk that does not answer is no reason to ask for another one.
+    async fn current_bundle(&mut self) -> Option<Bundle> {
+        loop {
+            match self.store.current_bundle().await {
+                Ok(bundle) => return bundle,
+                Err(error) => sleep(self.backoff.note(&self.clock, Role::Serving, &ServingError::Host(error))).await,
             }
         }
     }

@@ -1,14 +1,11 @@
 //! What comes next for the serving certificate: a pure decision.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 
+use crate::clock::{CLOCKS_DIFFER, build};
 use crate::identity::certificate::Certificate;
 use crate::identity::request::{Alternatives, user};
-
-/// As in the plan of the client certificate.
-const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_mins(5);
-const BUILD_CLOCK_DIFFERS: SignedDuration = SignedDuration::from_hours(24);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -45,7 +42,7 @@ pub fn next(
     allows_names_only: bool,
 ) -> Step {
     let is_early = leaf.is_some_and(|leaf| now + CLOCKS_DIFFER < leaf.not_before);
-    if is_early || now + BUILD_CLOCK_DIFFERS < built {
+    if is_early || build::is_impossible(now, built) {
         return Step::AwaitClock;
     }
     if wanted.addresses.is_empty() && (wanted.names.is_empty() || !allows_names_only) {

@@ -259,3 +259,42 @@ async fn who_asks_is_the_node_and_what_for_is_its_client_certificate() {
     );
     assert!(request.metadata.name.is_some_and(|name| name.starts_with("node-csr-")), "{NODE}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_read_is_no_reason_to_bootstrap() {
+    let check = async |world: &World, unreadable: &str| {
+        std::fs::create_dir_all(world.path(unreadable)).expect("directories can be made");
+        let before = world.read("kubelet.conf");
+        world.answer([Answer::Sign(YEAR)]);
+        let error = settle(&mut world.identity(true)).await.expect_err("a directory cannot be read");
+        assert!(matches!(error, IdentityError::Host(_)), "{error}");
+        assert_eq!(world.read("kubelet.conf"), before);
+        assert!(!world.told().contains(&"bootstrap asks".to_owned()), "{unreadable}");
+    };
+    let current = World::fresh();
+    current.give_kubeconfig();
+    check(&current, "pki/kubelet-client-current.pem").await;
+
+    let own = World::fresh();
+    own.give_kubeconfig_of(serde_json::json!({ "client-certificate": "own.pem", "client-key": "own.pem" }));
+    check(&own, "own.pem").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_authority_it_is_not_said_whose_a_certificate_is() {
+    let world = World::fresh();
+    // As kubeadm's, but with the authority in a file of its own.
+    let kubeconfig = serde_json::json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{ "name": "k", "cluster": { "server": "https://api:6443", "certificate-authority": "ca.crt" } }],
+        "contexts": [{ "name": "c", "context": { "cluster": "k", "user": "u" } }],
+        "users": [{ "name": "u", "user": { "token": "abcdef.0123456789abcdef" } }],
+    });
+    world.write("bootstrap.conf", &kubeconfig.to_string());
+    world.give_certificate(HOUR, YEAR);
+    std::fs::create_dir(world.path("ca.crt")).expect("directories can be made");
+    world.answer([Answer::Sign(YEAR)]);
+    let error = settle(&mut world.identity(true)).await.expect_err("a directory cannot be read");
+    assert!(matches!(error, IdentityError::Host(_)), "{error}");
+    assert_eq!(world.told(), [""; 0]);
+}

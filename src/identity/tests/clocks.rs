@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 
 use super::world::{Answer, HOUR, World, settle};
 use crate::identity::client::Pause;
-use crate::identity::{LOOK_AGAIN, built, rest};
+use crate::identity::{LOOK_AGAIN, rest};
 
 const YEAR: SignedDuration = SignedDuration::from_hours(365 * 24);
 
@@ -70,9 +70,4 @@ async fn a_rest_ends_at_its_time_or_when_the_clock_jumps() {
     });
     rest(&clock, Some(far)).await;
     assert!(start.elapsed() <= std::time::Duration::from_secs(121), "{:?}", start.elapsed());
-}
-
-#[test]
-fn this_program_was_built() {
-    assert!(built().as_second() > 1_700_000_000);
 }

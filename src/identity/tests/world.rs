@@ -25,9 +25,10 @@ use tokio::sync::watch;
 
 pub use crate::authorities::testing::Authority;
 use crate::clock::Clock;
+use crate::clock::build::built;
 use crate::host::{LinuxHost, Roots};
 use crate::identity::client::{IdentityError, Pause};
-use crate::identity::{Access, ClientIdentity, IdentityConfig, built};
+use crate::identity::{Access, ClientIdentity, IdentityConfig};
 use crate::kube::{ApiError, CertificateRequests, LoadError, ObjectState, Result};
 
 pub const NODE: &str = "edge-7";

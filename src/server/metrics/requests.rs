@@ -5,9 +5,9 @@ use tokio::time::Instant;
 
 use crate::metrics::InProgress;
 use crate::metrics::http::{Labels, begun, ended};
-use crate::server::routes::Door;
+use crate::server::routes::{self, Door};
 
-/// A request that is under way. Dropped with the end of its answer.
+/// A request that is under way. Dropped with the end of its answer, or of the stream that follows.
 pub struct Counted {
     labels: Labels,
     began: Instant,
@@ -27,25 +27,6 @@ impl Drop for Counted {
     }
 }
 
-/// First segments of paths that upstream serves.
-const PATHS: &[&str] = &[
-    "attach",
-    "checkpoint",
-    "configz",
-    "containerLogs",
-    "debug",
-    "exec",
-    "flagz",
-    "healthz",
-    "logs",
-    "pods",
-    "portForward",
-    "run",
-    "runningpods",
-    "stats",
-    "statusz",
-];
-const METRICS_PATHS: &[&str] = &["metrics", "metrics/cadvisor", "metrics/probes", "metrics/resource", "metrics/slis"];
 const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE"];
 const OTHER: &str = "other";
 
@@ -60,13 +41,14 @@ fn labels(method: &Method, path: &str, door: Door) -> Labels {
     [known(METHODS, method.as_str()), path, server, if is_long { "true" } else { "false" }]
 }
 
+/// The first step of a path that is served, and all of one to metrics.
 fn counted_path(path: &str) -> &'static str {
     let path = path.trim_matches('/');
-    let first = path.split('/').next().unwrap_or_default();
-    match first {
-        "metrics" => known(METRICS_PATHS, path),
-        first => known(PATHS, first),
-    }
+    let found = match path.split('/').next() {
+        Some("metrics") => routes::paths().map(|served| &served[1..]).find(|served| *served == path),
+        first => routes::paths().map(|served| &routes::first_step(served)[1..]).find(|served| Some(*served) == first),
+    };
+    found.unwrap_or(OTHER)
 }
 
 fn known(words: &[&'static str], word: &str) -> &'static str {
@@ -90,7 +72,12 @@ mod tests {
         check("GET", "/metrics/made-up", ["GET", "other", "readwrite", "false"]);
         check("POST", "/exec/a/b/c", ["POST", "exec", "readwrite", "true"]);
         check("POST", "/portForward/a/b", ["POST", "portForward", "readwrite", "true"]);
+        check("GET", "/debug/flags/v", ["GET", "debug", "readwrite", "true"]);
+        check("GET", "/stats/summary", ["GET", "stats", "readwrite", "false"]);
         check("MADEUP", "/made-up", ["other", "other", "readwrite", "false"]);
+        for path in routes::paths() {
+            assert_ne!(counted_path(path), OTHER, "{path}");
+        }
         assert_eq!(labels(&Method::GET, "/", Door::ReadOnly), ["GET", "other", "readonly", "false"]);
     }
 }

@@ -15,7 +15,7 @@ use crate::pleg::Census;
 use crate::pod::PodRef;
 use crate::pod::containers::ephemeral_containers;
 use crate::server::Exhibits;
-use crate::sync::{Config, Known, Lifecycle, Work};
+use crate::sync::{Known, KnownBy, Lifecycle, Work};
 use crate::volumes::Total;
 
 pub fn write(page: &mut Page, exhibits: &Exhibits, now: Instant, unix_seconds: f64) {
@@ -106,18 +106,18 @@ fn working(page: &mut Page, work: &[Work]) {
         Kind::Gauge,
         "Pods that are worked on, by how far that is and who knows them.",
     );
-    for (config, config_word) in
-        [(Config::Desired, "desired"), (Config::Orphan, "orphan"), (Config::RuntimeOnly, "runtime_only")]
+    for (known_by, config_word) in
+        [(KnownBy::Desired, "desired"), (KnownBy::Orphan, "orphan"), (KnownBy::RuntimeOnly, "runtime_only")]
     {
         for (lifecycle, lifecycle_word) in
             [(Lifecycle::Sync, "sync"), (Lifecycle::Terminating, "terminating"), (Lifecycle::Terminated, "terminated")]
         {
-            let here = || work.iter().filter(|work| work.config == config && work.lifecycle == lifecycle);
+            let here = || work.iter().filter(|work| work.known_by == known_by && work.lifecycle == lifecycle);
             let mut sample = |static_word: &str, count: usize| {
                 let labels = [("lifecycle", lifecycle_word), ("config", config_word), ("static", static_word)];
                 family.sample(&labels, count as f64);
             };
-            if config == Config::RuntimeOnly {
+            if known_by == KnownBy::RuntimeOnly {
                 sample("unknown", here().count());
                 continue;
             }
@@ -215,12 +215,12 @@ mod tests {
 
     #[test]
     fn all_combinations_of_work_are_shown() {
-        let work = |lifecycle, config, is_static| Work { lifecycle, config, is_static };
+        let work = |lifecycle, known_by, is_static| Work { lifecycle, known_by, is_static };
         let all = [
-            work(Lifecycle::Sync, Config::Desired, false),
-            work(Lifecycle::Sync, Config::Desired, false),
-            work(Lifecycle::Terminating, Config::Orphan, true),
-            work(Lifecycle::Terminated, Config::RuntimeOnly, true),
+            work(Lifecycle::Sync, KnownBy::Desired, false),
+            work(Lifecycle::Sync, KnownBy::Desired, false),
+            work(Lifecycle::Terminating, KnownBy::Orphan, true),
+            work(Lifecycle::Terminated, KnownBy::RuntimeOnly, true),
         ];
         let lines = lines(|page| working(page, &all));
         assert_eq!(lines.len(), 15);

@@ -167,7 +167,7 @@ impl Streaming {
         let url = self.reserve(what).await?;
         debug!(%url, "runtime waits for the stream");
         let client = hyper::upgrade::on(&mut request);
-        // Among them what counts the client's connection, for as long as it lives.
+        // Among them what counts the client's connection and its request, for as long as they live.
         let counted = std::mem::take(request.extensions_mut());
         let answer = upgrade::ask(&url, offer, request.method(), request.headers(), self.limits.answer).await?;
         match answer {

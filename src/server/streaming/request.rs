@@ -4,7 +4,6 @@
 use std::fmt;
 
 use http::HeaderMap;
-use http::header::{CONNECTION, UPGRADE};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::Refusal;
@@ -12,7 +11,7 @@ use crate::cri::{Container, ContainerId, SandboxId, Streams};
 use crate::pleg::PodRuntime;
 use crate::pod::containers::all_containers;
 use crate::server::query;
-use crate::server::websocket::{listed, protocols};
+use crate::server::websocket::{protocols, upgrades};
 
 const SPDY: &str = "SPDY/3.1";
 const WEBSOCKET: &str = "websocket";
@@ -78,16 +77,14 @@ pub enum Offer {
 
 impl Offer {
     pub fn of(headers: &HeaderMap) -> Option<Offer> {
-        let upgrades = listed(headers, CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
-        let to = headers.get(UPGRADE).filter(|_| upgrades)?.to_str().ok()?.trim();
         let is_tunnel = |token: &str| token.starts_with("SPDY/3.1+") && token.ends_with("portforward.k8s.io");
-        match () {
+        upgrades(headers).find_map(|to| match () {
             () if to.eq_ignore_ascii_case(SPDY) => Some(Offer::Spdy),
             () if to.eq_ignore_ascii_case(WEBSOCKET) => {
                 Some(Offer::WebSocket { tunnels: protocols(headers).any(is_tunnel) })
             }
             () => None,
-        }
+        })
     }
 
     pub fn name(self) -> &'static str {

@@ -9,10 +9,13 @@ use tokio::time::timeout;
 
 use super::house::House;
 use crate::cri::testing::{container, running};
+use crate::metrics;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const EXEC: &str = "POST /exec/shop/web/main?command=cat&command=-u&input=1&output=1 HTTP/1.1\r\nHost: node\r\n\
     Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nContent-Length: 0\r\n\r\n";
+const ATTACH: &str = "GET /attach/shop/web/main?output=1 HTTP/1.1\r\nHost: node\r\n\
+    Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n";
 const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n";
 
 async fn read_until(from: &mut (impl AsyncRead + Unpin), end: &str) -> String {
@@ -50,6 +53,29 @@ async fn a_command_is_talked_with_over_tls() {
     let mut rest = Vec::new();
     let ended = timeout(PATIENCE, runtime.read_to_end(&mut rest)).await;
     assert!(matches!(ended.expect("it is closed"), Ok(0)), "{rest:?}");
+}
+
+#[tokio::test]
+async fn a_stream_counts_as_under_way_for_as_long_as_it_is_open() {
+    // No other test attaches.
+    const COUNTED: metrics::http::Labels = ["GET", "attach", "readwrite", "true"];
+    let house = House::open(|_| {}).await;
+    let admin = house.admin();
+    house.cluster.grant("admin", "create", "proxy");
+    house.runtime.hold(container("main", 0, running()));
+    let server = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("http://{}/attach/token", server.local_addr().expect("an address"));
+    house.runtime.stream_at(url.parse().expect("a URL"));
+
+    let mut client = house.connect(Some(&admin), b"http/1.1").await;
+    client.write_all(ATTACH.as_bytes()).await.expect("the house reads");
+    let accepted = timeout(PATIENCE, server.accept()).await.expect("the agent comes");
+    let (mut runtime, _) = accepted.expect("a connection");
+    read_until(&mut runtime, "\r\n\r\n").await;
+    runtime.write_all(format!("{SWITCHED}welcome.").as_bytes()).await.expect("the agent reads");
+    read_until(&mut client, "welcome.").await;
+    // The answer was taken, as what came after it shows.
+    assert_eq!(metrics::http::in_flight(COUNTED), 1.0);
 }
 
 #[tokio::test]

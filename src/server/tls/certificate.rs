@@ -13,11 +13,11 @@ use tokio::sync::watch;
 use super::super::ServerError;
 use super::super::config::{CertificateSource, Result, TlsConfig};
 use super::super::reload::{LoadError, Reloading};
-use super::SignedKey;
 use super::self_made::SelfMade;
 use super::validity::Notice;
 use crate::clock::Clock;
 use crate::host::Host;
+use crate::identity::ServingKey;
 
 pub enum Serving {
     /// Read again when they have changed.
@@ -25,7 +25,7 @@ pub enum Serving {
     /// The same of files that are ours to write.
     SelfMade(SelfMade),
     /// Whoever has it signed tells of it. Handshakes fail meanwhile, as upstream's do.
-    Signed(SignedKey),
+    Signed(ServingKey),
 }
 
 impl Serving {
@@ -86,7 +86,8 @@ pub async fn load(
     Reloading::load(host, paths, Box::new(parse)).await
 }
 
-fn pair(
+/// The two as they are served together.
+pub fn pair(
     (certificate_path, certificate): (&Path, &[u8]),
     (key_path, key): (&Path, &[u8]),
     provider: &CryptoProvider,
@@ -125,7 +126,7 @@ impl ResolvesServerCert for Newest {
 
 /// The same for one that may not be there.
 #[derive(Debug)]
-struct Granted(SignedKey);
+struct Granted(ServingKey);
 
 impl ResolvesServerCert for Granted {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {

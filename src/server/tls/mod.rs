@@ -7,6 +7,7 @@
 mod certificate;
 mod clients;
 mod offered;
+mod ours;
 mod self_made;
 mod validity;
 
@@ -14,8 +15,6 @@ use std::sync::{Arc, Mutex};
 
 use rustls::ServerConfig as Rustls;
 use rustls::server::NoServerSessionStorage;
-use rustls::sign::CertifiedKey;
-use tokio::sync::watch;
 
 use self::certificate::Serving;
 use super::config::{Result, TlsConfig};
@@ -23,9 +22,6 @@ use super::reload::Reloading;
 use crate::authorities::Authorities;
 use crate::clock::Clock;
 use crate::host::Host;
-
-/// The certificate that the cluster has signed; none until then, and none once it has expired.
-pub type SignedKey = watch::Receiver<Option<Arc<CertifiedKey>>>;
 
 /// What the main server's connections begin with.
 pub struct Tls {

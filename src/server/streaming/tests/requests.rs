@@ -145,6 +145,7 @@ fn an_offer_is_read_from_headers_as_clients_write_them() {
     };
     let tunnel = Some(Offer::WebSocket { tunnels: true });
     check("Upgrade", "SPDY/3.1", "", Some(Offer::Spdy));
+    check("Upgrade", "h2c, websocket", "", Some(WEBSOCKET));
     check("keep-alive, upgrade", "spdy/3.1", "", Some(Offer::Spdy));
     check("Upgrade", "websocket", "v5.channel.k8s.io", Some(WEBSOCKET));
     check("Upgrade", "WebSocket", "v4.channel.k8s.io, SPDY/3.1+portforward.k8s.io", tunnel);
