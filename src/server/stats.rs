@@ -41,13 +41,13 @@ fn failed(error: &dyn std::error::Error) -> Response<Body> {
 /// which compression leaves a sixth, as they come, so that they never lie in memory all at once.
 enum Encoded {
     Plain(VecDeque<Bytes>),
-    Gzip(GzEncoder<Vec<u8>>),
+    Gzip(Box<GzEncoder<Vec<u8>>>),
 }
 
 impl Encoded {
     fn of(headers: &HeaderMap) -> Self {
         match page::takes_gzip(headers) {
-            true => Encoded::Gzip(GzEncoder::new(Vec::new(), Compression::fast())),
+            true => Encoded::Gzip(Box::new(GzEncoder::new(Vec::new(), Compression::fast()))),
             false => Encoded::Plain(VecDeque::new()),
         }
     }

@@ -31,6 +31,7 @@ pub const CASES: &[Case] = &[
         .beyond_upstream("it does not start without a valid certificate or a way to one"),
     own!(a_denied_request_is_told_and_followed_by_another)
         .beyond_upstream("it says in its log that it could not rotate, not that it was denied"),
+    own!(a_program_gives_the_nodes_credential),
     own!(a_serving_certificate_names_the_nodes_addresses),
 ];
 
@@ -279,6 +280,41 @@ async fn a_denied_request_is_told_and_followed_by_another(lab: Lab) -> Result<()
     node.expect_agent_log("was denied: Story the case says so").await?;
     decide(&node, SIGNER, "Approved").await?;
     node.expect_node_ready("True").await?;
+    Ok(())
+}
+
+/// The node's own certificate, by way of a program that the kubeconfig names.
+async fn a_program_gives_the_nodes_credential(lab: Lab) -> Result<()> {
+    let node = lab.node(Builder::without_agent).await?;
+    let cluster = node.stack().directory().join("control-plane");
+    let own = std::fs::read_to_string(cluster.join(format!("node-{}.kubeconfig", node.name())))?;
+    let mut kubeconfig: Value = serde_saphyr::from_str(&own)?;
+    let pem = |field: &str| -> Result<String> {
+        let data = kubeconfig["users"][0]["user"][field].as_str().with_context(|| format!("no {field}"))?;
+        Ok(String::from_utf8(BASE64.decode(data)?)?)
+    };
+    let credential = json!({
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "status": {
+            "clientCertificateData": pem("client-certificate-data")?,
+            "clientKeyData": pem("client-key-data")?,
+        },
+    });
+    const CREDENTIAL: &str = "/etc/kubernetes/credential.json";
+    kubeconfig["users"][0]["user"] = json!({ "exec": {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": "busybox",
+        "args": ["cat", CREDENTIAL],
+        "interactiveMode": "Never",
+    }});
+    node.stack().write(KUBECONFIG, kubeconfig.to_string())?;
+    node.stack().write("/etc/kubernetes/pki/ca.crt", std::fs::read(cluster.join("pki/ca.crt"))?)?;
+    node.stack().agent().start().await?;
+    node.expect_agent_log("busybox").await?;
+    node.stack().write(CREDENTIAL, credential.to_string())?;
+    node.expect_node_ready("True").await?;
+    node.run(pod("running")).await?.expect().ready().await?;
     Ok(())
 }
 
