@@ -22,6 +22,7 @@ pub fn holder(authorities: &Authorities, chain: &[CertificateDer<'_>], now: Time
     Ok(subject.common_name.map(|name| User {
         name,
         groups: subject.organizations,
+        uid: subject.uid,
         extra: [(CREDENTIAL_ID.to_owned(), vec![credential_id(own)])].into(),
         ..User::default()
     }))

@@ -6,6 +6,8 @@
 /// 2.5.4.3 and 2.5.4.10.
 const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 const ORGANIZATION: &[u8] = &[0x55, 0x04, 0x0a];
+/// 1.3.6.1.4.1.57683.2, Kubernetes' own: the user's UID.
+const UID: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x83, 0xc2, 0x53, 0x02];
 
 const OBJECT_IDENTIFIER: u8 = 0x06;
 const SEQUENCE: u8 = 0x30;
@@ -19,6 +21,7 @@ pub struct Subject {
     /// Of several the last, as Go has it.
     pub common_name: Option<String>,
     pub organizations: Vec<String>,
+    pub uid: Option<String>,
 }
 
 impl Subject {
@@ -36,6 +39,12 @@ impl Subject {
                     subject.common_name = Some(text(pair)?).filter(|name| !name.is_empty());
                 } else if kind == ORGANIZATION {
                     subject.organizations.push(text(pair)?);
+                } else if kind == UID {
+                    let uid = text(pair).filter(|uid| !uid.is_empty())?;
+                    // With two it could be either of two users.
+                    if subject.uid.replace(uid).is_some() {
+                        return None;
+                    }
                 }
             }
         }
@@ -106,6 +115,15 @@ mod tests {
         check(&[], Some((None, &[])));
         check(&pair(COMMON_NAME, 0x0c, b""), Some((None, &[])));
         check(&[pair(COMMON_NAME, 0x0c, b"one"), pair(COMMON_NAME, 0x0c, b"two")].concat(), Some((Some("two"), &[])));
+    }
+
+    #[test]
+    fn a_uid_is_read_and_two_or_an_empty_one_are_nobody() {
+        let uid = |text: &str| pair(UID, 0x0c, text.as_bytes());
+        let read = |name: &[Vec<u8>]| Subject::read(&element(SEQUENCE, &name.concat())).map(|subject| subject.uid);
+        assert_eq!(read(&[pair(COMMON_NAME, 0x0c, b"zo"), uid("7")]), Some(Some("7".to_owned())));
+        assert_eq!(read(&[uid("7"), uid("7")]), None);
+        assert_eq!(read(&[uid("")]), None);
     }
 
     #[test]
