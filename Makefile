@@ -32,7 +32,7 @@ CASES ?=
 	node-e2e-old-runtime node-e2e-vm node-e2e-vm-quick compare compare-quick bench deb provision provision-vm rust build-release build-tests clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 }' Makefile
 
 run: ## a node with a control plane and a few pods; stays until `make down`
 	@if $(PROVISION) all; then \
@@ -56,7 +56,7 @@ status: ## shows the node of `make run`
 down: ## ends the node of `make run` and leaves nothing behind
 	@$(NODE_E2E) down
 
-test: provision check unit sim node-e2e node-e2e-old-runtime compare-quick node-e2e-vm-quick ## everything below that tests
+test: provision check unit sim node-e2e node-e2e-old-runtime compare-quick node-e2e-vm-quick ## all that CI runs: the next five, and the two below called -quick
 
 check: rust ## format and clippy, without warnings
 	cargo fmt --all --check

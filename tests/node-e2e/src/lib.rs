@@ -2,8 +2,8 @@
 //! a private world on this machine.
 //!
 //! `stack` makes such nodes, `harness` lets a case read like a story, `cases` are the stories
-//! by theme, `vm` tells those that need a machine of their own, and `showcase` is what `make run` shows. The figures of `make bench` are to stand
-//! on `stack` too.
+//! by theme, and `vm` tells those that need a machine of their own. On such nodes too `compare` runs
+//! drawn pods beside upstream's kubelet, `bench` measures, and `showcase` is what `make run` shows.
 
 pub mod bench;
 pub mod cases;

@@ -1,4 +1,4 @@
-//! The command line: `test`, and `up`, `down`, `status` for what `make run` shows.
+//! The command line: stories by `test` and `vm`, drawn pods by `compare`, and what `make run` shows.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,7 +41,10 @@ async fn run(args: &[String]) -> Result<ExitCode> {
     match args[..] {
         ["test", ref rest @ ..] => return test(rest).await,
         ["vm", ref names @ ..] => return run_vm(names).await,
-        ["list"] => cases::all().iter().for_each(|case| println!("{}", case.short_name())),
+        ["list"] => {
+            cases::all().iter().for_each(|case| println!("{}", case.short_name()));
+            vm::cases::all().iter().for_each(|case| println!("{}", case.short_name()));
+        }
         ["compare", "--quick"] => return as_code(compare::quick().await?),
         ["compare", seed, pods] => return compare(seed, pods).await,
         ["draw", seed] => println!("{:#}", compare::draw(number(seed)?)),

@@ -1,7 +1,7 @@
 //! Waiting: a condition is looked at again and again until it holds or its time is up.
 //!
-//! Always on level, never on edge, and the error says what was seen last. There is no other
-//! way of waiting in this crate; in particular nothing sleeps for a while and hopes.
+//! Always on level, never on edge, and the error says what was seen last. What is to happen is waited
+//! for in this way only; who sleeps does so for what is not to happen meanwhile.
 
 use std::fmt::Display;
 use std::time::Duration;

@@ -16,7 +16,6 @@ pub const CASES: &[Case] = &[
     shared!(the_configuration_in_force_is_told),
     own!(what_everybody_may_see_is_in_plain_text),
     own!(anybody_is_somebody_where_that_is_configured),
-    own!(what_is_for_debugging_can_be_turned_off),
 ];
 
 /// The pod of this name in a list.
@@ -143,16 +142,5 @@ async fn anybody_is_somebody_where_that_is_configured(lab: Lab) -> Result<()> {
     // A bad credential is not none.
     let (status, _) = node.call(Caller::Token("made-up"), "/pods").await?;
     ensure!(status == 401, "{status}");
-    Ok(())
-}
-
-async fn what_is_for_debugging_can_be_turned_off(lab: Lab) -> Result<()> {
-    let node = lab.node(|stack| stack.config("enableDebuggingHandlers", false)).await?;
-    for path in ["/runningpods/", "/containerLogs/default/pod/main", "/exec/default/pod/main", "/logs/"] {
-        let (status, text) = node.call(Caller::ApiServer, path).await?;
-        ensure!((status, text.trim_end()) == (405, "Debug endpoints are disabled."), "{path}: {status} {text:?}");
-    }
-    ensure!(node.call(Caller::ApiServer, "/configz").await?.0 == 404);
-    ensure!(node.call(Caller::ApiServer, "/pods").await?.0 == 200);
     Ok(())
 }

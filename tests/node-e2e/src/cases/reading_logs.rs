@@ -1,5 +1,6 @@
 //! What containers and the node have logged, as `kubectl logs` and the node's proxy show it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -231,7 +232,7 @@ async fn who_pauses_misses_nothing_and_costs_the_agent_no_memory(lab: Lab) -> Re
         before = agent.memory_mb("VmHWM")?;
         Ok(())
     };
-    pause_while_following(&node, begins, async |_| Ok(())).await?;
+    pause_while_following(&node, begins, async |_, _| Ok(())).await?;
     let grown = agent.memory_mb("VmHWM")? - before;
     let unread = (MANY_LINES * LONG_LINE) as f64 / 1e6;
     ensure!(grown < unread / 2.0, "{grown} MB more, with {unread} MB that nobody read");
@@ -248,25 +249,41 @@ async fn who_pauses_misses_nothing_of_what_is_rotated_meanwhile(lab: Lab) -> Res
                 .config("containerLogMonitorInterval", "3s")
         })
         .await?;
-    let is_rotated = async |pod: &PodHandle| {
-        poll::until("more than one rotation", WITHIN, async || {
-            let files = std::fs::read_dir(pod.log_directory().join("main"))?.count();
-            Ok(if files > 2 { Look::Done(()) } else { Look::NotYet(format!("{files} files")) })
+    let is_rotated = async |pod: &PodHandle, burst: usize| {
+        poll::until(format!("{burst} rotations"), WITHIN, async || {
+            let parts = parts_of_log(pod)?;
+            Ok(if parts.len() > burst { Look::Done(()) } else { Look::NotYet(format!("{parts:?}")) })
         })
         .await
     };
     pause_while_following(&node, async |_| Ok(()), is_rotated).await
 }
 
-/// Follows a log, reads nothing while much is written and until `ready` is done, and then all of it.
+/// The files of the log, each once: for a moment one is there both as it was and compressed.
+fn parts_of_log(pod: &PodHandle) -> Result<BTreeSet<String>> {
+    let mut parts = BTreeSet::new();
+    for entry in std::fs::read_dir(pod.log_directory().join("main"))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        parts.insert(name.trim_end_matches(".tmp").trim_end_matches(".gz").to_owned());
+    }
+    Ok(parts)
+}
+
+/// Follows a log, reads nothing while much is written, and then all of it. It is written in two
+/// bursts, each of which ends when `written` is done with its number: within one the agent may find
+/// a full log only once.
 async fn pause_while_following(
     node: &Node,
     begins: impl AsyncFnOnce(&PodHandle) -> Result<()>,
-    ready: impl AsyncFnOnce(&PodHandle) -> Result<()>,
+    written: impl AsyncFn(&PodHandle, usize) -> Result<()>,
 ) -> Result<()> {
+    let half = MANY_LINES / 2;
     let script = format!(
-        "echo begin; until [ -e /tmp/go ]; do sleep 0.1; done; x=$(printf '%0{LONG_LINE}d' 0); \
-         seq 1 {MANY_LINES} | sed \"s/$/ $x/\"; touch /tmp/written; until [ -e /tmp/end ]; do sleep 0.1; done"
+        "echo begin; x=$(printf '%0{LONG_LINE}d' 0); \
+         until [ -e /tmp/go-1 ]; do sleep 0.1; done; seq 1 {half} | sed \"s/$/ $x/\"; touch /tmp/written-1; \
+         until [ -e /tmp/go-2 ]; do sleep 0.1; done; seq {} {MANY_LINES} | sed \"s/$/ $x/\"; touch /tmp/written-2; \
+         until [ -e /tmp/end ]; do sleep 0.1; done",
+        half + 1
     );
     let pod = node.run(pod("novelist").script(&script).restart("Never")).await?;
     pod.expect().container("main").running().await?;
@@ -275,13 +292,15 @@ async fn pause_while_following(
     let first = timeout(WITHIN, said.next_line()).await.context("it does not begin")??;
     ensure!(first.as_deref() == Some("begin"), "{first:?}");
     begins(&pod).await?;
-    pod.exec("touch /tmp/go").await?;
-    poll::until("all is written", WITHIN, async || {
-        let found = pod.exec("ls /tmp").await?;
-        Ok(if found.contains("written") { Look::Done(()) } else { Look::NotYet(found) })
-    })
-    .await?;
-    ready(&pod).await?;
+    for burst in 1..=2 {
+        pod.exec(&format!("touch /tmp/go-{burst}")).await?;
+        poll::until(format!("burst {burst} is written"), WITHIN, async || {
+            let found = pod.exec("ls /tmp").await?;
+            Ok(if found.contains(&format!("written-{burst}")) { Look::Done(()) } else { Look::NotYet(found) })
+        })
+        .await?;
+        written(&pod, burst).await?;
+    }
     // Who would read it without being asked has read it by then.
     sleep(Duration::from_secs(3)).await;
     pod.exec("touch /tmp/end").await?;

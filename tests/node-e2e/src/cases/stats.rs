@@ -4,8 +4,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tokio::time::{Duration, sleep};
 
-use crate::harness::exposition::{self, Family};
-use crate::harness::{Caller, Case, Lab, Node, PodHandle, WITHIN, pod};
+use crate::harness::exposition;
+use crate::harness::{Caller, Case, Lab, Node, PodHandle, WITHIN, pod, without_scheme};
 use crate::poll::{self, Look};
 use crate::{own, shared};
 
@@ -28,16 +28,6 @@ const CADVISOR: &str = "/metrics/cadvisor";
 
 const MIB: u64 = 1 << 20;
 
-async fn page(node: &Node, path: &str) -> Result<Vec<Family>> {
-    let (status, text) = node.call(Caller::ApiServer, path).await?;
-    ensure!(status == 200, "{path}: {status} {text:?}");
-    exposition::parse(&text).with_context(|| path.to_owned())
-}
-
-fn of_pod<'a>(summary: &'a Value, pod: &PodHandle) -> Option<&'a Value> {
-    summary["pods"].as_array()?.iter().find(|it| it["podRef"]["uid"] == *pod.uid)
-}
-
 fn container<'a>(pod: &'a Value, name: &str) -> Option<&'a Value> {
     pod["containers"].as_array()?.iter().find(|it| it["name"] == name)
 }
@@ -52,7 +42,7 @@ async fn expect_summary(
 ) -> Result<Value> {
     poll::until(format!("pod {} in {path}: {goal}", pod.name), WITHIN * 2, async || {
         let summary = pod.node.call_json(path).await?;
-        let found = of_pod(&summary, pod);
+        let found = pod.in_summary(&summary);
         Ok(match holds(found) {
             true => Look::Done(found.cloned().unwrap_or_default()),
             false => Look::NotYet(format!("{found:?}")),
@@ -113,10 +103,8 @@ async fn what_a_container_uses_is_seen(lab: Lab) -> Result<()> {
     ensure!(told["nodeName"] == node.name(), "{told}");
     for path in ["/fs", "/runtime/imageFs"] {
         let fs = told.pointer(path).with_context(|| format!("no {path} in {told}"))?;
-        ensure!(
-            fs["usedBytes"].as_u64() <= fs["capacityBytes"].as_u64() && fs["inodesUsed"].as_u64() > Some(0),
-            "{fs}"
-        );
+        let most = fs["capacityBytes"].as_u64().with_context(|| format!("no capacity in {fs}"))?;
+        ensure!(is_between(&fs["usedBytes"], 1, most) && is_between(&fs["inodesUsed"], 1, u64::MAX), "{fs}");
     }
     let pods = told["systemContainers"].as_array().and_then(|all| all.iter().find(|it| it["name"] == "pods"));
     let pods = pods.with_context(|| format!("no pods in {told}"))?;
@@ -132,7 +120,7 @@ async fn metrics_server_finds_what_it_reads(node: Node) -> Result<()> {
     let namespace = node.namespace().to_owned();
     let labels = [("container", "main"), ("pod", "busy"), ("namespace", namespace.as_str())];
     let look = async || -> Result<Option<f64>> {
-        let families = page(&node, RESOURCE).await?;
+        let families = node.families(RESOURCE).await?;
         Ok(exposition::value(&families, "container_cpu_usage_seconds_total", &labels))
     };
     let first = poll::until("CPU time of the container", WITHIN, async || {
@@ -158,7 +146,7 @@ async fn metrics_server_finds_what_it_reads(node: Node) -> Result<()> {
     ];
     // Upstream's first figures of a pod are from before it did anything.
     let families = poll::until("all families", WITHIN, async || {
-        let families = page(&node, RESOURCE).await?;
+        let families = node.families(RESOURCE).await?;
         let is_missing = |(name, labels): &&(&str, &[(&str, &str)])| {
             exposition::value(&families, name, labels).is_none_or(|value| value <= 0.0)
         };
@@ -223,13 +211,12 @@ async fn cgroups_are_told_with_their_pods(node: Node) -> Result<()> {
     let pod = node.run(pod("limited").container(limits)).await?;
     pod.expect().ready().await?;
     let (id, _) = pod.instance().await?;
-    let id = id.split_once("://").map_or(id.as_str(), |(_, id)| id).to_owned();
+    let id = without_scheme(&id);
     let namespace = node.namespace().to_owned();
     let own = [("pod", "limited"), ("namespace", namespace.as_str())];
-    let main =
-        [&own[..], &[("container", "main"), ("name", id.as_str()), ("image", crate::provision::BUSYBOX)]].concat();
+    let main = [&own[..], &[("container", "main"), ("name", id), ("image", crate::provision::BUSYBOX)]].concat();
     let families = poll::until("the container in /metrics/cadvisor", WITHIN * 2, async || {
-        let families = page(&node, CADVISOR).await?;
+        let families = node.families(CADVISOR).await?;
         let used = exposition::value(&families, "container_cpu_usage_seconds_total", &main);
         let received = exposition::value(&families, "container_network_receive_bytes_total", &own);
         Ok(match (used, received) {
@@ -315,11 +302,9 @@ async fn coming_and_going_pods_disturb_no_scrape(lab: Lab) -> Result<()> {
     const PODS: usize = 12;
     let node = lab.node(|stack| stack).await?;
     let scrape = async || -> Result<()> {
-        for path in [RESOURCE, CADVISOR] {
-            let families = page(&node, path).await?;
-            for name in ["resource_scrape_error", "container_scrape_error"] {
-                ensure!(exposition::value(&families, name, &[]).unwrap_or(0.0) == 0.0, "{name} at {path}");
-            }
+        for (path, name) in [(RESOURCE, "resource_scrape_error"), (CADVISOR, "container_scrape_error")] {
+            let errors = exposition::value(&node.families(path).await?, name, &[]);
+            ensure!(errors.is_some_and(|errors| errors == 0.0), "{name} at {path} is {errors:?}");
         }
         let summary = node.call_json(SUMMARY).await?;
         ensure!(summary["pods"].is_array() && summary["node"]["cpu"].is_object(), "{summary}");

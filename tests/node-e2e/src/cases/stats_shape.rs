@@ -3,15 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use futures::future::try_join;
 use serde_json::{Value, json};
 
 use crate::harness::exposition::{self, Family, Wanted};
-use crate::harness::{Caller, Case, Lab, Node, PodHandle, WITHIN, pod};
+use crate::harness::{Case, Lab, PodHandle, WITHIN, pod};
 use crate::own;
 use crate::poll::{self, Look};
-use crate::provision::Containerd;
 use crate::stack::Agent;
 
 pub const CASES: &[Case] =
@@ -39,7 +38,9 @@ const WANTED: &[Wanted] = &[
     ("container_ulimits_soft", OF_LEVELS),
     ("container_blkio_device_usage_total", DEVICES),
     ("container_fs_reads_bytes_total", DEVICES),
+    ("container_fs_reads_total", DEVICES),
     ("container_fs_writes_bytes_total", DEVICES),
+    ("container_fs_writes_total", DEVICES),
     ("container_pressure_*", PRESSURE),
 ];
 
@@ -55,14 +56,7 @@ const WANTED_FIELDS: &[Wanted] = &[
 ];
 
 async fn statistics_are_made_as_upstreams_are(lab: Lab) -> Result<()> {
-    let upstream = Lab::new(Agent::Kubelet, Containerd::Current);
-    let compared = compare(&lab, &upstream).await;
-    upstream.clear().await?;
-    compared
-}
-
-async fn compare(lab: &Lab, upstream: &Lab) -> Result<()> {
-    let (ours, theirs) = try_join(look(lab), look(upstream)).await?;
+    let (ours, theirs) = try_join(look(&lab, Agent::Ferrolet), look(&lab, Agent::Kubelet)).await?;
     let mut found = Vec::new();
     // A reason is needed if it is on one of the pages that it is given for.
     let mut idle: Vec<Vec<&str>> = Vec::new();
@@ -85,8 +79,8 @@ async fn compare(lab: &Lab, upstream: &Lab) -> Result<()> {
 }
 
 /// The shapes of all pages of a node with two pods.
-async fn look(lab: &Lab) -> Result<[BTreeSet<String>; 4]> {
-    let node = lab.node(|stack| stack).await?;
+async fn look(lab: &Lab, agent: Agent) -> Result<[BTreeSet<String>; 4]> {
+    let node = lab.node_of(agent, |stack| stack).await?;
     let limits = json!({ "resources": {
         "requests": { "cpu": "100m", "memory": "32Mi" }, "limits": { "cpu": "200m", "memory": "64Mi" },
     } });
@@ -99,8 +93,8 @@ async fn look(lab: &Lab) -> Result<[BTreeSet<String>; 4]> {
         settled(pod).await?;
     }
     let pods = [limited, free];
-    let cadvisor = page(&node, "/metrics/cadvisor").await?;
-    let resource = page(&node, "/metrics/resource").await?;
+    let cadvisor = node.families("/metrics/cadvisor").await?;
+    let resource = node.families("/metrics/resource").await?;
     let whole = node.call_json("/stats/summary").await?;
     let short = node.call_json("/stats/summary?only_cpu_and_memory=true").await?;
     Ok([
@@ -115,13 +109,13 @@ async fn look(lab: &Lab) -> Result<[BTreeSet<String>; 4]> {
 async fn settled(pod: &PodHandle) -> Result<()> {
     poll::until(format!("all figures of pod {}", pod.name), WITHIN * 3, async || {
         let summary = pod.node.call_json("/stats/summary").await?;
-        let found = summary["pods"].as_array().and_then(|pods| pods.iter().find(|it| it["podRef"]["uid"] == *pod.uid));
+        let found = pod.in_summary(&summary);
         let main = found.map(|found| &found["containers"][0]);
         let has = |of: Option<&Value>, path: &str| of.and_then(|of| of.pointer(path)).is_some_and(|it| !it.is_null());
         let is_there =
             ["/cpu/usageNanoCores", "/rootfs/usedBytes", "/logs/usedBytes"].iter().all(|path| has(main, path))
                 && ["/network/rxBytes", "/volume/0/name", "/cpu/usageNanoCores"].iter().all(|path| has(found, path));
-        let families = page(&pod.node, "/metrics/cadvisor").await?;
+        let families = pod.node.families("/metrics/cadvisor").await?;
         let labels = [("pod", pod.name.as_str())];
         let sent = exposition::value(&families, "container_network_transmit_bytes_total", &labels);
         Ok(match is_there && sent.is_some() {
@@ -130,12 +124,6 @@ async fn settled(pod: &PodHandle) -> Result<()> {
         })
     })
     .await
-}
-
-async fn page(node: &Node, path: &str) -> Result<Vec<Family>> {
-    let (status, text) = node.call(Caller::ApiServer, path).await?;
-    ensure!(status == 200, "{path}: {status} {text:?}");
-    exposition::parse(&text).with_context(|| path.to_owned())
 }
 
 /// With the kind of each cgroup in place of its name, and whether a sample says when it was read.

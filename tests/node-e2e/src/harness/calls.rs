@@ -1,6 +1,6 @@
 //! Requests to the node's own API, past the API server.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
@@ -11,6 +11,7 @@ use kube::{Api, Client, Config};
 use serde_json::{Value, json};
 
 use super::Node;
+use super::exposition::{self, Family};
 use crate::stack::Stack;
 
 /// Who asks.
@@ -64,6 +65,13 @@ impl Node {
     }
 
     /// What the node says to a GET of JSON by the API server.
+    /// A page of metrics, read.
+    pub async fn families(&self, path: &str) -> Result<Vec<Family>> {
+        let (status, text) = self.call(Caller::ApiServer, path).await?;
+        ensure!(status == 200, "{path}: {status} {text:?}");
+        exposition::parse(&text).with_context(|| format!("read {path}"))
+    }
+
     pub async fn call_json(&self, path: &str) -> Result<Value> {
         let (status, body) = self.call(Caller::ApiServer, path).await?;
         anyhow::ensure!(status == 200, "{path}: {status} {body:?}");

@@ -29,7 +29,12 @@ impl Lab {
 
     /// A node as `ask` has it. If it has all parts, it is Ready when this returns.
     pub async fn node(&self, ask: impl FnOnce(Builder) -> Builder) -> Result<Node> {
-        let builder = Stack::builder().agent(self.0.agent).containerd(self.0.containerd);
+        self.node_of(self.0.agent, ask).await
+    }
+
+    /// The same with another agent than the one that is tested, to compare the two.
+    pub async fn node_of(&self, agent: Agent, ask: impl FnOnce(Builder) -> Builder) -> Result<Node> {
+        let builder = Stack::builder().agent(agent).containerd(self.0.containerd);
         let builder = ask(builder);
         let complete = builder.is_complete();
         let stack = Rc::new(builder.start().await?);

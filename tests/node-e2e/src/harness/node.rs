@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::expect::WITHIN;
-use super::{PodBuilder, PodHandle};
+use super::{PodBuilder, PodHandle, without_scheme};
 use crate::poll::{self, Look};
 use crate::stack::{self, Made, RUNTIME_SOCKET, STATIC_PODS, Stack, State};
 
@@ -168,8 +168,7 @@ impl Node {
     /// Takes a pod's container `main` out of the runtime, behind the agent's back.
     pub async fn take_away(&self, pod: &PodHandle) -> Result<()> {
         let (id, _) = pod.instance().await?;
-        let id = id.split_once("://").map_or(id.as_str(), |(_, id)| id);
-        Ok(self.runtime()?.remove_container(&ContainerId::new(id)).await?)
+        Ok(self.runtime()?.remove_container(&ContainerId::new(without_scheme(&id))).await?)
     }
 
     /// Waits until the runtime has none of the pod's containers any more. They may be collected

@@ -27,6 +27,11 @@ pub fn pod(name: &str) -> PodBuilder {
     }))
 }
 
+/// A container's id as the runtime knows it; the API has it behind the runtime's name.
+pub fn without_scheme(id: &str) -> &str {
+    id.split_once("://").map_or(id, |(_, id)| id)
+}
+
 #[derive(Clone)]
 pub struct PodBuilder(Value);
 
@@ -230,8 +235,7 @@ impl PodHandle {
                 Ok(id.map_or_else(|| Look::NotYet("no container".to_owned()), Look::Done))
             });
         let id = id.await?;
-        let id = id.split_once("://").map_or(id.as_str(), |(_, id)| id);
-        self.node.exec(&ContainerId::new(id), script).await
+        self.node.exec(&ContainerId::new(without_scheme(&id)), script).await
     }
 
     /// The container's instance as the API tells it: its id and how often it was restarted.
@@ -241,6 +245,11 @@ impl PodHandle {
         let id = status.container_id.clone().unwrap_or_default();
         ensure!(!id.is_empty(), "main has no container yet");
         Ok((id, status.restart_count))
+    }
+
+    /// What a node's summary of statistics has of the pod.
+    pub fn in_summary<'a>(&self, summary: &'a Value) -> Option<&'a Value> {
+        summary["pods"].as_array()?.iter().find(|it| it["podRef"]["uid"] == *self.uid)
     }
 
     fn api(&self) -> Api<Pod> {

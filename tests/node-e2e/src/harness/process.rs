@@ -30,8 +30,19 @@ impl Process {
     }
 
     pub fn open_files(&self) -> Result<usize> {
+        Ok(self.descriptors()?.count())
+    }
+
+    /// What each of them is.
+    pub fn open_file_targets(&self) -> Result<Vec<String>> {
+        // One may be closed while we look.
+        let targets = self.descriptors()?.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+        Ok(targets.map(|target| target.display().to_string()).collect())
+    }
+
+    fn descriptors(&self) -> Result<fs::ReadDir> {
         let path = format!("{}/fd", self.proc_dir);
-        Ok(fs::read_dir(&path).with_context(|| format!("list {path}"))?.count())
+        fs::read_dir(&path).with_context(|| format!("list {path}"))
     }
 
     /// From now on `VmHWM` is the most memory it had since now.

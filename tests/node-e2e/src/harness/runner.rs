@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use futures::{FutureExt, StreamExt, stream};
 use tokio::time::Instant;
 
@@ -36,29 +36,46 @@ pub struct Choice {
 
 impl Choice {
     fn wants(&self, case: &Case) -> bool {
-        let named = |filter: &String| case.short_name().contains(filter.as_str());
-        (!self.subset || case.in_subset) && (self.filters.is_empty() || self.filters.iter().any(named))
+        (!self.subset || case.in_subset) && is_named(&self.filters, case.short_name())
     }
 
-    /// Why a wanted case is not run.
-    fn skip_reason(&self, case: &Case) -> Option<String> {
-        if !nix::unistd::geteuid().is_root() {
-            return Some("needs root".to_owned());
-        }
-        if let (false, Err(missing)) = (case.standalone, provision::program("control-plane")) {
-            return Some(missing.to_string());
+    /// Fails where something is missing that the case needs.
+    fn needs(&self, case: &Case) -> Result<()> {
+        if !case.standalone {
+            provision::program("control-plane")?;
         }
         if case.maps_users {
-            if self.containerd != Containerd::Current {
-                return Some("this containerd cannot map users".to_owned());
-            }
-            if let Err(missing) = provision::mapping_runc() {
-                return Some(missing.to_string());
-            }
+            ensure!(self.containerd == Containerd::Current, "this containerd cannot map users");
+            provision::mapping_runc()?;
         }
-        let why = case.beyond_upstream.filter(|_| self.agent == Agent::Kubelet)?;
-        Some(format!("beyond upstream: {why}"))
+        Ok(())
     }
+}
+
+/// Whether a case of this name is asked for.
+pub(crate) fn is_named(filters: &[String], name: &str) -> bool {
+    filters.is_empty() || filters.iter().any(|filter| name.contains(filter))
+}
+
+/// Refuses a filter that nothing is called by: a misspelt word would pass for cases that passed.
+pub(crate) fn check_filters<N: AsRef<str>>(filters: &[String], names: &[N]) -> Result<()> {
+    let is_idle = |filter: &&String| !names.iter().any(|name| name.as_ref().contains(filter.as_str()));
+    match filters.iter().find(is_idle) {
+        Some(filter) => bail!("no case is called anything like {filter:?}"),
+        None => Ok(()),
+    }
+}
+
+/// Why a wanted case is not run, given whether all is there that it needs.
+pub(crate) fn skip_reason(beyond_upstream: Option<&str>, agent: Agent, needs: Result<()>) -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("needs root".to_owned());
+    }
+    if let Err(missing) = needs {
+        return Some(missing.to_string());
+    }
+    let why = beyond_upstream.filter(|_| agent == Agent::Kubelet)?;
+    Some(format!("beyond upstream: {why}"))
 }
 
 #[derive(Clone, Copy, Default)]
@@ -70,10 +87,12 @@ pub struct Tally {
 
 /// Runs the chosen cases and tells of each as it ends.
 pub async fn run(cases: &[Case], choice: &Choice) -> Result<Tally> {
+    let names: Vec<_> = cases.iter().map(Case::short_name).collect();
+    check_filters(&choice.filters, &names)?;
     let mut tally = Tally::default();
     let (mut shared, mut own) = (Vec::new(), Vec::new());
     for case in cases.iter().filter(|case| choice.wants(case)) {
-        if let Some(reason) = choice.skip_reason(case) {
+        if let Some(reason) = skip_reason(case.beyond_upstream, choice.agent, choice.needs(case)) {
             println!("skip            {}  {reason}", case.short_name());
             tally.skipped += 1;
             continue;
@@ -206,8 +225,11 @@ fn tell_failure(what: &str, begin: Instant, error: &anyhow::Error) {
 }
 
 pub(crate) fn keep_all_logs(stacks: Vec<Rc<Stack>>, into: &Path) {
-    for stack in stacks {
-        match keep_logs(&stack, into) {
+    let is_one = stacks.len() == 1;
+    for (number, stack) in stacks.into_iter().enumerate() {
+        // All nodes call their logs the same.
+        let into = if is_one { into.to_owned() } else { into.join(format!("node-{number}")) };
+        match keep_logs(&stack, &into) {
             Ok(()) => println!("       logs: {}", into.display()),
             Err(error) => println!("       logs not kept: {error:#}"),
         }
@@ -233,4 +255,21 @@ pub(crate) fn namespace_of(case: &str) -> String {
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_no_case_is_called_by_is_refused() {
+        let names = ["pods::a_pod_runs", "logs::a_log_is_read"];
+        let check = |filters: &[&str]| {
+            let filters: Vec<String> = filters.iter().map(|&filter| filter.to_owned()).collect();
+            check_filters(&filters, &names).map_err(|error| error.to_string())
+        };
+        assert_eq!(check(&[]), Ok(()));
+        assert_eq!(check(&["pod", "logs::"]), Ok(()));
+        assert!(check(&["pod", "lgos"]).is_err_and(|error| error.contains("\"lgos\"")));
+    }
 }

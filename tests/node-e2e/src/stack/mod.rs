@@ -190,8 +190,10 @@ impl Stack {
 
     /// Kills such a program, if it runs, and waits until it is gone.
     pub async fn kill_program(&self, name: &str) -> Result<()> {
-        if let State::Running { .. } = self.program_state(name).await? {
-            self.supervisor.signal(name, Signal::SIGKILL).await?;
+        if let Err(error) = self.supervisor.signal(name, Signal::SIGKILL).await {
+            // One that ended by itself cannot be signalled any more, and that is as good.
+            let state = self.program_state(name).await?;
+            ensure!(!matches!(state, State::Running { .. }), error);
         }
         self.supervisor.wait(name).await.map(drop)
     }

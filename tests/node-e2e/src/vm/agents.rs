@@ -14,9 +14,6 @@ use crate::stack::Agent;
 /// Where the machine has upstream's package.
 const UPSTREAM: &str = "/opt/packages";
 
-/// What upstream's kubelet needs ignored on this machine too; nothing.
-const IGNORED_ERRORS: &str = "";
-
 impl Site {
     /// A node that has joined with this agent, Ready: made so, unless the last case left it so.
     pub async fn joined(&self, agent: Agent) -> Result<()> {
@@ -70,7 +67,7 @@ impl Site {
     /// `kubeadm join`, with a token made for it. Returns what it said.
     pub async fn join(&self) -> Result<String> {
         let command = cluster::join_command(&self.stack).await?;
-        self.guest.run(&format!("{} --ignore-preflight-errors='{IGNORED_ERRORS}' 2>&1", command.trim())).await
+        self.guest.run(&format!("{} 2>&1", command.trim())).await
     }
 
     /// `kubeadm reset`, and the Node is deleted, as its documentation tells operators to.

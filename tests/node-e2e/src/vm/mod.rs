@@ -48,7 +48,7 @@ impl Case {
     }
 
     /// Such as `vm::joining::a_machine_joins`.
-    fn short_name(&self) -> String {
+    pub fn short_name(&self) -> String {
         let theme = self.name.split_once("::cases::").map_or(self.name, |(_, name)| name);
         format!("vm::{theme}")
     }

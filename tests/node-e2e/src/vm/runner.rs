@@ -7,13 +7,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use futures::future::try_join_all;
+use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::guest::Guest;
 use super::site::{self, Site};
 use super::{Case, cases};
-use crate::harness::{Node, Tally, case_ended, keep_all_logs, namespace_of, run_bounded};
+use crate::harness::{
+    Node, Tally, case_ended, check_filters, is_named, keep_all_logs, namespace_of, run_bounded, skip_reason,
+};
 use crate::provision;
 use crate::stack::{Agent, Stack};
 
@@ -37,12 +39,13 @@ const MACHINES_MAX: usize = 2;
 
 /// Whose cases, and where the logs of failed ones go.
 pub async fn run(agent: Agent, filters: &[String], logs: PathBuf) -> Result<Tally> {
-    let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter));
     let mut tally = Tally::default();
     let mut cases = cases::all();
-    cases.retain(|case| wanted(&case.short_name()));
+    let names: Vec<_> = cases.iter().map(Case::short_name).collect();
+    check_filters(filters, &names)?;
+    cases.retain(|case| is_named(filters, &case.short_name()));
     cases.retain(|case| {
-        let reason = skip_reason(case, agent);
+        let reason = skip_reason(case.beyond_upstream, agent, needs());
         if let Some(reason) = &reason {
             println!("skip            {}  {reason}", case.short_name());
             tally.skipped += 1;
@@ -53,9 +56,13 @@ pub async fn run(agent: Agent, filters: &[String], logs: PathBuf) -> Result<Tall
     let machines = MACHINES_MAX.min(cpus).min(cases.len());
     let queue = RefCell::new(VecDeque::from(cases));
     let lanes = (0..machines).map(|number| Lane { number, agent, logs: &logs, queue: &queue }.run());
-    for of_lane in try_join_all(lanes).await? {
+    for of_lane in join_all(lanes).await {
         tally.passed += of_lane.passed;
         tally.failed += of_lane.failed;
+    }
+    for case in queue.take() {
+        tally.failed += 1;
+        case_ended(&case.short_name(), Instant::now(), &Err(anyhow!("no machine is left to run it on")));
     }
     println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
     Ok(tally)
@@ -70,7 +77,9 @@ struct Lane<'a> {
 }
 
 impl Lane<'_> {
-    async fn run(self) -> Result<Tally> {
+    /// Ends with the queue, or with a machine that does not boot: the next would not either, after
+    /// as long a wait. What is left is then for the other lanes.
+    async fn run(self) -> Tally {
         let mut tally = Tally::default();
         let mut machine: Option<(Rc<Stack>, Guest)> = None;
         loop {
@@ -85,7 +94,7 @@ impl Lane<'_> {
                     Err(error) => {
                         tally.failed += 1;
                         case_ended(&name, begin, &Err(error));
-                        continue;
+                        return tally;
                     }
                 },
             };
@@ -102,14 +111,14 @@ impl Lane<'_> {
                     collect(&stack, &guest).await;
                     keep_all_logs(vec![stack.clone()], &logs);
                     // What it left may not be what the next one counts on.
-                    end(stack).await?;
+                    tally.failed += self.end(stack).await;
                 }
             }
         }
         if let Some((stack, _)) = machine {
-            end(stack).await?;
+            tally.failed += self.end(stack).await;
         }
-        Ok(tally)
+        tally
     }
 
     async fn boot(&self, logs: &Path) -> Result<(Rc<Stack>, Guest)> {
@@ -123,23 +132,31 @@ impl Lane<'_> {
             }
             Err(error) => {
                 keep_all_logs(vec![stack.clone()], logs);
-                end(stack).await?;
+                // It failed already, and its end is told beside that.
+                self.end(stack).await;
                 Err(error)
             }
         }
     }
+
+    /// Ends a machine with its world, and tells how many failures that was: other cases go on.
+    async fn end(&self, stack: Rc<Stack>) -> usize {
+        let begin = Instant::now();
+        let ended = match Rc::try_unwrap(stack) {
+            Ok(stack) => stack.end().await,
+            Err(_) => Err(anyhow!("the stack is still in use after its cases")),
+        };
+        if ended.is_err() {
+            case_ended(&format!("the end of machine {}", self.number), begin, &ended);
+        }
+        usize::from(ended.is_err())
+    }
 }
 
-fn skip_reason(case: &Case, agent: Agent) -> Option<String> {
-    if !nix::unistd::geteuid().is_root() {
-        return Some("needs root".to_owned());
-    }
-    let needed = provision::machine().map(drop);
-    if let Err(missing) = needed.and(provision::program("kubeadm").map(drop)) {
-        return Some(missing.to_string());
-    }
-    let why = case.beyond_upstream.filter(|_| agent == Agent::Kubelet)?;
-    Some(format!("beyond upstream: {why}"))
+/// Fails where something is missing that all cases need.
+fn needs() -> Result<()> {
+    provision::machine()?;
+    provision::program("kubeadm").map(drop)
 }
 
 async fn tell(case: &Case, agent: Agent, stack: &Rc<Stack>, guest: &Guest) -> Result<()> {
@@ -153,7 +170,8 @@ async fn tell(case: &Case, agent: Agent, stack: &Rc<Stack>, guest: &Guest) -> Re
 /// Brings what the machine can tell to the logs of the stack.
 async fn collect(stack: &Stack, guest: &Guest) {
     for (file, script) in EVIDENCE {
-        let written = match guest.told(script, b"").await {
+        // One command that fails is no reason not to hear the next.
+        let written = match guest.told(&format!("set +e\n{script}"), b"").await {
             Ok(output) => [output.stdout, output.stderr].concat(),
             // Its console is all there is of a machine that hangs.
             Err(error) => return println!("       the machine tells nothing: {error:#}"),
@@ -162,9 +180,4 @@ async fn collect(stack: &Stack, guest: &Guest) {
             println!("       {file} not kept: {error}");
         }
     }
-}
-
-async fn end(stack: Rc<Stack>) -> Result<()> {
-    let stack = Rc::try_unwrap(stack).map_err(|_| anyhow!("the stack is still in use after its cases"))?;
-    stack.end().await
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
 use kube::Api;
@@ -108,11 +108,21 @@ impl Site {
         .await
     }
 
-    /// The containers that run, each with the number of its process: a restart changes both.
+    /// The containers that run, of which there have to be some, each with the number of its process:
+    /// a restart changes both.
     pub async fn running(&self) -> Result<Vec<String>> {
-        let tasks = self.guest.run("ctr --namespace=k8s.io tasks ls --quiet=false | tail -n +2").await?;
-        let mut tasks: Vec<String> =
-            tasks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        let tasks = self.tasks().await?;
+        ensure!(!tasks.is_empty(), "no container runs");
+        Ok(tasks)
+    }
+
+    /// The same where there may be none.
+    pub async fn tasks(&self) -> Result<Vec<String>> {
+        let listed = self.guest.run("ctr --namespace=k8s.io tasks ls").await?;
+        let mut lines = listed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        let head = lines.next().unwrap_or_default();
+        ensure!(head == "TASK PID STATUS", "not a list of tasks: {listed}");
+        let mut tasks: Vec<String> = lines.collect();
         tasks.sort();
         Ok(tasks)
     }

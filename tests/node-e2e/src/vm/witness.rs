@@ -1,13 +1,15 @@
 //! Watches, for as long as it lives, that nothing which is Ready stops being so.
 
 use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, ensure};
-use futures::TryStreamExt;
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node as NodeObject, Pod};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
 use tokio::task::JoinHandle;
 
 use crate::harness::{is_ready, ready};
@@ -23,6 +25,8 @@ struct Seen {
     /// What was Ready at least once.
     ready: BTreeSet<String>,
     wrong: Vec<String>,
+    /// Why a watch broke off, after which it may have missed something.
+    broken: Vec<String>,
 }
 
 impl Seen {
@@ -39,27 +43,19 @@ impl Witness {
     /// Of all nodes and pods.
     pub fn new(client: &Client) -> Witness {
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let (of_nodes, of_pods) = (seen.clone(), seen.clone());
-        let nodes = watcher(Api::<NodeObject>::all(client.clone()), watcher::Config::default()).applied_objects();
-        let nodes = nodes.try_for_each(move |node| {
+        let nodes = watch(client, seen.clone(), |seen, node: NodeObject| {
             let told = || serde_json::to_string(&node.status.as_ref().map(|it| &it.conditions)).unwrap_or_default();
-            let is_ready = ready(&node) == Some("True");
-            of_nodes.lock().expect("no holder panics").look("the node", is_ready, told);
-            std::future::ready(Ok(()))
+            seen.look("the node", ready(&node) == Some("True"), told);
         });
-        let pods = watcher(Api::<Pod>::all(client.clone()), watcher::Config::default()).applied_objects();
-        let pods = pods.try_for_each(move |pod| {
+        let pods = watch(client, seen.clone(), |seen, pod: Pod| {
             // One that somebody deleted may go, and one that is meant to end may end.
             let is_to_stay = pod.spec.as_ref().is_some_and(|spec| spec.restart_policy.as_deref() != Some("Never"));
             if is_to_stay && pod.metadata.deletion_timestamp.is_none() {
                 let told = || serde_json::to_string(&pod.status).unwrap_or_default();
                 let name = format!("pod {}", pod.metadata.name.as_deref().unwrap_or_default());
-                of_pods.lock().expect("no holder panics").look(&name, is_ready(&pod), told);
+                seen.look(&name, is_ready(&pod), told);
             }
-            std::future::ready(Ok(()))
         });
-        let nodes = tokio::spawn(async { drop(nodes.await) });
-        let pods = tokio::spawn(async { drop(pods.await) });
         Witness { seen, tasks: [nodes, pods] }
     }
 
@@ -67,6 +63,7 @@ impl Witness {
     pub fn testify(&self, at_least: usize) -> Result<()> {
         ensure!(self.tasks.iter().all(|task| !task.is_finished()), "the watch ended");
         let seen = self.seen.lock().expect("no holder panics");
+        ensure!(seen.broken.is_empty(), "the watch broke off: {}\nseen: {:?}", seen.broken.join("; "), seen.wrong);
         ensure!(seen.ready.len() >= at_least, "only these were ever Ready: {:?}", seen.ready);
         ensure!(seen.wrong.is_empty(), "stopped being Ready:\n{}", seen.wrong.join("\n"));
         Ok(())
@@ -77,4 +74,21 @@ impl Drop for Witness {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
     }
+}
+
+/// Tells `look` of every change of every object of a kind, and goes on after errors.
+fn watch<K>(client: &Client, seen: Arc<Mutex<Seen>>, look: fn(&mut Seen, K)) -> JoinHandle<()>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let objects = watcher(Api::<K>::all(client.clone()), watcher::Config::default());
+    let changes = objects.default_backoff().applied_objects();
+    tokio::spawn(changes.for_each(move |change| {
+        let mut seen = seen.lock().expect("no holder panics");
+        match change {
+            Ok(object) => look(&mut seen, object),
+            Err(error) => seen.broken.push(format!("{error:#}")),
+        }
+        std::future::ready(())
+    }))
 }

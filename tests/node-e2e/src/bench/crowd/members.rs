@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use super::CONNECTS_WITHIN;
 use super::tls::{Door, HTTP1, HTTP2};
 use crate::harness::Caller;
 use crate::poll::{self, Look};
@@ -27,7 +28,6 @@ const SLOW_TO_ASK: usize = 500;
 /// They do not all come at the same moment.
 const COME_WITHIN: Duration = Duration::from_secs(2);
 const GATHERED_WITHIN: Duration = Duration::from_secs(120);
-const CONNECTS_WITHIN: Duration = Duration::from_secs(10);
 /// Who was sent away stays away for so long, up to twice. All who come back in less would be more
 /// handshakes than their one thread can make.
 const AWAY: Duration = Duration::from_secs(4);
@@ -258,7 +258,7 @@ async fn open_and_reset(door: Door, counters: Arc<Counters>) {
                     writer.write_all(&resets(batch * RESETS_AT_ONCE)).await?;
                     writer.flush().await?;
                     add(&counters.resets, u64::from(RESETS_AT_ONCE));
-                    // The others of the crowd are on this thread too.
+                    // Whoever talks nonsense is on this thread too.
                     tokio::task::yield_now().await;
                 }
                 std::io::Result::Ok(())

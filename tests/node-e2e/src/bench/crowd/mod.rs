@@ -28,6 +28,8 @@ use super::agent::Bench;
 
 /// For the crowd, and what this program has open anyway.
 const FILES_NEEDED: rlim_t = members::SIZE as rlim_t + 1000;
+/// Whoever comes, with or without a credential.
+const CONNECTS_WITHIN: Duration = Duration::from_secs(10);
 /// What was given to a crowd is given back when its connections are gone, not at once.
 const LEAVES_WITHIN: Duration = Duration::from_secs(5);
 

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kube::client::ConfigExt;
@@ -13,10 +12,9 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::pki_types::ServerName;
 
+use super::CONNECTS_WITHIN;
 use crate::harness::{Caller, node_config};
 use crate::stack::Stack;
-
-const CONNECTS_WITHIN: Duration = Duration::from_secs(10);
 
 pub const HTTP1: &[u8] = b"http/1.1";
 pub const HTTP2: &[u8] = b"h2";

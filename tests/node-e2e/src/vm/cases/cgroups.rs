@@ -17,13 +17,16 @@ async fn pods_of_each_class_have_their_groups_and_limits(site: Site) -> Result<(
     let requests = json!({ "requests": { "cpu": "100m", "memory": "32Mi" }, "limits": { "memory": "128Mi" } });
     let burstable = pod("burstable").container(json!({ "resources": requests }));
     let [guaranteed, burstable] = [site.api.run(guaranteed).await?, site.api.run(burstable).await?];
-    for pod in [&guaranteed, &burstable] {
+    let modest = site.api.run(pod("modest")).await?;
+    for pod in [&guaranteed, &burstable, &modest] {
         pod.expect().ready().within(WITHIN).await?;
     }
 
     let group = format!("kubepods/pod{}", guaranteed.uid);
     let files = ["cpu.max", "cpu.weight", "memory.max"];
     check(&site, &guaranteed, &group, &files, &["25000 100000", &weight(256), "67108864"]).await?;
+    let group = format!("kubepods/besteffort/pod{}", modest.uid);
+    check(&site, &modest, &group, &files, &["max 100000", "1", "max"]).await?;
     let group = format!("kubepods/burstable/pod{}", burstable.uid);
     check(&site, &burstable, &group, &files, &["max 100000", &weight(102), "134217728"]).await?;
 
@@ -48,9 +51,8 @@ async fn told(site: &Site, path: &str) -> Result<String> {
 async fn summary(site: &Site, pod: &PodHandle) -> Result<()> {
     poll::until(format!("pod {} in the summary", pod.name), WITHIN, async || {
         let summary: Value = serde_json::from_str(&told(site, "/stats/summary").await?)?;
-        let pods = summary["pods"].as_array().context("a list of pods")?;
-        let Some(found) = pods.iter().find(|it| it["podRef"]["uid"] == *pod.uid) else {
-            return Ok(Look::NotYet(format!("not among {} pods", pods.len())));
+        let Some(found) = pod.in_summary(&summary) else {
+            return Ok(Look::NotYet(format!("not among {}", summary["pods"])));
         };
         let parts = [("node", &summary["node"]), ("pod", found), ("container", &found["containers"][0])];
         Ok(match parts.into_iter().try_for_each(|(name, part)| figures(part).context(name)) {

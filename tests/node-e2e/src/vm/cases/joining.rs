@@ -45,8 +45,9 @@ async fn is_bootstrapped(site: &Site) -> Result<()> {
 }
 
 async fn is_clean(site: &Site) -> Result<()> {
-    let left = site.running().await?;
+    let left = site.tasks().await?;
     ensure!(left.is_empty(), "containers are left: {left:?}");
+    site.guest.run("! systemctl is-active kubelet").await?;
     let mounts = site.guest.run("grep -c /var/lib/kubelet /proc/mounts || true").await?;
     ensure!(mounts.trim() == "0", "{mounts} mounts are left");
     let nodes: Api<NodeObject> = Api::all(site.api.client());

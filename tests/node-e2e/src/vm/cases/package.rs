@@ -8,19 +8,33 @@ use crate::vm::{Case, case};
 
 pub const CASES: &[Case] = &[
     case!(the_package_comes_in_kubelets_place_and_goes_again),
+    case!(what_an_operator_disabled_stays_so_over_a_removal),
     case!(nothing_is_started_or_enabled_against_an_operators_mask),
 ];
+
+/// A file of configuration that both packages have, as an operator wrote it.
+const OPERATORS: &str = "/etc/default/kubelet";
+const EDITED: &str = "# mine\nKUBELET_EXTRA_ARGS=\n";
+
+async fn expect_edited(site: &Site) -> Result<()> {
+    let now = site.guest.run(&format!("cat {OPERATORS}")).await?;
+    ensure!(now == EDITED, "{OPERATORS} is {now:?}");
+    Ok(())
+}
 
 async fn the_package_comes_in_kubelets_place_and_goes_again(site: Site) -> Result<()> {
     site.bare().await?;
     site.install(Agent::Kubelet).await?;
+    site.guest.write(OPERATORS, EDITED).await?;
     site.install(Agent::Ferrolet).await?;
+    expect_edited(&site).await?;
     let version = site.guest.run("kubelet --version").await?;
     ensure!(version.starts_with("Kubernetes v1.36."), "{version}");
     ensure!(version.lines().count() == 1, "{version}");
     // Nothing of it is broken, and kubeadm's package has the kubelet that it depends on. The machine
     // leaves out all documentation.
-    let verify = "dpkg --audit; dpkg --verify ferrolet | grep -v /usr/share/doc || true; apt-get -qq check";
+    let verify =
+        "dpkg --audit; dpkg --verify ferrolet | grep -v -e /usr/share/doc -e /etc/default || true; apt-get -qq check";
     let audit = site.guest.run(verify).await?;
     ensure!(audit.is_empty(), "{audit}");
     expect_enabled(&site, "alias").await?;
@@ -36,15 +50,26 @@ async fn the_package_comes_in_kubelets_place_and_goes_again(site: Site) -> Resul
         .await?;
     ensure!(!left.contains("/usr/bin"), "{left}");
     ensure!(!left.contains("masked") && !left.contains("enabled"), "{left}");
-    site.guest
-        .run("test -e /etc/default/kubelet; dpkg --purge --force-depends ferrolet; ! test -e /etc/default/kubelet")
-        .await?;
-    let links = site.guest.run("find /etc/systemd /var/lib/systemd -name '*ferrolet*'").await?;
-    ensure!(links.is_empty(), "{links}");
 
     site.install(Agent::Kubelet).await?;
     expect_enabled(&site, "enabled").await?;
+    expect_edited(&site).await?;
+    // What is left of it goes, and the file is the other package's now.
+    site.guest.run("dpkg --purge --force-depends ferrolet").await?;
+    let links = site.guest.run("find /etc/systemd /var/lib/systemd -name '*ferrolet*'").await?;
+    ensure!(links.is_empty(), "{links}");
+    expect_edited(&site).await?;
     site.guest.run("apt-get -qq check").await.map(drop)
+}
+
+async fn what_an_operator_disabled_stays_so_over_a_removal(site: Site) -> Result<()> {
+    site.bare().await?;
+    site.install(Agent::Ferrolet).await?;
+    site.guest.run("systemctl disable --now kubelet 2>&1; dpkg --remove --force-depends ferrolet 2>&1").await?;
+    let installed = site.install(Agent::Ferrolet).await?;
+    let state = site.guest.run("for it in is-enabled is-active; do systemctl $it ferrolet || true; done").await?;
+    ensure!(state == "disabled\ninactive\n", "{state}{installed}");
+    site.guest.run("dpkg --purge --force-depends ferrolet 2>&1").await.map(drop)
 }
 
 async fn nothing_is_started_or_enabled_against_an_operators_mask(site: Site) -> Result<()> {
@@ -54,6 +79,7 @@ async fn nothing_is_started_or_enabled_against_an_operators_mask(site: Site) -> 
     let purge = "dpkg --purge --force-depends ferrolet kubelet 2>&1
         DPKG_MAINTSCRIPT_PACKAGE=kubelet deb-systemd-helper unmask kubelet.service 2>&1";
     site.guest.run(purge).await?;
+    site.guest.run(&format!("! test -e {OPERATORS}")).await?;
     let since = site.guest.run("systemctl mask kubelet >/dev/null 2>&1; date +%s").await?;
     let installed = site.install(Agent::Ferrolet).await?;
     let enabled = site.guest.run("for it in kubelet ferrolet; do systemctl is-enabled $it || true; done 2>&1").await?;

@@ -37,12 +37,14 @@ async fn a_stopped_agent_is_replaced_by_the_watchdog_and_no_container_notices(si
 async fn containerd_restarts_below_the_agent_and_no_container_notices(site: Site) -> Result<()> {
     site.joined(site.agent).await?;
     site.deploy("steady", 1, pod("steady")).await?;
-    let before = site.running().await?;
+    let (before, pid) = (site.running().await?, site.guest.run(MAIN_PID).await?);
     site.guest.run("systemctl restart containerd").await?;
     // The agent finds its way back: a new pod runs.
     site.deploy("later", 1, pod("later")).await?;
     let now = site.running().await?;
     ensure!(before.iter().all(|it| now.contains(it)), "containers were {before:?}, are {now:?}");
+    let still = site.guest.run(MAIN_PID).await?;
+    ensure!(still == pid && pid.trim() != "0", "the agent was process {pid}, is {still}");
     site.expect_ready().await.map(drop)
 }
 
