@@ -29,7 +29,7 @@ ROWS ?=
 CASES ?=
 
 .PHONY: help run run-standalone status down test check unit sim node-e2e \
-	node-e2e-old-runtime node-e2e-vm node-e2e-vm-quick compare compare-quick bench deb provision provision-vm rust build-release build-tests clean
+	node-e2e-old-runtime node-e2e-vm compare compare-quick bench deb provision provision-vm rust build-release build-tests clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 }' Makefile
@@ -56,7 +56,7 @@ status: ## shows the node of `make run`
 down: ## ends the node of `make run` and leaves nothing behind
 	@$(NODE_E2E) down
 
-test: provision check unit sim node-e2e node-e2e-old-runtime compare-quick node-e2e-vm-quick ## all that CI runs: the next five, and the two below called -quick
+test: provision check unit sim node-e2e node-e2e-old-runtime compare-quick node-e2e-vm ## all that CI runs: the next six, and compare-quick
 
 check: rust ## format and clippy, without warnings
 	cargo fmt --all --check
@@ -76,9 +76,6 @@ node-e2e-old-runtime: provision build-tests ## the chosen few of them on Debian'
 
 node-e2e-vm: provision-vm build-tests ## cases on a virtual machine: systemd, kubeadm, cgroup v2
 	$(NODE_E2E) vm $(CASES)
-
-node-e2e-vm-quick: ## those of them that a change breaks first
-	@$(MAKE) --no-print-directory node-e2e-vm CASES="swap cgroups running joining"
 
 compare: provision build-tests ## drawn pods, from SEED on, on Ferrolet and upstream's kubelet
 	$(NODE_E2E) compare $(SEED) $(PODS)

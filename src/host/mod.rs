@@ -71,6 +71,13 @@ pub enum HostError {
     Refused(String),
 }
 
+impl HostError {
+    /// Nothing is known of what is there: it may well be whole.
+    pub fn is_silence(&self) -> bool {
+        matches!(self, HostError::Timeout { .. } | HostError::Busy { .. })
+    }
+}
+
 pub type Result<T> = std::result::Result<T, HostError>;
 
 /// Figures of the machine for the Node object and for resource arithmetic.

@@ -223,3 +223,12 @@ async fn a_cgroup_with_a_process_in_it_goes() {
     assert!(!reaper.join().unwrap().unwrap().success());
     host.destroy_cgroup(&cgroup).await.unwrap();
 }
+
+#[test]
+fn only_a_disk_that_does_not_answer_leaves_open_what_is_on_it() {
+    let (what, path) = ("read", PathBuf::from("/a"));
+    let second = Duration::from_secs(1);
+    assert!(HostError::Timeout { what, path: path.clone(), after: second }.is_silence());
+    assert!(HostError::Busy { what, path: path.clone(), doing: what, stuck: second }.is_silence());
+    assert!(!HostError::Io { what, path, source: std::io::Error::other("bad block") }.is_silence());
+}

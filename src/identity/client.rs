@@ -245,9 +245,11 @@ impl ClientIdentity {
         let kubeconfig = match part {
             Part::Absent => Kubeconfig::OtherCredentials,
             Part::File(file) if file == self.store.current_path() => Kubeconfig::Current,
-            Part::File(file) => Kubeconfig::Own(match self.host.read_file(&file, PEM_BYTES_MAX).await? {
-                Some(pem) => held(file, &pem),
-                None => Held::Absent { path: file },
+            Part::File(file) => Kubeconfig::Own(match self.host.read_file(&file, PEM_BYTES_MAX).await {
+                Ok(Some(pem)) => held(file, &pem),
+                Ok(None) => Held::Absent { path: file },
+                Err(error) if error.is_silence() => return Err(error),
+                Err(error) => Held::Broken { path: file, why: chain(&error) },
             }),
             Part::Inline(pem) => Kubeconfig::Own(held(path.clone(), &pem)),
         };

@@ -14,6 +14,7 @@ use jiff::tz::TimeZone;
 use super::certificate::Bundle;
 use super::plan::{Held, Stored};
 use super::request::Key;
+use crate::causes::chain;
 use crate::host::{Durability, Host, HostError};
 
 /// A chain and a key have a few kilobytes.
@@ -46,7 +47,7 @@ impl Store {
     }
 
     /// The certificate that the link leads to, and whether `authorities` issued it. As with the
-    /// others, what could not be read is an error: it may well be good.
+    /// others, it is an error if the disk does not answer: it may well be good.
     pub async fn current(&self, authorities: Option<&[u8]>) -> Result<Held, HostError> {
         Ok(self.look_at(self.current_path(), authorities).await?.0)
     }
@@ -68,8 +69,12 @@ impl Store {
     }
 
     async fn look_at(&self, path: PathBuf, authorities: Option<&[u8]>) -> Result<(Held, Option<Bundle>), HostError> {
-        let Some(pem) = self.host.read_file(&path, PEM_BYTES_MAX).await? else {
-            return Ok((Held::Absent { path }, None));
+        let pem = match self.host.read_file(&path, PEM_BYTES_MAX).await {
+            Ok(Some(pem)) => pem,
+            Ok(None) => return Ok((Held::Absent { path }, None)),
+            Err(error) if error.is_silence() => return Err(error),
+            // A block that is broken stays so, and the next certificate takes its place.
+            Err(error) => return Ok((Held::Broken { path, why: chain(&error) }, None)),
         };
         Ok(match Bundle::parse(&pem) {
             Ok(bundle) => {

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
 
-use super::credentials::Credentials;
+use super::credentials::{self, Credentials};
 
 /// Name, TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -62,6 +62,8 @@ impl Error for NoHttp2 {}
 
 /// `wait` is for how long a request waits for a program that renews its credentials.
 pub(super) fn connect(config: &Config, protocol: Protocol, wait: Duration) -> Result<Connections, kube::Error> {
+    let program = config.auth_info.exec.as_ref().map(|exec| exec.command.as_deref().unwrap_or_default());
+    let config = &credentials::bounded(config);
     let connector = connector(config, protocol)?;
     let open = service_fn(move |uri| open(connector.clone(), uri, protocol).boxed());
 
@@ -81,7 +83,6 @@ pub(super) fn connect(config: &Config, protocol: Protocol, wait: Duration) -> Re
         .http2_initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     let client: HyperClient<_, Body> = builder.build(open);
 
-    let program = config.auth_info.exec.as_ref().map(|exec| exec.command.as_deref().unwrap_or_default());
     let auth = if program.is_some() { None } else { config.auth_layer()? };
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())

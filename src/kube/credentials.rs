@@ -5,8 +5,8 @@
 //! each time hold up one more thread. Here it is asked on behalf of all: who comes while it thinks
 //! waits for the same answer, and who leaves leaves the others their answer.
 //!
-//! Always true: a program that says nothing is given up, and asked again only after a pause that
-//! grows. It cannot be ended from here, so that each one given up keeps its thread until it ends.
+//! Always true: it runs once at a time, and a program that says nothing is ended. kube gives no handle
+//! on it, so it is run by `timeout`, where the machine has that.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -21,14 +21,16 @@ use kube::client::{Body, ConfigExt};
 use tokio::time::{Instant, timeout};
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
+use tracing::debug;
 
 use super::errors::PluginError;
 
-/// A program that asks somebody far away over a bad line has answered by then.
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-/// From when one was given up until it is asked again, doubled up to a limit.
-const FIRST_PAUSE: Duration = Duration::from_secs(60);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15 * 60);
+/// A program that asks somebody far away over a bad line, and then somebody else, has answered by then.
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(120);
+/// From being asked to end until it is killed.
+const GRACE: Duration = Duration::from_secs(5);
+/// What kube hands out is good for as long as that; nobody may have waited for an answer.
+const ANSWER_KEPT_FOR: Duration = Duration::from_secs(60);
 
 /// Clones share the question.
 #[derive(Clone)]
@@ -59,6 +61,26 @@ impl Credentials {
     }
 }
 
+/// The same with a program that is ended where it does not end.
+pub(super) fn bounded(config: &Config) -> Config {
+    let mut config = config.clone();
+    let Some(exec) = &mut config.auth_info.exec else { return config };
+    let Some(timeout) = found_in_path("timeout") else {
+        debug!("without `timeout` on this machine, a credential plugin that hangs is not ended");
+        return config;
+    };
+    let Some(program) = exec.command.replace(timeout) else { return config };
+    let bounds = ["-k".to_owned(), GRACE.as_secs().to_string(), ANSWER_WITHIN.as_secs().to_string(), program];
+    exec.args = Some(bounds.into_iter().chain(exec.args.take().unwrap_or_default()).collect());
+    config
+}
+
+fn found_in_path(program: &str) -> Option<String> {
+    let directories = std::env::var_os("PATH")?;
+    let mut paths = std::env::split_paths(&directories).map(|directory| directory.join(program));
+    paths.find(|path| path.is_file())?.into_os_string().into_string().ok()
+}
+
 /// The authorization of a request, in an answer to it.
 async fn carried(request: Request<Body>) -> Result<Response<()>, BoxError> {
     let mut answer = Response::new(());
@@ -77,8 +99,6 @@ pub(super) struct Asking<T> {
 struct Question<T> {
     answer: Shared<BoxFuture<'static, Result<T, Failure>>>,
     began: Instant,
-    /// How many just before it were given up.
-    given_up: u32,
 }
 
 /// What went wrong, for all who wait.
@@ -114,7 +134,8 @@ impl<T: Clone + Send + Sync + 'static> Asking<T> {
         F: Future<Output = Result<T, BoxError>> + Send + 'static,
     {
         let answer = self.question(ask);
-        timeout(wait, answer).await.unwrap_or_else(|_| Err(silent(&self.program, wait)))
+        let silent = |_| Err(Failure::Silent(Arc::new(PluginError::silent(&self.program))));
+        timeout(wait, answer).await.unwrap_or_else(silent)
     }
 
     fn question<F>(&self, ask: impl FnOnce() -> F) -> Shared<BoxFuture<'static, Result<T, Failure>>>
@@ -125,39 +146,26 @@ impl<T: Clone + Send + Sync + 'static> Asking<T> {
         if let Some(question) = last.as_ref().filter(|question| question.counts()) {
             return question.answer.clone();
         }
-        let given_up = last.as_ref().filter(|last| last.is_given_up()).map_or(0, |last| last.given_up + 1);
-        let program = self.program.clone();
         // Goes on when nobody waits for it any more.
-        let asked = tokio::spawn(timeout(ANSWER_WITHIN, ask())).map(move |ended| match ended {
-            Ok(Ok(answer)) => answer.map_err(|error| Failure::Failed(Arc::new(error))),
-            Ok(Err(_)) => Err(silent(&program, ANSWER_WITHIN)),
+        let asked = tokio::spawn(ask()).map(|ended| match ended {
+            Ok(answer) => answer.map_err(|error| Failure::Failed(Arc::new(error))),
             Err(panicked) => Err(Failure::Failed(Arc::new(panicked.into()))),
         });
         let answer = asked.boxed().shared();
-        *last = Some(Question { answer: answer.clone(), began: Instant::now(), given_up });
+        *last = Some(Question { answer: answer.clone(), began: Instant::now() });
         answer
     }
 }
 
 impl<T: Clone + Send + Sync + 'static> Question<T> {
-    fn is_given_up(&self) -> bool {
-        matches!(self.answer.peek(), Some(Err(Failure::Silent(_))))
-    }
-
     /// Whether its answer is for whoever comes now.
     fn counts(&self) -> bool {
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.given_up.min(16)).min(LONGEST_PAUSE);
         let is_told = self.answer.peek().is_some();
         match self.answer.clone().now_or_never() {
-            Some(Err(Failure::Silent(_))) => self.began.elapsed() < ANSWER_WITHIN + pause,
-            Some(_) => !is_told,
+            Some(_) => !is_told && self.began.elapsed() < ANSWER_KEPT_FOR,
             None => true,
         }
     }
-}
-
-fn silent(program: &str, within: Duration) -> Failure {
-    Failure::Silent(Arc::new(PluginError::silent(program, within)))
 }
 
 #[cfg(test)]
@@ -172,32 +180,39 @@ mod tests {
     const WAIT: Duration = Duration::from_secs(24);
 
     #[tokio::test(start_paused = true)]
-    async fn a_program_that_hangs_is_named_and_asked_again_after_pauses_that_grow() {
+    async fn a_program_that_hangs_is_named_and_asked_once_at_a_time() {
         let (asking, asked) = (Asking::<()>::of("/bin/login"), AtomicU32::new(0));
         let hang = || {
             asked.fetch_add(1, Ordering::Relaxed);
             std::future::pending()
         };
-        let error = asking.answer(WAIT, hang).await.expect_err("it hangs");
-        assert_eq!(chain(&error), "no credentials: credential plugin /bin/login: no answer within 24s");
-        let mut times = Vec::new();
-        let start = Instant::now() - WAIT;
-        for _ in 0..3600 {
-            let before = asked.load(Ordering::Relaxed);
-            asking.answer(WAIT, hang).await.expect_err("it hangs");
-            if asked.load(Ordering::Relaxed) > before {
-                times.push(start.elapsed().as_secs() / 60);
-            }
-            sleep(Duration::from_secs(1)).await;
+        for _ in 0..100 {
+            let error = asking.answer(WAIT, hang).await.expect_err("it hangs");
+            assert_eq!(chain(&error), "no credentials: credential plugin /bin/login: no answer yet");
         }
-        // A minute each, and pauses of 1, 2, 4, 8 and then 15 minutes.
-        assert_eq!(times[..6], [2, 5, 10, 19, 35, 51], "{times:?}");
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+    }
 
-        // Whoever comes once it answers has the answer.
-        sleep(ANSWER_WITHIN + LONGEST_PAUSE).await;
-        asking.answer(WAIT, || async { Ok(()) }).await.expect("it answers");
-        asking.answer(WAIT, hang).await.expect_err("it hangs anew");
-        assert_eq!(asking.last.lock().expect("nobody panics").as_ref().map(|last| last.given_up), Some(0));
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_nobody_waited_for_is_of_no_use_later() {
+        let asking = Asking::<u32>::of("/bin/login");
+        let slow = || async {
+            sleep(2 * WAIT).await;
+            Ok(7)
+        };
+        asking.answer(WAIT, slow).await.expect_err("it takes longer");
+        sleep(ANSWER_KEPT_FOR).await;
+        assert_eq!(asking.answer(WAIT, || async { Ok(8) }).await.expect("it answers"), 8);
+    }
+
+    #[test]
+    fn a_program_runs_within_bounds() {
+        let mut config = Config::new(http::Uri::from_static("https://localhost"));
+        let exec = serde_json::json!({ "command": "/bin/login", "args": ["--fast"] });
+        config.auth_info.exec = serde_json::from_value(exec).expect("it is one");
+        let exec = bounded(&config).auth_info.exec.expect("there is a program");
+        assert!(exec.command.is_some_and(|command| command.ends_with("/timeout")), "Debian has it");
+        assert_eq!(exec.args.expect("there are some"), ["-k", "5", "120", "/bin/login", "--fast"]);
     }
 
     #[tokio::test(start_paused = true)]

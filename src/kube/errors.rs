@@ -11,6 +11,10 @@ use kube::core::Status;
 use rustls::CertificateError;
 
 use super::ApiError;
+use super::credentials::ANSWER_WITHIN;
+
+/// How `timeout` ends where it had to end the program.
+const ENDED_BY_TIMEOUT: i32 = 124;
 
 /// A kubeconfig that no client can be made from.
 #[derive(Debug, thiserror::Error)]
@@ -91,8 +95,8 @@ impl PluginError {
         PluginError { command: command.to_owned(), cause }
     }
 
-    pub(super) fn silent(command: &str, within: Duration) -> Self {
-        PluginError { command: command.to_owned(), cause: format!("no answer within {within:?}") }
+    pub(super) fn silent(command: &str) -> Self {
+        PluginError { command: command.to_owned(), cause: "no answer yet".to_owned() }
     }
 }
 
@@ -100,6 +104,9 @@ impl PluginError {
 fn auth_cause(error: &AuthError) -> String {
     match error {
         AuthExecStart(error) => format!("failed to start: {error}"),
+        AuthExecRun { out, .. } if out.status.code() == Some(ENDED_BY_TIMEOUT) => {
+            format!("no answer within {ANSWER_WITHIN:?}")
+        }
         AuthExecRun { out, .. } => {
             let told: String = String::from_utf8_lossy(&out.stderr).trim().chars().take(PLUGIN_TEXT_CHARS).collect();
             format!("ended with {}: {told}", out.status)

@@ -1,7 +1,7 @@
 //! `/checkpoint/`: a running container as it is, written to a file by the runtime.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -16,7 +16,9 @@ use super::front::Exhibits;
 use super::query;
 use super::routes::{self, NOT_FOUND};
 use crate::clock::Clock;
+use crate::cri::Runtime;
 use crate::host::Host;
+use crate::pleg::Pleg;
 use crate::pod::containers;
 use crate::sync::Known;
 
@@ -30,8 +32,8 @@ pub struct CheckpointDesk {
     dir: PathBuf,
     host: Arc<dyn Host>,
     clock: Clock,
-    places: Semaphore,
-    busy: Busy,
+    places: Arc<Semaphore>,
+    busy: Arc<Busy>,
 }
 
 /// Containers of which a checkpoint is being written. Files are told apart by seconds, so that two
@@ -40,8 +42,8 @@ pub struct CheckpointDesk {
 struct Busy(Mutex<BTreeSet<String>>);
 
 /// One of those, until this is dropped.
-struct Turn<'a> {
-    busy: &'a Busy,
+struct Turn {
+    busy: Arc<Busy>,
     container: String,
 }
 
@@ -79,7 +81,7 @@ impl Refusal {
 
 impl CheckpointDesk {
     pub fn new(dir: PathBuf, host: Arc<dyn Host>, clock: Clock) -> Self {
-        CheckpointDesk { dir, host, clock, places: Semaphore::new(AT_ONCE_MAX), busy: Busy::default() }
+        CheckpointDesk { dir, host, clock, places: Arc::new(Semaphore::new(AT_ONCE_MAX)), busy: Arc::default() }
     }
 
     /// `/checkpoint/{namespace}/{pod}/{container}`.
@@ -98,36 +100,59 @@ impl CheckpointDesk {
         }
         let timeout = timeout(query)?;
         let full_name = format!("{namespace}/{pod}/{container}");
-        let _turn = self.busy.begin(&full_name).ok_or_else(|| Refusal::Busy(full_name.clone()))?;
-        let _place = self.places.try_acquire().map_err(|_| Refusal::TooMany)?;
+        let turn = self.busy.begin(&full_name).ok_or_else(|| Refusal::Busy(full_name.clone()))?;
+        let place = self.places.clone().try_acquire_owned().map_err(|_| Refusal::TooMany)?;
         let failed = |why: String| Refusal::Failed { container: full_name.clone(), why };
         let name = file_name(namespace, pod, container, &self.clock.wall().to_zoned(TimeZone::system()));
         let file = self.dir.join(name);
-        let written = self.ask(&known, container, &file, timeout, exhibits);
-        written.await.map(|()| file.clone()).map_err(failed)
+        let job = Job {
+            known,
+            container: container.to_owned(),
+            file: file.clone(),
+            timeout,
+            host: self.host.clone(),
+            pleg: exhibits.pleg.clone(),
+            runtime: exhibits.runtime.clone(),
+        };
+        // Goes on when the caller leaves, and so do its place and its turn.
+        let written = tokio::spawn(async move {
+            let _kept = (turn, place);
+            job.run().await
+        });
+        let written = written.await.unwrap_or_else(|panicked| Err(panicked.to_string()));
+        written.map(|()| file).map_err(failed)
     }
+}
 
-    async fn ask(
-        &self,
-        known: &Known,
-        container: &str,
-        file: &Path,
-        timeout: Duration,
-        exhibits: &Exhibits,
-    ) -> Result<(), String> {
-        let held = exhibits.pleg.current(&known.uid).await.map_err(|error| error.own_words())?;
-        let instance = held.instances(container).find(|instance| instance.is_running());
-        let id = &instance.ok_or_else(|| format!("container {container} not found"))?.id;
-        self.host.make_dir(&self.dir, DIR_MODE).await.map_err(|error| error.to_string())?;
-        exhibits.runtime.checkpoint_container(id, file, timeout).await.map_err(|error| error.own_words())
+/// One checkpoint.
+struct Job {
+    known: Known,
+    container: String,
+    file: PathBuf,
+    timeout: Duration,
+    host: Arc<dyn Host>,
+    pleg: Pleg,
+    runtime: Arc<dyn Runtime>,
+}
+
+impl Job {
+    async fn run(&self) -> Result<(), String> {
+        let held = self.pleg.current(&self.known.uid).await.map_err(|error| error.own_words())?;
+        let instance = held.instances(&self.container).find(|instance| instance.is_running());
+        let id = &instance.ok_or_else(|| format!("container {} not found", self.container))?.id;
+        if let Some(dir) = self.file.parent() {
+            self.host.make_dir(dir, DIR_MODE).await.map_err(|error| error.to_string())?;
+        }
+        let written = self.runtime.checkpoint_container(id, &self.file, self.timeout).await;
+        written.map_err(|error| error.own_words())
     }
 }
 
 impl Busy {
     /// `None` while another one of this container is being written.
-    fn begin(&self, container: &str) -> Option<Turn<'_>> {
+    fn begin(self: &Arc<Self>, container: &str) -> Option<Turn> {
         let is_first = self.lock().insert(container.to_owned());
-        is_first.then(|| Turn { busy: self, container: container.to_owned() })
+        is_first.then(|| Turn { busy: self.clone(), container: container.to_owned() })
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
@@ -135,7 +160,7 @@ impl Busy {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
         self.busy.lock().remove(&self.container);
     }
@@ -177,7 +202,7 @@ mod tests {
 
     #[test]
     fn two_checkpoints_of_a_container_are_not_written_at_once() {
-        let busy = Busy::default();
+        let busy = Arc::new(Busy::default());
         let first = busy.begin("shop/web/main");
         assert!(first.is_some());
         assert!(busy.begin("shop/web/main").is_none());

@@ -38,8 +38,6 @@ pub enum ServiceManagerError {
     Socket { socket: OsString, source: io::Error },
     #[error("WATCHDOG_USEC {0:?} is not a number of microseconds")]
     Interval(OsString),
-    #[error("WATCHDOG_USEC {0:?} is too short: half of it has to be more than 1 s")]
-    TooShort(Duration),
 }
 
 /// The one who started the agent, if it wants to hear of it.
@@ -155,10 +153,12 @@ fn connect(address: &SocketAddr) -> io::Result<UnixDatagram> {
 }
 
 fn interval(text: OsString) -> Result<Duration, ServiceManagerError> {
-    let microseconds = text.to_str().and_then(|text| text.parse().ok());
+    // Half of less is no time at all.
+    let microseconds = text.to_str().and_then(|text| text.parse().ok()).filter(|number| *number > 1);
     let interval = microseconds.map(Duration::from_micros).ok_or(ServiceManagerError::Interval(text))?;
     if interval / 2 <= SHORTEST_INTERVAL {
-        return Err(ServiceManagerError::TooShort(interval));
+        // It is fed all the same: to be killed over and over is worse.
+        warn!(?interval, "WatchdogSec is too short for a machine that is busy");
     }
     Ok(interval)
 }

@@ -80,15 +80,14 @@ fn what_cannot_be_understood_or_reached_is_an_error_that_names_it() {
 
 #[test]
 fn a_watchdog_that_cannot_be_fed_keeps_nobody_from_hearing_that_we_are_up() {
-    for (usec, error) in [
-        ("soon", "WATCHDOG_USEC \"soon\" is not a number of microseconds"),
-        ("2000000", "WATCHDOG_USEC 2s is too short: half of it has to be more than 1 s"),
-    ] {
-        assert_eq!(interval(usec.into()).unwrap_err().to_string(), error);
+    let error = interval("soon".into()).unwrap_err();
+    assert_eq!(error.to_string(), "WATCHDOG_USEC \"soon\" is not a number of microseconds");
+    // One that is short for a busy machine is fed all the same.
+    for (usec, expected) in [("soon", None), ("2000000", Some(Duration::from_secs(2)))] {
         let listener = Listener::new();
         let given = Given { watchdog_usec: Some(usec.into()), ..listener.given(None) };
         let manager = ServiceManager::of(given).unwrap();
-        assert_eq!(manager.watchdog, None);
+        assert_eq!(manager.watchdog, expected);
         manager.ready();
         assert_eq!(listener.heard(), ["READY=1"], "{usec}");
     }

@@ -24,7 +24,6 @@ pub fn holder(authorities: &Authorities, chain: &[CertificateDer<'_>], now: Time
         groups: subject.organizations,
         uid: subject.uid,
         extra: [(CREDENTIAL_ID.to_owned(), vec![credential_id(own)])].into(),
-        ..User::default()
     }))
 }
 

@@ -29,15 +29,18 @@ pub async fn make_way(
     provider: &CryptoProvider,
     now: Timestamp,
 ) -> Result<(), LoadError> {
-    let certificate = content(host, certificate_path).await?;
-    let key = content(host, key_path).await?;
+    let certificate = content(host, certificate_path, now).await?;
+    let key = content(host, key_path, now).await?;
     if let Some(certificate) = certificate {
         let fault = match &key {
             None => Some(LoadError::Missing(key_path.to_owned())),
             Some(key) => pair((certificate_path, &certificate), (key_path, key), provider).err(),
         };
-        // What is none at all is nothing of ours either: our files are whole or not there.
-        let chain = certificates(certificate_path, &certificate)?;
+        let Ok(chain) = certificates(certificate_path, &certificate) else {
+            // None at all: a power cut, or a disk that forgets.
+            set_aside(host, certificate_path, now).await?;
+            return if key.is_some() { set_aside(host, key_path, now).await } else { Ok(()) };
+        };
         if !is_ours(&chain[0], host_name) {
             let fault = fault.map(|fault| format!(": {fault}")).unwrap_or_default();
             return Err(LoadError::unusable(certificate_path, format!("it was not made here, and stays{fault}")));
@@ -54,9 +57,13 @@ pub async fn make_way(
 }
 
 /// Of a file that holds anything.
-async fn content(host: &dyn Host, path: &Path) -> Result<Option<Vec<u8>>, LoadError> {
-    let content = host.read_file(path, FILE_BYTES_MAX).await?;
-    Ok(content.filter(|content| !content.trim_ascii().is_empty()))
+async fn content(host: &dyn Host, path: &Path, now: Timestamp) -> Result<Option<Vec<u8>>, LoadError> {
+    match host.read_file(path, FILE_BYTES_MAX).await {
+        Ok(content) => Ok(content.filter(|content| !content.trim_ascii().is_empty())),
+        Err(error) if error.is_silence() => Err(error.into()),
+        // Its name can be given to another though its content is lost.
+        Err(_) => set_aside(host, path, now).await.map(|()| None),
+    }
 }
 
 async fn set_aside(host: &dyn Host, path: &Path, now: Timestamp) -> Result<(), LoadError> {
@@ -64,8 +71,8 @@ async fn set_aside(host: &dyn Host, path: &Path, now: Timestamp) -> Result<(), L
     name.push(format!(".{}", now.as_second()));
     let aside = PathBuf::from(name);
     if !host.rename_new(path, &aside).await? {
-        return Err(LoadError::unusable(path, format!("its certificate is not there, and {} is", aside.display())));
+        return Err(LoadError::unusable(path, format!("it is of no use, and {} is there", aside.display())));
     }
-    warn!(key = %path.display(), kept_as = %aside.display(), "a key without its certificate makes way for a new pair");
+    warn!(file = %path.display(), kept_as = %aside.display(), "of no use for serving, makes way for a new pair");
     Ok(())
 }

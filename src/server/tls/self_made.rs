@@ -63,7 +63,7 @@ impl SelfMade {
         let files = match place.load(&host).await {
             Ok(found) => found,
             // A disk that does not answer says nothing of what is on it.
-            Err(error @ LoadError::Host(_)) => return Err(error),
+            Err(LoadError::Host(error)) if error.is_silence() => return Err(error.into()),
             Err(error) => {
                 match &error {
                     LoadError::Missing(_) => info!(dir = %dir.display(), "no serving certificate yet, making one"),
@@ -123,8 +123,13 @@ impl Place {
         host.make_dir(&self.dir, 0o755).await?;
         // The key first: a certificate without its key would be served by nobody.
         host.write_file(&key_path, key.as_bytes(), 0o600, Durability::ThroughPowerCut).await?;
-        host.write_file(&certificate_path, certificate.as_bytes(), 0o644, Durability::ThroughPowerCut).await?;
-        Ok(())
+        let written =
+            host.write_file(&certificate_path, certificate.as_bytes(), 0o644, Durability::ThroughPowerCut).await;
+        if written.is_err() {
+            // Else the next try would set it aside as one whose owner is not known.
+            let _ = host.remove_file(&key_path).await;
+        }
+        Ok(written?)
     }
 }
 
@@ -261,10 +266,6 @@ mod tests {
                 vec![("kubelet.crt", &other), ("kubelet.key", &wrong)],
                 "cannot use DIR/kubelet.crt: it was not made here, and stays: cannot use DIR/kubelet.key: it is not the key",
             ),
-            (
-                vec![("kubelet.crt", "half of"), ("kubelet.key", &wrong)],
-                "cannot use DIR/kubelet.crt: it holds no certificate",
-            ),
         ] {
             let (dir, made, names) = opened(&files).await;
             let error = made.err().expect("it cannot be used");
@@ -273,6 +274,18 @@ mod tests {
             for (name, content) in files {
                 assert_eq!(read(&dir, name), content, "{name}");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_certificate_at_all_is_set_aside_with_its_key() {
+        let files = [("kubelet.crt", "\0\0\0\0"), ("kubelet.key", "of whoever")];
+        let (dir, made, names) = opened(&files).await;
+        assert!(made.is_ok());
+        let aside = |name: &str| format!("{name}.{}", now().as_second());
+        assert_eq!(names, ["kubelet.crt", &aside("kubelet.crt"), "kubelet.key", &aside("kubelet.key")]);
+        for (name, content) in files {
+            assert_eq!(read(&dir, &aside(name)), content);
         }
     }
 
