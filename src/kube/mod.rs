@@ -3,12 +3,11 @@
 //! `client.rs` turns its calls into requests, `watch.rs` lists and follows, `requester.rs`
 //! sends and decodes, `transport.rs` keeps the connections that `connect.rs` opens, and
 //! `credentials.rs` asks the programs that give credentials. Of the kube crate they use requests,
-//! kubeconfigs and credentials. The simulation has a cluster
-//! of its own. Only `status/` patches pods, only `node/` writes Node and Lease, only
-//! `events/` writes events: the trait offers exactly their calls. What `server/` asks of
-//! those who call it is a trait of its own beside it, [`Reviews`]; so is what `identity/` asks
-//! of whoever signs certificates, [`CertificateRequests`], which is asked with other
-//! credentials first.
+//! kubeconfigs and credentials. The simulation has a cluster of its own. Only `status/` patches
+//! pods, only `node/` writes Node and Lease, only `events/` writes events: the trait offers
+//! exactly their calls. What `server/` asks of those who call it is a trait of its own beside
+//! it, [`Reviews`]; so is what `identity/` asks of whoever signs certificates,
+//! [`CertificateRequests`], which is asked with other credentials first.
 //!
 //! Always true: a watch stream never ends and never gives up; it reconnects with back-off
 //! and replays the whole list when it had to start over.

@@ -1,5 +1,5 @@
-//! What a client wants to go on with, and the protocols that a WebSocket offers. Browsers can set no other header of one, so that a bearer
-//! token may be among them.
+//! What a client wants to go on with, and the protocols that a WebSocket offers. Browsers can set no
+//! other header of one, so that a bearer token may be among them.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use http::Method;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
 
 use super::house::House;
 use crate::cri::testing::{container, running};
@@ -27,20 +28,26 @@ async fn read_until(from: &mut (impl AsyncRead + Unpin), end: &str) -> String {
     text
 }
 
-#[tokio::test]
-async fn a_command_is_talked_with_over_tls() {
-    let house = House::open(|_| {}).await;
+/// Both ends of a stream that an admin asks for, before the runtime has answered: the client's and
+/// the runtime's, which serves it at this path.
+async fn begun(house: &House, request: &str, path: &str) -> (TlsStream<TcpStream>, TcpStream) {
     let admin = house.admin();
     house.cluster.grant("admin", "create", "proxy");
     house.runtime.hold(container("main", 0, running()));
     let server = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let url = format!("http://{}/exec/token", server.local_addr().expect("an address"));
+    let url = format!("http://{}{path}", server.local_addr().expect("an address"));
     house.runtime.stream_at(url.parse().expect("a URL"));
-
     let mut client = house.connect(Some(&admin), b"http/1.1").await;
-    client.write_all(EXEC.as_bytes()).await.expect("the house reads");
+    client.write_all(request.as_bytes()).await.expect("the house reads");
     let accepted = timeout(PATIENCE, server.accept()).await.expect("the agent comes");
-    let (mut runtime, _) = accepted.expect("a connection");
+    let (runtime, _) = accepted.expect("a connection");
+    (client, runtime)
+}
+
+#[tokio::test]
+async fn a_command_is_talked_with_over_tls() {
+    let house = House::open(|_| {}).await;
+    let (mut client, mut runtime) = begun(&house, EXEC, "/exec/token").await;
     assert!(read_until(&mut runtime, "\r\n\r\n").await.starts_with("POST /exec/token HTTP/1.1\r\n"));
     assert_eq!(house.runtime.calls(), ["Exec cat -u in main-0"]);
     runtime.write_all(format!("{SWITCHED}welcome.").as_bytes()).await.expect("the agent reads");
@@ -60,17 +67,7 @@ async fn a_stream_counts_as_under_way_for_as_long_as_it_is_open() {
     // No other test attaches.
     const COUNTED: metrics::http::Labels = ["GET", "attach", "readwrite", "true"];
     let house = House::open(|_| {}).await;
-    let admin = house.admin();
-    house.cluster.grant("admin", "create", "proxy");
-    house.runtime.hold(container("main", 0, running()));
-    let server = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let url = format!("http://{}/attach/token", server.local_addr().expect("an address"));
-    house.runtime.stream_at(url.parse().expect("a URL"));
-
-    let mut client = house.connect(Some(&admin), b"http/1.1").await;
-    client.write_all(ATTACH.as_bytes()).await.expect("the house reads");
-    let accepted = timeout(PATIENCE, server.accept()).await.expect("the agent comes");
-    let (mut runtime, _) = accepted.expect("a connection");
+    let (mut client, mut runtime) = begun(&house, ATTACH, "/attach/token").await;
     read_until(&mut runtime, "\r\n\r\n").await;
     runtime.write_all(format!("{SWITCHED}welcome.").as_bytes()).await.expect("the agent reads");
     read_until(&mut client, "welcome.").await;

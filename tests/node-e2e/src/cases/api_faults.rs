@@ -180,16 +180,13 @@ async fn a_foreign_certificate_of_the_api_server_is_told_and_takes_no_pod_along(
         Agent::Kubelet => "certificate signed by unknown authority",
     })
     .await?;
-    let now = node.containers_of(&running).await?;
-    ensure!(now == before, "{before:?} became {now:?}");
+    node.expect_untouched(&running, &before).await?;
 
     for (path, content) in own {
         std::fs::write(path, content)?;
     }
     node.run(pod("after")).await?.expect().ready().await?;
-    let now = node.containers_of(&running).await?;
-    ensure!(now == before, "{before:?} became {now:?}");
-    Ok(())
+    node.expect_untouched(&running, &before).await
 }
 
 /// Certificate and key that the API server shows to all.

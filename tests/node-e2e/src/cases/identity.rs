@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use ferrolet::cri::ContainerSummary;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
@@ -17,7 +16,7 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::harness::{Case, Lab, Node, PodHandle, WITHIN, pod};
+use crate::harness::{Case, Lab, Node, WITHIN, pod};
 use crate::own;
 use crate::poll::{self, Look};
 use crate::stack::{BOOTSTRAP_KUBECONFIG, Builder, KUBECONFIG};
@@ -251,23 +250,16 @@ async fn a_certificate_that_lapsed_is_told_and_replaced_once_there_is_a_way(lab:
     ensure!(node.expect_static_pod_runs("fixed").await?.id == before.id);
     ensure!(node.http_get("http://127.0.0.1:10248/healthz").await?.starts_with("ok"));
     // Nobody tells it of this one, so it is none of its business.
-    untouched(&node, &running, &containers).await?;
+    node.expect_untouched(&running, &containers).await?;
 
     write_bootstrap_kubeconfig(&node)?;
     node.expect_lease_renewal().await?;
     node.expect_node_ready("True").await?;
     ensure!(node.expect_static_pod_runs("fixed").await?.id == before.id);
     running.expect().ready().await?;
-    untouched(&node, &running, &containers).await?;
+    node.expect_untouched(&running, &containers).await?;
     let now = running.instance().await?;
     ensure!(now == instance && now.1 == 0, "{instance:?} became {now:?}");
-    Ok(())
-}
-
-/// The runtime has these containers of the pod, and as they were.
-async fn untouched(node: &Node, pod: &PodHandle, before: &[ContainerSummary]) -> Result<()> {
-    let now = node.containers_of(pod).await?;
-    ensure!(now == before, "{before:?} became {now:?}");
     Ok(())
 }
 

@@ -151,6 +151,13 @@ impl Node {
         Ok(all.into_iter().filter(|container| container.pod_uid == pod.uid).collect())
     }
 
+    /// The runtime has these containers of the pod, and as they were.
+    pub async fn expect_untouched(&self, pod: &PodHandle, before: &[ContainerSummary]) -> Result<()> {
+        let now = self.containers_of(pod).await?;
+        ensure!(now == before, "{before:?} became {now:?}");
+        Ok(())
+    }
+
     /// The same with all that the runtime says of them. One that goes between the list and the
     /// question was none.
     pub async fn instances_of(&self, pod: &PodHandle) -> Result<Vec<Container>> {
