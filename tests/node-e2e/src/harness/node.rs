@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use ferrolet::cri::{
-    Container, ContainerId, ContainerStateKind, ContainerSummary, CriError, GrpcRuntime, Runtime, Scope,
+    Container, ContainerId, ContainerStateKind, ContainerSummary, CriError, Executed, GrpcRuntime, Runtime, Scope,
 };
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
@@ -22,7 +22,7 @@ use serde_json::json;
 use super::expect::WITHIN;
 use super::{PodBuilder, PodHandle, without_scheme};
 use crate::poll::{self, Look};
-use crate::stack::{self, Made, RUNTIME_SOCKET, STATIC_PODS, Stack, State};
+use crate::stack::{Made, RUNTIME_SOCKET, STATIC_PODS, Stack, State};
 
 /// A node and a namespace on it.
 #[derive(Clone)]
@@ -314,12 +314,17 @@ impl Node {
         .await
     }
 
-    /// Runs a shell command in a container, past the agent.
+    /// Runs a shell command in a container, past the agent. The runtime waits until it has all the
+    /// command wrote; containerd's `ctr` cuts off what is still on its way when the command ends.
     pub async fn exec(&self, container: &ContainerId, script: &str) -> Result<String> {
-        let session = format!("exec-{}", stack::unique());
-        let ctr = ["ctr", "--namespace=k8s.io", "tasks", "exec", "--exec-id", &session];
-        let command = [container.as_str(), "sh", "-c", script];
-        self.stack().run(&[&ctr[..], &command].concat()).await
+        let command = ["sh", "-c", script].map(str::to_owned);
+        match self.runtime()?.exec(container, &command, Some(WITHIN)).await? {
+            Executed::Exited { code: 0, output } => Ok(String::from_utf8(output)?),
+            Executed::Exited { code, output } => {
+                bail!("{script:?} ended with {code}: {}", String::from_utf8_lossy(&output))
+            }
+            Executed::TimedOut => bail!("{script:?} did not end within {WITHIN:?}"),
+        }
     }
 
     /// What the node itself gets from an HTTP server, such as the agent's on its loopback.
