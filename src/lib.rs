@@ -25,6 +25,7 @@ pub mod probes;
 pub mod sources;
 pub mod stats;
 pub mod status;
+pub mod topology;
 pub mod volumes;
 
 // Loops that decide.
