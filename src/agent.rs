@@ -54,7 +54,8 @@ use crate::status::StatusWriter;
 use crate::sync::cgroups::Cgroups;
 use crate::sync::mirror::{self, Mirrors};
 use crate::sync::user_namespaces::{self, UserNamespaces};
-use crate::sync::{Context, DeadContainers, Dispatcher, Hooks, Roster, SyncConfig, Wakes};
+use crate::sync::{Context, DeadContainers, Dispatcher, Hooks, PinTurns, Roster, SyncConfig, Wakes};
+use crate::topology::Topology;
 use crate::volumes::Volumes;
 
 pub use self::tasks::Panicked;
@@ -373,11 +374,14 @@ async fn house(
         let wakes = wakes.clone();
         Probes::new(caller, clock.clone(), recorder.clone(), version, move |uid| wakes.wake(uid))
     };
+    let topology = Topology::none();
     let context = Context {
         dead: DeadContainers::new(sync.dead.clone()),
         user_namespaces: UserNamespaces::new(host.clone(), range_in_use, sync.root_dir.clone(), sync.ids),
         logs,
-        admission: Admission::new(),
+        admission: Admission::new(topology.clone()),
+        topology,
+        pin_turns: PinTurns::default(),
         cluster,
         cgroups: Cgroups::new(host.clone(), sync.launch.cgroups.clone()),
         config: sync,

@@ -11,6 +11,7 @@ use super::judge::{Judgement, Taken, judge};
 use super::resize::Wish;
 use super::{NodeFacts, Refusal, is_critical};
 use crate::pod::{PodRef, PodUid, Source, allocation};
+use crate::topology::{Failure, Topology};
 
 /// What a worker is told about its pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct Admission {
     victims: watch::Sender<BTreeSet<PodUid>>,
     /// Something that was held is free.
     freed: watch::Sender<()>,
+    /// Gives those that are taken their places on the machine.
+    topology: Topology,
 }
 
 #[derive(Default)]
@@ -71,8 +74,9 @@ enum Standing {
 }
 
 impl Admission {
-    pub fn new() -> Self {
-        Admission { pods: Arc::default(), victims: watch::Sender::default(), freed: watch::Sender::default() }
+    pub fn new(topology: Topology) -> Self {
+        let (victims, freed) = (watch::Sender::default(), watch::Sender::default());
+        Admission { pods: Arc::default(), victims, freed, topology }
     }
 
     /// Takes note of a pod that wants to run here.
@@ -96,6 +100,7 @@ impl Admission {
     pub fn take_over(&self, uid: &PodUid) {
         if let Some(entry) = self.pods().by_uid.get_mut(uid).filter(|entry| entry.is_waiting()) {
             entry.standing = Standing::Admitted;
+            self.topology.take_over(uid, &entry.pod);
         }
     }
 
@@ -117,6 +122,7 @@ impl Admission {
     }
 
     fn free(&self, uid: &PodUid) {
+        self.topology.release(uid);
         for entry in self.pods().by_uid.values_mut() {
             if let Standing::Preempting(victims) = &mut entry.standing {
                 victims.remove(uid);
@@ -152,7 +158,7 @@ impl Admission {
     ) -> Answer {
         let mut pods = self.pods();
         let pods = &mut pods.by_uid;
-        take_over_all(pods, &holds_something);
+        self.take_over_all(pods, &holds_something);
         // A pod nobody enlisted is an orphan, which starts nothing.
         let Some(asking) = pods.get(uid) else { return Answer::Admitted };
         let turn = asking.turn;
@@ -167,7 +173,7 @@ impl Admission {
             let may_be_outdated = judgement.may_be_of_an_old_node() && !(is_fresh && next == *uid);
             let Some(entry) = pods.get_mut(&next).filter(|_| !may_be_outdated) else { continue };
             entry.standing = match judgement {
-                Judgement::Admitted => Standing::Admitted,
+                Judgement::Admitted => self.place(&next, &entry.pod),
                 Judgement::Refused(refusal) => Standing::Refused(refusal),
                 Judgement::Preempts(victims) => Standing::Preempting(victims.into_iter().collect()),
             };
@@ -180,6 +186,11 @@ impl Admission {
                 self.victims.send_modify(|all| all.extend(victims));
             }
         }
+        if let Some(entry) = pods.get_mut(uid)
+            && matches!(&entry.standing, Standing::Preempting(victims) if victims.is_empty())
+        {
+            entry.standing = self.place(uid, &entry.pod);
+        }
         match &pods[uid].standing {
             Standing::Waiting { .. } => Answer::NeedsFreshNode,
             Standing::Preempting(victims) if !victims.is_empty() => Answer::AwaitsVictims,
@@ -188,31 +199,46 @@ impl Admission {
         }
     }
 
+    /// There is room for the pod; whether there is a place, the machine's topology tells.
+    fn place(&self, uid: &PodUid, pod: &Pod) -> Standing {
+        match self.topology.take(uid, pod) {
+            Ok(()) => Standing::Admitted,
+            Err(Failure { reason, message }) => Standing::Refused(Refusal::new(reason, message)),
+        }
+    }
+
+    /// Those whom an earlier life took hold what they have, before their workers say so.
+    pub(super) fn take_over_all(&self, pods: &mut BTreeMap<PodUid, Entry>, holds_something: impl Fn(&PodUid) -> bool) {
+        for (uid, entry) in pods {
+            if let Standing::Waiting { was_taken } = entry.standing
+                && (was_taken || holds_something(uid))
+            {
+                entry.standing = Standing::Admitted;
+                self.topology.take_over(uid, &entry.pod);
+            }
+        }
+    }
+
+    /// All pods are known: what those have that are gone is free.
+    pub fn settle(&self, holds_something: impl Fn(&PodUid) -> bool) {
+        let pods = self.pods();
+        let holds = |uid: &PodUid| pods.by_uid.get(uid).is_some_and(|entry| entry.may_hold()) || holds_something(uid);
+        self.topology.retain(holds);
+    }
+
     pub(super) fn pods(&self) -> MutexGuard<'_, Pods> {
         self.pods.lock().expect("nothing that holds the ledger can panic")
-    }
-}
-
-impl Default for Admission {
-    fn default() -> Self {
-        Admission::new()
-    }
-}
-
-/// Those whom an earlier life took hold what they have, before their workers say so.
-pub(super) fn take_over_all(pods: &mut BTreeMap<PodUid, Entry>, holds_something: impl Fn(&PodUid) -> bool) {
-    for (uid, entry) in pods {
-        if let Standing::Waiting { was_taken } = entry.standing
-            && (was_taken || holds_something(uid))
-        {
-            entry.standing = Standing::Admitted;
-        }
     }
 }
 
 impl Entry {
     fn is_waiting(&self) -> bool {
         matches!(self.standing, Standing::Waiting { .. })
+    }
+
+    /// It has, or may have had in an earlier life, what it asked for.
+    fn may_hold(&self) -> bool {
+        self.holds() || matches!(self.standing, Standing::Waiting { was_taken: true })
     }
 
     /// It has what it asked for, until it has ended.

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::fit::{Figures, requests, shortages, sum};
 use super::judge::allocatable;
-use super::ledger::{Entry, take_over_all};
+use super::ledger::Entry;
 use super::{Admission, NodeFacts, Refusal};
 use crate::config::Gate;
 use crate::pod::allocation::{RESIZABLE, is_allocated, resizable, with_allocation};
@@ -54,7 +54,7 @@ impl Admission {
         ledger.count += 1;
         let count = ledger.count;
         let pods = &mut ledger.by_uid;
-        take_over_all(pods, holds_something);
+        self.take_over_all(pods, holds_something);
         let Some(asking) = pods.get_mut(uid).filter(|entry| entry.holds() && !entry.source.is_static()) else {
             drop(ledger);
             return Allocation { pod: self.allocated(uid, pod), pending: None };
@@ -143,6 +143,7 @@ mod tests {
     use crate::pod::resources::{Amounts, amounts};
     use crate::pod::testing::{pod_yaml, yaml};
     use crate::pod::{PodRef, Source};
+    use crate::topology::Topology;
 
     /// A node of four CPUs and 4 GiB, and those who live on it.
     struct Bed {
@@ -155,7 +156,8 @@ mod tests {
         fn with(pods: &[&Arc<Pod>]) -> Self {
             let list = yaml("{cpu: '4', memory: 4Gi, pods: '10'}");
             let allocatable = amounts(Some(&list));
-            let bed = Bed { admission: Admission::new(), config: AdmissionConfig::default(), allocatable };
+            let bed =
+                Bed { admission: Admission::new(Topology::none()), config: AdmissionConfig::default(), allocatable };
             for pod in pods {
                 bed.admission.enlist(pod, Source::Api);
                 bed.admission.take_over(&PodRef::of(pod).uid);

@@ -10,6 +10,7 @@ use crate::config::{FeatureGates, Gate};
 use crate::pod::resources::{Amounts, amounts};
 use crate::pod::testing::{pod_yaml, yaml};
 use crate::pod::{PodRef, PodUid, Source};
+use crate::topology::Topology;
 
 const NODE: &str = "
     metadata:
@@ -396,7 +397,7 @@ fn ask_knowing(admission: &Admission, bed: &Bed, pod: &Pod, in_runtime: &[&str],
 
 #[test]
 fn older_pods_are_judged_first_whoever_asks_first() {
-    let (bed, admission) = (Bed::new(), Admission::new());
+    let (bed, admission) = (Bed::new(), Admission::new(Topology::none()));
     let young = born("young", 9, asking("cpu: '3'"));
     let old = born("old", 1, asking("cpu: '3'"));
     admission.enlist(&young, Source::Api);
@@ -407,7 +408,7 @@ fn older_pods_are_judged_first_whoever_asks_first() {
 
 #[test]
 fn a_refusal_stays_when_room_comes() {
-    let (bed, admission) = (Bed::new(), Admission::new());
+    let (bed, admission) = (Bed::new(), Admission::new(Topology::none()));
     let (first, second, third) =
         (born("a", 1, asking("cpu: '3'")), born("b", 2, asking("cpu: '3'")), born("c", 3, asking("cpu: '3'")));
     for pod in [&first, &second] {
@@ -425,7 +426,7 @@ fn a_refusal_stays_when_room_comes() {
 
 #[test]
 fn what_an_earlier_life_took_counts_and_is_not_judged_again() {
-    let (bed, admission) = (Bed::new(), Admission::new());
+    let (bed, admission) = (Bed::new(), Admission::new(Topology::none()));
     let mut told = asking("cpu: '3'");
     told.status = Some(yaml("{phase: Running, startTime: '2026-01-01T00:00:00Z'}"));
     let told = born("told", 5, told);
@@ -450,7 +451,7 @@ fn what_an_earlier_life_took_counts_and_is_not_judged_again() {
 
 #[test]
 fn labels_are_read_anew_before_they_are_held_against_a_pod() {
-    let (mut bed, admission) = (Bed::new(), Admission::new());
+    let (mut bed, admission) = (Bed::new(), Admission::new(Topology::none()));
     let moved = born("moved", 1, pod("nodeSelector: {disk: tape}"));
     let other = born("other", 2, pod("nodeSelector: {disk: clay}"));
     admission.enlist(&moved, Source::Api);
@@ -466,7 +467,7 @@ fn labels_are_read_anew_before_they_are_held_against_a_pod() {
 
 #[test]
 fn a_critical_pod_waits_for_the_end_of_its_victims() {
-    let (mut bed, admission) = (Bed::new(), Admission::new());
+    let (mut bed, admission) = (Bed::new(), Admission::new(Topology::none()));
     bed.allocatable.insert("pods".to_owned(), crate::config::Quantity::milli(9000));
     let victim = born("victim", 1, asking("cpu: '4'"));
     let first = born("first", 2, critical(asking("cpu: '2'")));

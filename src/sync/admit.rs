@@ -41,7 +41,11 @@ pub(super) async fn admit(context: &Context, uid: &PodUid, wish: &Desired, runti
     let mut fresh = None;
     let refusal = loop {
         match ask(context, uid, fresh.as_ref()) {
-            Answer::Admitted => return None,
+            Answer::Admitted => {
+                // What a container runs on must not be given away after a crash.
+                context.topology.kept().await;
+                return None;
+            }
             Answer::Refused(refusal) => break refusal,
             Answer::NeedsFreshNode => fresh = Some(read_node(context).await),
             Answer::AwaitsVictims => {

@@ -103,6 +103,7 @@ impl Dispatcher {
                     for (pod, source) in found.unwrap_or_default() {
                         self.adopt_orphan(pod, source);
                     }
+                    self.settle_places();
                     look_for_orphans = std::mem::take(&mut self.search_again);
                 }
                 // Cancel-safe: an event stays in the channel until received.
@@ -498,6 +499,12 @@ impl Dispatcher {
         self.searches.spawn(async move { orphans::find(&context, &known).await });
     }
 
+    /// Every pod is known that was here before.
+    fn settle_places(&self) {
+        let in_runtime: BTreeSet<PodUid> = self.context.pleg.known().into_iter().collect();
+        self.context.admission.settle(|uid| in_runtime.contains(uid));
+    }
+
     fn adopt_orphan(&mut self, pod: Pod, source: Source) {
         let reference = PodRef::of(&pod);
         let uid = reference.uid.clone();
@@ -552,7 +559,7 @@ fn desired(entry: &Entry) -> Desired {
     } else {
         None
     };
-    Desired { pod: entry.pod.clone(), source: entry.source, stop, doom: entry.doom.clone() }
+    Desired { pod: entry.pod.clone(), source: entry.source, stop, doom: entry.doom.clone(), places: Arc::default() }
 }
 
 /// Whether the pod's worker has to hear of it. Our own status writes come back through the

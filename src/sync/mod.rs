@@ -27,6 +27,7 @@ mod hooks;
 pub mod launch;
 pub mod mirror;
 mod orphans;
+mod pins;
 pub mod plan;
 mod report;
 mod resize;
@@ -54,6 +55,7 @@ use tokio::sync::watch;
 pub use dead::{DeadContainers, DeadLimits};
 pub use dispatcher::Dispatcher;
 pub use hooks::Hooks;
+pub use pins::PinTurns;
 pub use plan::BackoffLimits;
 pub use resolver::HostResolver;
 pub use roster::{Known, KnownBy, Lifecycle, Roster, Work};
@@ -73,6 +75,7 @@ use crate::objects::Objects;
 use crate::pleg::Pleg;
 use crate::probes::Probes;
 use crate::status::StatusWriter;
+use crate::topology::Topology;
 use crate::volumes::Volumes;
 use user_namespaces::UserNamespaces;
 
@@ -99,6 +102,8 @@ pub struct Context {
     /// For the Node as the API has it this moment; absent in standalone mode.
     pub cluster: Option<Arc<dyn Cluster>>,
     pub cgroups: cgroups::Cgroups,
+    pub topology: Topology,
+    pub pin_turns: PinTurns,
     pub mirrors: mirror::Mirrors,
     /// For those who show which pods there are.
     pub roster: Roster,

@@ -31,6 +31,8 @@ pub enum Step {
     /// The links to the logs of what runs.
     Links,
     Resize,
+    /// A running container is moved to other CPUs.
+    Pin(String),
     Clean,
 }
 
@@ -39,6 +41,7 @@ impl Step {
         match action {
             Action::Prepare => Step::Prepare,
             Action::Resize(_) => Step::Resize,
+            Action::Pin { name, .. } => Step::Pin(name.clone()),
             Action::CreateSandbox { .. } | Action::StopSandbox { .. } | Action::RemoveSandbox { .. } => Step::Sandbox,
             Action::StartContainer { name, .. }
             | Action::ResumeContainer { name, .. }

@@ -108,6 +108,7 @@ async fn make_and_start(
         termination_log: surroundings.termination_log.as_deref(),
         target: target(round, name, kind, &sandbox.id).map_err(config_error)?,
         users: sandbox_config.security.namespaces.users,
+        places: &round.wish.places,
         config: &context.config.launch,
     };
     let mut config = launch::container_config(pod, spec, inputs).map_err(|error| config_error(error.to_string()))?;

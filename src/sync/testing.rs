@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::PinTurns;
 use super::cgroups::Cgroups;
 use super::execute::{Done, Round, StartFailure, execute};
 use super::hooks::{BegunHooks, Hooks};
@@ -48,6 +49,7 @@ use crate::pod::testing::pod_yaml;
 use crate::pod::{PodUid, Source};
 use crate::probes::{Probes, Standings};
 use crate::status::{Phase, Resize};
+use crate::topology::Topology;
 use crate::volumes::Volumes;
 
 /// A runtime that has every image, and does what it is asked unless a test says otherwise.
@@ -250,7 +252,7 @@ impl Bed {
             runtime,
             events,
             // Its services are not waited for.
-            wish: Desired { pod: Arc::new(pod), source: Source::File, stop: None, doom: None },
+            wish: Desired { pod: Arc::new(pod), source: Source::File, stop: None, doom: None, places: Arc::default() },
             seen,
             begun_hooks: BegunHooks::default(),
             stopping_since: None,
@@ -362,9 +364,11 @@ fn context(runtime: Arc<FakeRuntime>, recorder: Recorder, dir: &TempDir) -> Cont
         hooks: Hooks { caller, user_agent: "kube-lifecycle/1.36".into() },
         recorder,
         status: None,
-        admission: Admission::new(),
+        admission: Admission::new(Topology::none()),
         cluster: None,
         cgroups: Cgroups::new(host.clone(), config.launch.cgroups.clone()),
+        topology: Topology::none(),
+        pin_turns: PinTurns::default(),
         mirrors: Mirrors::default(),
         roster: Roster::default(),
         node: watch::channel(None).1,

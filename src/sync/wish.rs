@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::pod::{self, Source};
 use crate::status::Verdict;
+use crate::topology::Places;
 
 /// What the API server fills in where a pod says nothing.
 pub const GRACE_SECONDS_DEFAULT: i64 = 30;
@@ -21,6 +22,8 @@ pub struct Desired {
     pub stop: Option<Stop>,
     /// Never taken back once set.
     pub doom: Option<Doom>,
+    /// Where its containers run, once the node has taken it.
+    pub places: Arc<Places>,
 }
 
 /// A decision that the pod ends, while its source still has it.
@@ -82,7 +85,13 @@ mod tests {
         let pod = |image: &str| -> Arc<Pod> {
             Arc::new(yaml(&format!("{{spec: {{containers: [{{name: c, image: {image}}}]}}}}")))
         };
-        let (sender, wishes) = watch::channel(Desired { pod: pod("a"), source: Source::Api, stop: None, doom: None });
+        let (sender, wishes) = watch::channel(Desired {
+            pod: pod("a"),
+            source: Source::Api,
+            stop: None,
+            doom: None,
+            places: Arc::default(),
+        });
         sender.send_modify(|wish| wish.pod = pod("b"));
         assert!(stop_wished(&wishes, None).now_or_never().is_none(), "the pass goes on");
         assert!(wishes.has_changed().expect("the sender lives"));

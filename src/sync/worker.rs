@@ -26,6 +26,7 @@ use tracing::{debug, info, warn};
 use super::dead::Condemned;
 use super::execute::{Done, Round, StartFailure};
 use super::hooks::{BegunHooks, PostStarts, as_shown};
+use super::pins::Pins;
 use super::plan::{self, Action, Plan, Snapshot, StopWhy};
 use super::report::{Progress, Reporter};
 use super::resize::{Resize, Resizing};
@@ -80,6 +81,7 @@ struct Worker {
     restart_all_wait: Duration,
     probes: PodProbes,
     resizing: Resizing,
+    pins: Pins,
     begun_hooks: Arc<BegunHooks>,
     log_links: LogLinks,
     reporter: Reporter,
@@ -114,6 +116,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
         restart_all_wait: Duration::ZERO,
         probes: context.probes.of_pod(&uid),
         resizing: Resizing::new(&context),
+        pins: Pins::default(),
         begun_hooks: Arc::default(),
         log_links: LogLinks::default(),
         reporter: Reporter::new(&context),
@@ -215,6 +218,7 @@ impl Worker {
         // From here on the pod is as it is wished for, but for what the node does not give it.
         let is_open = self.stage == Stage::Syncing && self.admitted;
         let wish = &self.resizing.allocate(&self.context, &self.uid, wish, is_open);
+        let wish = &Desired { places: self.context.topology.places(&self.uid), ..wish.clone() };
         if self.stage == Stage::Stopping {
             // A shorter grace begins when it is asked for.
             let grace = wish.grace_seconds();
@@ -236,7 +240,8 @@ impl Worker {
             Stage::Syncing => self.resizing.decide(&self.context, wish, &runtime),
             Stage::Stopping | Stage::Cleaning | Stage::Ended => Resize::default(),
         };
-        let plan = self.plan(wish, &runtime, &standings, &post_starts, &condemned.containers, &resize);
+        let pins = self.pins.decide(&wish.places, &runtime);
+        let plan = self.plan(wish, &runtime, &standings, &post_starts, &condemned.containers, (&resize, &pins));
         self.restart_all_wait = plan.restart_all_wait.unwrap_or(self.restart_all_wait);
         if self.stage == Stage::Syncing {
             let now = self.context.clock.now();
@@ -411,7 +416,7 @@ impl Worker {
         standings: &Standings,
         post_starts: &PostStarts,
         condemned: &BTreeSet<ContainerId>,
-        resize: &Resize,
+        (resize, pins): (&Resize, &[Action]),
     ) -> Plan {
         let restarts = status::Restarts::of(&wish.pod, &self.context.config.launch.gates);
         let told = self.reporter.earlier(&wish.pod);
@@ -432,6 +437,7 @@ impl Worker {
                 condemned,
                 stopped: &self.stopped,
                 resize,
+                pins,
                 now: self.context.clock.now(),
                 wall: self.context.clock.wall(),
             }),
@@ -486,6 +492,9 @@ impl Worker {
                     if let Action::Resize(resize) = action {
                         self.resizing.carried_out(&self.context, wish, resize, Ok(()));
                     }
+                    if let Action::Pin { id, cpus, .. } = action {
+                        self.pins.carried_out(id, cpus);
+                    }
                     if let Step::Container(name) = &step {
                         self.start_failures.remove(name);
                     }
@@ -505,6 +514,10 @@ impl Worker {
                     debug!(?step, %failure, "step failed");
                     self.is_unsure = true;
                     let retry_at = failure.retry_at;
+                    if let Action::Pin { id, .. } = action {
+                        warn!(%failure, "container stays on its CPUs for now, will retry");
+                        self.pins.failed(id);
+                    }
                     if let Action::Resize(resize) = action {
                         self.resizing.carried_out(&self.context, wish, resize, Err(&failure));
                     }

@@ -10,8 +10,13 @@
 //! released as a whole; a pod that is refused holds nothing.
 
 pub mod machine;
+mod manager;
+mod places;
 
 use std::fmt;
+
+pub use manager::Topology;
+pub use places::{Place, Places};
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 

@@ -12,6 +12,7 @@ use crate::config::Gate;
 use crate::cri::{ContainerConfig, ContainerId, IdRange, ImageSpec, Mount};
 use crate::images::ReadyImage;
 use crate::pod::env::{EnvValue, expand_command};
+use crate::topology::Places;
 
 /// What a container depends on besides its pod.
 #[derive(Clone, Debug)]
@@ -30,6 +31,7 @@ pub struct ContainerInputs<'a> {
     pub target: Option<&'a ContainerId>,
     /// The pod's own user ids, if it has any.
     pub users: Option<IdRange>,
+    pub places: &'a Places,
     pub config: &'a LaunchConfig,
 }
 
@@ -39,7 +41,7 @@ pub fn container_config(
     container: &Container,
     inputs: ContainerInputs<'_>,
 ) -> Result<ContainerConfig, LaunchError> {
-    let ContainerInputs { attempt, image, env, mut mounts, termination_log, target, users, config } = inputs;
+    let ContainerInputs { attempt, image, env, mut mounts, termination_log, target, users, places, config } = inputs;
     check_non_root(pod, container, image)?;
     let message_path = container.termination_message_path.as_deref().filter(|path| !path.is_empty());
     if let (Some(container_path), Some(host_path)) = (message_path, termination_log) {
@@ -72,7 +74,7 @@ pub fn container_config(
         stdin: container.stdin.unwrap_or_default(),
         stdin_once: container.stdin_once.unwrap_or_default(),
         tty: container.tty.unwrap_or_default(),
-        resources: container_resources(pod, container, config),
+        resources: container_resources(pod, container, places, config),
         security: container_security(pod, container, image, target, users, config)?,
         stop_signal: container
             .lifecycle

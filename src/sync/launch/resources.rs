@@ -13,6 +13,7 @@ use crate::pod::containers::{is_sidecar, regular_containers, workload_containers
 use crate::pod::qos::{self, QosClass};
 use crate::pod::resources::{Amounts, Resources, amounts, pod_resources_without_overhead};
 use crate::pod::{self, spec};
+use crate::topology::Places;
 
 const OOM_SCORE_GUARANTEED: i64 = -997;
 const OOM_SCORE_BEST_EFFORT: i64 = 1000;
@@ -33,7 +34,7 @@ pub(super) fn overhead_resources(pod: &Pod, config: &LaunchConfig) -> LinuxResou
     linux_resources(&overhead, &overhead, config)
 }
 
-pub fn container_resources(pod: &Pod, container: &Container, config: &LaunchConfig) -> LinuxResources {
+pub fn container_resources(pod: &Pod, container: &Container, places: &Places, config: &LaunchConfig) -> LinuxResources {
     let mut own = Resources::of_container(container);
     let pod_limits = amounts(spec(pod).resources.as_ref().and_then(|resources| resources.limits.as_ref()));
     // A container without a limit of its own is held to the pod's.
@@ -47,6 +48,7 @@ pub fn container_resources(pod: &Pod, container: &Container, config: &LaunchConf
     resources.oom_score_adj = oom_score_adj(pod, container, config.memory_bytes);
     resources.hugepage_limits = hugepage_limits(&own.limits, &config.cgroups.hugepage_sizes);
     forbid_swap(&mut resources, config);
+    places.put_into(&container.name, &mut resources);
     resources
 }
 

@@ -16,6 +16,7 @@ use crate::pleg::PodRuntime;
 use crate::pod::containers::{Role, workload_containers};
 use crate::pod::{self, allocation};
 use crate::sync::launch::{self, LaunchConfig};
+use crate::topology::Places;
 
 /// What stands between a pod and its allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,13 +64,14 @@ pub fn decide(
     runtime: &PodRuntime,
     given: &BTreeMap<ContainerId, LinuxResources>,
     written: Option<&CgroupSettings>,
+    places: &Places,
     config: &LaunchConfig,
 ) -> Resize {
     let mut resize = Resize::default();
     if !may_be_resized(pod) {
         return resize;
     }
-    let wanted = pod_cgroup(pod, runtime, config);
+    let wanted = pod_cgroup(pod, runtime, places, config);
     // What was not written for certain may be anything.
     let before = written.and_then(|written| written.memory_limit_bytes);
     resize.lowers_pod_memory = wanted.memory_limit_bytes < Some(before.unwrap_or(u64::MAX));
@@ -77,7 +79,7 @@ pub fn decide(
     let resizes_init = config.gates.enabled(Gate::InPlacePodVerticalScalingInitContainers);
     for (_, spec) in workload_containers(pod).filter(|(role, _)| *role != Role::Init || resizes_init) {
         let Some(newest) = runtime.newest(&spec.name) else { continue };
-        let target = launch::container_resources(pod, spec, config);
+        let target = launch::container_resources(pod, spec, places, config);
         let Some(has) = newest.resources.as_ref().or_else(|| given.get(&newest.id)) else { continue };
         let Difference { memory, cpu } = Difference::of(has, &target);
         // A runtime may report in other figures what it was given.
@@ -111,16 +113,20 @@ pub fn decide(
 }
 
 /// What the cgroup of a pod is to be set to while its containers are as they are.
-pub fn pod_cgroup(pod: &Pod, runtime: &PodRuntime, config: &LaunchConfig) -> CgroupSettings {
-    let settings = |pod: &Pod| launch::pod_cgroup(pod, &config.cgroups).1;
+pub fn pod_cgroup(pod: &Pod, runtime: &PodRuntime, places: &Places, config: &LaunchConfig) -> CgroupSettings {
+    let settings = |pod: &Pod| {
+        let mut settings = launch::pod_cgroup(pod, &config.cgroups).1;
+        places.put_into_pod(&mut settings);
+        settings
+    };
     if !may_be_resized(pod) {
         return settings(pod);
     }
     let present = allocation::changed(pod, |spec| {
         let running = runtime.newest(&spec.name).filter(|newest| newest.is_running())?;
-        Some(present(spec, running.resources.as_ref()?, &launch::container_resources(pod, spec, config)))
+        Some(present(spec, running.resources.as_ref()?, &launch::container_resources(pod, spec, places, config)))
     });
-    let present = allocation::with_pod_level(present, present_of_pod(pod, runtime, config));
+    let present = allocation::with_pod_level(present, present_of_pod(pod, runtime, places, config));
     let (target, present) = (launch::unlimited(settings(pod)), launch::unlimited(settings(&present)));
     let quota = match (target.cpu_quota, present.cpu_quota) {
         (Some(target), Some(present)) if target > 0 && present > 0 => target.max(present),
@@ -137,8 +143,8 @@ pub fn pod_cgroup(pod: &Pod, runtime: &PodRuntime, config: &LaunchConfig) -> Cgr
 /// What to set it to before anything was done in this life of the agent. Where a limit of the
 /// pod as a whole is being lowered, the runtime does not tell how far that came, but the status
 /// does: nothing is taken away here, unasked whether it is in use.
-pub fn first_pod_cgroup(pod: &Pod, runtime: &PodRuntime, config: &LaunchConfig) -> CgroupSettings {
-    let settings = pod_cgroup(pod, runtime, config);
+pub fn first_pod_cgroup(pod: &Pod, runtime: &PodRuntime, places: &Places, config: &LaunchConfig) -> CgroupSettings {
+    let settings = pod_cgroup(pod, runtime, places, config);
     let limited = |resources: &Option<ResourceRequirements>| amount(&resources.as_ref()?.limits, "memory");
     let told = pod.status.as_ref().and_then(|status| limited(&status.resources));
     let told = told.filter(|_| may_be_resized(pod) && limited(&pod::spec(pod).resources).is_some());
@@ -148,7 +154,12 @@ pub fn first_pod_cgroup(pod: &Pod, runtime: &PodRuntime, config: &LaunchConfig) 
 
 /// What the pod as a whole has while containers that stand under its limits have other ones than
 /// they shall have: as much as the one that has most.
-fn present_of_pod(pod: &Pod, runtime: &PodRuntime, config: &LaunchConfig) -> Option<ResourceRequirements> {
+fn present_of_pod(
+    pod: &Pod,
+    runtime: &PodRuntime,
+    places: &Places,
+    config: &LaunchConfig,
+) -> Option<ResourceRequirements> {
     let mut resources = pod::spec(pod).resources.clone()?;
     let limits = resources.limits.iter_mut().flatten();
     let mut limits: BTreeMap<&str, &mut ApiQuantity> = limits.map(|(name, limit)| (name.as_str(), limit)).collect();
@@ -162,7 +173,7 @@ fn present_of_pod(pod: &Pod, runtime: &PodRuntime, config: &LaunchConfig) -> Opt
     for (_, spec) in workload_containers(pod) {
         let running = runtime.newest(&spec.name).filter(|newest| newest.is_running());
         let Some(has) = running.and_then(|newest| newest.resources.as_ref()) else { continue };
-        let target = launch::container_resources(pod, spec, config);
+        let target = launch::container_resources(pod, spec, places, config);
         if memory_limit(has) != memory_limit(&target) {
             raise("memory", memory_limit(has).map(Quantity::bytes));
         }

@@ -258,11 +258,11 @@ impl Resizing {
         let seen_with = self.before.as_ref().unwrap_or(&wish.pod);
         for (_, spec) in workload_containers(seen_with).filter(|_| decide::may_be_resized(&wish.pod)) {
             if let Some(newest) = runtime.newest(&spec.name).filter(|newest| newest.resources.is_none()) {
-                let resources = || launch::container_resources(seen_with, spec, config);
+                let resources = || launch::container_resources(seen_with, spec, &wish.places, config);
                 self.given.entry(newest.id.clone()).or_insert_with(resources);
             }
         }
-        let resize = decide(&wish.pod, runtime, &self.given, self.written.as_ref(), config);
+        let resize = decide(&wish.pod, runtime, &self.given, self.written.as_ref(), &wish.places, config);
         let is_done = !resize.is_under_way && !resize.is_action() && self.written.is_some();
         if resize.is_under_way && !self.is_begun {
             (self.is_begun, self.generation) = (true, wish.pod.metadata.generation);
@@ -278,7 +278,7 @@ impl Resizing {
 
     /// The pod's cgroup was made, while the runtime was seen like this.
     pub fn prepared(&mut self, context: &Context, wish: &Desired, runtime: &PodRuntime) {
-        self.written = Some(first_pod_cgroup(&wish.pod, runtime, &context.config.launch));
+        self.written = Some(first_pod_cgroup(&wish.pod, runtime, &wish.places, &context.config.launch));
         self.in_force.clone_from(&self.written);
     }
 
@@ -300,7 +300,7 @@ impl Resizing {
                 for update in &resize.updates {
                     let spec = workload_containers(&wish.pod).find(|(_, spec)| spec.name == update.name);
                     let Some((_, spec)) = spec else { continue };
-                    let target = launch::container_resources(&wish.pod, spec, &context.config.launch);
+                    let target = launch::container_resources(&wish.pod, spec, &wish.places, &context.config.launch);
                     self.given.insert(update.id.clone(), target);
                 }
             }

@@ -13,6 +13,7 @@ use crate::pleg::PodRuntime;
 use crate::pod::testing::pod_yaml;
 use crate::sync::launch::tests::config;
 use crate::sync::launch::{LaunchConfig, container_resources};
+use crate::topology::Places;
 
 /// Containers `a`, `b`, … each with requests and limits of CPU in thousandths and memory in MiB.
 fn pod(containers: &[(u32, u32)], more: &str) -> Pod {
@@ -32,7 +33,7 @@ fn pod(containers: &[(u32, u32)], more: &str) -> Pod {
 fn running(pod: &Pod) -> PodRuntime {
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
     let named = containers.map(|spec| Container {
-        resources: Some(container_resources(pod, spec, &config())),
+        resources: Some(container_resources(pod, spec, &Places::default(), &config())),
         ..container(&spec.name, 0, runs())
     });
     PodRuntime { containers: named.collect(), ..PodRuntime::default() }
@@ -50,8 +51,8 @@ fn text(resize: &Resize) -> String {
 /// What follows when all containers of `before` shall have what `after` says.
 fn step(before: &Pod, after: &Pod) -> Resize {
     let runtime = running(before);
-    let written = pod_cgroup(before, &runtime, &config());
-    decide(after, &runtime, &BTreeMap::new(), Some(&written), &config())
+    let written = pod_cgroup(before, &runtime, &Places::default(), &config());
+    decide(after, &runtime, &BTreeMap::new(), Some(&written), &Places::default(), &config())
 }
 
 #[track_caller]
@@ -104,8 +105,8 @@ fn the_pods_cgroup_is_raised_before_and_lowered_after() {
     let down = step(&large, &small);
     assert_eq!(text(&down), "resize: less memory for a");
     // And once they have what they shall have, the cgroup.
-    let written = pod_cgroup(&large, &running(&large), &config());
-    let last = decide(&small, &running(&small), &BTreeMap::new(), Some(&written), &config());
+    let written = pod_cgroup(&large, &running(&large), &Places::default(), &config());
+    let last = decide(&small, &running(&small), &BTreeMap::new(), Some(&written), &Places::default(), &config());
     assert_eq!((text(&last).as_str(), mib(&last.pod_cgroup)), ("resize: the pod's cgroup", Some(128)));
 }
 
@@ -145,8 +146,8 @@ fn whoever_restarts_for_a_resource_is_restarted_once_there_is_room() {
     let after = pod(&[(100, 96)], MEMORY);
     check(&before, &after, "resize: the pod's cgroup");
     let runtime = running(&before);
-    let written = pod_cgroup(&after, &runtime, &config());
-    let next = decide(&after, &runtime, &BTreeMap::new(), Some(&written), &config());
+    let written = pod_cgroup(&after, &runtime, &Places::default(), &config());
+    let next = decide(&after, &runtime, &BTreeMap::new(), Some(&written), &Places::default(), &config());
     assert_eq!(text(&next), "restart a-0");
     // With less, there is room at once.
     check(&after, &before, "restart a-0");
@@ -157,18 +158,18 @@ fn what_ended_with_other_resources_is_another_container() {
     let (before, after) = (pod(&[(100, 64)], ""), pod(&[(100, 96)], ""));
     let mut runtime = running(&before);
     runtime.containers[0].state = exited(137);
-    let written = pod_cgroup(&after, &runtime, &config());
-    let resize = decide(&after, &runtime, &BTreeMap::new(), Some(&written), &config());
+    let written = pod_cgroup(&after, &runtime, &Places::default(), &config());
+    let resize = decide(&after, &runtime, &BTreeMap::new(), Some(&written), &Places::default(), &config());
     assert_eq!((text(&resize).as_str(), resize.is_under_way), ("restart a-0", false));
 }
 
 #[test]
 fn before_the_pod_is_prepared_nothing_is_changed() {
     let (before, after) = (pod(&[(100, 64)], ""), pod(&[(200, 64)], ""));
-    let resize = decide(&after, &running(&before), &BTreeMap::new(), None, &config());
+    let resize = decide(&after, &running(&before), &BTreeMap::new(), None, &Places::default(), &config());
     assert_eq!((text(&resize).as_str(), resize.is_under_way), ("", true));
     // And it is prepared with room for what runs.
-    assert_eq!(pod_cgroup(&before, &running(&after), &config()).cpu_quota, Some(20_000));
+    assert_eq!(pod_cgroup(&before, &running(&after), &Places::default(), &config()).cpu_quota, Some(20_000));
 }
 
 #[test]
@@ -176,10 +177,10 @@ fn what_was_given_is_not_given_again_however_it_is_reported() {
     let (before, after) = (pod(&[(100, 64)], ""), pod(&[(200, 64)], ""));
     let runtime = running(&before);
     let given = |pod: &Pod| running(pod).containers[0].resources.clone().expect("it reports them");
-    let written = pod_cgroup(&after, &runtime, &config());
+    let written = pod_cgroup(&after, &runtime, &Places::default(), &config());
     let with = |given: LinuxResources, runtime: &PodRuntime| {
         let given = BTreeMap::from([(ContainerId::new("a-0"), given)]);
-        text(&decide(&after, runtime, &given, Some(&written), &config()))
+        text(&decide(&after, runtime, &given, Some(&written), &Places::default(), &config()))
     };
     assert_eq!(with(given(&after), &runtime), "");
     assert_eq!(with(given(&before), &runtime), "resize: more CPU for a");
@@ -217,8 +218,8 @@ fn a_pod_as_a_whole_is_raised_before_and_lowered_after_what_stands_under_its_lim
     check(&large, &small, "resize: the pod's cgroup, less memory for a, less CPU for a");
     assert_eq!(mib(&step(&large, &small).pod_cgroup), Some(128));
     let after = running(&small);
-    let written = pod_cgroup(&large, &after, &config());
-    let last = decide(&small, &after, &BTreeMap::new(), Some(&written), &config());
+    let written = pod_cgroup(&large, &after, &Places::default(), &config());
+    let last = decide(&small, &after, &BTreeMap::new(), Some(&written), &Places::default(), &config());
     assert_eq!((text(&last).as_str(), mib(&last.pod_cgroup)), ("resize: the pod's cgroup", Some(64)));
 }
 
@@ -226,9 +227,9 @@ fn a_pod_as_a_whole_is_raised_before_and_lowered_after_what_stands_under_its_lim
 fn what_an_earlier_life_had_not_yet_taken_away_is_not_taken_unasked() {
     let mut small = whole(100, 64);
     let runtime = running(&small);
-    assert_eq!(mib(&Some(first_pod_cgroup(&small, &runtime, &config()))), Some(64));
+    assert_eq!(mib(&Some(first_pod_cgroup(&small, &runtime, &Places::default(), &config()))), Some(64));
     small.status = Some(crate::pod::testing::yaml("{resources: {limits: {memory: 128Mi}}}"));
-    assert_eq!(mib(&Some(first_pod_cgroup(&small, &runtime, &config()))), Some(128));
+    assert_eq!(mib(&Some(first_pod_cgroup(&small, &runtime, &Places::default(), &config()))), Some(128));
 }
 
 #[test]
@@ -241,14 +242,14 @@ fn init_containers_are_resized_where_the_gate_says_so() {
     };
     let (before, after) = (pod(100), pod(200));
     let containers = before.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
-    let resources = |spec| Some(container_resources(&before, spec, &config()));
+    let resources = |spec| Some(container_resources(&before, spec, &Places::default(), &config()));
     let named = containers.map(|spec| Container { resources: resources(spec), ..container(&spec.name, 0, runs()) });
     let runtime = PodRuntime { containers: named.collect(), ..PodRuntime::default() };
     let decided = |on| {
         let gates = FeatureGates::with(&[(Gate::InPlacePodVerticalScalingInitContainers, on)]);
         let config = LaunchConfig { gates, ..config() };
-        let written = pod_cgroup(&after, &runtime, &config);
-        text(&decide(&after, &runtime, &BTreeMap::new(), Some(&written), &config))
+        let written = pod_cgroup(&after, &runtime, &Places::default(), &config);
+        text(&decide(&after, &runtime, &BTreeMap::new(), Some(&written), &Places::default(), &config))
     };
     assert_eq!(decided(true), "resize: more CPU for a, more CPU for b");
     assert_eq!(decided(false), "resize: more CPU for b");

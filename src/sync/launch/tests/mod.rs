@@ -21,6 +21,7 @@ use crate::pod::PodUid;
 use crate::pod::containers::find;
 use crate::pod::dns::{ClusterDns, Resolver};
 use crate::pod::testing::pod_yaml;
+use crate::topology::Places;
 
 const UID: &str = "0b1d2f6c-1111-2222-3333-444455556666";
 
@@ -78,6 +79,7 @@ fn container_with(
         termination_log: None,
         target: None,
         users: None,
+        places: &Places::default(),
         config,
     };
     container_config(pod, &container, inputs)
@@ -247,6 +249,7 @@ fn a_container_is_told_everything_of_its_spec() {
         termination_log: Some(Path::new("/pods/x/containers/web/0a1b2c3d")),
         target: None,
         users: None,
+        places: &Places::default(),
         config: &config,
     };
     let web = &pod.spec.as_ref().expect("the test pod has a spec").containers[0];

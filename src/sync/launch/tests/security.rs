@@ -30,6 +30,7 @@ fn a_debug_container_joins_the_processes_of_its_target() {
             termination_log: None,
             target: Some(&target),
             users: None,
+            places: &Places::default(),
             config: &config,
         };
         let (_, container) = find(&pod, "web").expect("the test pod has this container");
@@ -206,6 +207,7 @@ fn users_of_its_own_and_the_handler_reach_sandbox_and_container() {
         termination_log: Some(Path::new("/pods/u/log")),
         target: None,
         users,
+        places: &Places::default(),
         config: &config,
     };
     let container = container_config(&pod, &container, inputs).expect("it can be launched");
