@@ -53,6 +53,8 @@ pub struct AdmissionConfig {
     /// As `uname -r` has it; young sysctls need a kernel that keeps them in a namespace.
     pub kernel_version: String,
     pub app_armor: bool,
+    /// Whether the CPU manager and the memory manager give pods places of their own.
+    pub statics: [bool; 2],
     pub gates: FeatureGates,
 }
 

@@ -12,7 +12,9 @@ use super::ledger::Entry;
 use super::{Admission, NodeFacts, Refusal};
 use crate::config::Gate;
 use crate::pod::allocation::{RESIZABLE, is_allocated, resizable, with_allocation};
+use crate::pod::containers::workload_containers;
 use crate::pod::qos::{self, QosClass};
+use crate::pod::resources::Resources;
 use crate::pod::{PodUid, spec};
 
 /// The reason of a refusal that stays whatever others free.
@@ -113,12 +115,33 @@ fn refusal(pods: &BTreeMap<PodUid, Entry>, facts: &NodeFacts<'_>, uid: &PodUid) 
     if !facts.config.gates.enabled(gate) && whole(&wish.pod) != whole(&entry.pod) {
         return Some(Refusal::new(INFEASIBLE, "InPlacePodLevelResourcesVerticalScaling is disabled"));
     }
+    // A place on the machine was chosen for what the pod has.
+    let is_static = [("cpu", "CPU", "static"), ("memory", "Memory", "Static")].into_iter().zip(facts.config.statics);
+    for ((resource, manager, policy), is_static) in is_static {
+        if is_static && qos::class(&wish.pod) == QosClass::Guaranteed && differs(&wish.pod, &entry.pod, resource) {
+            let text =
+                format!("Resize is infeasible for Guaranteed Pods alongside {manager} Manager policy {policy:?}");
+            return Some(Refusal::new(INFEASIBLE, text));
+        }
+    }
     let raised = raised(&wish.pod, &entry.pod);
     let others = pods.iter().filter(|(other, entry)| *other != uid && entry.holds());
     let used = sum(others.map(|(_, entry)| &*entry.pod));
     let short = shortages(&wish.pod, &used, &allocatable(facts));
     let short = short.into_iter().find(|short| raised.contains_key(&short.resource))?;
     Some(short.refusal())
+}
+
+/// Whether some container is to have another amount.
+fn differs(wish: &Pod, has: &Pod, name: &str) -> bool {
+    let of = |pod: &Pod| -> Vec<_> {
+        let of_container = |container| {
+            let Resources { requests, limits } = Resources::of_container(container);
+            (requests.get(name).copied(), limits.get(name).copied())
+        };
+        workload_containers(pod).map(|(_, container)| of_container(container)).collect()
+    };
+    of(wish) != of(has)
 }
 
 /// The requests that grow.
@@ -300,6 +323,31 @@ mod tests {
         let refused = "1000m, Infeasible: InPlacePodLevelResourcesVerticalScaling is disabled";
         assert_eq!(bed.resize(&pod(500, 100)), refused);
         assert_eq!(bed.resize(&pod(1000, 200)), "1000m");
+    }
+
+    #[test]
+    fn what_has_a_place_of_its_own_keeps_what_that_was_chosen_for() {
+        let pod = |cpu: u32, memory: u32| {
+            let amounts = format!("{{cpu: {cpu}m, memory: {memory}Mi}}");
+            with(
+                "a",
+                &format!("containers: [{{name: c, image: a, resources: {{requests: {amounts}, limits: {amounts}}}}}]"),
+            )
+        };
+        let mut bed = Bed::with(&[&pod(1000, 64)]);
+        bed.config.statics = [true, false];
+        let refused =
+            "1000m, Infeasible: Resize is infeasible for Guaranteed Pods alongside CPU Manager policy \"static\"";
+        assert_eq!(bed.resize(&pod(500, 64)), refused);
+        assert_eq!(bed.resize(&pod(1000, 32)), "1000m");
+        bed.config.statics = [false, true];
+        assert!(bed.resize(&pod(1000, 64)).ends_with("alongside Memory Manager policy \"Static\""));
+        assert_eq!(bed.resize(&pod(2000, 32)), "2000m");
+        bed.config.statics = [true, true];
+        let burstable = asking("b", 100);
+        bed.admission.enlist(&burstable, Source::Api);
+        bed.admission.take_over(&PodRef::of(&burstable).uid);
+        assert_eq!(bed.resize(&asking("b", 200)), "200m");
     }
 
     #[test]

@@ -40,6 +40,7 @@ impl Bed {
                 allowed_unsafe_sysctls: vec!["net.core.*".into(), "kernel/msgmax".into()],
                 kernel_version: "4.14.0-rpi".into(),
                 app_armor: false,
+                statics: [false, false],
                 gates: FeatureGates::default(),
             },
             node: yaml(NODE),

@@ -73,6 +73,10 @@ pub async fn agent_config(
         allowed_unsafe_sysctls: kubelet.allowed_unsafe_sysctls.clone(),
         kernel_version: facts.kernel_version.clone(),
         app_armor: facts.app_armor,
+        statics: [
+            kubelet.cpu_manager_policy == config::CpuManagerPolicy::Static,
+            kubelet.memory_manager_policy == config::MemoryManagerPolicy::Static,
+        ],
         gates: settings.gates.clone(),
     };
     Ok(AgentConfig {
