@@ -9,8 +9,10 @@
 //! Always true: nothing is given to two containers; what a pod was given is its own until it is
 //! released as a whole; a pod that is refused holds nothing.
 
+pub mod affinity;
 pub mod machine;
 mod manager;
+pub mod memory;
 mod places;
 
 use std::fmt;
