@@ -7,6 +7,7 @@
 //! is dropping the future: tasks end at their next await, pods go on. A task that panics ends
 //! the agent with it (`tasks.rs`).
 
+mod places;
 mod settings;
 mod tasks;
 
@@ -55,7 +56,7 @@ use crate::sync::cgroups::Cgroups;
 use crate::sync::mirror::{self, Mirrors};
 use crate::sync::user_namespaces::{self, UserNamespaces};
 use crate::sync::{Context, DeadContainers, Dispatcher, Hooks, PinTurns, Roster, SyncConfig, Wakes};
-use crate::topology::Topology;
+use crate::topology::{self, TopologyConfig};
 use crate::volumes::Volumes;
 
 pub use self::tasks::Panicked;
@@ -89,6 +90,7 @@ pub struct AgentConfig {
     pub images: ImagesConfig,
     pub logs: LogsConfig,
     pub stats: StatsConfig,
+    pub topology: TopologyConfig,
     pub event_rate: Option<Rate>,
     /// What is wrong with the node's own resolver file for the pods that start from it.
     pub resolver_problem: Option<String>,
@@ -374,7 +376,13 @@ async fn house(
         let wakes = wakes.clone();
         Probes::new(caller, clock.clone(), recorder.clone(), version, move |uid| wakes.wake(uid))
     };
-    let topology = Topology::none();
+    let pool_changed = {
+        let wakes = wakes.clone();
+        Arc::new(move || wakes.wake_all())
+    };
+    let (topology, keeper) =
+        topology::begin(config.topology, host.clone(), &*runtime, clock.clone(), pool_changed).await;
+    tasks.spawn("places", keeper.run());
     let context = Context {
         dead: DeadContainers::new(sync.dead.clone()),
         user_namespaces: UserNamespaces::new(host.clone(), range_in_use, sync.root_dir.clone(), sync.ids),

@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::{debug, warn};
 
-use super::{AgentConfig, StaticPods};
+use super::{AgentConfig, StaticPods, places};
 use crate::admission::AdmissionConfig;
 use crate::clock::Clock;
 use crate::config::{self, FeatureGates, Gate, Settings};
@@ -81,6 +81,7 @@ pub async fn agent_config(
     };
     Ok(AgentConfig {
         stats: stats(settings, &node),
+        topology: places::topology(settings, &node, facts)?,
         node,
         sync: SyncConfig {
             root_dir: settings.flags.root_dir.clone(),

@@ -49,6 +49,32 @@ impl CpuSet {
         self.0.is_subset(&of.0)
     }
 
+    pub fn contains(&self, cpu: u32) -> bool {
+        self.0.contains(&cpu)
+    }
+
+    /// False if it was there.
+    pub fn insert(&mut self, cpu: u32) -> bool {
+        self.0.insert(cpu)
+    }
+
+    /// False if it was not there.
+    pub fn remove(&mut self, cpu: u32) -> bool {
+        self.0.remove(&cpu)
+    }
+
+    pub fn union(&self, other: &CpuSet) -> CpuSet {
+        CpuSet(&self.0 | &other.0)
+    }
+
+    pub fn intersection(&self, other: &CpuSet) -> CpuSet {
+        CpuSet(&self.0 & &other.0)
+    }
+
+    pub fn difference(&self, other: &CpuSet) -> CpuSet {
+        CpuSet(&self.0 - &other.0)
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.0.iter().copied()
     }
@@ -106,6 +132,17 @@ mod tests {
         check("8,2,1,0", &[0, 1, 2, 8], "0-2,8");
         check("3-3", &[3], "3");
         check("0-1,1-2", &[0, 1, 2], "0-2");
+    }
+
+    #[test]
+    fn sets_are_combined() {
+        let set = |text| CpuSet::parse(text).expect("a list");
+        let (some, others) = (set("0-3"), set("2-5"));
+        assert_eq!(some.union(&others), set("0-5"));
+        assert_eq!(some.intersection(&others), set("2-3"));
+        assert_eq!(some.difference(&others), set("0-1"));
+        let mut set = set("1");
+        assert!(set.insert(2) && !set.insert(2) && set.contains(2) && set.remove(2) && !set.remove(2));
     }
 
     #[test]

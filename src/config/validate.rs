@@ -10,7 +10,9 @@ use super::kubelet::KubeletConfiguration;
 use super::path::FieldPath;
 use super::thresholds::Signal;
 use super::tree::{Origin, Tree};
-use super::words::{CpuManagerPolicy, Enforcement, LogFormat, MemoryReservationPolicy, PullCredentialsPolicy};
+use super::words::{
+    CpuManagerPolicy, Enforcement, LogFormat, MemoryReservationPolicy, PullCredentialsPolicy, TopologyManagerPolicy,
+};
 use super::{sysctls, tls};
 
 pub type Wrong = Vec<(FieldPath, String)>;
@@ -305,7 +307,7 @@ fn policy_options(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &Featu
         path,
         "needs cpuManagerPolicy static",
     );
-    let is_on = |name: &str| options.get(name).is_some_and(|v| v == "true");
+    let is_on = |name: &str| options.get(name).is_some_and(|value| super::flags::boolean(value) == Ok(true));
     for (name, value) in options {
         let needed = match CPU_OPTIONS.iter().find(|(known, _)| known == name) {
             None => {
@@ -331,6 +333,11 @@ fn policy_options(found: &mut Found<'_>, k: &KubeletConfiguration, gates: &Featu
     ] {
         found.when(is_on(one) && is_on(other), path, format!("{one} and {other} exclude each other"));
     }
+    found.when(
+        is_on("align-by-socket") && k.topology_manager_policy == TopologyManagerPolicy::SingleNumaNode,
+        path,
+        "align-by-socket and topologyManagerPolicy single-numa-node exclude each other",
+    );
     let path = "topologyManagerPolicyOptions";
     for (name, value) in &k.topology_manager_policy_options {
         if !TOPOLOGY_OPTIONS.iter().any(|(known, _)| known == name) {

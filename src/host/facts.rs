@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
@@ -30,6 +31,7 @@ pub fn read(roots: &Roots, cgroup_version: CgroupVersion) -> Result<MachineFacts
         os_image: pretty_name(&text(&roots.etc.join("os-release"))),
         architecture: architecture().to_owned(),
         cpus: cpus(roots)?,
+        machine: Arc::default(),
         memory_bytes,
         swap_bytes: kibibytes(&memory, "SwapTotal:").unwrap_or(0),
         swap_controller: swap_controller(roots, cgroup_version),

@@ -24,6 +24,7 @@ mod files;
 mod host_path;
 mod lanes;
 mod linux;
+mod machine;
 mod mounts;
 mod sub_path;
 #[cfg(test)]
@@ -39,10 +40,12 @@ pub use dir_lock::DirLock;
 pub use files::open_regular;
 pub use lanes::Lanes;
 pub use linux::{LinuxHost, Roots};
+pub use machine::{Cpu, Machine, NumaNode};
 
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -92,6 +95,8 @@ pub struct MachineFacts {
     /// Go's name for it (`amd64`, `arm64`), as the API has it.
     pub architecture: String,
     pub cpus: u32,
+    /// The same CPUs in their places.
+    pub machine: Arc<Machine>,
     pub memory_bytes: u64,
     pub swap_bytes: u64,
     /// The kernel counts swap by cgroup, so it can be kept from containers.

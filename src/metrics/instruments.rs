@@ -97,6 +97,12 @@ impl<const L: usize> Counter<L> {
         self.series.change(labels, || 0, |count| *count += 1);
     }
 
+    pub fn add_all(&self, labels: [&str; L], count: u64) {
+        if count > 0 {
+            self.series.change(labels, || 0, |sum| *sum += count);
+        }
+    }
+
     /// Shown from now on, though nothing was counted.
     pub fn begin(&self, labels: [&str; L]) {
         self.series.change(labels, || 0, |_| {});

@@ -33,6 +33,7 @@ pub mod resizes;
 pub mod runtime;
 pub mod starts;
 pub mod text;
+pub mod topology;
 pub mod volumes;
 
 pub use instruments::{Counter, Gauge, Histogram, InProgress, Instrument};
@@ -53,6 +54,7 @@ const ALL: &[Instruments] = &[
     images::ALL,
     volumes::ALL,
     resizes::ALL,
+    topology::ALL,
     node::ALL,
     api::ALL,
     http::ALL,

@@ -10,15 +10,19 @@
 //! released as a whole; a pod that is refused holds nothing.
 
 pub mod affinity;
-pub mod machine;
+pub mod cpus;
+mod keep;
 mod manager;
 pub mod memory;
 mod places;
+mod running;
 
 use std::fmt;
 
+pub use keep::{Keeper, TopologyConfig, begin};
 pub use manager::Topology;
 pub use places::{Place, Places};
+pub use running::Running;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 

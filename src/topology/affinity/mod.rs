@@ -20,8 +20,8 @@ use std::collections::BTreeMap;
 
 use crate::config::{TopologyManagerPolicy as Policy, TopologyManagerScope as Scope};
 
-use super::machine::Machine;
 use super::{Affinity, Hint, NumaSet, ResourceHints};
+use crate::host::Machine;
 
 pub use place::{Placed, Tally};
 

@@ -7,8 +7,8 @@ use crate::config::quantity::Quantity;
 use crate::pod::resources::Amounts;
 
 use super::super::NumaSet;
-use super::super::machine::{Machine, NumaNode};
 use super::request::{MEMORY, is_memory};
+use crate::host::{Machine, NumaNode};
 
 /// Kinds of memory by node. The node's own memory is always among them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

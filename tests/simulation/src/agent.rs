@@ -22,6 +22,7 @@ use ferrolet::sources::SourceEvent;
 use ferrolet::stats::StatsConfig;
 use ferrolet::sync::launch::{CgroupConfig, LaunchConfig};
 use ferrolet::sync::{BackoffLimits, DeadLimits, HostResolver, IdPool, SyncConfig};
+use ferrolet::topology::TopologyConfig;
 use jiff::tz::TimeZone;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
@@ -233,6 +234,7 @@ fn stats() -> StatsConfig {
 fn config() -> AgentConfig {
     AgentConfig {
         stats: stats(),
+        topology: TopologyConfig::default(),
         node: NodeConfig {
             name: NODE_NAME.into(),
             register: true,

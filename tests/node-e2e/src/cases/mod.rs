@@ -4,6 +4,7 @@
 mod admission;
 mod api;
 mod api_faults;
+mod cpus;
 mod dead_containers;
 mod desk;
 mod environment;
@@ -63,6 +64,7 @@ pub fn all() -> Vec<Case> {
         restart_rules::CASES,
         resources::CASES,
         resize::CASES,
+        cpus::CASES,
         static_pods::CASES,
         stats::CASES,
         stats_shape::CASES,

@@ -1,0 +1,107 @@
+//! On which NUMA nodes a request for CPUs could be served.
+
+use std::collections::BTreeSet;
+
+use super::choose::Options;
+use super::{Static, whole_cpus};
+use crate::config::CpuSet;
+use crate::host::Machine;
+use crate::pod::containers::{Role, workload_containers};
+use crate::topology::{Ask, Hint, NumaSet, ResourceHints};
+
+pub fn of(state: &Static, ask: &Ask<'_>) -> Vec<ResourceHints> {
+    let (count, has) = match ask.container {
+        Some((Role::Ephemeral, _)) => return Vec::new(),
+        Some((_, container)) => {
+            (whole_cpus(ask.pod, container), state.assigned(ask.uid, &container.name).cloned().unwrap_or_default())
+        }
+        None => {
+            let of_pod = state.entries.get(ask.uid).into_iter().flatten();
+            (of_whole_pod(ask), of_pod.fold(CpuSet::default(), |all, (_, cpus)| all.union(cpus)))
+        }
+    };
+    if count == 0 {
+        return Vec::new();
+    }
+    let hints = match has.len() {
+        0 => {
+            let left = state.left_over(ask.uid, ask.pod, ask.container.map(|(_, container)| container.name.as_str()));
+            search(state, &state.available(), &left, count)
+        }
+        // What it has stays where it is.
+        there if there == count => search(state, &has, &CpuSet::default(), count),
+        _ => Vec::new(),
+    };
+    vec![ResourceHints { resource: "cpu".to_owned(), hints }]
+}
+
+/// What is needed at once at the most: init containers one after another, each beside the sidecars
+/// that began before it.
+fn of_whole_pod(ask: &Ask<'_>) -> usize {
+    let (mut sidecars, mut most, mut regular) = (0, 0, 0);
+    for (role, container) in workload_containers(ask.pod) {
+        let count = whole_cpus(ask.pod, container);
+        match role {
+            Role::Init => most = most.max(sidecars + count),
+            Role::Sidecar => {
+                sidecars += count;
+                most = most.max(sidecars);
+            }
+            Role::Regular | Role::Ephemeral => regular += count,
+        }
+    }
+    most.max(sidecars + regular)
+}
+
+/// The CPUs that count as being on these nodes.
+pub fn cpus_near(machine: &Machine, nodes: NumaSet, options: &Options) -> CpuSet {
+    let on_nodes = || machine.cpus.iter().filter(|cpu| nodes.contains(cpu.node));
+    let sockets: BTreeSet<u32> = on_nodes().map(|cpu| cpu.socket).collect();
+    match options.align_by_socket {
+        true => machine.cpus.iter().filter(|cpu| sockets.contains(&cpu.socket)).map(|cpu| cpu.id).collect(),
+        false => on_nodes().map(|cpu| cpu.id).collect(),
+    }
+}
+
+fn search(state: &Static, free: &CpuSet, left: &CpuSet, count: usize) -> Vec<Hint> {
+    let machine = &*state.ground.machine;
+    let nodes: Vec<u32> = machine.nodes.iter().map(|node| node.id).filter(|id| *id < NumaSet::NODES_MAX).collect();
+    let on = |cpus: &CpuSet, set: NumaSet| {
+        machine.cpus.iter().filter(|cpu| set.contains(cpu.node) && cpus.contains(cpu.id)).count()
+    };
+    let all = |set: NumaSet| machine.cpus.iter().filter(|cpu| set.contains(cpu.node)).count();
+    let sets: Vec<NumaSet> = subsets(&nodes);
+    let fewest = sets.iter().filter(|set| all(**set) >= count).map(|set| set.len()).min().unwrap_or(nodes.len());
+    let mut hints = Vec::new();
+    for set in sets {
+        // What is left over is taken first, so it has to be there whole.
+        if on(left, set) < left.len() || on(left, set) + on(&free.difference(left), set) < count {
+            continue;
+        }
+        let preferred = match state.ground.options.align_by_socket {
+            true => spans_fewest_sockets(machine, set, fewest),
+            false => set.len() == fewest,
+        };
+        hints.push(Hint { nodes: Some(set), preferred });
+    }
+    hints
+}
+
+/// By size, then by number. The aligner has seen to it that there are few nodes.
+fn subsets(nodes: &[u32]) -> Vec<NumaSet> {
+    let bits = u32::try_from(nodes.len()).unwrap_or(u32::MAX).min(16);
+    let mut sets: Vec<NumaSet> = (1u32..1 << bits)
+        .map(|mask| {
+            nodes.iter().enumerate().filter(|(place, _)| mask & 1 << place != 0).map(|(_, node)| *node).collect()
+        })
+        .collect();
+    sets.sort_by_key(|set| (set.len(), set.mask()));
+    sets
+}
+
+fn spans_fewest_sockets(machine: &Machine, set: NumaSet, fewest: usize) -> bool {
+    let sockets = |cpus: &mut dyn Iterator<Item = u32>| cpus.collect::<BTreeSet<_>>().len();
+    let per_socket = machine.nodes.len() / sockets(&mut machine.cpus.iter().map(|cpu| cpu.socket)).max(1);
+    let spans = sockets(&mut machine.cpus.iter().filter(|cpu| set.contains(cpu.node)).map(|cpu| cpu.socket));
+    per_socket > 0 && spans == fewest.div_ceil(per_socket)
+}

@@ -1,0 +1,129 @@
+//! CPUs of their own for Guaranteed pods. This machine has two: one is reserved, the other can be had.
+
+use anyhow::{Result, ensure};
+use ferrolet::cri::ContainerId;
+use serde_json::json;
+
+use crate::harness::{Case, Lab, Node, PodBuilder, PodCgroup, PodHandle, WITHIN, pod, without_scheme};
+use crate::own;
+use crate::poll::{self, Look};
+use crate::provision::BUSYBOX;
+use crate::stack::Builder;
+
+pub const CASES: &[Case] = &[
+    own!(a_guaranteed_pod_has_cpus_of_its_own).in_subset(),
+    own!(cpus_stay_over_restarts_of_the_agent).beyond_upstream("it does not start with such a file"),
+];
+
+const STATE: &str = "/var/lib/kubelet/cpu_manager_state";
+
+fn static_cpus(stack: Builder) -> Builder {
+    stack.config("cpuManagerPolicy", "static").config("reservedSystemCPUs", "0")
+}
+
+/// Guaranteed, with CPUs of its own if `cpu` is whole.
+fn guaranteed(name: &str, cpu: &str) -> PodBuilder {
+    pod(name).container(json!({ "resources": { "limits": { "cpu": cpu, "memory": "32Mi" } } }))
+}
+
+/// Where the kernel lets the container run.
+async fn allowed(pod: &PodHandle) -> Result<String> {
+    let status = pod.exec("grep Cpus_allowed_list /proc/1/status").await?;
+    Ok(status.split_whitespace().nth(1).unwrap_or_default().to_owned())
+}
+
+async fn expect_allowed(pod: &PodHandle, cpus: &str) -> Result<()> {
+    poll::until(format!("pod {} on CPUs {cpus}", pod.name), WITHIN, async || {
+        let allowed = allowed(pod).await?;
+        Ok(if allowed == cpus { Look::Done(()) } else { Look::NotYet(allowed) })
+    })
+    .await
+}
+
+async fn ready(node: &Node, pod: PodBuilder) -> Result<PodHandle> {
+    let pod = node.run(pod).await?;
+    pod.expect().ready().await?;
+    Ok(pod)
+}
+
+async fn a_guaranteed_pod_has_cpus_of_its_own(lab: Lab) -> Result<()> {
+    let node = lab.node(static_cpus).await?;
+    let shared = ready(&node, pod("shared")).await?;
+    ensure!(allowed(&shared).await? == "0-1");
+    let before = shared.instance().await?;
+
+    // What is done before the rest begins lends its CPUs to it.
+    let setup = json!({ "initContainers": [{
+        "name": "setup", "image": BUSYBOX,
+        "command": ["sh", "-c", "grep Cpus_allowed_list /proc/1/status"],
+        "resources": { "limits": { "cpu": "1", "memory": "32Mi" } },
+    }] });
+    let pinned = ready(&node, guaranteed("pinned", "1").spec(setup)).await?;
+    ensure!(allowed(&pinned).await? == "1");
+    pinned.expect_log_of("setup", 0, "Cpus_allowed_list:\t1\n").await?;
+    // It shall not wait for a quota on a CPU that nobody else has.
+    let cgroup = PodCgroup::of(&pinned, "Guaranteed");
+    ensure!(cgroup.cpu_quota()?.is_none() && cgroup.cpu_shares()? == 1024, "{:?}", cgroup.cpu_quota()?);
+    let container = ContainerId::new(without_scheme(&pinned.instance().await?.0));
+    ensure!(cgroup.of_container(&container).cpu_quota()?.is_none());
+    // Others make room, without a restart, and whoever comes later stays away.
+    expect_allowed(&shared, "0").await?;
+    let parts = ready(&node, guaranteed("parts", "100m")).await?;
+    ensure!(allowed(&parts).await? == "0");
+    ensure!(PodCgroup::of(&parts, "Guaranteed").cpu_quota()? == Some(10_000));
+
+    pinned.delete().await?;
+    pinned.expect_gone().await?;
+    expect_allowed(&shared, "0-1").await?;
+    expect_allowed(&parts, "0-1").await?;
+    ensure!(shared.instance().await? == before, "it was restarted");
+    let again = ready(&node, guaranteed("again", "1")).await?;
+    ensure!(allowed(&again).await? == "1");
+    Ok(())
+}
+
+/// Whatever the state file says by then, what runs stays where it is and counts.
+async fn cpus_stay_over_restarts_of_the_agent(lab: Lab) -> Result<()> {
+    let node = lab.node(static_cpus).await?;
+    let shared = ready(&node, pod("shared")).await?;
+    let pinned = ready(&node, guaranteed("pinned", "1")).await?;
+    let before = [shared.instance().await?, pinned.instance().await?];
+    let good = node.stack().read(STATE)?;
+    let file: serde_json::Value = serde_json::from_str(&good)?;
+    ensure!(
+        file["policyName"] == "static"
+            && file["defaultCpuSet"] == "0"
+            && file["entries"] == json!({ &pinned.uid: { "main": "1" } }),
+        "{good}"
+    );
+    let elsewhere = json!({
+        "policyName": "static", "defaultCpuSet": "0,2-63", "checksum": 0,
+        "entries": { &pinned.uid: { "main": "1" }, "of-nobody": { "main": "64" } },
+    });
+    let broken = [
+        good.clone(),
+        good[..good.len() / 2].to_owned(),
+        json!({ "policyName": "none", "defaultCpuSet": "", "checksum": 0 }).to_string(),
+        elsewhere.to_string(),
+        json!({ "policyName": "static", "defaultCpuSet": "0-1", "entries": {}, "checksum": 0 }).to_string(),
+    ];
+    for (round, text) in broken.iter().enumerate() {
+        node.stack().agent().kill().await?;
+        node.stack().write(STATE, text)?;
+        node.stack().agent().start().await?;
+        let witness = ready(&node, pod(&format!("witness-{round}"))).await?;
+        expect_allowed(&witness, "0").await?;
+        expect_allowed(&shared, "0").await?;
+        ensure!(allowed(&pinned).await? == "1");
+        ensure!([shared.instance().await?, pinned.instance().await?] == before, "restarted by {text}");
+        poll::until(format!("the state file right again after {text}"), WITHIN, async || {
+            let now: serde_json::Value = serde_json::from_str(&node.stack().read(STATE)?)?;
+            Ok(if now == file { Look::Done(()) } else { Look::NotYet(now.to_string()) })
+        })
+        .await?;
+    }
+    // What it has is free once it is gone, although it was given in another life.
+    pinned.delete().await?;
+    pinned.expect_gone().await?;
+    expect_allowed(&shared, "0-1").await
+}
