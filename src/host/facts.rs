@@ -7,16 +7,17 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 use nix::sys::statvfs::statvfs;
 
 use super::linux::Roots;
-use super::{CgroupVersion, HostError, MachineFacts, Result};
+use super::{CgroupVersion, HostError, Machine, MachineFacts, Result, machine};
 
-pub fn read(roots: &Roots, cgroup_version: CgroupVersion) -> Result<MachineFacts> {
+/// `known` keeps what is read only once.
+pub fn read(roots: &Roots, cgroup_version: CgroupVersion, known: &OnceLock<Arc<Machine>>) -> Result<MachineFacts> {
     let memory = needed(&roots.proc.join("meminfo"))?;
     let memory_bytes =
         kibibytes(&memory, "MemTotal:").ok_or_else(|| HostError::Refused("no MemTotal in /proc/meminfo".to_owned()))?;
@@ -31,7 +32,7 @@ pub fn read(roots: &Roots, cgroup_version: CgroupVersion) -> Result<MachineFacts
         os_image: pretty_name(&text(&roots.etc.join("os-release"))),
         architecture: architecture().to_owned(),
         cpus: cpus(roots)?,
-        machine: Arc::default(),
+        machine: makeup(&roots.sys, memory_bytes, known),
         memory_bytes,
         swap_bytes: kibibytes(&memory, "SwapTotal:").unwrap_or(0),
         swap_controller: swap_controller(roots, cgroup_version),
@@ -142,18 +143,21 @@ fn count_list(list: &str) -> Option<u32> {
 
 /// All sizes the kernel offers, smallest first, those without pages included.
 fn hugepages(directory: &Path) -> Vec<(String, u64)> {
-    let mut sizes: Vec<(u64, u64)> = Vec::new();
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let size =
-            name.to_str().and_then(|name| name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse::<u64>().ok());
-        let pages = line(&entry.path().join("nr_hugepages")).parse::<u64>();
-        if let (Some(kibibytes), Ok(pages)) = (size, pages) {
-            sizes.push((kibibytes * 1024, pages));
-        }
+    let sizes = machine::hugepages(directory).into_iter();
+    sizes.map(|(bytes, pages)| (quantity_name(bytes), bytes.saturating_mul(pages))).collect()
+}
+
+/// What the machine is made of. It is read once, for on a large machine that is thousands of
+/// files, and what was placed on it was placed by what was known first. Empty while it cannot
+/// be read: who places containers refuses to start then, others need not know.
+fn makeup(sys: &Path, memory_bytes: u64, known: &OnceLock<Arc<Machine>>) -> Arc<Machine> {
+    if let Some(known) = known.get() {
+        return known.clone();
     }
-    sizes.sort_unstable();
-    sizes.into_iter().map(|(bytes, pages)| (quantity_name(bytes), bytes.saturating_mul(pages))).collect()
+    match machine::read(sys, memory_bytes) {
+        Ok(read) => known.get_or_init(|| Arc::new(read)).clone(),
+        Err(_) => Arc::default(),
+    }
 }
 
 /// A size as a quantity, and so as the tail of a resource name: `64Ki`, `2Mi`, `1Gi`.
@@ -320,6 +324,17 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_whose_makeup_is_not_told_is_asked_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let known = OnceLock::new();
+        assert_eq!(*makeup(directory.path(), 1024, &known), Machine::default());
+        let cpus = directory.path().join("devices/system/cpu");
+        fs::create_dir_all(&cpus).unwrap();
+        fs::write(cpus.join("online"), "0\n").unwrap();
+        assert_eq!(makeup(directory.path(), 1024, &known).cpus.len(), 1);
+    }
+
+    #[test]
     fn a_machine_is_read_off_its_roots() {
         let directory = tempfile::tempdir().unwrap();
         let root = |name: &str| directory.path().join(name);
@@ -353,7 +368,8 @@ mod tests {
             var_lib: root("lib"),
             root_dir: root("not/made/yet"),
         };
-        let mut facts = read(&roots, CgroupVersion::V1).unwrap();
+        let known = OnceLock::new();
+        let mut facts = read(&roots, CgroupVersion::V1, &known).unwrap();
         assert!(facts.root_fs_bytes > 0);
         facts.root_fs_bytes = 7;
         facts.addresses.clear();
@@ -368,6 +384,7 @@ mod tests {
                 os_image: "Board".into(),
                 architecture: architecture().into(),
                 cpus: 4,
+                machine: Arc::new(machine::read(&roots.sys, 2048 * 1024).unwrap()),
                 memory_bytes: 2048 * 1024,
                 swap_bytes: 4096,
                 swap_controller: true,
@@ -381,13 +398,18 @@ mod tests {
             }
         );
 
-        assert!(!read(&roots, CgroupVersion::V2).unwrap().swap_controller);
+        assert_eq!(facts.machine.cpus.len(), 4);
+        write("sys/devices/system/cpu/online", "0-1\n");
+        let later = read(&roots, CgroupVersion::V1, &known).unwrap();
+        assert_eq!((later.cpus, later.machine.cpus.len()), (2, 4), "what it is made of is read once");
+
+        assert!(!read(&roots, CgroupVersion::V2, &known).unwrap().swap_controller);
         write("proc/self/cgroup", "0::/system/agent\n");
         write("cgroup/system/agent/memory.swap.max", "max\n");
-        assert!(read(&roots, CgroupVersion::V2).unwrap().swap_controller);
+        assert!(read(&roots, CgroupVersion::V2, &known).unwrap().swap_controller);
 
         fs::remove_file(root("proc/meminfo")).unwrap();
-        let error = read(&roots, CgroupVersion::V1).unwrap_err().to_string();
+        let error = read(&roots, CgroupVersion::V1, &known).unwrap_err().to_string();
         assert!(error.contains(&PathBuf::from("proc/meminfo").display().to_string()), "{error}");
     }
 }

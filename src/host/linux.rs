@@ -74,13 +74,14 @@ struct Machine {
     cgroups: Cgroups,
     /// The root dir without symlinks, as the kernel's mount table names it.
     real_root_dir: OnceLock<PathBuf>,
+    makeup: OnceLock<Arc<super::Machine>>,
 }
 
 impl LinuxHost {
     /// `deadline` is for each single call.
     pub fn new(roots: Roots, deadline: Duration, clock: Clock) -> Self {
         let cgroups = Cgroups::new(roots.cgroup.clone());
-        let machine = Arc::new(Machine { roots, cgroups, real_root_dir: OnceLock::new() });
+        let machine = Arc::new(Machine { roots, cgroups, real_root_dir: OnceLock::new(), makeup: OnceLock::new() });
         LinuxHost { machine, lanes: Lanes::new(deadline), clock, writes: Writes::default() }
     }
 
@@ -200,7 +201,7 @@ impl Host for LinuxHost {
     async fn facts(&self) -> Result<MachineFacts> {
         let machine = self.machine.clone();
         let path = machine.roots.root_dir.clone();
-        let work = move || facts::read(&machine.roots, machine.cgroups.version());
+        let work = move || facts::read(&machine.roots, machine.cgroups.version(), &machine.makeup);
         self.lanes.run(&path, "read the facts of the machine with root dir", &path, work).await
     }
 

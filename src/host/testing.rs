@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::mounts;
 
+pub use super::machine::testing::machines;
+
 /// A directory for one test. Mounts below it are taken down with it.
 pub struct Scratch(tempfile::TempDir);
 

@@ -35,6 +35,7 @@ fn machine() -> MachineFacts {
         os_image: "Debian GNU/Linux 12 (bookworm)".into(),
         architecture: "arm64".into(),
         cpus: 2,
+        machine: std::sync::Arc::default(),
         memory_bytes: 4 << 30,
         swap_bytes: 0,
         swap_controller: false,
