@@ -95,7 +95,7 @@ pub struct MachineFacts {
     /// Go's name for it (`amd64`, `arm64`), as the API has it.
     pub architecture: String,
     pub cpus: u32,
-    /// The same CPUs in their places.
+    /// The same CPUs in their places, as they were when first asked; empty if /sys does not tell.
     pub machine: Arc<Machine>,
     pub memory_bytes: u64,
     pub swap_bytes: u64,

@@ -1,7 +1,8 @@
 //! Machines for tests: a short description, from which come the files that its kernel would
 //! show and what should be read off them.
 //!
-//! The files follow from who shares what, the expected answer from the description itself.
+//! They have fewer cores than real ones: each CPU is a dozen files. The files follow from who
+//! shares what, the expected answer from the description itself.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -104,8 +105,8 @@ pub(crate) fn laptop() -> Tree {
 /// Two threads a core, the last-level cache is the socket's, each socket is two nodes.
 pub(crate) fn server() -> Tree {
     let hugepages = vec![(2 << 20, 512), (1 << 30, 4)];
-    let (sockets, nodes_per_socket, cores_per_node, threads_per_core) = (2, 2, 10, 2);
-    let (cores_per_l3, memory_bytes) = (20, 64 * GIB);
+    let (sockets, nodes_per_socket, cores_per_node, threads_per_core) = (2, 2, 3, 2);
+    let (cores_per_l3, memory_bytes) = (6, 64 * GIB);
     Regular { sockets, nodes_per_socket, cores_per_node, threads_per_core, cores_per_l3, memory_bytes, hugepages }
         .tree()
 }
@@ -113,8 +114,8 @@ pub(crate) fn server() -> Tree {
 /// Four last-level caches in each of two nodes.
 pub(crate) fn split_l3() -> Tree {
     let hugepages = vec![(2 << 20, 0), (1 << 30, 0)];
-    let (sockets, nodes_per_socket, cores_per_node, threads_per_core) = (2, 1, 16, 2);
-    let (cores_per_l3, memory_bytes) = (4, 128 * GIB);
+    let (sockets, nodes_per_socket, cores_per_node, threads_per_core) = (2, 1, 8, 2);
+    let (cores_per_l3, memory_bytes) = (2, 128 * GIB);
     Regular { sockets, nodes_per_socket, cores_per_node, threads_per_core, cores_per_l3, memory_bytes, hugepages }
         .tree()
 }
@@ -122,8 +123,8 @@ pub(crate) fn split_l3() -> Tree {
 /// One thread a core, the last-level cache is the node's.
 pub(crate) fn arm_server() -> Tree {
     let hugepages = vec![(64 << 10, 0), (2 << 20, 16), (32 << 20, 0), (1 << 30, 1)];
-    let (sockets, nodes_per_socket, cores_per_node, threads_per_core) = (2, 1, 32, 1);
-    let (cores_per_l3, memory_bytes) = (32, 32 * GIB);
+    let (sockets, nodes_per_socket, cores_per_node, threads_per_core) = (2, 1, 6, 1);
+    let (cores_per_l3, memory_bytes) = (6, 32 * GIB);
     Regular { sockets, nodes_per_socket, cores_per_node, threads_per_core, cores_per_l3, memory_bytes, hugepages }
         .tree()
 }
