@@ -114,7 +114,7 @@ impl Pick<'_> {
         let cores = cores.into_iter().take(self.need.div_ceil(per_core));
         let mut cpus = cores.fold(CpuSet::default(), |all, core| all.union(&self.units.free(Kind::Core, core)));
         // Of the last core one thread may do.
-        if self.need % 2 != 0 && per_core > 1 && cpus.len() > self.need {
+        if !self.need.is_multiple_of(2) && per_core > 1 && cpus.len() > self.need {
             let last = cpus.iter().last();
             last.iter().for_each(|cpu| {
                 cpus.remove(*cpu);

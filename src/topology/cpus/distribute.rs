@@ -27,7 +27,7 @@ pub fn over_nodes(machine: &Machine, free: &CpuSet, count: usize, options: &Opti
     let group = if options.full_cores_only { units.cpus_per_core() } else { 1 };
     let all: Free =
         units.order(Kind::Node).into_iter().map(|node| (node, units.free(Kind::Node, node).len())).collect();
-    if count == 0 || count > free.len() || count % group != 0 {
+    if count == 0 || count > free.len() || !count.is_multiple_of(group) {
         return pack(machine, free, count, options);
     }
     let groups = count.div_ceil(group);

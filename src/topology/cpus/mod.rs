@@ -55,6 +55,8 @@ pub enum CpusError {
     Unknown { reserved: CpuSet, online: CpuSet },
     #[error("systemReserved and kubeReserved: {reserved} CPUs reserved of {there}")]
     TooMany { reserved: usize, there: usize },
+    #[error("cpuManagerPolicy static: /sys does not tell which CPUs this machine has")]
+    Untold,
     #[error(
         "cpuManagerPolicyOptions[\"align-by-socket\"] cannot work on a machine of {sockets} sockets and {nodes} NUMA nodes"
     )]
@@ -99,6 +101,9 @@ pub struct Pinning {
 impl Ground {
     pub fn new(machine: Arc<Machine>, reservation: &Reservation, options: Options) -> Result<Ground, CpusError> {
         let online = online(&machine);
+        if online.is_empty() {
+            return Err(CpusError::Untold);
+        }
         let reserved = match reservation {
             Reservation::Cpus(reserved) if !reserved.is_subset(&online) => {
                 return Err(CpusError::Unknown { reserved: reserved.clone(), online });
@@ -243,7 +248,7 @@ impl Static {
         let units = Units::new(&self.ground.machine, &available);
         let per_core = units.cpus_per_core();
         let refused = |message| Err(Failure { reason: "SMTAlignmentError", message });
-        if count % per_core != 0 {
+        if !count.is_multiple_of(per_core) {
             return refused(format!(
                 "SMT Alignment Error: requested {count} cpus not multiple cpus per core = {per_core}"
             ));

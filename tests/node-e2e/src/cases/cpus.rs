@@ -68,15 +68,20 @@ async fn a_guaranteed_pod_has_cpus_of_its_own(lab: Lab) -> Result<()> {
     ensure!(cgroup.of_container(&container).cpu_quota()?.is_none());
     // Others make room, without a restart, and whoever comes later stays away.
     expect_allowed(&shared, "0").await?;
-    let parts = ready(&node, guaranteed("parts", "100m")).await?;
-    ensure!(allowed(&parts).await? == "0");
-    ensure!(PodCgroup::of(&parts, "Guaranteed").cpu_quota()? == Some(10_000));
+    let later = ready(&node, pod("later")).await?;
+    ensure!(allowed(&later).await? == "0");
 
     pinned.delete().await?;
     pinned.expect_gone().await?;
     expect_allowed(&shared, "0-1").await?;
-    expect_allowed(&parts, "0-1").await?;
+    expect_allowed(&later, "0-1").await?;
     ensure!(shared.instance().await? == before, "it was restarted");
+    // Part of a CPU cannot be had alone.
+    let parts = ready(&node, guaranteed("parts", "100m")).await?;
+    ensure!(allowed(&parts).await? == "0-1");
+    ensure!(PodCgroup::of(&parts, "Guaranteed").cpu_quota()? == Some(10_000));
+    parts.delete().await?;
+    parts.expect_gone().await?;
     let again = ready(&node, guaranteed("again", "1")).await?;
     ensure!(allowed(&again).await? == "1");
     Ok(())
