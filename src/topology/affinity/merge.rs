@@ -152,3 +152,25 @@ fn for_supersets(counts: &mut [u64], nodes: usize, change: impl Fn(&mut u64, u64
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Long lists are met by counting; both ways must come to the same.
+    #[test]
+    fn counting_common_nodes_finds_what_looking_at_pairs_finds() {
+        let mut rng = fastrand::Rng::with_seed(8);
+        for _ in 0..300 {
+            let all: NumaSet = (0..7).map(|n| n * rng.u32(1..9)).collect();
+            let mut sets = || -> Vec<NumaSet> {
+                (0..rng.usize(1..90)).map(|_| all.iter().filter(|_| rng.u8(..3) > 0).collect()).collect()
+            };
+            let (some, others) = (distinct(sets()), distinct(sets()));
+            let pairs = some.iter().flat_map(|one| others.iter().map(|other| one.intersection(*other)));
+            let mut counted = counted_intersections(all, &some, &others);
+            counted.sort_unstable();
+            assert_eq!(counted, distinct(pairs.collect()), "{some:?} with {others:?}");
+        }
+    }
+}

@@ -6,7 +6,7 @@ use crate::config::{TopologyManagerPolicy as Policy, TopologyManagerScope as Sco
 use crate::pod::PodUid;
 use crate::pod::containers::workload_containers;
 
-use super::super::{Affinity, Ask, Failure, Provider};
+use super::super::{Affinity, Ask, Failure, Hint, Provider};
 use super::Aligner;
 
 /// What became of a pod, and what it adds to the metrics.
@@ -53,6 +53,23 @@ impl Aligner {
         Placed { result, tally }
     }
 
+    /// The same for a pod that runs already, as after a restart of the agent under another
+    /// policy: nobody refuses it, and nothing that it has is taken back, since it would go on
+    /// using it. The first failure of a provider is told; the others have given what they can.
+    pub fn place_running(&self, providers: &mut [&mut dyn Provider], uid: &PodUid, pod: &Pod) -> Result<(), Failure> {
+        let mut result = Ok(());
+        let of_pod = (self.scope == Scope::Pod).then(|| self.best(providers, &Ask { uid, pod, container: None }).0);
+        for container in workload_containers(pod) {
+            let ask = Ask { uid, pod, container: Some(container) };
+            let affinity = of_pod.unwrap_or_else(|| self.best(providers, &ask).0);
+            for provider in providers.iter_mut() {
+                // A place that is merely the best there is binds nobody to be content with it.
+                result = result.and(provider.allocate(&ask, Hint { preferred: false, ..affinity }));
+            }
+        }
+        result
+    }
+
     fn place_containers(
         &self,
         providers: &mut [&mut dyn Provider],
@@ -86,12 +103,7 @@ impl Aligner {
     }
 
     fn affinity(&self, providers: &[&mut dyn Provider], ask: &Ask<'_>, tally: &mut Tally) -> Result<Affinity, Failure> {
-        // Hints are not asked for where nobody reads them.
-        let hints = match self.policy {
-            Policy::None => Vec::new(),
-            _ => providers.iter().flat_map(|provider| provider.hints(ask)).collect(),
-        };
-        let (affinity, admit) = self.decide(&hints);
+        let (affinity, admit) = self.best(providers, ask);
         if !admit {
             tally.not_aligned += u32::from(self.promises_one_node());
             return Err(Failure {
@@ -100,6 +112,15 @@ impl Aligner {
             });
         }
         Ok(affinity)
+    }
+
+    fn best(&self, providers: &[&mut dyn Provider], ask: &Ask<'_>) -> (Affinity, bool) {
+        // Hints are not asked for where nobody reads them.
+        let hints: Vec<_> = match self.policy {
+            Policy::None => Vec::new(),
+            _ => providers.iter().flat_map(|provider| provider.hints(ask)).collect(),
+        };
+        self.decide(&hints)
     }
 
     fn promises_one_node(&self) -> bool {

@@ -41,14 +41,14 @@ impl Search<'_> {
     }
 
     pub fn has_room(&self, nodes: NumaSet) -> bool {
-        let free = |resource: &str| {
-            self.ledger.free(nodes, resource).saturating_add(spare_bytes(self.spare.iter(), nodes, resource))
-        };
-        !nodes.is_empty() && !self.is_closed(nodes) && self.all_sizes(free)
+        self.ledger.is_open(nodes) && self.would_fit(nodes)
     }
 
-    pub fn is_closed(&self, nodes: NumaSet) -> bool {
-        !self.ledger.is_open(nodes)
+    /// Whether the nodes have enough left, whomever else they serve.
+    pub fn would_fit(&self, nodes: NumaSet) -> bool {
+        let spare = |resource: &str| spare_bytes(self.spare.iter(), nodes, resource);
+        !nodes.is_empty()
+            && self.all_sizes(|resource| self.ledger.free(nodes, resource).saturating_add(spare(resource)))
     }
 
     fn all_sizes(&self, there: impl Fn(&str) -> u64) -> bool {

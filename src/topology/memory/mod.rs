@@ -12,6 +12,12 @@
 //! Always true: of no memory of a node more is given than it has to give; a node that serves a
 //! group of nodes together serves no other group, nor anybody alone; what a container has stays
 //! where it is.
+//!
+//! Compared with upstream over random pods: the same, but for three cases in which upstream
+//! breaks its own rules. A decision that names one node out of a group is extended to the group,
+//! or refused; upstream mixes the two. A decision that overlaps a group is extended to it if
+//! that is allowed; upstream refuses. What init containers leave counts as room also where the
+//! decision came from the pod as a whole; upstream refuses pods that fit.
 
 mod heal;
 mod hints;
@@ -78,7 +84,7 @@ impl Static {
     pub fn release_done(&mut self, uid: &PodUid, pod: &Pod, container: &str) -> bool {
         let done = init_containers(pod).iter().take_while(|init| init.name != container);
         let done = done.filter(|init| !is_sidecar(init));
-        done.fold(false, |released, init| self.ledger.take(uid, &init.name).is_some() || released)
+        done.filter(|init| self.ledger.take(uid, &init.name).is_some()).count() > 0
     }
 
     fn give(&mut self, ask: &Ask<'_>, container: &Container, affinity: Affinity) -> Result<(), String> {
@@ -92,7 +98,7 @@ impl Static {
         let search = Search { ledger: &self.ledger, sizes, spare: self.spare(ask, container) };
         let (best, missing) = match near.nodes {
             Some(nodes) if search.has_room(nodes) => return Ok(nodes),
-            Some(nodes) if search.is_closed(nodes) => {
+            Some(nodes) if search.would_fit(nodes) => {
                 (search.best(nodes), "preferred hint violates NUMA node allocation")
             }
             Some(nodes) => (search.best(nodes), "failed to find NUMA nodes to extend the current topology hint"),

@@ -55,13 +55,16 @@ struct File {
     #[serde(default)]
     machine_state: Option<BTreeMap<u32, NodeState>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    entries: Option<BTreeMap<String, BTreeMap<String, Option<Vec<FileBlock>>>>>,
+    entries: Option<BTreeMap<String, FilePod>>,
     /// Of the version that upstream writes with the gate PodLevelResourceManagers.
     #[serde(default, skip_serializing)]
     pod_entries: Option<BTreeMap<String, serde::de::IgnoredAny>>,
     #[serde(default)]
     checksum: u64,
 }
+
+/// Blocks by container.
+type FilePod = BTreeMap<String, Option<Vec<FileBlock>>>;
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
