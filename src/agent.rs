@@ -7,6 +7,8 @@
 //! is dropping the future: tasks end at their next await, pods go on. A task that panics ends
 //! the agent with it (`tasks.rs`).
 
+mod cgroups;
+mod machine;
 mod places;
 mod settings;
 mod tasks;
@@ -17,7 +19,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use futures::FutureExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -28,10 +30,10 @@ use crate::admission::Admission;
 use crate::causes::chain;
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::cri::{CgroupDriver, CriError, GrpcRuntime, Runtime};
+use crate::cri::{CriError, GrpcRuntime, Runtime};
 use crate::events::{self, EventType, Recorder};
 use crate::handlers::Caller;
-use crate::host::{CgroupVersion, DirLock, Host, LinuxHost, MachineFacts, Roots};
+use crate::host::{DirLock, Host, LinuxHost, Roots};
 use crate::identity::{ClientIdentity, ClusterAccess, IdentityConfig};
 use crate::images::{Images, ImagesConfig};
 use crate::kube::limit::Rate;
@@ -52,7 +54,7 @@ use crate::sources::static_url::{self, StaticUrl};
 use crate::sources::{self, SourceEvent};
 use crate::stats::{Stats, StatsConfig};
 use crate::status::StatusWriter;
-use crate::sync::cgroups::Cgroups;
+use crate::sync::cgroups::{Cgroups, SetupError};
 use crate::sync::mirror::{self, Mirrors};
 use crate::sync::user_namespaces::{self, UserNamespaces};
 use crate::sync::{Context, DeadContainers, Dispatcher, Hooks, PinTurns, Roster, SyncConfig, Wakes};
@@ -60,6 +62,15 @@ use crate::topology::{self, TopologyConfig};
 use crate::volumes::Volumes;
 
 pub use self::tasks::Panicked;
+
+/// Why the agent cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
+    #[error(transparent)]
+    Cgroups(#[from] SetupError),
+}
 
 /// Source events that may wait for the dispatcher, which never waits for anyone.
 const SOURCE_QUEUE_LENGTH: usize = 256;
@@ -118,15 +129,16 @@ pub async fn run(settings: Settings, verbosity: Verbosity) -> anyhow::Result<()>
     });
     let host = Arc::new(LinuxHost::new(Roots::machine(root_dir.clone()), HOST_DEADLINE, clock.clone()));
     let facts = host.facts().await.context("cannot read this machine")?;
-    check_machine(&settings, &facts)?;
+    let node = NodeConfig::of(&settings, &facts.hostname);
+    machine::check(&settings, &node, &facts)?;
     settings::adjust_process(&settings);
     host.make_dir(&root_dir, 0o750).await.context("cannot make the root directory")?;
     // Two agents would start every container twice.
     let _alone = DirLock::take(&root_dir)
         .with_context(|| format!("another agent uses {}, or it cannot be locked", root_dir.display()))?;
 
-    let node = NodeConfig::of(&settings, &facts.hostname);
     let kubelet = &settings.kubelet;
+    machine::prepare(kubelet, &host).await?;
     let runtime = GrpcRuntime::connect(
         &kubelet.container_runtime_endpoint,
         &kubelet.image_service_endpoint,
@@ -181,7 +193,7 @@ pub async fn run(settings: Settings, verbosity: Verbosity) -> anyhow::Result<()>
         _ = terminate.recv() => info!("SIGTERM: the agent stops, its pods go on"),
         _ = interrupt.recv() => info!("SIGINT: the agent stops, its pods go on"),
         // Cancel-safe: the agent may be dropped at any await, as kill -9 would.
-        panicked = house => return Err(panicked.into()),
+        ended = house => return Err(ended.into()),
         // Cancel-safe: it only waits.
         panicked = lost_identity.wait() => return Err(panicked.into()),
     }
@@ -210,33 +222,17 @@ async fn connect(
     Ok(cluster)
 }
 
-/// What must be right before anything is touched.
-fn check_machine(settings: &Settings, facts: &MachineFacts) -> anyhow::Result<()> {
-    if facts.cgroup_version == CgroupVersion::V1 && settings.refuses_cgroup_v1() {
-        bail!("failCgroupV1 is set to true and this machine runs cgroup v1");
-    }
-    if settings.kubelet.fail_swap_on && facts.swap_bytes > 0 {
-        bail!(
-            "failSwapOn is true and this machine has {} bytes of swap in use; turn swap off or set failSwapOn to false",
-            facts.swap_bytes
-        );
-    }
-    Ok(())
-}
-
-/// Puts the house together and runs it. It ends only by being dropped, or with a task that
-/// panicked. Without `doors` nobody can call.
-pub async fn assemble(
-    edges: Edges,
-    config: AgentConfig,
-    static_pods: Vec<StaticPods>,
-    doors: Option<Doors>,
-) -> Panicked {
+/// Puts the house together and runs it. It ends only by being dropped, with a task that panicked, or
+/// where the machine cannot be set up as its operator wants it. Without `doors` nobody can call.
+pub async fn assemble(edges: Edges, config: AgentConfig, static_pods: Vec<StaticPods>, doors: Option<Doors>) -> Ended {
     let (tasks, mut panics) = Tasks::new();
     tokio::select! {
-        () = house(edges, config, static_pods, doors, tasks) => unreachable!("the dispatcher has no end"),
+        ended = house(edges, config, static_pods, doors, tasks) => match ended {
+            Ok(()) => unreachable!("the dispatcher has no end"),
+            Err(error) => error.into(),
+        },
         // Cancel-safe, both: as if the agent were killed.
-        panicked = panics.wait() => panicked,
+        panicked = panics.wait() => panicked.into(),
     }
 }
 
@@ -246,7 +242,7 @@ async fn house(
     static_pods: Vec<StaticPods>,
     doors: Option<Doors>,
     mut tasks: Tasks,
-) {
+) -> Result<(), SetupError> {
     let Edges { runtime, cluster, host, net, clock } = edges;
 
     // Who tells the world, and who is woken: everything else may use these.
@@ -362,6 +358,8 @@ async fn house(
     // Nothing can be started before the runtime has said who it is.
     let mut sync = config.sync;
     settle_with_runtime(&*runtime, &mut sync, &progress).await;
+    let cgroups = Cgroups::new(host.clone(), sync.launch.cgroups.clone());
+    cgroups.set_up(|(kind, reason, message)| recorder.node(kind, reason, message)).await?;
     let range_in_use = {
         let runtime = runtime.clone();
         Box::new(move |uid| {
@@ -391,7 +389,7 @@ async fn house(
         topology,
         pin_turns: PinTurns::default(),
         cluster,
-        cgroups: Cgroups::new(host.clone(), sync.launch.cgroups.clone()),
+        cgroups,
         config: sync,
         clock,
         runtime,
@@ -411,6 +409,7 @@ async fn house(
         turned: Box::new(move || progress.turned()),
     };
     Dispatcher::new(Arc::new(context), sources).run(source_events).await;
+    Ok(())
 }
 
 /// Starts a source of static pods and says which one has to be waited for.
@@ -475,13 +474,13 @@ async fn settle_with_runtime(runtime: &dyn Runtime, sync: &mut SyncConfig, progr
         match answer {
             Ok((version, driver)) => {
                 sync.runtime_name = version.runtime_name.clone();
-                sync.launch.cgroups.driver = driver.unwrap_or(sync.launch.cgroups.driver);
-                info!(runtime = version.runtime_name, version = version.runtime_version, driver = ?sync.launch.cgroups.driver, "runtime is there");
-                if sync.launch.cgroups.driver == CgroupDriver::Systemd {
-                    warn!(
-                        "the runtime uses the systemd cgroup driver, which Ferrolet does not drive yet: pod cgroups are not managed"
-                    );
-                    sync.launch.cgroups.per_qos = false;
+                let configured = sync.launch.cgroups.driver;
+                let driver = driver.unwrap_or(configured);
+                sync.launch.cgroups.driver = driver;
+                info!(runtime = version.runtime_name, version = version.runtime_version, ?driver, "runtime is there");
+                if driver != configured {
+                    // Two drivers on one machine would undo each other's work.
+                    info!(?configured, "cgroupDriver gives way to what the runtime uses");
                 }
                 return;
             }

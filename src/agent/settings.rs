@@ -10,11 +10,10 @@ use jiff::tz::TimeZone;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tracing::{debug, warn};
 
-use super::{AgentConfig, StaticPods, places};
+use super::{AgentConfig, StaticPods, cgroups, places};
 use crate::admission::AdmissionConfig;
 use crate::clock::Clock;
 use crate::config::{self, FeatureGates, Gate, Settings};
-use crate::cri::CgroupDriver;
 use crate::host::{CgroupVersion, Host, LinuxHost, MachineFacts, Roots};
 use crate::identity::{ClusterAccess, IdentityConfig, ServingIdentity, ServingKey};
 use crate::images::{AccessConfig, ImagesConfig, read_providers};
@@ -29,7 +28,7 @@ use crate::service_manager::ServiceManager;
 use crate::sources::static_dir::StaticDir;
 use crate::sources::static_url::StaticUrl;
 use crate::stats::StatsConfig;
-use crate::sync::launch::{CgroupConfig, KubepodsLimits, LaunchConfig, kubepods_settings};
+use crate::sync::launch::LaunchConfig;
 use crate::sync::{BackoffLimits, DeadLimits, HostResolver, IdPool, SyncConfig};
 
 const CONTAINER_LOGS_DIR: &str = "/var/log/containers";
@@ -61,10 +60,14 @@ pub async fn agent_config(
         seccomp_dir: settings.flags.root_dir.join("seccomp"),
         seccomp_default: settings.seccomp_default(),
         cluster_dns,
-        cgroups: cgroups(settings, &node, facts).context("cannot set up cgroups")?,
+        cgroups: cgroups::config(settings, &node.reserved, facts).context("cannot set up cgroups")?,
         memory_bytes: facts.memory_bytes,
         single_process_oom_kill: kubelet.single_process_oom_kill.unwrap_or(facts.cgroup_version == CgroupVersion::V1),
         swap_controller: facts.swap_controller,
+        swap_bytes: match kubelet.swap_behavior {
+            config::SwapBehavior::LimitedSwap => facts.swap_bytes,
+            config::SwapBehavior::NoSwap | config::SwapBehavior::Unset => 0,
+        },
         gates: settings.gates.clone(),
         thermal_throttle_dirs: facts.thermal_throttle_dirs.clone(),
     };
@@ -356,43 +359,6 @@ fn stats(settings: &Settings, node: &NodeConfig) -> StatsConfig {
         system_cgroups: kubelet.system_cgroups.clone(),
         volume_period: kubelet.volume_stats_agg_period,
     }
-}
-
-fn cgroups(settings: &Settings, node: &NodeConfig, facts: &MachineFacts) -> anyhow::Result<CgroupConfig> {
-    let kubelet = &settings.kubelet;
-    let reserved = |resource: &str| {
-        let of = |map: &std::collections::BTreeMap<String, config::Quantity>| {
-            map.get(resource).map_or(0, |quantity| quantity.milli_value().max(0))
-        };
-        (of(&node.reserved.system) + of(&node.reserved.kube)).unsigned_abs()
-    };
-    let hugepages = facts.hugepages.iter().filter_map(|(size, bytes)| {
-        let size = config::quantity::parse(size).ok()?.value();
-        Some((u64::try_from(size).ok()?, *bytes))
-    });
-    let hugepages: Vec<(u64, u64)> = hugepages.collect();
-    let enforced = kubelet.enforce_node_allocatable.contains(&config::Enforcement::Pods);
-    let (cpu_reserved, memory_reserved) = if enforced { (reserved("cpu"), reserved("memory") / 1000) } else { (0, 0) };
-    let limits = KubepodsLimits {
-        milli_cpu: (u64::from(facts.cpus) * 1000).saturating_sub(cpu_reserved),
-        memory_bytes: facts.memory_bytes.saturating_sub(memory_reserved),
-        pids: None,
-        hugepages: hugepages.clone(),
-    };
-    Ok(CgroupConfig {
-        root: kubelet.cgroup_root.clone(),
-        per_qos: kubelet.cgroups_per_qos,
-        driver: match kubelet.cgroup_driver {
-            config::CgroupDriver::Cgroupfs => CgroupDriver::Cgroupfs,
-            config::CgroupDriver::Systemd => CgroupDriver::Systemd,
-        },
-        version: facts.cgroup_version,
-        cpu_cfs_quota: kubelet.cpu_cfs_quota,
-        cpu_cfs_quota_period_us: u64::try_from(kubelet.cpu_cfs_quota_period.as_micros())?,
-        pod_pids_max: kubelet.pod_pids_limit.and_then(|limit| u64::try_from(limit).ok()),
-        hugepage_sizes: hugepages.iter().map(|(size, _)| *size).collect(),
-        kubepods: kubepods_settings(&limits),
-    })
 }
 
 /// Limits and OOM score of the agent itself. Without the right to change them it goes on:

@@ -213,8 +213,8 @@ pub const FIELDS: &[Field] = &[
         .flag("volume-stats-agg-period")
         .about("how often volume usage is measured, negative for never"),
     // Cgroups and resource managers.
-    text("kubeletCgroups", "").flag("kubelet-cgroups").about("cgroup the agent moves itself into"),
-    text("systemCgroups", "").flag("system-cgroups").about("cgroup for processes outside all others"),
+    text("kubeletCgroups", "").flag("kubelet-cgroups").works().about("cgroup the agent moves itself into"),
+    text("systemCgroups", "").flag("system-cgroups").works().about("cgroup for processes outside all others"),
     text("cgroupRoot", "").flag("cgroup-root").works().about("cgroup under which kubepods is created"),
     boolean("cgroupsPerQOS", true).flag("cgroups-per-qos").works().about("create cgroups per QoS class and pod"),
     text("cgroupDriver", "cgroupfs")
@@ -247,7 +247,7 @@ pub const FIELDS: &[Field] = &[
         .one_of(TopologyManagerScope::WORDS)
         .about("container or pod"),
     map("topologyManagerPolicyOptions").flag("topology-manager-policy-options").about("options of the topology policy"),
-    map("qosReserved").flag("qos-reserved").about("share of memory kept for higher QoS classes"),
+    map("qosReserved").flag("qos-reserved").works().about("share of memory kept for higher QoS classes"),
     duration("runtimeRequestTimeout", "2m0s")
         .flag("runtime-request-timeout")
         .rule(A_PERIOD)
@@ -346,6 +346,7 @@ pub const FIELDS: &[Field] = &[
         .about("leave attaching volumes to the controller"),
     boolean("protectKernelDefaults", false)
         .flag("protect-kernel-defaults")
+        .works()
         .about("refuse to start rather than change kernel settings"),
     boolean("makeIPTablesUtilChains", true)
         .flag("make-iptables-util-chains")
@@ -358,7 +359,7 @@ pub const FIELDS: &[Field] = &[
         .about("feature gates that differ from their default"),
     // Swap and logs of containers.
     boolean("failSwapOn", true).flag("fail-swap-on").works().about("refuse to start when swap is on"),
-    text("memorySwap.swapBehavior", "").one_of(SwapBehavior::WORDS).about("NoSwap or LimitedSwap"),
+    text("memorySwap.swapBehavior", "").one_of(SwapBehavior::WORDS).works().about("NoSwap or LimitedSwap"),
     text("containerLogMaxSize", "10Mi")
         .flag("container-log-max-size")
         .works()
@@ -384,10 +385,17 @@ pub const FIELDS: &[Field] = &[
     map("kubeReserved").flag("kube-reserved").works().about("resources kept for node agents"),
     text("reservedSystemCPUs", "").flag("reserved-cpus").works().about("CPUs kept for the system"),
     text("showHiddenMetricsForVersion", "").one_of(&["", "1.35"]).about("show metrics hidden since this minor version"),
-    text("systemReservedCgroup", "").flag("system-reserved-cgroup").about("cgroup that gets the systemReserved limits"),
-    text("kubeReservedCgroup", "").flag("kube-reserved-cgroup").about("cgroup that gets the kubeReserved limits"),
+    text("systemReservedCgroup", "")
+        .flag("system-reserved-cgroup")
+        .works()
+        .about("cgroup that gets the systemReserved limits"),
+    text("kubeReservedCgroup", "")
+        .flag("kube-reserved-cgroup")
+        .works()
+        .about("cgroup that gets the kubeReserved limits"),
     field("enforceNodeAllocatable", Kind::List(&TEXT), Preset::List(&["pods"]))
         .flag("enforce-node-allocatable")
+        .works()
         .about("what the reservations are enforced on"),
     texts("allowedUnsafeSysctls").flag("allowed-unsafe-sysctls").about("unsafe sysctls that pods may set"),
     file("volumePluginDir", "/usr/libexec/kubernetes/kubelet-plugins/volume/exec/")
@@ -443,8 +451,14 @@ pub const FIELDS: &[Field] = &[
     boolean("enableProfilingHandler", true).about("serve /debug/pprof/"),
     boolean("enableDebugFlagsHandler", true).about("serve /debug/flags/v"),
     boolean("seccompDefault", false).works().about("RuntimeDefault where a pod names no seccomp profile"),
-    field("memoryThrottlingFactor", Kind::Float, Preset::Float(0.9)).zero_counts().about("factor of memory.high"),
-    text("memoryReservationPolicy", "None").one_of(MemoryReservationPolicy::WORDS).about("None or TieredReservation"),
+    field("memoryThrottlingFactor", Kind::Float, Preset::Float(0.9))
+        .zero_counts()
+        .works()
+        .about("factor of memory.high"),
+    text("memoryReservationPolicy", "None")
+        .one_of(MemoryReservationPolicy::WORDS)
+        .works()
+        .about("None or TieredReservation"),
     field("registerWithTaints", Kind::List(&TAINT), Preset::List(&[]))
         .works()
         .flag_as("register-with-taints", Syntax::Taints)

@@ -160,10 +160,12 @@ const HEEDED: &[Gate] = &[
     Gate::KubeletEnsureSecretPulledImages,
     Gate::KubeletRegistrationGetOnExistsOnly,
     Gate::KubeletServiceAccountTokenForCredentialProviders,
+    Gate::MemoryQoS,
     Gate::NodeDeclaredFeatures,
     Gate::PodLevelResources,
     Gate::PodReadyToStartContainersCondition,
     Gate::PreventStaticPodAPIReferences,
+    Gate::QOSReserved,
     Gate::ReduceDefaultCrashLoopBackOffDecay,
     Gate::RestartAllContainersOnContainerExits,
     Gate::TaintTolerationComparisonOperators,
@@ -510,8 +512,9 @@ mod tests {
             assert_eq!(wanted(&[(name, on)]).unheeded.contains(&name.to_owned()), unheeded, "{name}");
         };
         check("APIServerTracing", true, true);
-        check("MemoryQoS", true, true);
-        check("MemoryQoS", false, false);
+        check("EventedPLEG", true, true);
+        check("EventedPLEG", false, false);
+        check("MemoryQoS", true, false);
         check("CustomCPUCFSQuotaPeriod", true, false);
     }
 }

@@ -60,7 +60,7 @@ mod warning;
 mod words;
 
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
 pub use self::cpu_set::CpuSet;
 pub use self::duration::GoDuration;

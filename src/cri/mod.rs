@@ -30,6 +30,9 @@ use jiff::Timestamp;
 pub use grpc::{EndpointError, GrpcRuntime};
 pub use http::Uri;
 
+/// The machine's; the runtime only says which it uses.
+pub use crate::host::CgroupDriver;
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -168,12 +171,6 @@ pub struct RuntimeHandler {
     pub name: String,
     pub recursive_read_only_mounts: bool,
     pub user_namespaces: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CgroupDriver {
-    Cgroupfs,
-    Systemd,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -36,6 +36,7 @@ pub fn read(roots: &Roots, cgroup_version: CgroupVersion, known: &OnceLock<Arc<M
         memory_bytes,
         swap_bytes: kibibytes(&memory, "SwapTotal:").unwrap_or(0),
         swap_controller: swap_controller(roots, cgroup_version),
+        pids_controller: pids_controller(roots, cgroup_version),
         hugepages: hugepages(&roots.sys.join("kernel/mm/hugepages")),
         root_fs_bytes: file_system_bytes(&roots.root_dir)?,
         max_pids: max_pids(&kernel),
@@ -58,6 +59,15 @@ fn swap_controller(roots: &Roots, version: CgroupVersion) -> bool {
         }
     };
     file.exists()
+}
+
+fn pids_controller(roots: &Roots, version: CgroupVersion) -> bool {
+    match version {
+        CgroupVersion::V1 => roots.cgroup.join("pids/cgroup.procs").exists(),
+        CgroupVersion::V2 => {
+            text(&roots.cgroup.join("cgroup.controllers")).split_whitespace().any(|name| name == "pids")
+        }
+    }
 }
 
 fn needed(path: &Path) -> Result<String> {
@@ -357,6 +367,7 @@ mod tests {
         write("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "0\n");
         write("sys/module/apparmor/parameters/enabled", "Y\n");
         write("cgroup/memory/memory.memsw.limit_in_bytes", "1\n");
+        write("cgroup/pids/cgroup.procs", "1\n");
         write("lib/dbus/machine-id", "0123\n");
         write("etc/os-release", "PRETTY_NAME=Board\n");
 
@@ -364,6 +375,7 @@ mod tests {
             proc: root("proc"),
             sys: root("sys"),
             cgroup: root("cgroup"),
+            run: root("run"),
             etc: root("etc"),
             var_lib: root("lib"),
             root_dir: root("not/made/yet"),
@@ -388,6 +400,7 @@ mod tests {
                 memory_bytes: 2048 * 1024,
                 swap_bytes: 4096,
                 swap_controller: true,
+                pids_controller: true,
                 hugepages: vec![("2Mi".into(), 0), ("1Gi".into(), 1 << 30)],
                 root_fs_bytes: 7,
                 max_pids: 1000,

@@ -15,8 +15,9 @@ use super::lanes::Lanes;
 use super::tree::GroupAccess;
 use super::writes::Writes;
 use super::{
-    CgroupPath, CgroupSettings, DirMedium, Durability, Host, HostError, HostPathKind, MachineFacts, PayloadFile,
-    Result, Written, atomic_writer, beneath, facts, files, host_path, mounts, sub_path, tree,
+    CgroupDriver, CgroupPath, CgroupSettings, DirMedium, Durability, Host, HostError, HostPathKind, MachineFacts,
+    PayloadFile, Result, Tuned, Written, atomic_writer, beneath, facts, files, host_path, kernel, mounts, sub_path,
+    tree,
 };
 use crate::clock::Clock;
 use crate::pod::PodUid;
@@ -27,6 +28,8 @@ pub struct Roots {
     pub proc: PathBuf,
     pub sys: PathBuf,
     pub cgroup: PathBuf,
+    /// Has the sockets of systemd.
+    pub run: PathBuf,
     pub etc: PathBuf,
     /// Holds the machine id of systems that have it from D-Bus only.
     pub var_lib: PathBuf,
@@ -40,6 +43,7 @@ impl Roots {
             proc: "/proc".into(),
             sys: "/sys".into(),
             cgroup: "/sys/fs/cgroup".into(),
+            run: "/run".into(),
             etc: "/etc".into(),
             var_lib: "/var/lib".into(),
             root_dir,
@@ -80,9 +84,28 @@ struct Machine {
 impl LinuxHost {
     /// `deadline` is for each single call.
     pub fn new(roots: Roots, deadline: Duration, clock: Clock) -> Self {
-        let cgroups = Cgroups::new(roots.cgroup.clone());
+        let cgroups = Cgroups::new(roots.cgroup.clone(), roots.run.clone());
         let machine = Arc::new(Machine { roots, cgroups, real_root_dir: OnceLock::new(), makeup: OnceLock::new() });
         LinuxHost { machine, lanes: Lanes::new(deadline), clock, writes: Writes::default() }
+    }
+
+    /// Moves the agent itself into a cgroup, which is made if need be.
+    pub async fn join_cgroup(&self, cgroup: &CgroupPath) -> Result<()> {
+        self.on_cgroup("join cgroup", cgroup, Cgroups::take_in_self).await
+    }
+
+    /// Moves processes of the root cgroup into another one, and says how many.
+    pub async fn gather_unplaced(&self, cgroup: &CgroupPath) -> Result<usize> {
+        let proc = self.machine.roots.proc.clone();
+        self.on_cgroup("move processes into", cgroup, move |cgroups, cgroup| cgroups.take_in_unplaced(cgroup, &proc))
+            .await
+    }
+
+    /// Settings of the kernel that were not as a node needs them.
+    pub async fn tune_kernel(&self, may_change: bool) -> Result<Vec<Tuned>> {
+        let proc = self.machine.roots.proc.clone();
+        let settings = proc.join("sys");
+        self.lanes.run(&settings, "tune", &settings, move || kernel::tune(&proc, may_change)).await
     }
 
     /// Runs `work` on the lane of `path`, and says what it was about if it fails.
@@ -212,7 +235,15 @@ impl Host for LinuxHost {
         }
     }
 
-    async fn ensure_cgroup(&self, cgroup: &CgroupPath, settings: &CgroupSettings) -> Result<()> {
+    async fn use_cgroup_driver(&self, driver: CgroupDriver) -> Result<()> {
+        self.machine.cgroups.use_driver(driver)
+    }
+
+    async fn check_cgroup(&self, cgroup: &CgroupPath) -> Result<()> {
+        self.on_cgroup("look at cgroup", cgroup, Cgroups::check).await
+    }
+
+    async fn ensure_cgroup(&self, cgroup: &CgroupPath, settings: &CgroupSettings) -> Result<bool> {
         let settings = settings.clone();
         self.on_cgroup("set up cgroup", cgroup, move |cgroups, cgroup| cgroups.ensure(cgroup, &settings)).await
     }

@@ -22,6 +22,7 @@ pub mod disk_usage;
 mod facts;
 mod files;
 mod host_path;
+mod kernel;
 mod lanes;
 mod linux;
 mod machine;
@@ -35,9 +36,10 @@ mod tree;
 mod writes;
 
 pub use below::{Below, open_below};
-pub use cgroup::systemd_name;
+pub use cgroup::{configured_name, page_bytes, systemd_name};
 pub use dir_lock::DirLock;
 pub use files::open_regular;
+pub use kernel::Tuned;
 pub use lanes::Lanes;
 pub use linux::{LinuxHost, Roots};
 pub use machine::{Cpu, Machine, NumaNode};
@@ -101,6 +103,8 @@ pub struct MachineFacts {
     pub swap_bytes: u64,
     /// The kernel counts swap by cgroup, so it can be kept from containers.
     pub swap_controller: bool,
+    /// The kernel counts processes by cgroup, so there can be a limit.
+    pub pids_controller: bool,
     /// Page size as the resource name has it (`2Mi`), and bytes of all its pages.
     pub hugepages: Vec<(String, u64)>,
     /// Size of the file system that holds the root dir.
@@ -122,6 +126,15 @@ pub enum CgroupVersion {
     V2,
 }
 
+/// Who makes cgroups, which also decides their names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CgroupDriver {
+    /// Whoever needs one makes a directory.
+    Cgroupfs,
+    /// systemd, which is asked for slices.
+    Systemd,
+}
+
 /// A cgroup by its path from the cgroup root, in cgroupfs form: `/kubepods/burstable/pod…`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CgroupPath(pub String);
@@ -134,6 +147,12 @@ pub struct CgroupSettings {
     pub cpu_quota: Option<i64>,
     pub cpu_period: Option<u64>,
     pub memory_limit_bytes: Option<u64>,
+    /// Where more than the limit is in use already, that much is the limit: nobody is killed for it.
+    pub memory_limit_yields: bool,
+    /// Kept from being reclaimed, whatever happens, or while others have more than their part. Version 2
+    /// only.
+    pub memory_min_bytes: Option<u64>,
+    pub memory_low_bytes: Option<u64>,
     pub pids_max: Option<u64>,
     /// Page size (`2MB`) and bytes.
     pub hugepage_limits: Vec<(String, u64)>,
@@ -200,8 +219,13 @@ pub trait Host: Send + Sync + 'static {
     async fn resolve(&self, name: &str) -> Vec<IpAddr>;
 
     // Cgroups. The driver's naming is the host's business; the path is cgroupfs form.
-    /// Makes the cgroup with all parents and writes the settings.
-    async fn ensure_cgroup(&self, cgroup: &CgroupPath, settings: &CgroupSettings) -> Result<()>;
+    /// Chooses who makes cgroups; said once, before any other word about them. Refuses systemd where it
+    /// does not run.
+    async fn use_cgroup_driver(&self, driver: CgroupDriver) -> Result<()>;
+    /// Refuses a cgroup that is not there, or lacks a controller that the machine has.
+    async fn check_cgroup(&self, cgroup: &CgroupPath) -> Result<()>;
+    /// Makes the cgroup with all parents and writes the settings. True if anything was not so already.
+    async fn ensure_cgroup(&self, cgroup: &CgroupPath, settings: &CgroupSettings) -> Result<bool>;
     /// Kills what is left inside and removes the cgroup and everything below it.
     async fn destroy_cgroup(&self, cgroup: &CgroupPath) -> Result<()>;
     /// Pod cgroups that exist below `root`, with the UID read off their names.

@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use nix::mount::{MsFlags, mount};
+
 use super::mounts;
 
 pub use super::machine::testing::machines;
@@ -37,6 +39,14 @@ impl Scratch {
         fs::create_dir_all(path.parent().expect("it is below the scratch directory")).expect("its parent can be made");
         fs::write(&path, text).expect("a file can be written in the scratch directory");
         path
+    }
+
+    pub fn make_read_only(&self) {
+        let none: Option<&str> = None;
+        let bind = MsFlags::MS_BIND;
+        for flags in [bind, bind | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY] {
+            mount(Some(self.root()), self.root(), none, flags, none).expect("root may mount");
+        }
     }
 
     pub fn mounts(&self) -> Vec<PathBuf> {

@@ -13,6 +13,7 @@ use crate::pod::{self, PodUid, Source};
 /// Pods in the runtime, on disk or in a cgroup that are not among `known`, and where they came from.
 pub async fn find(context: &Context, known: &BTreeSet<PodUid>) -> Vec<(Pod, Source)> {
     remove_dangling_links(context).await;
+    context.cgroups.put_right().await;
     let mut found: BTreeSet<PodUid> = context.pleg.known().into_iter().collect();
     match context.volumes.known_on_disk().await {
         Ok(uids) => found.extend(uids),

@@ -39,6 +39,8 @@ pub(super) struct State {
     /// Where containers run that an earlier life had put on CPUs, under a policy that is no more.
     pub all_cpus: Option<CpuSet>,
     places: BTreeMap<PodUid, Arc<Places>>,
+    /// What was shown of the pinnings so far.
+    counted: (cpus::Pinning, memory::Pinning),
     /// Those of a pod that was given nothing.
     shared: Arc<Places>,
 }
@@ -58,31 +60,43 @@ impl Topology {
 
     /// Gives the containers of a pod that is taken their places; refused, it has none.
     pub fn take(&self, uid: &PodUid, pod: &Pod) -> Result<(), Failure> {
-        let mut result = Ok(());
-        self.change(|state| {
-            let Some(aligner) = &state.aligner else { return };
-            let began = self.clock.now();
-            let mut providers: Vec<&mut dyn Provider> = Vec::new();
-            providers.extend(state.cpus.as_mut().map(|cpus| cpus as &mut dyn Provider));
-            providers.extend(state.memory.as_mut().map(|memory| memory as &mut dyn Provider));
-            let Placed { result: placed, tally } = aligner.place(&mut providers, uid, pod);
+        let began = self.clock.now();
+        self.place(uid, pod, |aligner, providers| {
+            let Placed { result, tally } = aligner.place(providers, uid, pod);
             if let Some(scope) = aligner.scope_label() {
                 metrics::admitted(self.clock.now() - began);
                 metrics::ADMISSION_ERRORS.add_all([], tally.errors.into());
                 metrics::ALIGNED.add_all([scope, "numa_node"], tally.aligned.into());
                 metrics::NOT_ALIGNED.add_all([scope, "numa_node"], tally.not_aligned.into());
             }
-            state.settle(uid, pod);
-            result = placed;
-        });
-        result
+            result
+        })
     }
 
-    /// The same for a pod that was taken in an earlier life, which cannot be refused.
+    /// The same for a pod that was taken in an earlier life: it cannot be refused, and keeps what it has.
     pub fn take_over(&self, uid: &PodUid, pod: &Pod) {
-        if let Err(failure) = self.take(uid, pod) {
-            warn!(%uid, error = failure.message, "no place for a pod that runs already: it shares the pool");
+        let placed = self.place(uid, pod, |aligner, providers| aligner.place_running(providers, uid, pod));
+        if let Err(failure) = placed {
+            warn!(%uid, error = failure.message, "no place for a pod that runs already: it shares what others share");
         }
+    }
+
+    fn place(
+        &self,
+        uid: &PodUid,
+        pod: &Pod,
+        place: impl FnOnce(&Aligner, &mut [&mut dyn Provider]) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut result = Ok(());
+        self.change(|state| {
+            let Some(aligner) = &state.aligner else { return };
+            let mut providers: Vec<&mut dyn Provider> = Vec::new();
+            providers.extend(state.cpus.as_mut().map(|cpus| cpus as &mut dyn Provider));
+            providers.extend(state.memory.as_mut().map(|memory| memory as &mut dyn Provider));
+            result = place(aligner, &mut providers);
+            state.settle(uid, pod);
+        });
+        result
     }
 
     pub fn release(&self, uid: &PodUid) {
@@ -207,14 +221,25 @@ impl State {
         (self.cpus.as_ref().map(|cpus| cpus.entries().clone()), self.memory.as_ref().map(|m| m.entries().clone()))
     }
 
-    fn count(&self) {
+    /// Shows in the metrics what changed.
+    fn count(&mut self) {
         if let Some(cpus) = &self.cpus {
+            let (before, now) = (&mut self.counted.0, cpus.pinning());
+            metrics::CPU_REQUESTS.add_all([], now.requests - before.requests);
+            metrics::CPU_ERRORS.add_all([], now.errors - before.errors);
+            *before = now;
             let exclusive = cpus.exclusive();
             metrics::SHARED_POOL.set([], cpus.shared().len() as f64 * 1000.0);
             metrics::EXCLUSIVE_CPUS.set([], exclusive.values().sum::<usize>() as f64);
             for (node, count) in exclusive {
                 metrics::EXCLUSIVE_PER_NODE.set([&node.to_string()], count as f64);
             }
+        }
+        if let Some(memory) = &self.memory {
+            let (before, now) = (&mut self.counted.1, memory.pinning());
+            metrics::MEMORY_REQUESTS.add_all([], now.requests - before.requests);
+            metrics::MEMORY_ERRORS.add_all([], now.errors - before.errors);
+            *before = now;
         }
     }
 }

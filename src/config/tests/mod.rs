@@ -13,6 +13,11 @@ mod rules;
 
 const HEAD: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n";
 
+/// What a configuration file comes to, for tests of those who read it.
+pub fn settings(yaml: &str) -> Settings {
+    Files::new(&[("main.yaml", yaml)]).fine(&[])
+}
+
 /// A directory of configuration files, gone when dropped.
 struct Files(PathBuf);
 

@@ -1,9 +1,17 @@
-//! Cgroups of the agent's own levels (kubepods, QoS, pod), cgroupfs driver, v1 and v2.
+//! Cgroups of the agent's own levels (kubepods, QoS, pod), by both drivers, v1 and v2.
 //!
 //! A machine has version 2 if the root itself is a cgroup; otherwise the root holds one
 //! directory for each version 1 hierarchy, co-mounted ones included. Values are read before
 //! they are written: a pass that changes nothing writes nothing.
+//!
+//! With the systemd driver a cgroup is a slice, which systemd is asked for and told the values
+//! of, lest it puts its own in their place. What it does not do (some controllers, huge pages,
+//! quotas to the microsecond) is written to the files as with the other driver, afterwards. A pass
+//! that finds all as it should be does not talk to systemd.
 
+mod members;
+mod names;
+mod systemd;
 mod v1;
 mod v2;
 
@@ -11,49 +19,125 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, SysconfVar, getpid, sysconf};
 
-use super::{CgroupPath, CgroupSettings, CgroupVersion, HostError, Result};
+use self::systemd::Systemd;
+use super::cgroup_math::MEMORY_UNLIMITED;
+use super::{CgroupDriver, CgroupPath, CgroupSettings, CgroupVersion, HostError, Result};
 use crate::pod::PodUid;
 
-const POD_PREFIX: &str = "pod";
+pub use self::names::{configured_name, systemd_name};
+
 /// Levels below kubepods that hold pods of one class; guaranteed pods are beside them.
 const QOS_LEVELS: [&str; 2] = ["burstable", "besteffort"];
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Cgroups {
     root: PathBuf,
+    systemd: Systemd,
+    /// Plain directories until somebody chose.
+    driver: OnceLock<CgroupDriver>,
 }
 
 impl Cgroups {
-    pub fn new(root: PathBuf) -> Self {
-        Cgroups { root }
+    /// `run` is where systemd has its sockets: `/run`.
+    pub fn new(root: PathBuf, run: PathBuf) -> Self {
+        Cgroups { root, systemd: Systemd::new(run), driver: OnceLock::new() }
     }
 
     pub fn version(&self) -> CgroupVersion {
         if self.root.join("cgroup.controllers").exists() { CgroupVersion::V2 } else { CgroupVersion::V1 }
     }
 
-    pub fn ensure(&self, cgroup: &CgroupPath, settings: &CgroupSettings) -> Result<()> {
-        let levels = levels(cgroup)?;
-        match self.version() {
-            CgroupVersion::V1 => v1::ensure(&v1::Hierarchies::find(&self.root)?, &levels, settings),
-            CgroupVersion::V2 => v2::ensure(&self.root, &levels, settings),
+    pub fn use_driver(&self, driver: CgroupDriver) -> Result<()> {
+        if driver == CgroupDriver::Systemd {
+            self.systemd.check_runs()?;
         }
+        match *self.driver.get_or_init(|| driver) {
+            chosen if chosen == driver => Ok(()),
+            chosen => Err(HostError::Refused(format!("cgroups are made by {chosen:?} already, not by {driver:?}"))),
+        }
+    }
+
+    fn driver(&self) -> CgroupDriver {
+        self.driver.get().copied().unwrap_or(CgroupDriver::Cgroupfs)
+    }
+
+    /// Refuses a cgroup that is not there with all that pods need.
+    pub fn check(&self, cgroup: &CgroupPath) -> Result<()> {
+        let levels = self.levels(cgroup)?;
+        match self.version() {
+            CgroupVersion::V1 => v1::check(&v1::Hierarchies::find(&self.root)?, &levels),
+            CgroupVersion::V2 => v2::check(&self.root, &levels),
+        }
+    }
+
+    /// True if anything was not so already.
+    pub fn ensure(&self, cgroup: &CgroupPath, settings: &CgroupSettings) -> Result<bool> {
+        let levels = self.levels(cgroup)?;
+        if self.driver() == CgroupDriver::Cgroupfs || levels.is_empty() {
+            return self.write(&levels, settings);
+        }
+        let started = self.start_slices(&levels, settings)?;
+        let written = self.write(&levels, settings)?;
+        if written && !started {
+            self.systemd.set(levels.last().expect("there is a level"), settings, self.version())?;
+            self.write(&levels, settings)?;
+        }
+        Ok(started || written)
+    }
+
+    fn write(&self, levels: &[String], settings: &CgroupSettings) -> Result<bool> {
+        match self.version() {
+            CgroupVersion::V1 => v1::ensure(&v1::Hierarchies::find(&self.root)?, levels, settings),
+            CgroupVersion::V2 => v2::ensure(&self.root, levels, settings),
+        }
+    }
+
+    /// Has systemd make what is missing on the way down. True if the last level was.
+    fn start_slices(&self, levels: &[String], settings: &CgroupSettings) -> Result<bool> {
+        let (mut directory, version) = (self.systemd_tree()?, self.version());
+        let (mut parent, mut started) = (None, false);
+        for (index, slice) in levels.iter().enumerate() {
+            directory.push(slice);
+            started = !directory.exists();
+            if started {
+                let is_last = index + 1 == levels.len();
+                let none = CgroupSettings::default();
+                self.systemd.start(slice, parent, if is_last { settings } else { &none }, version)?;
+            }
+            parent = Some(slice.as_str());
+        }
+        Ok(started)
+    }
+
+    /// Where systemd keeps its units.
+    fn systemd_tree(&self) -> Result<PathBuf> {
+        Ok(match self.version() {
+            CgroupVersion::V2 => self.root.clone(),
+            CgroupVersion::V1 => v1::Hierarchies::find(&self.root)?.systemd()?.to_owned(),
+        })
     }
 
     /// Kills all processes in the cgroup and below, then removes what is empty. False if
     /// something is still there: the dead take a moment to leave.
     pub fn destroy_round(&self, cgroup: &CgroupPath) -> Result<bool> {
-        if levels(cgroup)?.is_empty() {
+        let levels = self.levels(cgroup)?;
+        let Some(last) = levels.last() else {
             return Err(HostError::Refused("the root cgroup is not ours to destroy".to_owned()));
-        }
-        let directories = self.directories(cgroup)?;
+        };
+        let mut directories = self.directories(cgroup)?;
+        directories.retain(|directory| directory.exists());
         for directory in &directories {
             kill_all(directory)?;
+        }
+        // A slice does not end with its directory, and nobody would ask for its end later.
+        if self.driver() == CgroupDriver::Systemd && !directories.is_empty() {
+            self.systemd.stop(last)?;
         }
         let mut gone = true;
         for directory in &directories {
@@ -74,27 +158,28 @@ impl Cgroups {
     /// A pod half created or half removed may be in some hierarchies only; any counts.
     pub fn list_pods(&self, root: &CgroupPath) -> Result<Vec<(PodUid, CgroupPath)>> {
         let mut found = BTreeMap::new();
-        for directory in self.directories(root)? {
-            let mut look = |at: &Path, prefix: &str| -> Result<()> {
-                for name in sub_directories(at).map_err(io_error("list cgroup", at))? {
-                    if let Some(uid) = name.strip_prefix(POD_PREFIX).filter(|uid| !uid.is_empty()) {
-                        found.insert(PodUid::new(uid), CgroupPath(format!("{prefix}/{name}")));
-                    }
+        let prefix = root.0.trim_end_matches('/');
+        let classes = QOS_LEVELS.map(|level| format!("{prefix}/{level}"));
+        for level in [prefix.to_owned()].into_iter().chain(classes).map(CgroupPath) {
+            for directory in self.directories(&level)? {
+                for name in sub_directories(&directory).map_err(io_error("list cgroup", &directory))? {
+                    let Some(uid) = names::pod_of(self.driver(), &level, &name) else { continue };
+                    let path = CgroupPath(format!("{}/pod{uid}", level.0));
+                    found.insert(PodUid::new(uid), path);
                 }
-                Ok(())
-            };
-            let prefix = root.0.trim_end_matches('/');
-            look(&directory, prefix)?;
-            for level in QOS_LEVELS {
-                look(&directory.join(level), &format!("{prefix}/{level}"))?;
             }
         }
         Ok(found.into_iter().collect())
     }
 
+    /// The names of the directories on the way down.
+    fn levels(&self, cgroup: &CgroupPath) -> Result<Vec<String>> {
+        names::levels(self.driver(), cgroup)
+    }
+
     /// Where the cgroup is, or would be, in each hierarchy.
     fn directories(&self, cgroup: &CgroupPath) -> Result<Vec<PathBuf>> {
-        let below: PathBuf = levels(cgroup)?.iter().collect();
+        let below: PathBuf = self.levels(cgroup)?.iter().collect();
         Ok(match self.version() {
             CgroupVersion::V2 => vec![self.root.join(below)],
             CgroupVersion::V1 => {
@@ -108,15 +193,6 @@ impl Cgroups {
     }
 }
 
-/// The names on the way down; a path that could lead elsewhere is refused.
-fn levels(cgroup: &CgroupPath) -> Result<Vec<&str>> {
-    let names: Vec<_> = cgroup.0.split('/').filter(|name| !name.is_empty()).collect();
-    if names.iter().any(|name| matches!(*name, "." | "..")) {
-        return Err(HostError::Refused(format!("invalid cgroup path {:?}", cgroup.0)));
-    }
-    Ok(names)
-}
-
 fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> HostError {
     move |source| HostError::Io { what, path: path.to_owned(), source }
 }
@@ -127,31 +203,68 @@ fn missing_controller(controller: &str, root: &Path) -> HostError {
 }
 
 /// Writes `value` unless the file shows it already.
-fn write_value(directory: &Path, file: &str, value: &str) -> io::Result<()> {
+fn write_value(directory: &Path, file: &str, value: &str) -> io::Result<bool> {
     let path = directory.join(file);
     if fs::read_to_string(&path)?.trim_end() == value {
-        return Ok(());
+        return Ok(false);
     }
-    fs::write(&path, value)
+    fs::write(&path, value).map(|()| true)
 }
 
-/// Byte limits read back rounded down to whole pages.
-fn write_bytes(directory: &Path, file: &str, bytes: u64) -> io::Result<()> {
-    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|size| u64::try_from(size).ok()).unwrap_or(4096);
+/// Of the machine's memory.
+pub fn page_bytes() -> u64 {
+    sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|size| u64::try_from(size).ok()).unwrap_or(4096)
+}
+
+/// Byte limits read back rounded down to whole pages, and as `max` where there is none.
+fn write_bytes(directory: &Path, file: &str, bytes: u64) -> io::Result<bool> {
+    let page = page_bytes();
     let path = directory.join(file);
-    let present: Option<u64> = fs::read_to_string(&path)?.trim_end().parse().ok();
+    let present = read_bytes(&path)?;
     if present == Some(bytes) || present == Some(bytes - bytes % page) {
-        return Ok(());
+        return Ok(false);
     }
-    fs::write(&path, bytes.to_string())
+    fs::write(&path, bytes.to_string()).map(|()| true)
 }
 
-fn write_at(what: &'static str, directory: &Path, file: &str, value: &str) -> Result<()> {
+fn read_bytes(path: &Path) -> io::Result<Option<u64>> {
+    Ok(match fs::read_to_string(path)?.trim_end() {
+        "max" => Some(MEMORY_UNLIMITED),
+        number => number.parse().ok(),
+    })
+}
+
+fn write_at(what: &'static str, directory: &Path, file: &str, value: &str) -> Result<bool> {
     write_value(directory, file, value).map_err(io_error(what, &directory.join(file)))
 }
 
-fn write_bytes_at(what: &'static str, directory: &Path, file: &str, bytes: u64) -> Result<()> {
+fn write_bytes_at(what: &'static str, directory: &Path, file: &str, bytes: u64) -> Result<bool> {
     write_bytes(directory, file, bytes).map_err(io_error(what, &directory.join(file)))
+}
+
+/// The limit that the settings have, or what cannot be given back if that is more and the limit yields.
+/// Pages of files can, and would fill any limit.
+fn memory_limit(settings: &CgroupSettings, directory: &Path, files: &MemoryFiles) -> Result<Option<u64>> {
+    let Some(limit) = settings.memory_limit_bytes.filter(|_| settings.memory_limit_yields) else {
+        return Ok(settings.memory_limit_bytes);
+    };
+    let usage = directory.join(files.usage);
+    let used = read_bytes(&usage).map_err(io_error("read", &usage))?.unwrap_or(0);
+    let statistics = directory.join("memory.stat");
+    let text = fs::read_to_string(&statistics).map_err(io_error("read", &statistics))?;
+    let of = |name: &str| {
+        let mut fields = text.lines().filter_map(|line| line.split_once(' '));
+        fields.find(|(field, _)| *field == name).and_then(|(_, bytes)| bytes.parse().ok()).unwrap_or(0)
+    };
+    let of_files: u64 = files.pages_of_files.into_iter().map(of).sum();
+    Ok(Some(limit.max(used.saturating_sub(of_files))))
+}
+
+/// Where a version has what a cgroup uses.
+struct MemoryFiles {
+    usage: &'static str,
+    /// Lines of `memory.stat`.
+    pages_of_files: [&'static str; 2],
 }
 
 /// Makes the directory of one level; true if it was not there.
@@ -240,24 +353,6 @@ fn remove_levels(directory: &Path) -> io::Result<bool> {
         Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// The path as the systemd driver has it, for the runtime's `cgroup_parent`:
-/// `/kubepods/burstable/poda-b` is
-/// `/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-poda_b.slice`.
-///
-/// A dash separates levels in a slice's name, so dashes within one become underscores.
-pub fn systemd_name(cgroup: &CgroupPath) -> String {
-    let mut path = String::new();
-    let mut name = String::new();
-    for level in cgroup.0.split('/').filter(|level| !level.is_empty()) {
-        if !name.is_empty() {
-            name.push('-');
-        }
-        name.push_str(&level.replace('-', "_"));
-        path = format!("{path}/{name}.slice");
-    }
-    if path.is_empty() { "/-.slice".to_owned() } else { path }
 }
 
 #[cfg(test)]

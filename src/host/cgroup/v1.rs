@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use super::{io_error, make_level, missing_controller, sub_directories, write_at, write_bytes_at, write_value};
+use super::{
+    HostError, MemoryFiles, io_error, make_level, memory_limit, missing_controller, sub_directories, write_at,
+    write_bytes_at, write_value,
+};
 use crate::host::cgroup_math::CPU_QUOTA_UNLIMITED;
 use crate::host::{CgroupSettings, Result};
 
@@ -45,6 +48,16 @@ impl Hierarchies {
         tree.join("cgroup.procs").exists().then_some(tree)
     }
 
+    /// systemd's own, which has all its units; where it is not mounted, what it controls first.
+    pub fn systemd(&self) -> Result<&Path> {
+        self.find_controller("systemd").map_or_else(|| self.get("cpu"), Ok)
+    }
+
+    /// Where it shows which processes have a place.
+    pub fn cpu(&self) -> Result<&Path> {
+        self.get("cpu")
+    }
+
     fn get(&self, controller: &str) -> Result<&Path> {
         self.find_controller(controller).ok_or_else(|| missing_controller(controller, &self.root))
     }
@@ -54,50 +67,74 @@ impl Hierarchies {
     }
 }
 
+const MEMORY: MemoryFiles =
+    MemoryFiles { usage: "memory.usage_in_bytes", pages_of_files: ["total_active_file", "total_inactive_file"] };
+
+/// What a cgroup must have where the machine has it.
+const CONTROLLERS: [&str; 6] = ["cpu", "cpuacct", "cpuset", "hugetlb", "memory", "pids"];
+
+pub fn check(hierarchies: &Hierarchies, levels: &[String]) -> Result<()> {
+    for controller in ["cpu", "memory"] {
+        hierarchies.get(controller)?;
+    }
+    for controller in CONTROLLERS {
+        let Some(hierarchy) = hierarchies.find_controller(controller) else { continue };
+        let directory = hierarchy.join(levels.iter().collect::<PathBuf>());
+        if !directory.is_dir() {
+            return Err(HostError::Refused(format!("there is no cgroup {}", directory.display())));
+        }
+    }
+    Ok(())
+}
+
 /// A pod's cgroup is made in every hierarchy there is, as the runtime does for containers:
 /// one that is missing somewhere would leave the container's at that hierarchy's root.
-pub fn ensure(hierarchies: &Hierarchies, levels: &[&str], settings: &CgroupSettings) -> Result<()> {
+pub fn ensure(hierarchies: &Hierarchies, levels: &[String], settings: &CgroupSettings) -> Result<bool> {
     let below: PathBuf = levels.iter().collect();
     let own = |controller| Ok(hierarchies.get(controller)?.join(&below));
     // A controller that is needed and absent is named before anything is made.
     for controller in ["cpu", "memory"] {
         hierarchies.get(controller)?;
     }
+    let mut changed = false;
     for hierarchy in hierarchies.all() {
         let is_cpuset = hierarchies.find_controller("cpuset") == Some(hierarchy);
-        make_levels(hierarchy, levels, is_cpuset)?;
+        changed |= make_levels(hierarchy, levels, is_cpuset)?;
     }
     if let Some(shares) = settings.cpu_shares {
-        write_at("set shares in", &own("cpu")?, "cpu.shares", &shares.to_string())?;
+        changed |= write_at("set shares in", &own("cpu")?, "cpu.shares", &shares.to_string())?;
     }
-    set_quota(&own("cpu")?, settings)?;
-    if let Some(bytes) = settings.memory_limit_bytes {
-        write_bytes_at("set memory limit in", &own("memory")?, "memory.limit_in_bytes", bytes)?;
+    changed |= set_quota(&own("cpu")?, settings)?;
+    let memory = own("memory")?;
+    if let Some(bytes) = memory_limit(settings, &memory, &MEMORY)? {
+        changed |= write_bytes_at("set memory limit in", &memory, "memory.limit_in_bytes", bytes)?;
     }
     if let Some(max) = settings.pids_max {
-        write_at("set process limit in", &own("pids")?, "pids.max", &max.to_string())?;
+        changed |= write_at("set process limit in", &own("pids")?, "pids.max", &max.to_string())?;
     }
     if let Some(hugetlb) = hierarchies.find_controller("hugetlb") {
         let directory = hugetlb.join(&below);
         for (size, bytes) in &settings.hugepage_limits {
-            limit_hugepages(&directory, size, *bytes)?;
+            changed |= limit_hugepages(&directory, size, *bytes)?;
         }
     }
-    Ok(())
+    Ok(changed)
 }
 
-fn make_levels(hierarchy: &Path, levels: &[&str], is_cpuset: bool) -> Result<()> {
+/// True if the last of them was missing.
+fn make_levels(hierarchy: &Path, levels: &[String], is_cpuset: bool) -> Result<bool> {
     let mut directory = hierarchy.to_owned();
+    let mut made = false;
     for level in levels {
         let parent = directory.clone();
         directory.push(level);
-        make_level(&directory)?;
+        made = make_level(&directory)?;
         if is_cpuset {
             inherit(&parent, &directory, "cpuset.cpus")?;
             inherit(&parent, &directory, "cpuset.mems")?;
         }
     }
-    Ok(())
+    Ok(made)
 }
 
 /// A new cpuset is empty and then takes no process, so it starts as its parent is.
@@ -114,7 +151,8 @@ fn inherit(parent: &Path, directory: &Path, file: &str) -> Result<()> {
 
 /// The kernel checks quota and period against the parent's at each write, so the order
 /// that works depends on which of them grows.
-fn set_quota(directory: &Path, settings: &CgroupSettings) -> Result<()> {
+fn set_quota(directory: &Path, settings: &CgroupSettings) -> Result<bool> {
+    let mut changed = false;
     const PERIOD: &str = "cpu.cfs_period_us";
     const QUOTA: &str = "cpu.cfs_quota_us";
     // 0 is how a conversion says that there is no limit; the kernel wants −1 for that.
@@ -124,23 +162,24 @@ fn set_quota(directory: &Path, settings: &CgroupSettings) -> Result<()> {
         match (write_value(directory, PERIOD, &period), &quota) {
             (Err(error), Some(quota)) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {
                 write_at("set quota in", directory, QUOTA, quota)?;
-                write_at("set period in", directory, PERIOD, &period)?;
+                changed |= write_at("set period in", directory, PERIOD, &period)?;
             }
-            (written, _) => written.map_err(io_error("set period in", &directory.join(PERIOD)))?,
+            (written, _) => changed |= written.map_err(io_error("set period in", &directory.join(PERIOD)))?,
         }
     }
-    match &quota {
-        Some(quota) => write_at("set quota in", directory, QUOTA, quota),
-        None => Ok(()),
+    if let Some(quota) = &quota {
+        changed |= write_at("set quota in", directory, QUOTA, quota)?;
     }
+    Ok(changed)
 }
 
-fn limit_hugepages(directory: &Path, size: &str, bytes: u64) -> Result<()> {
-    write_bytes_at("set huge page limit in", directory, &format!("hugetlb.{size}.limit_in_bytes"), bytes)?;
+fn limit_hugepages(directory: &Path, size: &str, bytes: u64) -> Result<bool> {
+    let limit = format!("hugetlb.{size}.limit_in_bytes");
+    let mut changed = write_bytes_at("set huge page limit in", directory, &limit, bytes)?;
     // Reservations are counted apart since Linux 5.7.
     let reserved = format!("hugetlb.{size}.rsvd.limit_in_bytes");
     if directory.join(&reserved).exists() {
-        write_bytes_at("set huge page limit in", directory, &reserved, bytes)?;
+        changed |= write_bytes_at("set huge page limit in", directory, &reserved, bytes)?;
     }
-    Ok(())
+    Ok(changed)
 }

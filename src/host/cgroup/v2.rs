@@ -4,45 +4,77 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{io_error, make_level, missing_controller, write_at, write_bytes_at};
+use super::{HostError, MemoryFiles, io_error, make_level, memory_limit, missing_controller, write_at, write_bytes_at};
 use crate::host::cgroup_math::{CPU_PERIOD_DEFAULT, shares_to_weight};
 use crate::host::{CgroupSettings, Result};
 
 /// What pods need handed down to them, as far as the machine has it.
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "hugetlb", "memory", "pids"];
 
-pub fn ensure(root: &Path, levels: &[&str], settings: &CgroupSettings) -> Result<()> {
-    let offered = read_set(&root.join("cgroup.controllers"))?;
-    let need = |controller: &str| match offered.contains(controller) {
-        true => Ok(()),
-        false => Err(missing_controller(controller, root)),
-    };
-    need("cpu")?;
-    need("memory")?;
+const MEMORY: MemoryFiles = MemoryFiles { usage: "memory.current", pages_of_files: ["active_file", "inactive_file"] };
 
+pub fn check(root: &Path, levels: &[String]) -> Result<()> {
+    let offered = offered(root)?;
+    let directory = root.join(levels.iter().collect::<PathBuf>());
+    if !directory.is_dir() {
+        return Err(HostError::Refused(format!("there is no cgroup {}", directory.display())));
+    }
+    let has = read_set(&directory.join("cgroup.controllers"))?;
+    let missing: Vec<_> =
+        CONTROLLERS.into_iter().filter(|name| offered.contains(*name) && !has.contains(*name)).collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(HostError::Refused(format!(
+            "cgroup {} has not the controllers {}",
+            directory.display(),
+            missing.join(", ")
+        ))),
+    }
+}
+
+/// What the machine has, which must be enough for pods.
+fn offered(root: &Path) -> Result<BTreeSet<String>> {
+    let offered = read_set(&root.join("cgroup.controllers"))?;
+    match ["cpu", "memory"].into_iter().find(|needed| !offered.contains(*needed)) {
+        None => Ok(offered),
+        Some(missing) => Err(missing_controller(missing, root)),
+    }
+}
+
+/// True if the last level was missing, or any value another.
+pub fn ensure(root: &Path, levels: &[String], settings: &CgroupSettings) -> Result<bool> {
+    let offered = offered(root)?;
     let mut directory = root.to_owned();
+    let mut changed = false;
     for level in levels {
         hand_down(&directory, &offered)?;
         directory.push(level);
-        make_level(&directory)?;
+        changed = make_level(&directory)?;
     }
     if let Some(shares) = settings.cpu_shares {
-        write_at("set weight in", &directory, "cpu.weight", &shares_to_weight(shares).to_string())?;
+        changed |= write_at("set weight in", &directory, "cpu.weight", &shares_to_weight(shares).to_string())?;
     }
-    set_quota(&directory, settings)?;
-    if let Some(bytes) = settings.memory_limit_bytes {
-        write_bytes_at("set memory limit in", &directory, "memory.max", bytes)?;
+    changed |= set_quota(&directory, settings)?;
+    for (file, bytes) in [("memory.min", settings.memory_min_bytes), ("memory.low", settings.memory_low_bytes)] {
+        if let Some(bytes) = bytes {
+            changed |= write_bytes_at("set what is kept in", &directory, file, bytes)?;
+        }
+    }
+    if let Some(bytes) = memory_limit(settings, &directory, &MEMORY)? {
+        changed |= write_bytes_at("set memory limit in", &directory, "memory.max", bytes)?;
     }
     if let Some(max) = settings.pids_max {
-        need("pids")?;
-        write_at("set process limit in", &directory, "pids.max", &max.to_string())?;
+        if !offered.contains("pids") {
+            return Err(missing_controller("pids", root));
+        }
+        changed |= write_at("set process limit in", &directory, "pids.max", &max.to_string())?;
     }
     if offered.contains("hugetlb") {
         for (size, bytes) in &settings.hugepage_limits {
-            limit_hugepages(&directory, size, *bytes)?;
+            changed |= limit_hugepages(&directory, size, *bytes)?;
         }
     }
-    Ok(())
+    Ok(changed)
 }
 
 /// Lets the children of `directory` use the controllers. One write each, so that the one
@@ -71,9 +103,9 @@ fn read_set(path: &PathBuf) -> Result<BTreeSet<String>> {
 }
 
 /// `cpu.max` holds quota and period; one that is not given keeps its present value.
-fn set_quota(directory: &Path, settings: &CgroupSettings) -> Result<()> {
+fn set_quota(directory: &Path, settings: &CgroupSettings) -> Result<bool> {
     if settings.cpu_quota.is_none() && settings.cpu_period.is_none() {
-        return Ok(());
+        return Ok(false);
     }
     let path = directory.join("cpu.max");
     let present = fs::read_to_string(&path).map_err(io_error("read", &path))?;
@@ -91,12 +123,13 @@ fn set_quota(directory: &Path, settings: &CgroupSettings) -> Result<()> {
     write_at("set quota in", directory, "cpu.max", &format!("{quota} {period}"))
 }
 
-fn limit_hugepages(directory: &Path, size: &str, bytes: u64) -> Result<()> {
-    write_bytes_at("set huge page limit in", directory, &format!("hugetlb.{size}.max"), bytes)?;
+fn limit_hugepages(directory: &Path, size: &str, bytes: u64) -> Result<bool> {
+    let limit = format!("hugetlb.{size}.max");
+    let mut changed = write_bytes_at("set huge page limit in", directory, &limit, bytes)?;
     // Reservations are counted apart since Linux 5.7.
     let reserved = format!("hugetlb.{size}.rsvd.max");
     if directory.join(&reserved).exists() {
-        write_bytes_at("set huge page limit in", directory, &reserved, bytes)?;
+        changed |= write_bytes_at("set huge page limit in", directory, &reserved, bytes)?;
     }
-    Ok(())
+    Ok(changed)
 }

@@ -39,6 +39,7 @@ fn machine() -> MachineFacts {
         memory_bytes: 4 << 30,
         swap_bytes: 0,
         swap_controller: false,
+        pids_controller: true,
         hugepages: Vec::new(),
         root_fs_bytes: 100_000_000_000,
         max_pids: 32768,

@@ -313,7 +313,7 @@ fn stats(dir: &TempDir) -> StatsConfig {
     let [proc, sys, cgroup, etc, var_lib] = ["proc", "sys", "cgroup", "etc", "lib"].map(root);
     StatsConfig {
         node_name: NODE.into(),
-        roots: Roots { proc, sys, cgroup, etc, var_lib, root_dir: root("kubelet") },
+        roots: Roots { proc, sys, cgroup, run: root("run"), etc, var_lib, root_dir: root("kubelet") },
         pod_logs_dir: root("logs"),
         cgroup_root: "/".into(),
         cgroups_per_qos: true,

@@ -41,7 +41,7 @@ fn config(root: &Path) -> StatsConfig {
     let [proc, sys, cgroup, etc, var_lib] = ["proc", "sys", "cgroup", "etc", "lib"].map(at);
     StatsConfig {
         node_name: "node-1".into(),
-        roots: Roots { proc, sys, cgroup, etc, var_lib, root_dir: at("kubelet") },
+        roots: Roots { proc, sys, cgroup, run: at("run"), etc, var_lib, root_dir: at("kubelet") },
         pod_logs_dir: at("logs"),
         cgroup_root: "/".into(),
         cgroups_per_qos: true,

@@ -17,8 +17,8 @@ pub mod tests;
 use std::path::PathBuf;
 
 pub use cgroups::{
-    CgroupConfig, KubepodsLimits, kubepods, kubepods_settings, pod_cgroup, pod_cgroup_candidates, qos_cgroups,
-    unlimited,
+    CgroupConfig, LevelLimits, MemoryQos, ReservedCgroup, kubepods, level_settings, pod_cgroup, pod_cgroup_candidates,
+    qos_cgroups, reserved_cgroup, root, unlimited,
 };
 pub use container::{ContainerInputs, container_config};
 pub use resources::container_resources;
@@ -45,6 +45,8 @@ pub struct LaunchConfig {
     pub single_process_oom_kill: bool,
     /// The kernel counts swap by cgroup, so it can be kept from containers.
     pub swap_controller: bool,
+    /// Bytes of swap that Burstable containers share by what they ask for; 0 where nobody gets any.
+    pub swap_bytes: u64,
     pub gates: FeatureGates,
     /// `thermal_throttle` directories of this machine's CPUs, hidden from containers.
     pub thermal_throttle_dirs: Vec<String>,

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use super::LaunchConfig;
+use super::{LaunchConfig, MemoryQos};
+use crate::admission::is_critical;
 use crate::config::quantity::{self, Quantity};
 use crate::cri::LinuxResources;
-use crate::host::CgroupVersion;
 use crate::host::cgroup_math::{SHARES_MIN, hugepage_size_name, milli_cpu_to_quota, milli_cpu_to_shares};
+use crate::host::{CgroupVersion, page_bytes};
 use crate::pod::containers::{is_sidecar, regular_containers, workload_containers};
 use crate::pod::qos::{self, QosClass};
 use crate::pod::resources::{Amounts, Resources, amounts, pod_resources_without_overhead};
-use crate::pod::{self, spec};
+use crate::pod::{self, Source, spec};
 use crate::topology::Places;
 
 const OOM_SCORE_GUARANTEED: i64 = -997;
@@ -47,7 +48,11 @@ pub fn container_resources(pod: &Pod, container: &Container, places: &Places, co
     let mut resources = linux_resources(&own.requests, &own.limits, config);
     resources.oom_score_adj = oom_score_adj(pod, container, config.memory_bytes);
     resources.hugepage_limits = hugepage_limits(&own.limits, &config.cgroups.hugepage_sizes);
-    forbid_swap(&mut resources, config);
+    limit_swap(&mut resources, pod, &own, config);
+    if let Some(qos) = config.cgroups.memory_qos {
+        let kept = if qos.is_tiered { qos::class(pod) } else { QosClass::BestEffort };
+        resources.unified.extend(memory_qos(&own, kept, qos, config.cgroups.memory_allocatable_bytes));
+    }
     places.put_into(&container.name, &mut resources);
     resources
 }
@@ -72,16 +77,49 @@ fn linux_resources(requests: &Amounts, limits: &Amounts, config: &LaunchConfig) 
     resources
 }
 
-/// Containers get no swap, whatever the node has.
-fn forbid_swap(resources: &mut LinuxResources, config: &LaunchConfig) {
+/// Swap is for containers that could be told how much of it is theirs, where it is for anybody.
+fn limit_swap(resources: &mut LinuxResources, pod: &Pod, own: &Resources, config: &LaunchConfig) {
     match config.cgroups.version {
         _ if !config.swap_controller => {}
         // On v1 the limit is one of memory and swap together.
         CgroupVersion::V1 => resources.memory_swap_limit_bytes = resources.memory_limit_bytes,
         CgroupVersion::V2 => {
-            resources.unified.insert("memory.swap.max".into(), "0".into());
+            let swap = swap_bytes(pod, own, config).to_string();
+            resources.unified.insert("memory.swap.max".into(), swap);
         }
     }
+}
+
+/// The part of the node's swap that the request is of the node's memory.
+fn swap_bytes(pod: &Pod, own: &Resources, config: &LaunchConfig) -> u64 {
+    let source = pod.metadata.annotations.as_ref().map_or(Source::Api, Source::of_annotations);
+    let (request, limit) = (positive(amount(&own.requests, "memory").value()), amount(&own.limits, "memory").value());
+    if qos::class(pod) != QosClass::Burstable || is_critical(pod, source) || positive(limit) == request {
+        return 0;
+    }
+    let swap = u128::from(request) * u128::from(config.swap_bytes) / u128::from(config.memory_bytes.max(1));
+    swap.try_into().unwrap_or(u64::MAX)
+}
+
+/// What is kept for a container of the class, and where it is slowed down.
+fn memory_qos(own: &Resources, kept: QosClass, qos: MemoryQos, allocatable_bytes: u64) -> Vec<(String, String)> {
+    let request = positive(amount(&own.requests, "memory").value());
+    let limit = positive(amount(&own.limits, "memory").value());
+    let of_class = |class| if class == kept { request } else { 0 };
+    let mut files = vec![
+        ("memory.min".to_owned(), of_class(QosClass::Guaranteed).to_string()),
+        ("memory.low".to_owned(), of_class(QosClass::Burstable).to_string()),
+    ];
+    if request != limit {
+        let top = if limit == 0 { allocatable_bytes } else { limit };
+        let way = (top.saturating_sub(request) as f64 * qos.throttling_factor) as u64;
+        let page = page_bytes();
+        let high = request.saturating_add(way) / page * page;
+        if high > request {
+            files.push(("memory.high".to_owned(), high.to_string()));
+        }
+    }
+    files
 }
 
 /// A limit for every page size of the machine, nothing where nothing was asked for.

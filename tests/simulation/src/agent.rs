@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use ferrolet::admission::AdmissionConfig;
-use ferrolet::agent::{AgentConfig, Edges, Panicked, StaticPods, assemble};
+use ferrolet::agent::{AgentConfig, Edges, Ended, StaticPods, assemble};
 use ferrolet::config::{FeatureGates, NodeIp, PullCredentialsPolicy};
 use ferrolet::cri::CgroupDriver;
 use ferrolet::host::{CgroupSettings, CgroupVersion, Roots};
@@ -67,7 +67,7 @@ struct State {
 }
 
 struct Life {
-    task: JoinHandle<Panicked>,
+    task: JoinHandle<Ended>,
     static_events: mpsc::Sender<SourceEvent>,
     /// The directory was read once; until then it tells no changes.
     has_listed: bool,
@@ -321,11 +321,17 @@ pub fn launch_config() -> LaunchConfig {
             cpu_cfs_quota_period_us: 100_000,
             pod_pids_max: None,
             hugepage_sizes: Vec::new(),
+            enforced_on_pods: false,
             kubepods: CgroupSettings::default(),
+            reserved: Vec::new(),
+            memory_allocatable_bytes: 8 << 30,
+            memory_qos: None,
+            memory_reserved_percent: None,
         },
         memory_bytes: 8 << 30,
         single_process_oom_kill: false,
         swap_controller: false,
+        swap_bytes: 0,
         gates: gates(),
         thermal_throttle_dirs: Vec::new(),
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ferrolet::host::{
-    CgroupPath, CgroupSettings, CgroupVersion, DirMedium, Durability, Host, HostError, HostPathKind, MachineFacts,
-    PayloadFile, Result, Written,
+    CgroupDriver, CgroupPath, CgroupSettings, CgroupVersion, DirMedium, Durability, Host, HostError, HostPathKind,
+    MachineFacts, PayloadFile, Result, Written,
 };
 use ferrolet::pod::PodUid;
 use tokio::sync::Notify;
@@ -252,9 +252,17 @@ impl Host for SimHost {
         Vec::new()
     }
 
-    async fn ensure_cgroup(&self, cgroup: &CgroupPath, settings: &CgroupSettings) -> Result<()> {
+    async fn use_cgroup_driver(&self, _driver: CgroupDriver) -> Result<()> {
+        Ok(())
+    }
+
+    async fn check_cgroup(&self, _cgroup: &CgroupPath) -> Result<()> {
+        Ok(())
+    }
+
+    async fn ensure_cgroup(&self, cgroup: &CgroupPath, settings: &CgroupSettings) -> Result<bool> {
         self.call("make cgroup", Path::new(&cgroup.0), |state| {
-            state.cgroups.insert(cgroup.0.clone(), settings.clone());
+            state.cgroups.insert(cgroup.0.clone(), settings.clone()).as_ref() != Some(settings)
         })
         .await
     }

@@ -89,6 +89,7 @@ fn pids_quota_and_huge_pages_of_a_pod_follow_the_configuration() {
             memory_limit_bytes: Some(1 << 30),
             pids_max: Some(100),
             hugepage_limits: vec![("2MB".into(), 4 << 20), ("1GB".into(), 0)],
+            ..CgroupSettings::default()
         },
     );
 }
@@ -96,13 +97,13 @@ fn pids_quota_and_huge_pages_of_a_pod_follow_the_configuration() {
 #[test]
 fn the_shared_levels_weigh_what_their_pods_ask_for() {
     let mut config = config().cgroups;
-    let limits = KubepodsLimits {
-        milli_cpu: 4000,
-        memory_bytes: 8 << 30,
+    let limits = LevelLimits {
+        milli_cpu: Some(4000),
+        memory_bytes: Some(8 << 30),
         pids: Some(30_000),
         hugepages: vec![(2 << 20, 64 << 20)],
     };
-    config.kubepods = kubepods_settings(&limits);
+    config.kubepods = level_settings(&limits);
     let pods = [
         pod("", "resources: {requests: {cpu: 250m}}"),
         pod("overhead: {cpu: 250m},", "resources: {requests: {cpu: 500m}}"),
@@ -126,6 +127,74 @@ fn the_shared_levels_weigh_what_their_pods_ask_for() {
     ];
     assert_eq!(qos_cgroups(pods.iter(), &config), expected);
     assert_eq!(qos_cgroups([].iter(), &config)[2].1, shares(2));
+}
+
+/// Two Guaranteed pods of 1 GiB, two Burstable ones of 512 MiB, one of which has overhead, and one that asks
+/// for nothing.
+fn memory_pods() -> [Pod; 5] {
+    let guaranteed = "resources: {limits: {cpu: 1, memory: 1Gi}}";
+    let burstable = "resources: {requests: {memory: 512Mi}}";
+    [
+        pod("", guaranteed),
+        pod("", guaranteed),
+        pod("", burstable),
+        pod("overhead: {memory: 512Mi},", burstable),
+        pod("", ""),
+    ]
+}
+
+#[test]
+fn what_pods_ask_for_is_kept_by_tiers() {
+    let check = |is_tiered, kubepods: u64, burstable: u64| {
+        let memory_qos = Some(MemoryQos { is_tiered, throttling_factor: 0.9 });
+        let config = CgroupConfig { memory_qos, ..config().cgroups };
+        let levels = qos_cgroups(memory_pods().iter(), &config);
+        let kept = |index: usize| (levels[index].1.memory_min_bytes, levels[index].1.memory_low_bytes);
+        assert_eq!(kept(0), (Some(kubepods), None));
+        assert_eq!(kept(1), (None, None));
+        assert_eq!(kept(2), (None, Some(burstable)));
+    };
+    check(true, (2 << 30) + (1536 << 20), 1536 << 20);
+    check(false, 0, 0);
+    let levels = qos_cgroups(memory_pods().iter(), &config().cgroups);
+    assert!(levels.iter().all(|(_, settings)| settings.memory_min_bytes.or(settings.memory_low_bytes).is_none()));
+}
+
+#[test]
+fn a_pods_memory_is_kept_by_its_class() {
+    let check = |is_tiered, pod: &Pod, expected| {
+        let memory_qos = Some(MemoryQos { is_tiered, throttling_factor: 0.9 });
+        let (_, got) = pod_cgroup(pod, &CgroupConfig { memory_qos, ..config().cgroups });
+        assert_eq!((got.memory_min_bytes, got.memory_low_bytes), expected);
+    };
+    let [guaranteed, _, burstable, overhead, modest] = memory_pods();
+    check(true, &guaranteed, (Some(1 << 30), Some(0)));
+    check(true, &burstable, (Some(0), Some(512 << 20)));
+    check(true, &overhead, (Some(0), Some(1 << 30)));
+    check(true, &modest, (Some(0), Some(0)));
+    check(false, &guaranteed, (Some(0), Some(0)));
+}
+
+#[test]
+fn a_share_of_memory_is_kept_from_lower_classes() {
+    let limits = |percent| {
+        let config = CgroupConfig {
+            memory_reserved_percent: Some(percent),
+            memory_allocatable_bytes: 8 << 30,
+            ..config().cgroups
+        };
+        let levels = qos_cgroups(memory_pods().iter(), &config);
+        assert_eq!(levels[0].1.memory_limit_bytes, None);
+        let limit = |index: usize| {
+            let settings = &levels[index].1;
+            assert!(settings.memory_limit_yields, "nobody is killed for it");
+            settings.memory_limit_bytes.expect("a limit") >> 20
+        };
+        (limit(1), limit(2))
+    };
+    assert_eq!(limits(0), (8192, 8192));
+    assert_eq!(limits(50), (8192 - 1024 - 768, 8192 - 1024));
+    assert_eq!(limits(100), (8192 - 2048 - 1536, 8192 - 2048));
 }
 
 #[test]

@@ -57,6 +57,45 @@ fn containers_get_no_swap() {
 }
 
 #[test]
+fn swap_is_for_burstable_containers_by_their_share_of_memory() {
+    // The machine of these tests has 10000 MiB of memory.
+    let config = LaunchConfig { swap_controller: true, swap_bytes: 5000 << 20, ..config() };
+    let check = |spec: &str, container: &str, expected: u64| {
+        let got = resources(spec, &format!("resources: {{{container}}}"), &config).unified;
+        assert_eq!(got["memory.swap.max"], expected.to_string(), "{spec} {container}");
+    };
+    check("", "requests: {memory: 100Mi}", 50 << 20);
+    check("", "requests: {memory: 100Mi}, limits: {memory: 200Mi}", 50 << 20);
+    check("", "", 0);
+    check("", "requests: {cpu: 1}", 0);
+    check("", "limits: {cpu: 1, memory: 100Mi}, requests: {cpu: 1, memory: 100Mi}", 0);
+    check("", "limits: {memory: 100Mi}, requests: {memory: 100Mi}", 0);
+    check("priority: 2000000000,", "requests: {memory: 100Mi}", 0);
+    let config = LaunchConfig { swap_controller: false, ..config };
+    assert_eq!(resources("", "", &config).unified, map([("memory.oom.group", "1")]));
+}
+
+#[test]
+fn memory_is_kept_for_a_container_and_slows_it_down_before_its_limit() {
+    let check = |is_tiered, container: &str, expected: &[(&str, u64)]| {
+        let mut config = config();
+        config.cgroups.memory_qos = Some(MemoryQos { is_tiered, throttling_factor: 0.5 });
+        let mut got = resources("", &format!("resources: {{{container}}}"), &config).unified;
+        got.remove("memory.oom.group");
+        let expected = expected.iter().map(|(file, mib)| ((*file).to_owned(), (mib << 20).to_string()));
+        assert_eq!(got, expected.collect(), "{container}");
+    };
+    let guaranteed = "limits: {cpu: 1, memory: 100Mi}, requests: {cpu: 1, memory: 100Mi}";
+    check(true, guaranteed, &[("memory.min", 100), ("memory.low", 0)]);
+    check(false, guaranteed, &[("memory.min", 0), ("memory.low", 0)]);
+    let burstable = "limits: {memory: 300Mi}, requests: {memory: 100Mi}";
+    check(true, burstable, &[("memory.min", 0), ("memory.low", 100), ("memory.high", 200)]);
+    // Without a limit it is what all pods can have, which is 8000 MiB here.
+    check(false, "requests: {memory: 2000Mi}", &[("memory.min", 0), ("memory.low", 0), ("memory.high", 5000)]);
+    check(true, "", &[("memory.min", 0), ("memory.low", 0)]);
+}
+
+#[test]
 fn every_huge_page_size_of_the_machine_has_a_limit() {
     let mut config = config();
     config.cgroups.hugepage_sizes = vec![2 << 20, 1 << 30];

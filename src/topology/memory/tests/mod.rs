@@ -6,10 +6,10 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use super::*;
 use crate::config::NumaMemory;
 use crate::config::quantity::{self, Quantity};
+use crate::host::{Machine, NumaNode};
 use crate::pod::containers::workload_containers;
 use crate::pod::resources::Amounts;
 use crate::pod::testing::pod_yaml;
-use crate::host::{Machine, NumaNode};
 
 mod healing;
 mod properties;

@@ -2,6 +2,7 @@
 //! its theme and name it in that file's `CASES`.
 
 mod admission;
+mod allocatable;
 mod api;
 mod api_faults;
 mod cpus;
@@ -63,6 +64,7 @@ pub fn all() -> Vec<Case> {
         sidecars::CASES,
         restart_rules::CASES,
         resources::CASES,
+        allocatable::CASES,
         resize::CASES,
         cpus::CASES,
         static_pods::CASES,

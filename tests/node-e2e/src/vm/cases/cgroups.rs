@@ -1,17 +1,27 @@
-//! Cgroup version 2 below systemd, where the machine has no other.
+//! Cgroup version 2 below systemd, where the machine has no other, by both drivers.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::harness::{PodHandle, Transport, exposition, pod};
 use crate::poll::{self, Look};
+use crate::stack::Agent;
 use crate::vm::site::{NODE, Site, WITHIN};
 use crate::vm::{Case, case};
 
-pub const CASES: &[Case] = &[case!(pods_of_each_class_have_their_groups_and_limits)];
+pub const CASES: &[Case] = &[
+    case!(pods_of_each_class_have_their_groups_and_limits),
+    case!(with_systemds_driver_pods_are_slices_that_systemd_knows),
+];
 
-async fn pods_of_each_class_have_their_groups_and_limits(site: Site) -> Result<()> {
-    site.joined(site.agent).await?;
+/// One pod of each class, Ready.
+struct Pods {
+    guaranteed: PodHandle,
+    burstable: PodHandle,
+    modest: PodHandle,
+}
+
+async fn pods_of_each_class(site: &Site) -> Result<Pods> {
     let same = json!({ "cpu": "250m", "memory": "64Mi" });
     let guaranteed = pod("guaranteed").container(json!({ "resources": { "limits": same, "requests": same } }));
     let requests = json!({ "requests": { "cpu": "100m", "memory": "32Mi" }, "limits": { "memory": "128Mi" } });
@@ -21,7 +31,12 @@ async fn pods_of_each_class_have_their_groups_and_limits(site: Site) -> Result<(
     for pod in [&guaranteed, &burstable, &modest] {
         pod.expect().ready().within(WITHIN).await?;
     }
+    Ok(Pods { guaranteed, burstable, modest })
+}
 
+async fn pods_of_each_class_have_their_groups_and_limits(site: Site) -> Result<()> {
+    site.joined(site.agent).await?;
+    let Pods { guaranteed, burstable, modest } = pods_of_each_class(&site).await?;
     let group = format!("kubepods/pod{}", guaranteed.uid);
     let files = ["cpu.max", "cpu.weight", "memory.max"];
     check(&site, &guaranteed, &group, &files, &["25000 100000", &weight(256), "67108864"]).await?;
@@ -36,6 +51,101 @@ async fn pods_of_each_class_have_their_groups_and_limits(site: Site) -> Result<(
 
     summary(&site, &burstable).await?;
     pages(&site, &burstable).await
+}
+
+const CONTAINERD: &str = "/etc/containerd/config.toml";
+const KUBELET: &str = "/var/lib/kubelet/config.yaml";
+
+/// Has the runtime use that driver from now on, and the agent ask it again.
+async fn use_systemd(site: &Site, on: bool) -> Result<()> {
+    let change = format!("sed -i 's/^SystemdCgroup = .*/SystemdCgroup = {on}/' {CONTAINERD}");
+    site.guest
+        .run(&format!("{change}; grep -q 'SystemdCgroup = {on}' {CONTAINERD}; systemctl restart containerd"))
+        .await?;
+    restart_agent(site).await
+}
+
+async fn restart_agent(site: &Site) -> Result<()> {
+    site.guest.run("systemctl restart kubelet").await?;
+    site.guest
+        .expect("systemctl is-active kubelet", "the agent is up", |state| state.trim() == "active")
+        .await
+        .map(drop)
+}
+
+/// Below `parent`, without its suffix.
+fn slice_of(parent: &str, pod: &PodHandle) -> String {
+    format!("{parent}-pod{}.slice", pod.uid.replace('-', "_"))
+}
+
+async fn with_systemds_driver_pods_are_slices_that_systemd_knows(site: Site) -> Result<()> {
+    site.joined(site.agent).await?;
+    use_systemd(&site, true).await?;
+    let Pods { guaranteed, burstable, modest } = pods_of_each_class(&site).await?;
+    let (of_guaranteed, of_burstable) = (slice_of("kubepods", &guaranteed), slice_of("kubepods-burstable", &burstable));
+    let burstable_group = format!("kubepods.slice/kubepods-burstable.slice/{of_burstable}");
+    let modest_group = format!("kubepods.slice/kubepods-besteffort.slice/{}", slice_of("kubepods-besteffort", &modest));
+    let files = ["cpu.max", "cpu.weight", "memory.max"];
+    // A daemon that reads all its units anew writes what it was told, and no other.
+    for doing in ["true", "systemctl daemon-reload", "systemctl daemon-reexec"] {
+        site.guest.run(doing).await?;
+        let group = format!("kubepods.slice/{of_guaranteed}");
+        check(&site, &guaranteed, &group, &files, &["25000 100000", &weight(256), "67108864"]).await?;
+        check(&site, &modest, &modest_group, &files, &["max 100000", "1", "max"]).await?;
+        check(&site, &burstable, &burstable_group, &files, &["max 100000", &weight(102), "134217728"]).await?;
+    }
+    let told = |slice: &str, property: &str| format!("systemctl show --property={property} --value {slice}");
+    for (slice, property, expected) in [
+        (of_guaranteed.as_str(), "MemoryMax", "67108864"),
+        (of_guaranteed.as_str(), "CPUQuotaPerSecUSec", "250ms"),
+        (of_burstable.as_str(), "MemoryMax", "134217728"),
+        (of_burstable.as_str(), "ActiveState", "active"),
+        ("kubepods.slice", "DefaultDependencies", "no"),
+    ] {
+        let value = site.guest.run(&told(slice, property)).await?;
+        ensure!(value.trim() == expected, "systemd has {property} {value:?} of {slice}, not {expected:?}");
+    }
+    let limit = site.guest.run("cat /sys/fs/cgroup/kubepods.slice/memory.max").await?;
+    ensure!(limit.trim().parse::<u64>().is_ok(), "all pods may have {limit}");
+    summary(&site, &burstable).await?;
+    pages(&site, &burstable).await?;
+    let mut left = vec![guaranteed, modest];
+    if site.agent == Agent::Ferrolet {
+        let level = "/sys/fs/cgroup/kubepods.slice/kubepods-burstable.slice/cpu.weight";
+        let before = site.guest.run(&format!("cat {level}; echo 77 >{level}")).await?;
+        let later = site.api.run(pod("later")).await?;
+        later.expect().ready().within(WITHIN).await?;
+        left.push(later);
+        site.guest.expect(&format!("cat {level}"), "the level is put right", |now| now == before).await?;
+    }
+
+    burstable.delete().await?;
+    burstable.expect_gone().await?;
+    site.guest.expect(&told(&of_burstable, "ActiveState"), "its slice ends", |it| it.trim() == "inactive").await?;
+    let gone = format!("test ! -e /sys/fs/cgroup/{burstable_group}");
+    site.guest.expect(&gone, "and its group with it", |_| true).await?;
+    reserve_for_the_system(&site).await?;
+    // None may live through the change of drivers: its group would be nobody's.
+    for pod in &left {
+        pod.delete().await?;
+        pod.expect_gone().await?;
+    }
+    use_systemd(&site, false).await?;
+    site.expect_ready().await.map(drop)
+}
+
+/// A slice of systemd's own is held to what is reserved for it, and let go again.
+async fn reserve_for_the_system(site: &Site) -> Result<()> {
+    let weight_now = "cat /sys/fs/cgroup/system.slice/cpu.weight";
+    let more = "systemReserved: {cpu: 100m}\nsystemReservedCgroup: /system.slice\n\
+                enforceNodeAllocatable: [pods, system-reserved-compressible]";
+    site.guest.run(&format!("cp {KUBELET} /tmp/before.yaml; printf '{more}\\n' >>{KUBELET}")).await?;
+    restart_agent(site).await?;
+    site.guest.expect(weight_now, "the system has its part", |it| it.trim() == weight(102)).await?;
+    site.guest
+        .run(&format!("cp /tmp/before.yaml {KUBELET}; systemctl set-property --runtime system.slice CPUWeight=100"))
+        .await?;
+    restart_agent(site).await
 }
 
 /// The limit of the burstable pod.
