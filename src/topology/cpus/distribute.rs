@@ -71,7 +71,8 @@ fn over(all: &Free, nodes: Vec<u32>, count: usize, group: usize) -> Option<(f64,
     }
     let may_give_more: Vec<u32> = nodes.iter().copied().filter(|node| left[node] >= group).collect();
     let mut best: Option<(f64, Vec<u32>)> = None;
-    for size in 1..=may_give_more.len() {
+    // From many nodes to few: of equally good ways upstream keeps the first, and that is its order.
+    for size in (1..=may_give_more.len()).rev() {
         for some in combinations(&may_give_more, size) {
             if some.iter().map(|node| left[node]).sum::<usize>() < odd {
                 continue;

@@ -65,7 +65,9 @@ pub fn cpus_near(machine: &Machine, nodes: NumaSet, options: &Options) -> CpuSet
 
 fn search(state: &Static, free: &CpuSet, left: &CpuSet, count: usize) -> Vec<Hint> {
     let machine = &*state.ground.machine;
-    let nodes: Vec<u32> = machine.nodes.iter().map(|node| node.id).filter(|id| *id < NumaSet::NODES_MAX).collect();
+    // With a node of memory alone in a set, it would be as good as without, and there would be twice as many.
+    let nodes: BTreeSet<u32> = machine.cpus.iter().map(|cpu| cpu.node).filter(|id| *id < NumaSet::NODES_MAX).collect();
+    let nodes: Vec<u32> = nodes.into_iter().collect();
     let on = |cpus: &CpuSet, set: NumaSet| {
         machine.cpus.iter().filter(|cpu| set.contains(cpu.node) && cpus.contains(cpu.id)).count()
     };
@@ -78,10 +80,10 @@ fn search(state: &Static, free: &CpuSet, left: &CpuSet, count: usize) -> Vec<Hin
         if on(left, set) < left.len() || on(left, set) + on(&free.difference(left), set) < count {
             continue;
         }
-        let preferred = match state.ground.options.align_by_socket {
-            true => spans_fewest_sockets(machine, set, fewest),
-            false => set.len() == fewest,
-        };
+        // The option adds to what is preferred. As few nodes as can be stay good enough when they are
+        // on two sockets; upstream takes them, too.
+        let is_on_socket = state.ground.options.align_by_socket && spans_fewest_sockets(machine, set, fewest);
+        let preferred = set.len() == fewest || is_on_socket;
         hints.push(Hint { nodes: Some(set), preferred });
     }
     hints
@@ -101,7 +103,9 @@ fn subsets(nodes: &[u32]) -> Vec<NumaSet> {
 
 fn spans_fewest_sockets(machine: &Machine, set: NumaSet, fewest: usize) -> bool {
     let sockets = |cpus: &mut dyn Iterator<Item = u32>| cpus.collect::<BTreeSet<_>>().len();
-    let per_socket = machine.nodes.len() / sockets(&mut machine.cpus.iter().map(|cpu| cpu.socket)).max(1);
+    // Nodes of memory alone are on no socket.
+    let nodes: BTreeSet<u32> = machine.cpus.iter().map(|cpu| cpu.node).collect();
+    let per_socket = nodes.len() / sockets(&mut machine.cpus.iter().map(|cpu| cpu.socket)).max(1);
     let spans = sockets(&mut machine.cpus.iter().filter(|cpu| set.contains(cpu.node)).map(|cpu| cpu.socket));
     per_socket > 0 && spans == fewest.div_ceil(per_socket)
 }

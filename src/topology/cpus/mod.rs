@@ -35,6 +35,7 @@ use crate::config::{CpuSet, Quantity};
 use crate::host::{Machine, NumaNode};
 use crate::pod::PodUid;
 use crate::pod::containers::{Role, init_containers, is_sidecar};
+use crate::pod::features::has_pod_level_resources;
 use crate::pod::qos::{self, QosClass};
 use crate::pod::resources::Resources;
 use choose::choose;
@@ -288,7 +289,7 @@ impl Provider for Static {
 /// The CPUs that a container has a right to have alone; none if it shares.
 fn whole_cpus(pod: &Pod, container: &Container) -> usize {
     // Upstream too looks at containers only, unless an alpha gate says otherwise.
-    let is_pod_level = crate::pod::spec(pod).resources.is_some();
+    let is_pod_level = has_pod_level_resources(pod);
     if qos::class(pod) != QosClass::Guaranteed || is_pod_level {
         return 0;
     }
