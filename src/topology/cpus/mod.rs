@@ -234,12 +234,23 @@ impl Static {
             reason: "UnexpectedAdmissionError",
             message: format!("Allocate failed due to {error}, which is unexpected"),
         };
+        let given = self.near_first(&free, count, near).map_err(failed)?;
+        if !options.full_cores_only || in_whole_cores(machine, &given) == given {
+            return Ok(given);
+        }
+        // Threads whose siblings are reserved are free as well, and may have been what was near.
+        self.near_first(&in_whole_cores(machine, &free), count, near).map_err(failed)
+    }
+
+    /// As much as there is near, and the rest elsewhere.
+    fn near_first(&self, free: &CpuSet, count: usize, near: Affinity) -> Result<CpuSet, TooFew> {
+        let Ground { machine, options, .. } = &self.ground;
         let mut given = CpuSet::default();
         if let Some(nodes) = near.nodes {
             let close = free.intersection(&hints::cpus_near(machine, nodes, options));
-            given = choose(machine, &close, count.min(close.len()), options).map_err(failed)?;
+            given = choose(machine, &close, count.min(close.len()), options)?;
         }
-        let rest = choose(machine, &free.difference(&given), count - given.len(), options).map_err(failed)?;
+        let rest = choose(machine, &free.difference(&given), count - given.len(), options)?;
         Ok(given.union(&rest))
     }
 
@@ -254,8 +265,7 @@ impl Static {
                 "SMT Alignment Error: requested {count} cpus not multiple cpus per core = {per_core}"
             ));
         }
-        let whole = units.order(Kind::Core).into_iter().filter(|core| units.is_whole(Kind::Core, *core));
-        let whole: usize = whole.map(|core| units.free(Kind::Core, core).len()).sum();
+        let whole = in_whole_cores(&self.ground.machine, &available).len();
         if count > whole {
             return refused(format!(
                 "SMT Alignment Error: not enough free physical CPUs: available physical CPUs = {whole}, \
@@ -284,6 +294,13 @@ impl Provider for Static {
             self.settle();
         }
     }
+}
+
+/// Those of the CPUs whose siblings are all among them.
+fn in_whole_cores(machine: &Machine, cpus: &CpuSet) -> CpuSet {
+    let units = Units::new(machine, cpus);
+    let whole = units.order(Kind::Core).into_iter().filter(|core| units.is_whole(Kind::Core, *core));
+    whole.fold(CpuSet::default(), |all, core| all.union(&units.free(Kind::Core, core)))
 }
 
 /// The CPUs that a container has a right to have alone; none if it shares.
