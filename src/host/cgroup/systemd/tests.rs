@@ -54,8 +54,11 @@ fn message(kind: u8, reply_to: u32, member: &str, error: &str, texts: &[&str]) -
     bytes
 }
 
-/// Answers one connection, and returns the member, the first text and all bytes of each call.
-fn serve(stream: UnixStream, answers: Vec<Answer>) -> Vec<(String, String, Vec<u8>)> {
+/// The member, the first text and all bytes of each call.
+type Calls = Vec<(String, String, Vec<u8>)>;
+
+/// Answers one connection, and returns what was called.
+fn serve(stream: UnixStream, answers: Vec<Answer>) -> Calls {
     let mut writer = stream.try_clone().expect("a socket");
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
@@ -92,7 +95,7 @@ fn serve(stream: UnixStream, answers: Vec<Answer>) -> Vec<(String, String, Vec<u
 }
 
 /// A machine whose systemd takes one connection after another.
-fn systemd(connections: Vec<Vec<Answer>>) -> (Scratch, Systemd, JoinHandle<Vec<(String, String, Vec<u8>)>>) {
+fn systemd(connections: Vec<Vec<Answer>>) -> (Scratch, Systemd, JoinHandle<Calls>) {
     let scratch = Scratch::new();
     scratch.dir("systemd/system");
     let listener = UnixListener::bind(scratch.path("systemd/private")).expect("a short path");
