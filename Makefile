@@ -23,13 +23,13 @@ FRESH ?= 100
 # Pods drawn for `make compare`, one a seed, from this seed on.
 SEED ?= 0
 PODS ?= 100
-# Parts of the bench: single burst rest scrape crowd probes hang restart static; all without.
+# Parts of the bench: single burst rest scrape crowd probes hang restart cgroups static pool; all without.
 ROWS ?=
 # Cases of node-e2e: those whose name contains one of these words; all without.
 CASES ?=
 
 .PHONY: help run run-standalone status down test check unit sim node-e2e \
-	node-e2e-old-runtime node-e2e-vm compare compare-quick bench deb provision provision-vm rust build-release build-tests clean
+	node-e2e-old-runtime node-e2e-vm compare compare-quick bench deb provision provision-bench provision-vm rust build-release build-tests clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-21s %s\n", $$1, $$2 }' Makefile
@@ -83,7 +83,7 @@ compare: provision build-tests ## drawn pods, from SEED on, on Ferrolet and upst
 compare-quick: provision build-tests ## a fixed few of them, with most of what can be drawn
 	$(NODE_E2E) compare --quick
 
-bench: provision build-release ## the figures of SPECIFICATION.md, all or ROWS="probes hang", beside upstream's kubelet
+bench: provision provision-bench build-release ## the figures of SPECIFICATION.md, all or ROWS="probes hang", beside upstream's kubelet
 	FERROLET_BIN=$(RELEASE)/ferrolet cargo run --quiet --package node-e2e --bin bench -- $(ROWS)
 
 deb: ## the Debian package, in target/deb; of FERROLET_BIN if that is set
@@ -98,6 +98,9 @@ clean: down ## the build, not the cache
 # Exit code 3 says that Go is missing; the cases that need what it builds are skipped then.
 provision:
 	@$(PROVISION) all || [ $$? = 3 ]
+
+provision-bench:
+	@$(PROVISION) bench
 
 provision-vm: provision
 	@$(PROVISION) vm || [ $$? = 3 ]

@@ -13,7 +13,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{BURST_PODS, Part, RESTING_PODS, SINGLE_PODS, crowd, load, scrape};
+use super::{BURST_PODS, Part, RESTING_PODS, SINGLE_PODS, cgroups, crowd, load, pool, scrape};
 use crate::harness::{Process, client, is_ready, runtime_of};
 use crate::poll::{self, Look};
 use crate::provision::BUSYBOX;
@@ -46,6 +46,8 @@ pub struct Measured {
     pub beside_hang: Vec<f64>,
     pub restart: Vec<f64>,
     pub static_start: Vec<f64>,
+    pub cgroups: cgroups::Found,
+    pub pool: pool::Found,
 }
 
 /// An agent under measurement.
@@ -67,7 +69,9 @@ pub async fn measure(stack: Stack, parts: &[Part], rest_seconds: u64, found: &mu
     let pid = stack.agent().pid().await?;
     let agent = Process::inside(&stack, pid)?;
     let bench = Bench { stack, pods, node, agent };
-    found.rss_empty.push(bench.agent.memory_mb("VmRSS")?);
+    if !parts.contains(&Part::Pool) {
+        found.rss_empty.push(bench.agent.memory_mb("VmRSS")?);
+    }
 
     for &part in parts {
         match part {
@@ -79,6 +83,8 @@ pub async fn measure(stack: Stack, parts: &[Part], rest_seconds: u64, found: &mu
             Part::Probes => found.probes_cpu_percent.push(load::probes(&bench, rest_seconds).await?),
             Part::Hang => load::beside_a_hanging_call(&bench, found).await?,
             Part::Restart => found.restart.extend(restart_gaps(&bench).await?),
+            Part::Cgroups => cgroups::measure(&bench, &mut found.cgroups).await?,
+            Part::Pool => pool::measure(&bench, &mut found.pool, rest_seconds).await?,
             Part::Static => found.static_start.push(static_start(&bench.stack).await?),
         }
         // A static pod stays, and its mirror with it; nothing comes after it.

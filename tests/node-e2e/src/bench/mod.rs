@@ -7,15 +7,18 @@
 
 mod agent;
 mod bare;
+mod cgroups;
 mod crowd;
 mod load;
+mod pool;
 mod report;
 mod scrape;
+mod trace;
 
 use anyhow::{Context, Result, ensure};
 
 use crate::provision::Containerd;
-use crate::stack::{Agent, Stack};
+use crate::stack::{Agent, Builder, Stack};
 use report::Figures;
 
 /// Pods started one after another.
@@ -44,10 +47,12 @@ pub(crate) enum Part {
     Probes,
     Hang,
     Restart,
+    Cgroups,
     Static,
+    Pool,
 }
 
-const PARTS: [(&str, Part); 9] = [
+const PARTS: [(&str, Part); 11] = [
     ("single", Part::Single),
     ("burst", Part::Burst),
     ("rest", Part::Rest),
@@ -56,7 +61,9 @@ const PARTS: [(&str, Part); 9] = [
     ("probes", Part::Probes),
     ("hang", Part::Hang),
     ("restart", Part::Restart),
+    ("cgroups", Part::Cgroups),
     ("static", Part::Static),
+    ("pool", Part::Pool),
 ];
 
 /// Measures the parts whose name is one of `words`, or all; with `AGENT` set that agent alone.
@@ -86,7 +93,8 @@ async fn measure(parts: &[Part], only: Option<Agent>, figures: &mut Figures) -> 
     let seconds = std::env::var("BENCH_REST_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
     if parts.iter().any(|part| bare::PARTS.contains(part)) && only.is_none() {
         eprintln!("==> bare CRI calls ...");
-        bare::measure(&stack(None).await?, parts, &mut figures.bare).await.context("bare CRI calls")?;
+        let stack = builder().standalone().without_agent().start().await?;
+        bare::measure(&stack, parts, &mut figures.bare).await.context("bare CRI calls")?;
     }
     for (which, what, found) in [
         (Agent::Ferrolet, "Ferrolet", &mut figures.ferrolet),
@@ -94,19 +102,23 @@ async fn measure(parts: &[Part], only: Option<Agent>, figures: &mut Figures) -> 
     ] {
         if only.is_none_or(|only| only == which) {
             eprintln!("==> {what} ...");
-            agent::measure(stack(Some(which)).await?, parts, seconds, found).await.context(what)?;
+            let (pool, others): (Vec<Part>, Vec<Part>) = parts.iter().partition(|part| **part == Part::Pool);
+            if !others.is_empty() {
+                let stack = builder().agent(which).start().await?;
+                agent::measure(stack, &others, seconds, found).await.context(what)?;
+            }
+            if !pool.is_empty() {
+                let builder = pool::config().into_iter().fold(builder(), |it, (field, value)| it.config(field, value));
+                let stack = builder.agent(which).start().await?;
+                agent::measure(stack, &pool, seconds, found).await.context(what)?;
+            }
         }
     }
     Ok(())
 }
 
-async fn stack(agent: Option<Agent>) -> Result<Stack> {
-    let builder =
-        Stack::builder().containerd(Containerd::Current).config("maxPods", 250).config("serializeImagePulls", false);
-    match agent {
-        Some(agent) => builder.agent(agent).start().await,
-        None => builder.standalone().without_agent().start().await,
-    }
+fn builder() -> Builder {
+    Stack::builder().containerd(Containerd::Current).config("maxPods", 250).config("serializeImagePulls", false)
 }
 
 /// The value below which `percent` of them lie.

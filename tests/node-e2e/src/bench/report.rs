@@ -4,8 +4,7 @@ use std::fmt::Write;
 
 use super::agent::Measured;
 use super::bare::Bare;
-use super::crowd;
-use super::{BURST_PODS, PROBED_CONTAINERS, PROBED_PODS, Part, RESTING_PODS, percentile};
+use super::{BURST_PODS, PROBED_CONTAINERS, PROBED_PODS, Part, RESTING_PODS, crowd, percentile};
 
 #[derive(Default)]
 pub struct Figures {
@@ -33,7 +32,7 @@ fn cell(value: f64, unit: &str) -> String {
 fn rows(bare: &Bare) -> Vec<Row> {
     let probes = PROBED_PODS * PROBED_CONTAINERS * 2;
     let within = "  with a crowd";
-    use Part::{Burst, Crowd, Hang, Probes, Rest, Restart, Scrape, Single, Static};
+    use Part::{Burst, Cgroups, Crowd, Hang, Pool, Probes, Rest, Restart, Scrape, Single, Static};
     vec![
         row(Single, "one pod, create → Ready, p50", "s", |agent| p50(&agent.singles)).bare(p50(&bare.singles)),
         row(Single, "one pod, create → Ready, p99", "s", |agent| p99(&agent.singles)).bare(p99(&bare.singles)),
@@ -94,6 +93,17 @@ fn rows(bare: &Bare) -> Vec<Row> {
         row(Hang, "another pod's start, p99, nothing hangs", "s", |agent| p99(&agent.usual)),
         row(Hang, "another pod's start, p99, one pod's runtime call hangs", "s", |agent| p99(&agent.beside_hang)),
         row(Restart, "container exit → started again", "s", |agent| p50(&agent.restart)).bare(p50(&bare.containers)),
+        row(Cgroups, "cgroups of one pod set up, system calls", "", |agent| agent.cgroups.set_up.calls),
+        row(Cgroups, "cgroups of one pod set up, time in them", "ms", |agent| agent.cgroups.set_up.ms),
+        row(Cgroups, "cgroups of one pod taken down, system calls", "", |agent| agent.cgroups.taken_down.calls),
+        row(Cgroups, "cgroups of one pod taken down, time in them", "ms", |agent| agent.cgroups.taken_down.ms),
+        row(Pool, format!("agent CPU at rest, {RESTING_PODS} pods, static CPU manager"), "%", |agent| {
+            p50(&agent.pool.rest_cpu_percent)
+        }),
+        row(Pool, "containers in the shared pool of CPUs", "", |agent| p50(&agent.pool.containers)),
+        row(Pool, "  a pod takes a CPU → all have the rest", "s", |agent| p50(&agent.pool.smaller)),
+        row(Pool, "  it goes → all have it again", "s", |agent| p50(&agent.pool.larger)),
+        row(Pool, "  agent CPU for both", "s", |agent| p50(&agent.pool.cpu)),
         row(Static, "agent start → static pod's sandbox", "s", |agent| p50(&agent.static_start)),
     ]
 }

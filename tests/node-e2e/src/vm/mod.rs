@@ -11,8 +11,9 @@
 //!
 //! `machine` boots it and wires it to the world, `guest` runs commands on it, `payload` is the disk
 //! with what the cases install, `cluster` does what an operator does on the control plane's side,
-//! `site` is what a case gets, `agents` what it does with an agent there, `witness` watches that
-//! nothing stops being Ready, and `runner` runs the `cases`.
+//! `site` is what a case gets, `agents` what it does with an agent there, `settings` what it sets of
+//! its configuration, `placement` tells where a container runs, `witness` watches that nothing stops
+//! being Ready, and `runner` runs the `cases`.
 
 mod agents;
 pub mod cases;
@@ -20,7 +21,9 @@ mod cluster;
 mod guest;
 mod machine;
 mod payload;
+mod placement;
 mod runner;
+mod settings;
 mod site;
 mod witness;
 

@@ -34,7 +34,7 @@ const EVIDENCE: [(&str, &str); 5] = [
     ),
 ];
 
-/// A machine is one emulated CPU, and most of what a case does is to wait for it.
+/// All CPUs of an emulated machine are one thread, and most of what a case does is to wait for it.
 const MACHINES_MAX: usize = 2;
 
 /// Whose cases, and where the logs of failed ones go.

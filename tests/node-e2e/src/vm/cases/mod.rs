@@ -4,6 +4,7 @@
 mod cgroups;
 mod joining;
 mod package;
+mod resources;
 mod running;
 mod service;
 mod swap;
@@ -11,5 +12,6 @@ mod swap;
 use super::Case;
 
 pub fn all() -> Vec<Case> {
-    [swap::CASES, cgroups::CASES, service::CASES, running::CASES, joining::CASES, package::CASES].concat()
+    [swap::CASES, resources::CASES, cgroups::CASES, service::CASES, running::CASES, joining::CASES, package::CASES]
+        .concat()
 }
