@@ -8,6 +8,7 @@ use ferrolet::config::quantity::parse;
 use ferrolet::pod::allocation::{is_allocated, of_status};
 use ferrolet::pod::resources::pod_resources;
 use ferrolet::sync::launch;
+use ferrolet::topology::Places;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 
@@ -63,7 +64,7 @@ impl Judge<'_> {
         let config = launch_config();
         let spec = pods::spec(&allocated);
         for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
-            let target = launch::container_resources(&allocated, container, &config);
+            let target = launch::container_resources(&allocated, container, &Places::default(), &config);
             for id in self.machine.runtime.running(pods::uid(pod), &container.name) {
                 let has = self.machine.runtime.resources(&id).unwrap_or_default();
                 // No limit was never given, or taken away.
