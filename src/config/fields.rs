@@ -222,13 +222,18 @@ pub const FIELDS: &[Field] = &[
         .one_of(CgroupDriver::WORDS)
         .works()
         .about("cgroupfs or systemd, where the runtime does not say"),
-    text("cpuManagerPolicy", "none").flag("cpu-manager-policy").one_of(CpuManagerPolicy::WORDS).about("none or static"),
+    text("cpuManagerPolicy", "none")
+        .flag("cpu-manager-policy")
+        .one_of(CpuManagerPolicy::WORDS)
+        .works()
+        .about("none or static"),
     field("singleProcessOOMKill", Kind::Bool, Preset::Absent)
         .zero_counts()
         .works()
         .about("kill single processes instead of containers when memory runs out"),
     map("cpuManagerPolicyOptions")
         .flag_as("cpu-manager-policy-options", Syntax::OnePair)
+        .works()
         .about("options of the static CPU policy"),
     duration("cpuManagerReconcilePeriod", "10s")
         .flag("cpu-manager-reconcile-period")
@@ -237,16 +242,22 @@ pub const FIELDS: &[Field] = &[
     text("memoryManagerPolicy", "None")
         .flag("memory-manager-policy")
         .one_of(MemoryManagerPolicy::WORDS)
+        .works()
         .about("None or Static"),
     text("topologyManagerPolicy", "none")
         .flag("topology-manager-policy")
         .one_of(TopologyManagerPolicy::WORDS)
+        .works()
         .about("none, best-effort, restricted or single-numa-node"),
     text("topologyManagerScope", "container")
         .flag("topology-manager-scope")
         .one_of(TopologyManagerScope::WORDS)
+        .works()
         .about("container or pod"),
-    map("topologyManagerPolicyOptions").flag("topology-manager-policy-options").about("options of the topology policy"),
+    map("topologyManagerPolicyOptions")
+        .flag("topology-manager-policy-options")
+        .works()
+        .about("options of the topology policy"),
     map("qosReserved").flag("qos-reserved").works().about("share of memory kept for higher QoS classes"),
     duration("runtimeRequestTimeout", "2m0s")
         .flag("runtime-request-timeout")
@@ -447,6 +458,7 @@ pub const FIELDS: &[Field] = &[
         .about("longest wait before a container is started again"),
     field("reservedMemory", Kind::List(&NUMA_MEMORY), Preset::List(&[]))
         .flag_as("reserved-memory", Syntax::ReservedMemory)
+        .works()
         .about("memory kept back per NUMA node"),
     boolean("enableProfilingHandler", true).about("serve /debug/pprof/"),
     boolean("enableDebugFlagsHandler", true).about("serve /debug/flags/v"),

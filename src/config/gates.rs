@@ -147,10 +147,13 @@ gates! {
 /// The gates whose setting makes a difference in Ferrolet today. A gate set away from its
 /// default that is not here gets a warning; a feature adds its gate when it arrives.
 const HEEDED: &[Gate] = &[
+    Gate::CPUManagerPolicyAlphaOptions,
+    Gate::CPUManagerPolicyBetaOptions,
     Gate::ChangeContainerStatusOnKubeletRestart,
     Gate::ContainerRestartRules,
     Gate::ContainerStopSignals,
     Gate::CustomCPUCFSQuotaPeriod,
+    Gate::DisableCPUQuotaWithExclusiveCPUs,
     Gate::EnvFiles,
     Gate::HostnameOverride,
     Gate::ImageMaximumGCAge,

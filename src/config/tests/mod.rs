@@ -268,7 +268,6 @@ fn unknown_and_repeated_fields_are_tolerated_and_named() {
         "main.yaml:3: foo: unknown field, ignored",
         "main.yaml:4: maxpods: unknown field, ignored; the nearest known one is maxPods",
         "main.yaml:9: reservedMemory[0].node: unknown field, ignored",
-        "fields that are set and do nothing yet: reservedMemory (main.yaml:8)",
     ];
     assert_eq!(files.warnings(&[]), expected);
     assert_eq!(value(&files.fine(&[]), "maxPods"), json!(6));
@@ -353,13 +352,14 @@ fn what_does_nothing_yet_is_named_when_it_is_set() {
     let files = Files::new(&[(
         "main.yaml",
         "registerNode: true\nserverTLSBootstrap: false\nhairpinMode: none\nmaxPods: 5\n\
-         featureGates: {MemoryQoS: true, NodeSwap: true, APIServerTracing: true}\n",
+         featureGates: {CSIVolumeHealth: true, NodeSwap: true, APIServerTracing: true}\n",
     )]);
-    let flags = ["runtime-cgroups=/x", "containerd=/y", "cpu-manager-policy=none", "max-pods=3", "runtime-cgroups=/z"];
+    let flags =
+        ["runtime-cgroups=/x", "containerd=/y", "image-gc-high-threshold=90", "max-pods=3", "runtime-cgroups=/z"];
     let expected = [
-        "feature gates that are set and change nothing here: APIServerTracing, MemoryQoS",
+        "feature gates that are set and change nothing here: APIServerTracing, CSIVolumeHealth",
         "fields that are set and do nothing yet: hairpinMode (main.yaml:5)",
-        "flags that are given and do nothing yet: --containerd, --cpu-manager-policy, --runtime-cgroups",
+        "flags that are given and do nothing yet: --containerd, --image-gc-high-threshold, --runtime-cgroups",
     ];
     assert_eq!(files.warnings(&flags), expected);
 }
