@@ -16,6 +16,8 @@ mod manager;
 pub mod memory;
 mod places;
 mod running;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 

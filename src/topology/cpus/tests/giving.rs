@@ -1,0 +1,162 @@
+//! Who gets CPUs of their own, hints, and what becomes of the CPUs of init containers.
+
+use super::*;
+
+#[test]
+fn guaranteed_containers_with_whole_cpus_have_them_alone_and_others_share_the_rest() {
+    let mut state = small();
+    assert_eq!(state.place("p", &pod("web 2, half 500m, log 1500m"), any()), Ok(()));
+    assert_eq!(state.show("p"), "web 1,9");
+    assert_eq!(*state.shared(), list("0,2-8,10-15"));
+    assert_eq!(state.pinning(), Pinning { requests: 1, errors: 0 });
+    assert_eq!(state.exclusive(), BTreeMap::from([(0, 2), (1, 0)]));
+}
+
+#[test]
+fn other_pods_share_and_say_nothing_of_where() {
+    let mut state = small();
+    let mut check = |text: &str| {
+        let pod = pod_yaml(text);
+        assert_eq!(state.show_hints("p", &pod, Some("c")), "-", "{text}");
+        assert_eq!(state.show_hints("p", &pod, None), "-", "{text}");
+        assert_eq!(state.place("p", &pod, any()), Ok(()));
+        assert_eq!(state.show("p"), "", "{text}");
+    };
+    check("spec: {containers: [{name: c, image: a}]}");
+    check("spec: {containers: [{name: c, image: a, resources: {requests: {cpu: 1, memory: 1Gi}}}]}");
+    check("spec: {containers: [{name: c, image: a, resources: {limits: {cpu: 1}}}]}");
+    check("spec: {containers: [{name: c, image: a, resources: {limits: {cpu: 1500m, memory: 1Gi}}}]}");
+    let full = "resources: {limits: {cpu: 1, memory: 1Gi}}";
+    check(&format!("spec: {{{full}, containers: [{{name: c, image: a, {full}}}]}}"));
+    assert_eq!(state.pinning(), Pinning::default());
+}
+
+#[test]
+fn cpus_are_given_where_it_was_decided_and_only_the_rest_elsewhere() {
+    let check = |count: u32, near: Affinity, expected: &str| {
+        let mut state = small();
+        assert_eq!(state.place("p", &pod(&format!("web {count}")), near), Ok(()));
+        assert_eq!(state.show("p"), format!("web {expected}"), "{count} {near:?}");
+    };
+    check(2, at(&[1]), "4,12");
+    check(8, at(&[1]), "4-7,12-15");
+    check(8, at(&[0]), "1-4,8-11");
+    check(2, at(&[0, 1]), "1,9");
+}
+
+#[test]
+fn hints_are_the_nodes_with_enough_and_the_fewest_are_preferred() {
+    let mut state = small();
+    let check = |state: &Static, containers: &str, expected: &str| {
+        assert_eq!(state.show_hints("p", &pod(containers), None), expected, "{containers}");
+    };
+    check(&state, "web 2", "0* 1* 0,1");
+    check(&state, "web 8", "1* 0,1");
+    check(&state, "web 9", "0,1*");
+    check(&state, "web 16", "");
+    check(&state, "web 4, log 4", "1* 0,1");
+    check(&state, "setup 8 | web 2", "1* 0,1");
+    check(&state, "proxy* 2, setup 7 | web 6", "0,1*");
+    assert_eq!(state.place("other", &pod("web 6"), at(&[1])), Ok(()));
+    check(&state, "web 2", "0* 1* 0,1");
+    check(&state, "web 3", "0* 0,1");
+    check(&state, "web 8", "0,1");
+}
+
+#[test]
+fn with_align_by_socket_nodes_of_one_socket_are_as_good_as_one() {
+    let options = Options { align_by_socket: true, ..Options::default() };
+    let mut state = Static::new(ground(QUARTERS, "0", options));
+    assert_eq!(state.show_hints("p", &pod("web 3"), None).split(' ').filter(|hint| hint.ends_with('*')).count(), 6);
+    assert_eq!(state.place("p", &pod("web 6"), at(&[2])), Ok(()));
+    assert_eq!(state.show("p"), "web 4-6,12-14");
+}
+
+#[test]
+fn a_container_is_asked_again_and_keeps_what_it_has() {
+    let mut state = small();
+    assert_eq!(state.place("p", &pod("web 2"), at(&[1])), Ok(()));
+    assert_eq!(state.show_hints("p", &pod("web 2"), Some("web")), "1* 0,1");
+    assert_eq!(state.show_hints("p", &pod("web 3"), Some("web")), "", "it has another number");
+    assert_eq!(state.place("p", &pod("web 2"), at(&[0])), Ok(()));
+    assert_eq!(state.show("p"), "web 4,12");
+    assert_eq!(state.place("p", &pod("web 500m"), any()), Ok(()), "no more what it was");
+    assert_eq!((state.show("p").as_str(), state.shared()), ("", &list("0-15")));
+}
+
+#[test]
+fn init_containers_lend_and_sidecars_keep() {
+    let check = |containers: &str, expected: &str, shared: &str| {
+        let mut state = small();
+        assert_eq!(state.place("p", &pod(containers), at(&[1])), Ok(()));
+        assert_eq!((state.show("p").as_str(), state.shared()), (expected, &list(shared)), "{containers}");
+    };
+    check("i 2 | web 2", "i 4,12; web 4,12", "0-3,5-11,13-15");
+    check("i 2, j 4 | web 2", "i 4,12; j 4-5,12-13; web 4,12", "0-3,6-11,14-15");
+    check("i 2 | web 2, log 2", "i 4,12; log 5,13; web 4,12", "0-3,6-11,14-15");
+    check("s* 2 | web 2", "s 4,12; web 5,13", "0-3,6-11,14-15");
+    check("i 2, s* 2 | web 2", "i 4,12; s 4,12; web 5,13", "0-3,6-11,14-15");
+    check("s* 2, i 2 | web 2", "i 5,13; s 4,12; web 5,13", "0-3,6-11,14-15");
+}
+
+#[test]
+fn who_cannot_be_served_learns_why_and_nothing_changes() {
+    let check = |options: Options, reserved: &str, count: u32, expected: &str| {
+        let mut state = Static::new(ground(SMALL, reserved, options));
+        let before = write(&state);
+        assert_eq!(state.place("p", &pod(&format!("web {count}")), any()), Err(expected.to_owned()));
+        assert_eq!(write(&state), before);
+        assert_eq!(state.pinning(), Pinning { requests: 1, errors: 1 });
+    };
+    let packed = Options::default();
+    let few = "UnexpectedAdmissionError: Allocate failed due to not enough cpus available to satisfy request: \
+               requested=16, available=15, which is unexpected";
+    check(packed, "0", 16, few);
+    let cores = Options { full_cores_only: true, ..packed };
+    let odd = "SMTAlignmentError: SMT Alignment Error: requested 3 cpus not multiple cpus per core = 2";
+    check(cores, "0", 3, odd);
+    let few = "SMTAlignmentError: SMT Alignment Error: not enough free physical CPUs: available physical CPUs = 14, \
+               requested CPUs = 16, CPUs per core = 2";
+    check(cores, "0", 16, few);
+}
+
+#[test]
+fn threads_of_reserved_cores_are_not_given_as_whole_cores() {
+    let cores = Options { full_cores_only: true, ..Options::default() };
+    let mut state = Static::new(ground(SMALL, "0,1", cores));
+    assert_eq!(state.place("p", &pod("web 2"), at(&[0])), Ok(()));
+    assert_eq!(state.show("p"), "web 2,10");
+    assert_eq!(state.place("q", &pod("web 4"), at(&[0])), Ok(()));
+    assert_eq!(state.show("q"), "web 3-4,11-12");
+}
+
+#[test]
+fn strictly_reserved_cpus_are_not_shared_either() {
+    let strict = Options { strict_reservation: true, ..Options::default() };
+    let mut state = Static::new(ground(SMALL, "0,8", strict));
+    assert_eq!(*state.shared(), list("1-7,9-15"));
+    assert_eq!(state.place("p", &pod("web 6"), at(&[0])), Ok(()));
+    assert_eq!(*state.shared(), list("4-7,12-15"));
+    state.release(&PodUid::new("p"));
+    assert_eq!(*state.shared(), list("1-7,9-15"));
+}
+
+#[test]
+fn what_cannot_work_is_said_at_the_start() {
+    let check = |shape: Shape, reservation: Reservation, options: Options, expected: &str| {
+        let error = Ground::new(Arc::new(shape.machine()), &reservation, options).expect_err(expected);
+        assert!(error.to_string().contains(expected), "{error}");
+    };
+    let packed = Options::default();
+    let amount = |text: &str| Reservation::Amount(quantity::parse(text).expect(text));
+    check(SMALL, amount("0"), packed, "set reservedSystemCPUs");
+    check(SMALL, Reservation::Cpus(CpuSet::default()), packed, "set reservedSystemCPUs");
+    check(SMALL, Reservation::Cpus(list("0,16")), packed, "the machine has the CPUs 0-15");
+    check(SMALL, amount("16500m"), packed, "17 CPUs reserved of 16");
+    let by_socket = Options { align_by_socket: true, ..packed };
+    check(GUEST, Reservation::Cpus(list("0")), by_socket, "2 sockets and 1 NUMA nodes");
+    let empty = Ground::new(Arc::default(), &amount("1"), packed);
+    assert_eq!(empty.expect_err("there are no CPUs"), CpusError::Untold);
+    let part = Ground::new(Arc::new(SMALL.machine()), &amount("1500m"), packed).expect("16 CPUs");
+    assert_eq!(part.reserved, list("0,8"));
+}
