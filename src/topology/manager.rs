@@ -126,9 +126,7 @@ impl Topology {
             std::future::pending().await
         }
     }
-}
 
-impl Topology {
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
@@ -202,9 +200,7 @@ impl State {
         let places = Places { given, pool: self.pool(), lift_quotas: self.lift_quotas };
         self.places.insert(uid.clone(), Arc::new(places));
     }
-}
 
-impl State {
     fn holders(&self) -> BTreeSet<PodUid> {
         let cpus = self.cpus.iter().flat_map(|cpus| cpus.entries().keys());
         let memory = self.memory.iter().flat_map(|memory| memory.entries().keys());
