@@ -61,13 +61,31 @@ pub struct Cgroups {
     config: CgroupConfig,
     /// The lock is held over the write, so that an older sum never lands after a newer one.
     /// Only cgroupfs is behind it and, with that driver, systemd: no pod could do without either.
-    pods: Mutex<BTreeMap<PodUid, Known>>,
+    pods: Mutex<Pods>,
+}
+
+/// Those whose own cgroups are there or being made.
+#[derive(Default)]
+struct Pods {
+    known: BTreeMap<PodUid, Known>,
+    /// Of the pods, so far.
+    changes: u64,
+    /// How many of these were known when the shared levels were written last.
+    written: u64,
 }
 
 struct Known {
     pod: Arc<Pod>,
     /// What its own level was set to last.
     settings: CgroupSettings,
+}
+
+impl Pods {
+    /// The number of a change that was just made.
+    fn changed(&mut self) -> u64 {
+        self.changes += 1;
+        self.changes
+    }
 }
 
 impl Cgroups {
@@ -138,12 +156,11 @@ impl Cgroups {
         }
         let began = Instant::now();
         let known = Known { pod: pod.clone(), settings: settings.clone() };
-        let is_known = {
+        let (is_known, change) = {
             let mut pods = self.pods.lock().await;
-            let is_known = pods.insert(uid.clone(), known).is_some();
-            self.write_or_warn(&pods).await;
-            is_known
+            (pods.known.insert(uid.clone(), known).is_some(), pods.changed())
         };
+        self.share(change).await;
         let (path, _) = launch::pod_cgroup(pod, &self.config);
         self.host.ensure_cgroup(&path, settings).await?;
         let operation = if is_known { "update" } else { "create" };
@@ -151,20 +168,26 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Removes a pod's cgroup, wherever it is, and whatever still runs in it.
+    /// Removes a pod's cgroup, and whatever still runs in it.
     pub async fn remove(&self, uid: &PodUid) -> Result<(), HostError> {
         if !self.config.per_qos {
             return Ok(());
         }
         let began = Instant::now();
         // First, so that nobody puts right what is being removed.
-        let was_known = self.pods.lock().await.remove(uid).is_some();
-        for path in launch::pod_cgroup_candidates(uid, &self.config) {
+        let removed = self.pods.lock().await.known.remove(uid);
+        let paths = match &removed {
+            Some(Known { pod, .. }) => vec![launch::pod_cgroup(pod, &self.config).0],
+            // Of another life of ours, or of nobody's.
+            None => launch::pod_cgroup_candidates(uid, &self.config).into(),
+        };
+        for path in paths {
             self.host.destroy_cgroup(&path).await?;
         }
         metrics::pods::CGROUP_DURATION.took(["destroy"], began.elapsed());
-        if was_known {
-            self.write_or_warn(&*self.pods.lock().await).await;
+        if removed.is_some() {
+            let change = self.pods.lock().await.changed();
+            self.share(change).await;
         }
         Ok(())
     }
@@ -186,12 +209,12 @@ impl Cgroups {
         let uids: Vec<PodUid> = {
             let pods = self.pods.lock().await;
             self.write_or_warn(&pods).await;
-            pods.keys().cloned().collect()
+            pods.known.keys().cloned().collect()
         };
         for uid in uids {
             // Taken anew for each, as a pod may go meanwhile, and others wait.
             let pods = self.pods.lock().await;
-            let Some(Known { pod, settings }) = pods.get(&uid) else { continue };
+            let Some(Known { pod, settings }) = pods.known.get(&uid) else { continue };
             let (path, _) = launch::pod_cgroup(pod, &self.config);
             self.set_right(&path, settings).await;
         }
@@ -214,16 +237,27 @@ impl Cgroups {
         }
     }
 
-    async fn write_or_warn(&self, pods: &BTreeMap<PodUid, Known>) {
+    /// Has the shared levels follow a change. Pods that come or go at once wait for the lock together, and
+    /// the first writes for all of them.
+    async fn share(&self, change: u64) {
+        let mut pods = self.pods.lock().await;
+        if pods.written < change {
+            pods.written = pods.changes;
+            self.write_or_warn(&pods).await;
+        }
+    }
+
+    async fn write_or_warn(&self, pods: &Pods) {
         if let Err(error) = self.write(pods).await {
             warn!(error = chain(&error), "cannot set the cgroups that pods share, will retry");
         }
     }
 
     /// All are tried, whatever comes of one.
-    async fn write(&self, pods: &BTreeMap<PodUid, Known>) -> Result<(), HostError> {
+    async fn write(&self, pods: &Pods) -> Result<(), HostError> {
         let mut outcome = Ok(());
-        for (path, settings) in launch::qos_cgroups(pods.values().map(|known| known.pod.as_ref()), &self.config) {
+        let known = pods.known.values().map(|known| known.pod.as_ref());
+        for (path, settings) in launch::qos_cgroups(known, &self.config) {
             outcome = outcome.and(self.host.ensure_cgroup(&path, &settings).await.map(drop));
         }
         outcome

@@ -20,7 +20,7 @@ impl Cgroups {
     pub fn take_in_unplaced(&self, cgroup: &CgroupPath, proc: &Path) -> Result<usize> {
         let root = match self.version() {
             CgroupVersion::V2 => self.root.clone(),
-            CgroupVersion::V1 => super::v1::Hierarchies::find(&self.root)?.cpu()?.to_owned(),
+            CgroupVersion::V1 => self.hierarchies()?.cpu()?.to_owned(),
         };
         let list = root.join("cgroup.procs");
         let pids = fs::read_to_string(&list).map_err(io_error("read", &list))?;
@@ -41,9 +41,7 @@ impl Cgroups {
         let below: PathBuf = levels.iter().collect();
         let directories: Vec<PathBuf> = match self.version() {
             CgroupVersion::V2 => vec![self.root.join(&below)],
-            CgroupVersion::V1 => {
-                super::v1::Hierarchies::find(&self.root)?.all().map(|hierarchy| hierarchy.join(&below)).collect()
-            }
+            CgroupVersion::V1 => self.hierarchies()?.all().map(|hierarchy| hierarchy.join(&below)).collect(),
         };
         for directory in directories {
             let list = directory.join("cgroup.procs");

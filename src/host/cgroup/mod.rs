@@ -41,12 +41,14 @@ pub struct Cgroups {
     systemd: Systemd,
     /// Plain directories until somebody chose.
     driver: OnceLock<CgroupDriver>,
+    /// They are mounted when the machine boots, and looking for them costs more than what is done in them.
+    hierarchies: OnceLock<v1::Hierarchies>,
 }
 
 impl Cgroups {
     /// `run` is where systemd has its sockets: `/run`.
     pub fn new(root: PathBuf, run: PathBuf) -> Self {
-        Cgroups { root, systemd: Systemd::new(run), driver: OnceLock::new() }
+        Cgroups { root, systemd: Systemd::new(run), driver: OnceLock::new(), hierarchies: OnceLock::new() }
     }
 
     pub fn version(&self) -> CgroupVersion {
@@ -63,6 +65,17 @@ impl Cgroups {
         }
     }
 
+    /// Those of a version 1 machine.
+    fn hierarchies(&self) -> Result<&v1::Hierarchies> {
+        if let Some(found) = self.hierarchies.get() {
+            return Ok(found);
+        }
+        let found = v1::Hierarchies::find(&self.root)?;
+        // One that cannot be used is looked for again.
+        found.cpu()?;
+        Ok(self.hierarchies.get_or_init(|| found))
+    }
+
     fn driver(&self) -> CgroupDriver {
         self.driver.get().copied().unwrap_or(CgroupDriver::Cgroupfs)
     }
@@ -71,7 +84,7 @@ impl Cgroups {
     pub fn check(&self, cgroup: &CgroupPath) -> Result<()> {
         let levels = self.levels(cgroup)?;
         match self.version() {
-            CgroupVersion::V1 => v1::check(&v1::Hierarchies::find(&self.root)?, &levels),
+            CgroupVersion::V1 => v1::check(self.hierarchies()?, &levels),
             CgroupVersion::V2 => v2::check(&self.root, &levels),
         }
     }
@@ -93,7 +106,7 @@ impl Cgroups {
 
     fn write(&self, levels: &[String], settings: &CgroupSettings) -> Result<bool> {
         match self.version() {
-            CgroupVersion::V1 => v1::ensure(&v1::Hierarchies::find(&self.root)?, levels, settings),
+            CgroupVersion::V1 => v1::ensure(self.hierarchies()?, levels, settings),
             CgroupVersion::V2 => v2::ensure(&self.root, levels, settings),
         }
     }
@@ -119,7 +132,7 @@ impl Cgroups {
     fn systemd_tree(&self) -> Result<PathBuf> {
         Ok(match self.version() {
             CgroupVersion::V2 => self.root.clone(),
-            CgroupVersion::V1 => v1::Hierarchies::find(&self.root)?.systemd()?.to_owned(),
+            CgroupVersion::V1 => self.hierarchies()?.systemd()?.to_owned(),
         })
     }
 
@@ -131,17 +144,19 @@ impl Cgroups {
             return Err(HostError::Refused("the root cgroup is not ours to destroy".to_owned()));
         };
         let mut directories = self.directories(cgroup)?;
-        directories.retain(|directory| directory.exists());
-        for directory in &directories {
-            kill_all(directory)?;
-        }
-        // A slice does not end with its directory, and nobody would ask for its end later.
-        if self.driver() == CgroupDriver::Systemd && !directories.is_empty() {
-            self.systemd.stop(last)?;
+        if self.driver() == CgroupDriver::Systemd {
+            directories.retain(|directory| directory.exists());
+            for directory in &directories {
+                kill_all(directory)?;
+            }
+            // A slice does not end with its directory, and nobody would ask for its end later.
+            if !directories.is_empty() {
+                self.systemd.stop(last)?;
+            }
         }
         let mut gone = true;
         for directory in &directories {
-            gone &= remove_levels(directory).map_err(io_error("remove cgroup", directory))?;
+            gone &= remove_with_all(directory)?;
         }
         Ok(gone)
     }
@@ -183,7 +198,7 @@ impl Cgroups {
         Ok(match self.version() {
             CgroupVersion::V2 => vec![self.root.join(below)],
             CgroupVersion::V1 => {
-                let hierarchies = v1::Hierarchies::find(&self.root)?;
+                let hierarchies = self.hierarchies()?;
                 // The runtime makes a pod's level in a hybrid machine's unified tree too, and
                 // takes only its own level away.
                 let unified = hierarchies.unified();
@@ -268,11 +283,11 @@ struct MemoryFiles {
 }
 
 /// Makes the directory of one level; true if it was not there.
-fn make_level(directory: &Path) -> Result<bool> {
+fn make_level(directory: &Path) -> io::Result<bool> {
     match fs::create_dir(directory) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(io_error("make cgroup", directory)(error)),
+        Err(error) => Err(error),
     }
 }
 
@@ -338,19 +353,32 @@ fn collect_processes(directory: &Path, processes: &mut BTreeSet<i32>) -> io::Res
     Ok(())
 }
 
+/// Removes the cgroup, and kills what keeps it from going. Most are empty by then: one call tells.
+fn remove_with_all(directory: &Path) -> Result<bool> {
+    if remove_level(directory).map_err(io_error("remove cgroup", directory))? {
+        return Ok(true);
+    }
+    kill_all(directory)?;
+    remove_levels(directory).map_err(io_error("remove cgroup", directory))
+}
+
 /// Removes the cgroup from its leaves up; false if one is not empty yet.
 fn remove_levels(directory: &Path) -> io::Result<bool> {
     let mut gone = true;
     for name in sub_directories(directory)? {
         gone &= remove_levels(&directory.join(name))?;
     }
-    if !gone {
-        return Ok(false);
-    }
+    Ok(gone && remove_level(directory)?)
+}
+
+/// False if something is in it.
+fn remove_level(directory: &Path) -> io::Result<bool> {
     match fs::remove_dir(directory) {
         Ok(()) => Ok(true),
         Err(error) if is_gone(&error) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => Ok(false),
+        Err(error) if matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::DirectoryNotEmpty) => {
+            Ok(false)
+        }
         Err(error) => Err(error),
     }
 }

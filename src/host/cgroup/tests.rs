@@ -110,7 +110,7 @@ fn what_the_runtime_left_in_the_unified_tree_is_found_and_removed() {
     let scratch = machine_v1(&["cpu", "memory"], &[]);
     scratch.dir("unified");
     scratch.file("unified/cgroup.procs", "");
-    scratch.dir("unified/kubepods/burstable/podleft");
+    scratch.dir("unified/kubepods/burstable/podleft/container");
     let cgroups = cgroups_in(&scratch);
     let found = cgroups.list_pods(&path("/kubepods")).unwrap();
     assert_eq!(found, [(PodUid::new("left"), path("/kubepods/burstable/podleft"))]);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -17,6 +18,7 @@ use crate::host::{CgroupSettings, Result};
 const UNIFIED: &str = "unified";
 
 /// The hierarchies of this machine.
+#[derive(Debug)]
 pub struct Hierarchies {
     root: PathBuf,
     /// `memory`, `cpu`, `systemd` … to the directory it is mounted on.
@@ -123,30 +125,33 @@ pub fn ensure(hierarchies: &Hierarchies, levels: &[String], settings: &CgroupSet
 
 /// True if the last of them was missing.
 fn make_levels(hierarchy: &Path, levels: &[String], is_cpuset: bool) -> Result<bool> {
-    let mut directory = hierarchy.to_owned();
-    let mut made = false;
-    for level in levels {
-        let parent = directory.clone();
-        directory.push(level);
-        made = make_level(&directory)?;
-        if is_cpuset {
-            inherit(&parent, &directory, "cpuset.cpus")?;
-            inherit(&parent, &directory, "cpuset.mems")?;
+    let last = hierarchy.join(levels.iter().collect::<PathBuf>());
+    let made = match make_level(&last) {
+        // What is above it is there nearly always.
+        Err(error) if error.kind() == ErrorKind::NotFound => fs::create_dir_all(&last).map(|()| true),
+        made => made,
+    };
+    let made = made.map_err(io_error("make cgroup", &last))?;
+    if is_cpuset {
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            inherited(hierarchy, &last, file)?;
         }
     }
     Ok(made)
 }
 
 /// A new cpuset is empty and then takes no process, so it starts as its parent is.
-fn inherit(parent: &Path, directory: &Path, file: &str) -> Result<()> {
+fn inherited(hierarchy: &Path, directory: &Path, file: &str) -> Result<String> {
     let path = directory.join(file);
     let present = fs::read_to_string(&path).map_err(io_error("read", &path))?;
-    if !present.trim().is_empty() {
-        return Ok(());
+    match directory.parent() {
+        Some(parent) if present.trim().is_empty() && directory != hierarchy => {
+            let above = inherited(hierarchy, parent, file)?;
+            fs::write(&path, &above).map_err(io_error("set", &path))?;
+            Ok(above)
+        }
+        _ => Ok(present.trim().to_owned()),
     }
-    let above = parent.join(file);
-    let inherited = fs::read_to_string(&above).map_err(io_error("read", &above))?;
-    fs::write(&path, inherited.trim()).map_err(io_error("set", &path))
 }
 
 /// The kernel checks quota and period against the parent's at each write, so the order

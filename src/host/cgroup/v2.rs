@@ -49,7 +49,7 @@ pub fn ensure(root: &Path, levels: &[String], settings: &CgroupSettings) -> Resu
     for level in levels {
         hand_down(&directory, &offered)?;
         directory.push(level);
-        changed = make_level(&directory)?;
+        changed = make_level(&directory).map_err(io_error("make cgroup", &directory))?;
     }
     if let Some(shares) = settings.cpu_shares {
         changed |= write_at("set weight in", &directory, "cpu.weight", &shares_to_weight(shares).to_string())?;

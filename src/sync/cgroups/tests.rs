@@ -182,3 +182,39 @@ async fn the_next_pod_finds_the_levels_as_they_should_be() {
     cgroups.ensure(&uid, &pod, &settings).await.expect("it can be set");
     assert_eq!(machine.read("kubepods/pids.max"), "1000");
 }
+
+#[tokio::test]
+async fn the_levels_are_written_once_for_all_changes_before() {
+    let machine = Machine::new();
+    let cgroups = machine.cgroups(limited());
+    let (first, second) = {
+        let mut pods = cgroups.pods.lock().await;
+        (pods.changed(), pods.changed())
+    };
+    cgroups.share(first).await;
+    assert_eq!(machine.read("kubepods/pids.max"), "1000");
+    machine.write("kubepods/pids.max", "5");
+    cgroups.share(second).await;
+    assert_eq!(machine.read("kubepods/pids.max"), "5", "the first has written for the second");
+    let third = cgroups.pods.lock().await.changed();
+    cgroups.share(third).await;
+    assert_eq!(machine.read("kubepods/pids.max"), "1000");
+}
+
+#[tokio::test]
+async fn a_pod_takes_its_cgroup_along_and_no_other() {
+    let machine = Machine::new();
+    let cgroups = machine.cgroups(limited());
+    let uid = PodUid::new("u");
+    // As a pod of another class would have it.
+    fs::create_dir(machine.path("kubepods/podu")).expect("a scratch directory");
+    cgroups.ensure(&uid, &burstable(), &CgroupSettings::default()).await.expect("it can be set");
+    for file in fs::read_dir(machine.path("kubepods/burstable/podu")).expect("it is there") {
+        fs::remove_file(file.expect("a file").path()).expect("the kernel's files go with the directory");
+    }
+    cgroups.remove(&uid).await.expect("it can go");
+    assert!(!machine.path("kubepods/burstable/podu").exists());
+    assert!(machine.path("kubepods/podu").exists(), "its class is known");
+    cgroups.remove(&uid).await.expect("it can go");
+    assert!(!machine.path("kubepods/podu").exists(), "nothing is known of it any more");
+}
