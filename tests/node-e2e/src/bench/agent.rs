@@ -83,7 +83,7 @@ pub async fn measure(stack: Stack, parts: &[Part], rest_seconds: u64, found: &mu
             Part::Probes => found.probes_cpu_percent.push(load::probes(&bench, rest_seconds).await?),
             Part::Hang => load::beside_a_hanging_call(&bench, found).await?,
             Part::Restart => found.restart.extend(restart_gaps(&bench).await?),
-            Part::Cgroups => cgroups::measure(&bench, &mut found.cgroups).await?,
+            Part::Cgroups => cgroups::measure(&bench, cgroups::PODS, &mut found.cgroups).await?,
             Part::Pool => pool::measure(&bench, &mut found.pool, rest_seconds).await?,
             Part::Static => found.static_start.push(static_start(&bench.stack).await?),
         }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams};
 use serde_json::json;
@@ -13,7 +14,7 @@ use super::trace::{Calls, Trace};
 use crate::poll::{self, Look};
 
 /// Pods that are made one after another, and taken down at once.
-const PODS: usize = 20;
+pub(super) const PODS: usize = 20;
 /// What an agent still does for a pod that is Ready.
 const SETTLES_WITHIN: Duration = Duration::from_secs(2);
 
@@ -31,8 +32,8 @@ impl Default for Cost {
 }
 
 impl Cost {
-    fn of_each(calls: Calls) -> Cost {
-        Cost { calls: calls.number as f64 / PODS as f64, ms: calls.seconds * 1000.0 / PODS as f64 }
+    fn of_each(calls: Calls, pods: usize) -> Cost {
+        Cost { calls: calls.number as f64 / pods as f64, ms: calls.seconds * 1000.0 / pods as f64 }
     }
 }
 
@@ -42,25 +43,27 @@ pub struct Found {
     pub taken_down: Cost,
 }
 
-pub(super) async fn measure(bench: &Bench, found: &mut Found) -> Result<()> {
+/// Of so many pods, beside those that are there.
+pub(super) async fn measure(bench: &Bench, pods: usize, found: &mut Found) -> Result<()> {
     let pid = bench.stack.agent().pid().await?;
     let trace = Trace::begin(&bench.stack, pid, "set-up").await?;
-    for number in 0..PODS {
-        run_one(&bench.pods, &limited(&bench.node, &format!("limited-{number}"))?).await?;
+    let names: Vec<String> = (0..pods).map(|number| format!("limited-{number}")).collect();
+    for name in &names {
+        run_one(&bench.pods, &limited(&bench.node, name)?).await?;
     }
     tokio::time::sleep(SETTLES_WITHIN).await;
-    found.set_up = Cost::of_each(trace.end().await?);
+    found.set_up = Cost::of_each(trace.end().await?, pods);
 
-    let groups = groups(bench).await?;
+    let groups = groups(bench, &names).await?;
     let trace = Trace::begin(&bench.stack, pid, "taking-down").await?;
-    bench.pods.delete_collection(&DeleteParams::default(), &ListParams::default()).await?;
+    try_join_all(names.iter().map(async |name| bench.pods.delete(name, &DeleteParams::default()).await)).await?;
     poll::until("the groups of all pods are gone", WITHIN, async || {
         let left = groups.iter().filter(|group| group.exists()).count();
         Ok(if left == 0 { Look::Done(()) } else { Look::NotYet(format!("{left}")) })
     })
     .await?;
     tokio::time::sleep(SETTLES_WITHIN).await;
-    found.taken_down = Cost::of_each(trace.end().await?);
+    found.taken_down = Cost::of_each(trace.end().await?, pods);
     Ok(())
 }
 
@@ -69,23 +72,27 @@ fn limited(node: &str, name: &str) -> Result<Pod> {
     let mut container = container("main", &["sleep", "1000000"]);
     let requests = json!({ "cpu": "1m", "memory": "1Mi" });
     container["resources"] = json!({ "requests": requests, "limits": { "cpu": "100m", "memory": "64Mi" } });
-    pod_of(node, name, json!([container]))
+    // Where many pods are there is no address left.
+    let mut pod = pod_of(node, name, json!([container]))?;
+    pod.spec.as_mut().context("written by pod_of")?.host_network = Some(true);
+    Ok(pod)
 }
 
-/// The directories of all pods there are, in every hierarchy.
-async fn groups(bench: &Bench) -> Result<Vec<PathBuf>> {
+/// The directories of these pods, in every hierarchy.
+async fn groups(bench: &Bench, names: &[String]) -> Result<Vec<PathBuf>> {
     let root = bench.stack.on_node("/sys/fs/cgroup");
     let mut hierarchies = vec![root.clone()];
     for entry in std::fs::read_dir(&root).context("list the cgroup hierarchies")? {
         hierarchies.push(entry?.path());
     }
-    let pods = bench.pods.list_metadata(&ListParams::default()).await?.items;
-    let uids: Vec<String> = pods.into_iter().filter_map(|pod| pod.metadata.uid).collect();
+    let pods = bench.pods.list_metadata(&ListParams::default()).await?.items.into_iter().map(|pod| pod.metadata);
+    let ours = pods.filter(|pod| pod.name.as_ref().is_some_and(|name| names.contains(name)));
+    let uids: Vec<String> = ours.filter_map(|pod| pod.uid).collect();
     let groups = hierarchies.iter().flat_map(|hierarchy| {
         let place = |uid: &String| hierarchy.join(format!("kubepods/burstable/pod{uid}"));
         uids.iter().map(place).collect::<Vec<_>>()
     });
     let groups: Vec<PathBuf> = groups.filter(|group| group.exists()).collect();
-    anyhow::ensure!(groups.len() >= PODS, "{PODS} pods have only {groups:?}");
+    anyhow::ensure!(groups.len() >= names.len(), "{names:?} have only {groups:?}");
     Ok(groups)
 }

@@ -10,12 +10,14 @@ use kube::api::{DeleteParams, ListParams, PostParams};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::RESTING_PODS;
 use super::agent::{Bench, container, pod_of, run_one};
+use super::{RESTING_PODS, cgroups};
 use crate::harness::without_scheme;
 
 /// As many as are asked for by `BENCH_POOL_PODS`.
 pub(crate) const PODS: usize = 500;
+/// Pods whose cgroups are looked at when all the others are there.
+const NEWCOMERS: usize = 5;
 /// Pods that are started at once.
 const STARTED_AT_ONCE: usize = 10;
 const SETTLES_WITHIN: Duration = Duration::from_secs(15);
@@ -39,6 +41,8 @@ pub struct Found {
     pub larger: Vec<f64>,
     /// The agent's CPU seconds for both.
     pub cpu: Vec<f64>,
+    /// Of a pod that comes and goes beside all the others, whose classes' shares follow it.
+    pub cgroups: cgroups::Found,
 }
 
 pub(super) async fn measure(bench: &Bench, found: &mut Found, rest_seconds: u64) -> Result<()> {
@@ -68,7 +72,7 @@ pub(super) async fn measure(bench: &Bench, found: &mut Found, rest_seconds: u64)
     until_each(&files, |cpus| cpus == all).await?;
     found.larger.push(begun.elapsed().as_secs_f64());
     found.cpu.push(bench.agent.cpu_seconds()? - cpu);
-    Ok(())
+    cgroups::measure(bench, NEWCOMERS, &mut found.cgroups).await
 }
 
 /// In the network of the node, which has not that many addresses.

@@ -104,6 +104,14 @@ fn rows(bare: &Bare) -> Vec<Row> {
         row(Pool, "  a pod takes a CPU → all have the rest", "s", |agent| p50(&agent.pool.smaller)),
         row(Pool, "  it goes → all have it again", "s", |agent| p50(&agent.pool.larger)),
         row(Pool, "  agent CPU for both", "s", |agent| p50(&agent.pool.cpu)),
+        row(Pool, "  cgroups and shares for one pod more, system calls", "", |agent| agent.pool.cgroups.set_up.calls),
+        row(Pool, "  cgroups and shares for one pod more, time in them", "ms", |agent| agent.pool.cgroups.set_up.ms),
+        row(Pool, "  cgroups and shares for one pod less, system calls", "", |agent| {
+            agent.pool.cgroups.taken_down.calls
+        }),
+        row(Pool, "  cgroups and shares for one pod less, time in them", "ms", |agent| {
+            agent.pool.cgroups.taken_down.ms
+        }),
         row(Static, "agent start → static pod's sandbox", "s", |agent| p50(&agent.static_start)),
     ]
 }
