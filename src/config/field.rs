@@ -104,7 +104,7 @@ pub enum Status {
     Works,
     /// Accepted, and named in a warning when set away from its default.
     NotYet,
-    /// Accepted and without effect in upstream's 1.36 as well.
+    /// Accepted and without effect, in upstream's 1.36 as well or as what it sets is done at once.
     NoEffect,
 }
 

@@ -238,7 +238,8 @@ pub const FIELDS: &[Field] = &[
     duration("cpuManagerReconcilePeriod", "10s")
         .flag("cpu-manager-reconcile-period")
         .rule(A_PERIOD)
-        .about("how often CPU sets are put right"),
+        .no_effect()
+        .about("no effect: CPU sets follow at once when something changes"),
     text("memoryManagerPolicy", "None")
         .flag("memory-manager-policy")
         .one_of(MemoryManagerPolicy::WORDS)
