@@ -37,6 +37,7 @@ mod streaming;
 mod terminals;
 mod user_namespaces;
 mod volumes;
+mod wrong_settings;
 
 use crate::harness::Case;
 
@@ -71,6 +72,7 @@ pub fn all() -> Vec<Case> {
         stats::CASES,
         stats_shape::CASES,
         standalone::CASES,
+        wrong_settings::CASES,
         restart::CASES,
         streaming::CASES,
         terminals::CASES,
