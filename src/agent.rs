@@ -357,7 +357,7 @@ async fn house(
 
     // Nothing can be started before the runtime has said who it is.
     let mut sync = config.sync;
-    settle_with_runtime(&*runtime, &mut sync, &progress).await;
+    settle_with_runtime(&*runtime, &mut sync, &progress).await?;
     let cgroups = Cgroups::new(host.clone(), sync.launch.cgroups.clone());
     cgroups.set_up(|(kind, reason, message)| recorder.node(kind, reason, message)).await?;
     let range_in_use = {
@@ -451,18 +451,22 @@ async fn turn(progress: &Progress) -> Infallible {
 }
 
 /// Waits for the runtime, and takes over its name and its choice of cgroup driver.
-async fn settle_with_runtime(runtime: &dyn Runtime, sync: &mut SyncConfig, progress: &Progress) {
+async fn settle_with_runtime(
+    runtime: &dyn Runtime,
+    sync: &mut SyncConfig,
+    progress: &Progress,
+) -> Result<(), SetupError> {
     let mut waited = false;
     loop {
         let answer = async {
             let version = runtime.version().await?;
-            let driver = match runtime.cgroup_driver().await {
-                Ok(driver) => Some(driver),
+            let (told, shown) = match runtime.cgroup_driver().await {
+                Ok(driver) => (Some(driver), None),
                 // Such a runtime leaves the choice to our configuration.
-                Err(CriError::Unimplemented { .. }) => None,
+                Err(CriError::Unimplemented { .. }) => (None, runtime.shown_cgroup_driver().await?),
                 Err(error) => return Err(error),
             };
-            Ok((version, driver))
+            Ok((version, told, shown))
         };
         let answer = tokio::select! {
             biased;
@@ -472,17 +476,22 @@ async fn settle_with_runtime(runtime: &dyn Runtime, sync: &mut SyncConfig, progr
             never = turn(progress) => match never {},
         };
         match answer {
-            Ok((version, driver)) => {
-                sync.runtime_name = version.runtime_name.clone();
-                let configured = sync.launch.cgroups.driver;
-                let driver = driver.unwrap_or(configured);
-                sync.launch.cgroups.driver = driver;
-                info!(runtime = version.runtime_name, version = version.runtime_version, ?driver, "runtime is there");
+            Ok((version, told, shown)) => {
+                let cgroups = &mut sync.launch.cgroups;
+                let configured = cgroups.driver;
+                if let Some(shown) = shown.filter(|shown| *shown != configured && cgroups.per_qos) {
+                    let runtime = format!("{} {}", version.runtime_name, version.runtime_version);
+                    return Err(SetupError::OtherDriver { configured, runtime, shown });
+                }
+                let driver = told.unwrap_or(configured);
+                cgroups.driver = driver;
+                info!(runtime = version.runtime_name, version = version.runtime_version, %driver, "runtime is there");
                 if driver != configured {
                     // Two drivers on one machine would undo each other's work.
-                    info!(?configured, "cgroupDriver gives way to what the runtime uses");
+                    warn!(%configured, "cgroupDriver gives way to what the runtime uses");
                 }
-                return;
+                sync.runtime_name = version.runtime_name;
+                return Ok(());
             }
             Err(error) => {
                 if !std::mem::replace(&mut waited, true) {

@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use jiff::Timestamp;
+use serde_json::Value;
 
 use super::labels;
 use super::wire;
@@ -71,6 +72,19 @@ pub(super) fn cgroup_driver(answer: wire::RuntimeConfigResponse) -> Result<Cgrou
         Some(wire::CgroupDriver::Cgroupfs) => Ok(CgroupDriver::Cgroupfs),
         None => Err(CriError::Unimplemented { call: "RuntimeConfig" }),
     }
+}
+
+/// What containerd has its default runtime do, if that is runc. Before 2.0 it shows its configuration instead
+/// of answering `RuntimeConfig`.
+pub(super) fn shown_cgroup_driver(answer: &wire::StatusResponse) -> Option<CgroupDriver> {
+    let config: Value = serde_json::from_str(answer.info.get("config")?).ok()?;
+    let containerd = config.get("containerd")?;
+    let runtime = containerd.get("runtimes")?.get(containerd.get("defaultRuntimeName")?.as_str()?)?;
+    if runtime.get("runtimeType")?.as_str()? != "io.containerd.runc.v2" {
+        return None;
+    }
+    let by_systemd = runtime.get("options").and_then(|options| options.get("SystemdCgroup")?.as_bool());
+    Some(if by_systemd == Some(true) { CgroupDriver::Systemd } else { CgroupDriver::Cgroupfs })
 }
 
 /// A line of the sandbox list. `None` for one without metadata: no pod can be told from it,
@@ -639,5 +653,26 @@ mod tests {
         assert_eq!(cgroup_driver(answer(Some(wire::CgroupDriver::Systemd))).ok(), Some(CgroupDriver::Systemd));
         assert_eq!(cgroup_driver(answer(Some(wire::CgroupDriver::Cgroupfs))).ok(), Some(CgroupDriver::Cgroupfs));
         assert!(matches!(cgroup_driver(answer(None)), Err(CriError::Unimplemented { .. })));
+    }
+    #[test]
+    fn an_old_containerd_shows_whether_runc_is_to_use_systemd() {
+        let check = |config: &str, expected: Option<CgroupDriver>| {
+            let info = [("config".to_owned(), config.to_owned())].into();
+            let answer = wire::StatusResponse { info, ..Default::default() };
+            assert_eq!(shown_cgroup_driver(&answer), expected, "{config}");
+        };
+        let with = |kind: &str, options: &str| {
+            let runtime = format!(r#"{{"runtimeType":"{kind}"{options}}}"#);
+            format!(r#"{{"containerd":{{"defaultRuntimeName":"it","runtimes":{{"it":{runtime}}}}}}}"#)
+        };
+        let runc = "io.containerd.runc.v2";
+        check(&with(runc, r#","options":{"SystemdCgroup":true}"#), Some(CgroupDriver::Systemd));
+        check(&with(runc, r#","options":{"SystemdCgroup":false}"#), Some(CgroupDriver::Cgroupfs));
+        check(&with(runc, r#","options":{}"#), Some(CgroupDriver::Cgroupfs));
+        check(&with(runc, r#","options":null"#), Some(CgroupDriver::Cgroupfs));
+        check(&with("io.containerd.kata.v2", ""), None);
+        for foreign in ["", "[]", "{}", r#"{"containerd":{"defaultRuntimeName":"it","runtimes":{}}}"#] {
+            check(foreign, None);
+        }
     }
 }

@@ -229,6 +229,12 @@ impl Runtime for GrpcRuntime {
         answers::cgroup_driver(answer)
     }
 
+    async fn shown_cgroup_driver(&self) -> Result<Option<CgroupDriver>> {
+        let request = wire::StatusRequest { verbose: true };
+        let answer = self.within_timeout("Status", self.runtime().status(request)).await?;
+        Ok(answers::shown_cgroup_driver(&answer))
+    }
+
     async fn update_pod_cidr(&self, cidr: &str) -> Result<()> {
         let network_config = wire::NetworkConfig { pod_cidr: cidr.to_owned() };
         let runtime_config = wire::RuntimeConfig { network_config: Some(network_config) };

@@ -586,6 +586,10 @@ pub trait Runtime: ImageService {
     async fn status(&self) -> Result<RuntimeStatus>;
     /// The runtime's own choice; `Unimplemented` from containerd 1.6.
     async fn cgroup_driver(&self) -> Result<CgroupDriver>;
+    /// What a runtime that does not know that call lets one see of its choice.
+    async fn shown_cgroup_driver(&self) -> Result<Option<CgroupDriver>> {
+        Ok(None)
+    }
     async fn update_pod_cidr(&self, cidr: &str) -> Result<()>;
 
     async fn list_sandboxes(&self, scope: &Scope) -> Result<Vec<Sandbox>>;

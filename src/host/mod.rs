@@ -135,6 +135,16 @@ pub enum CgroupDriver {
     Systemd,
 }
 
+/// As settings name it.
+impl fmt::Display for CgroupDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            CgroupDriver::Cgroupfs => "cgroupfs",
+            CgroupDriver::Systemd => "systemd",
+        })
+    }
+}
+
 /// A cgroup by its path from the cgroup root, in cgroupfs form: `/kubepods/burstable/pod…`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CgroupPath(pub String);

@@ -27,12 +27,14 @@ use crate::pod::PodUid;
 /// Why the node cannot be set up as it was told.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    #[error("the cgroup driver {driver:?} cannot be used; it is what the container runtime says, or else cgroupDriver")]
+    #[error("the cgroup driver {driver} cannot be used; it is what the container runtime says, or else cgroupDriver")]
     Driver {
         driver: CgroupDriver,
         #[source]
         source: HostError,
     },
+    #[error("cgroupDriver is {configured}, but {runtime} is configured for {shown}: let one of them follow the other")]
+    OtherDriver { configured: CgroupDriver, runtime: String, shown: CgroupDriver },
     #[error("cgroupRoot {root:?} cannot be used")]
     Root {
         root: String,

@@ -61,7 +61,7 @@ impl Cgroups {
         }
         match *self.driver.get_or_init(|| driver) {
             chosen if chosen == driver => Ok(()),
-            chosen => Err(HostError::Refused(format!("cgroups are made by {chosen:?} already, not by {driver:?}"))),
+            chosen => Err(HostError::Refused(format!("cgroups are made by {chosen} already, not by {driver}"))),
         }
     }
 

@@ -84,6 +84,13 @@ async fn a_guaranteed_pod_has_cpus_of_its_own(lab: Lab) -> Result<()> {
     parts.expect_gone().await?;
     let again = ready(&node, guaranteed("again", "1")).await?;
     ensure!(allowed(&again).await? == "1");
+    // More than the node ever had are refused at once, and others start.
+    let greedy = node.run(guaranteed("greedy", "3").spec(json!({ "nodeName": node.name() }))).await?;
+    let greedy = greedy.expect().phase("Failed").await?.status.unwrap_or_default();
+    let message = greedy.message.unwrap_or_default();
+    ensure!(greedy.reason.as_deref() == Some("OutOfcpu"), "{:?}", greedy.reason);
+    ensure!(message.contains("cpu, requested: 3000, used: 1000, capacity: 1000"), "{message}");
+    ready(&node, pod("neighbour")).await?;
     Ok(())
 }
 

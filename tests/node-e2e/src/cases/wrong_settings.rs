@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use crate::harness::{Case, Lab, Node, WITHIN, pod};
 use crate::own;
 use crate::poll::{self, Look};
-use crate::stack::State;
+use crate::provision::Containerd;
+use crate::stack::{Builder, State};
 
 pub const CASES: &[Case] = &[
     own!(resources_that_cannot_be_promised_are_refused_by_the_name_of_their_setting)
@@ -19,16 +20,19 @@ pub const CASES: &[Case] = &[
     own!(cgroups_that_cannot_be_used_are_refused_by_the_name_of_their_setting)
         .standalone()
         .beyond_upstream("it starts and refuses pods, or names no setting"),
+    own!(an_old_runtime_that_makes_cgroups_otherwise_is_refused)
+        .standalone()
+        .beyond_upstream("it asks newer runtimes only"),
 ];
 
 /// Where its configuration is, and so there before it starts.
 const DROP_INS: &str = "/var/lib/kubelet";
 
 /// A node on which a static pod runs.
-async fn running(lab: &Lab) -> Result<(Node, ContainerSummary)> {
+async fn running(lab: &Lab, ask: impl FnOnce(Builder) -> Builder) -> Result<(Node, ContainerSummary)> {
     let web = pod("web").manifest();
     let flag = format!("--config-dir={DROP_INS}");
-    let node = lab.node(|stack| stack.standalone().static_pod("web.json", &web).flag(&flag)).await?;
+    let node = lab.node(|stack| ask(stack.standalone().static_pod("web.json", &web).flag(&flag))).await?;
     let web = node.expect_static_pod_runs("web").await?;
     Ok((node, web))
 }
@@ -76,7 +80,7 @@ async fn expect_no_trace(node: &Node, before: &ContainerSummary) -> Result<()> {
 }
 
 async fn resources_that_cannot_be_promised_are_refused_by_the_name_of_their_setting(lab: Lab) -> Result<()> {
-    let (node, web) = running(&lab).await?;
+    let (node, web) = running(&lab, |stack| stack).await?;
     let with_static = |more: Value| {
         let mut settings = json!({ "cpuManagerPolicy": "static", "reservedSystemCPUs": "0" });
         settings.as_object_mut().expect("written above").extend(more.as_object().expect("fields").clone());
@@ -123,7 +127,7 @@ async fn resources_that_cannot_be_promised_are_refused_by_the_name_of_their_sett
 }
 
 async fn cgroups_that_cannot_be_used_are_refused_by_the_name_of_their_setting(lab: Lab) -> Result<()> {
-    let (node, web) = running(&lab).await?;
+    let (node, web) = running(&lab, |stack| stack).await?;
     let root = node.stack().on_node("/sys/fs/cgroup");
     let memory = |name: &str| root.join("memory").join(name);
     for directory in hierarchies(&root)? {
@@ -160,6 +164,14 @@ async fn cgroups_that_cannot_be_used_are_refused_by_the_name_of_their_setting(la
     ];
     expect_refusals(&node, &wrong).await?;
     node.stack().run(&["umount", "/sys/fs/cgroup/memory"]).await?;
+    expect_no_trace(&node, &web).await
+}
+
+/// Pods would start, in cgroups that nobody else knows by that name.
+async fn an_old_runtime_that_makes_cgroups_otherwise_is_refused(lab: Lab) -> Result<()> {
+    let (node, web) = running(&lab, |stack| stack.containerd(Containerd::Debian16)).await?;
+    let refused = "cgroupDriver is systemd, but containerd 1.6";
+    expect_refusals(&node, &[(json!({ "cgroupDriver": "systemd" }), refused)]).await?;
     expect_no_trace(&node, &web).await
 }
 
