@@ -1,5 +1,6 @@
 //! The state files: what is made of them at start, and who writes them.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use tracing::{info, warn};
 
 use super::affinity::Aligner;
 use super::manager::{State, Topology};
-use super::{cpus, memory, running};
+use super::{Recorded, cpus, memory, running};
 use crate::causes::chain;
 use crate::clock::Clock;
 use crate::config::CpuSet;
@@ -54,35 +55,21 @@ pub async fn begin(
         warn!("cpuManagerPolicy is none and was static before: all running containers go back to all CPUs");
         state.all_cpus = Some(all_cpus);
     }
-    // Without a file nothing is known either, as after a change of the policy.
-    let recorded_cpus = cpus.as_ref().map(|ground| {
-        let recorded = cpus_file.as_deref().map(|text| cpus::read(text, ground)).unwrap_or_default();
-        recorded
-            .wrong
-            .iter()
-            .for_each(|wrong| warn!(file = cpus::FILE, problem = chain(wrong), "healing it from what runs"));
-        (recorded.entries, recorded.wrong.is_empty() && cpus_file.is_some())
-    });
+    let recorded_cpus =
+        cpus.as_ref().map(|ground| taken_up(cpus::FILE, cpus_file.as_deref(), |text| cpus::read(text, ground)));
     let memory_file = if memory.is_some() { read(&*host, &dir.join(MEMORY_FILE)).await } else { None };
-    let recorded_memory = memory.as_ref().map(|layout| {
-        let recorded = memory_file.as_deref().map(|text| memory::read(text, layout)).unwrap_or_default();
-        recorded
-            .wrong
-            .iter()
-            .for_each(|wrong| warn!(file = MEMORY_FILE, problem = chain(wrong), "healing it from what runs"));
-        (recorded.entries, recorded.wrong.is_empty() && memory_file.is_some())
-    });
-    let is_whole = |recorded: Option<bool>| recorded.unwrap_or(true);
-    let all_whole = is_whole(recorded_cpus.as_ref().map(|(_, whole)| *whole))
-        && is_whole(recorded_memory.as_ref().map(|(_, whole)| *whole));
-    let running = if all_whole { Vec::new() } else { running::ask(runtime).await };
-    if let (Some(ground), Some((entries, _))) = (cpus, recorded_cpus) {
+    let recorded_memory =
+        memory.as_ref().map(|layout| taken_up(MEMORY_FILE, memory_file.as_deref(), |text| memory::read(text, layout)));
+    let is_whole =
+        recorded_cpus.as_ref().is_none_or(|it| it.is_whole) && recorded_memory.as_ref().is_none_or(|it| it.is_whole);
+    let running = if is_whole { Vec::new() } else { running::ask(runtime).await };
+    if let (Some(ground), Some(TakenUp { entries, .. })) = (cpus, recorded_cpus) {
         let (healed, warnings) = cpus::heal(ground, entries, &running);
         warnings.iter().for_each(|warning| warn!(%warning, "CPU manager"));
         info!(shared = %healed.shared(), pods = healed.entries().len(), "CPU manager, policy static");
         state.cpus = Some(healed);
     }
-    if let (Some(layout), Some((entries, _))) = (memory, recorded_memory) {
+    if let (Some(layout), Some(TakenUp { entries, .. })) = (memory, recorded_memory) {
         let pinned = running.iter().filter(|one| !one.nodes.is_empty());
         let pinned: Vec<_> = pinned.map(memory_of).collect();
         let (healed, warnings) = memory::heal(layout, entries, &pinned);
@@ -95,6 +82,25 @@ pub async fn begin(
     let topology = Topology::new(state, clock, pool_changed);
     let keeper = Keeper { topology: topology.clone(), host, dir, writes_none };
     (topology, keeper)
+}
+
+/// What an earlier life left in a file, and whether that is all.
+struct TakenUp<E> {
+    entries: E,
+    is_whole: bool,
+}
+
+/// Without a file nothing is known either, as after a change of the policy.
+fn taken_up<E: Default, W: Error + 'static>(
+    file: &str,
+    text: Option<&str>,
+    read: impl FnOnce(&str) -> Recorded<E, W>,
+) -> TakenUp<E> {
+    let Some(Recorded { entries, wrong }) = text.map(read) else {
+        return TakenUp { entries: E::default(), is_whole: false };
+    };
+    wrong.iter().for_each(|wrong| warn!(file, problem = chain(wrong), "healing it from what runs"));
+    TakenUp { entries, is_whole: wrong.is_empty() }
 }
 
 fn memory_of(running: &running::Running) -> memory::Running {

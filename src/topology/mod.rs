@@ -127,6 +127,20 @@ pub struct Failure {
     pub message: String,
 }
 
+/// What a state file says that can be used, and what is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded<E, W> {
+    /// Each for itself; healing sees whether they are possible together.
+    pub entries: E,
+    pub wrong: Vec<W>,
+}
+
+impl<E: Default, W> Default for Recorded<E, W> {
+    fn default() -> Self {
+        Recorded { entries: E::default(), wrong: Vec::new() }
+    }
+}
+
 /// One kind of resource that has a place on the machine.
 pub trait Provider: Send {
     /// Where the request could be served; resources whose place does not matter are left out.

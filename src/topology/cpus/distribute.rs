@@ -1,6 +1,7 @@
 //! Evenly over NUMA nodes: as few of them as can give the same number each, and of those that can,
 //! the ones after which the nodes are as evenly free as possible.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::choose::{Options, TooFew, pack};
@@ -10,6 +11,10 @@ use crate::host::Machine;
 
 /// Free CPUs by NUMA node.
 type Free = BTreeMap<u32, usize>;
+
+/// The ways to spread double with every node. On machines with more than upstream's topology manager takes,
+/// those with most room are looked at.
+const NODES_MAX: usize = 8;
 
 /// A way to spread a request.
 struct Spread {
@@ -32,13 +37,21 @@ pub fn over_nodes(machine: &Machine, free: &CpuSet, count: usize, options: &Opti
     }
     let groups = count.div_ceil(group);
     let groups_per_node = machine.cpus.len().div_ceil(group).div_ceil(units.count(Kind::Node).max(1));
-    let order = units.order(Kind::Node);
-    for nodes in groups.div_ceil(groups_per_node.max(1))..=groups.min(all.len()) {
+    let order = roomiest(&all, units.order(Kind::Node));
+    for nodes in groups.div_ceil(groups_per_node.max(1))..=groups.min(order.len()) {
         if let Some(spread) = best(&all, &order, nodes, count, group) {
             return take(machine, free, count, group, options, &spread);
         }
     }
     pack(machine, free, count, options)
+}
+
+/// As many of the nodes as are looked at, in their order.
+fn roomiest(free: &Free, order: Vec<u32>) -> Vec<u32> {
+    let mut by_room = order.clone();
+    by_room.sort_by_key(|node| Reverse(free[node]));
+    by_room.truncate(NODES_MAX);
+    order.into_iter().filter(|node| by_room.contains(node)).collect()
 }
 
 fn best(all: &Free, order: &[u32], nodes: usize, count: usize, group: usize) -> Option<Spread> {

@@ -21,6 +21,7 @@ mod state;
 mod tests;
 mod units;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -222,24 +223,49 @@ impl Static {
     }
 
     fn pick(&self, ask: &Ask<'_>, container: &Container, count: usize, near: Affinity) -> Result<CpuSet, Failure> {
-        let Ground { machine, options, .. } = &self.ground;
         if let Some(has) = self.assigned(ask.uid, &container.name) {
             return Ok(has.clone());
         }
-        if options.full_cores_only {
-            self.check_cores(count)?;
-        }
         let free = self.available().union(&self.left_over(ask.uid, ask.pod, Some(&container.name)));
-        let failed = |error: TooFew| Failure {
-            reason: "UnexpectedAdmissionError",
-            message: format!("Allocate failed due to {error}, which is unexpected"),
-        };
-        let given = self.near_first(&free, count, near).map_err(failed)?;
-        if !options.full_cores_only || in_whole_cores(machine, &given) == given {
+        match self.ground.options.full_cores_only {
+            true => self.pick_cores(&free, count, near),
+            false => self.near_first(&free, count, near).map_err(unexpected),
+        }
+    }
+
+    /// Whole cores, of which what init containers lend is part.
+    fn pick_cores(&self, free: &CpuSet, count: usize, near: Affinity) -> Result<CpuSet, Failure> {
+        let machine = &*self.ground.machine;
+        let whole = in_whole_cores(machine, free);
+        self.check_cores(&whole, count)?;
+        let is_whole = |given: &CpuSet| in_whole_cores(machine, given) == *given;
+        let given = self.near_first(free, count, near).map_err(unexpected)?;
+        if is_whole(&given) {
             return Ok(given);
         }
         // Threads whose siblings are reserved are free as well, and may have been what was near.
-        self.near_first(&in_whole_cores(machine, &free), count, near).map_err(failed)
+        let given = self.near_first(&whole, count, near).map_err(unexpected)?;
+        if is_whole(&given) {
+            return Ok(given);
+        }
+        self.cores_of_all_sizes(&whole, count, near).ok_or_else(|| self.too_few_cores(&whole, count))
+    }
+
+    /// Where cores differ in their threads: large ones first, as small ones make up any rest.
+    fn cores_of_all_sizes(&self, whole: &CpuSet, count: usize, near: Affinity) -> Option<CpuSet> {
+        let Ground { machine, options, .. } = &self.ground;
+        let units = Units::new(machine, whole);
+        let close = near.nodes.map(|nodes| hints::cpus_near(machine, nodes, options));
+        let is_close = |core: &CpuSet| close.as_ref().is_none_or(|close| core.is_subset(close));
+        let mut cores: Vec<_> = units.order(Kind::Core).into_iter().map(|core| units.free(Kind::Core, core)).collect();
+        cores.sort_by_key(|core| (Reverse(core.len()), !is_close(core)));
+        let mut given = CpuSet::default();
+        for core in cores {
+            if given.len() + core.len() <= count {
+                given = given.union(&core);
+            }
+        }
+        (given.len() == count).then_some(given)
     }
 
     /// As much as there is near, and the rest elsewhere.
@@ -255,24 +281,34 @@ impl Static {
     }
 
     /// Whole cores are asked for, and there are as many.
-    fn check_cores(&self, count: usize) -> Result<(), Failure> {
-        let available = self.available();
-        let units = Units::new(&self.ground.machine, &available);
-        let per_core = units.cpus_per_core();
-        let refused = |message| Err(Failure { reason: "SMTAlignmentError", message });
+    fn check_cores(&self, whole: &CpuSet, count: usize) -> Result<(), Failure> {
+        let per_core = Units::new(&self.ground.machine, whole).cpus_per_core();
         if !count.is_multiple_of(per_core) {
-            return refused(format!(
-                "SMT Alignment Error: requested {count} cpus not multiple cpus per core = {per_core}"
-            ));
+            let message =
+                format!("SMT Alignment Error: requested {count} cpus not multiple cpus per core = {per_core}");
+            return Err(Failure { reason: "SMTAlignmentError", message });
         }
-        let whole = in_whole_cores(&self.ground.machine, &available).len();
-        if count > whole {
-            return refused(format!(
-                "SMT Alignment Error: not enough free physical CPUs: available physical CPUs = {whole}, \
-                 requested CPUs = {count}, CPUs per core = {per_core}"
-            ));
+        if count > whole.len() {
+            return Err(self.too_few_cores(whole, count));
         }
         Ok(())
+    }
+
+    fn too_few_cores(&self, whole: &CpuSet, count: usize) -> Failure {
+        let per_core = Units::new(&self.ground.machine, whole).cpus_per_core();
+        let message = format!(
+            "SMT Alignment Error: not enough free physical CPUs: available physical CPUs = {}, requested CPUs = {count}, \
+             CPUs per core = {per_core}",
+            whole.len()
+        );
+        Failure { reason: "SMTAlignmentError", message }
+    }
+}
+
+fn unexpected(error: TooFew) -> Failure {
+    Failure {
+        reason: "UnexpectedAdmissionError",
+        message: format!("Allocate failed due to {error}, which is unexpected"),
     }
 }
 

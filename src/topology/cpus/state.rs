@@ -12,13 +12,7 @@ use crate::pod::PodUid;
 pub const FILE: &str = "cpu_manager_state";
 const POLICY: &str = "static";
 
-/// What a state file says that can be used, and what is wrong with it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recorded {
-    /// Each for itself; [`super::heal`] sees whether they are possible together.
-    pub entries: Entries,
-    pub wrong: Vec<Wrong>,
-}
+pub type Recorded = super::super::Recorded<Entries, Wrong>;
 
 /// Things for which upstream does not start until somebody drains the node and deletes the file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -79,14 +79,6 @@ impl Static {
         self.pinning
     }
 
-    /// Takes back what is left with the ordinary init containers before `container`, which is
-    /// being started: they have run to their end. Whether anything was.
-    pub fn release_done(&mut self, uid: &PodUid, pod: &Pod, container: &str) -> bool {
-        let done = init_containers(pod).iter().take_while(|init| init.name != container);
-        let done = done.filter(|init| !is_sidecar(init));
-        done.filter(|init| self.ledger.take(uid, &init.name).is_some()).count() > 0
-    }
-
     fn give(&mut self, ask: &Ask<'_>, container: &Container, affinity: Affinity) -> Result<(), String> {
         let sizes = request::of_container(container).map_err(|error| error.to_string())?;
         let nodes = self.choose(ask, container, &sizes, affinity)?;

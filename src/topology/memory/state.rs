@@ -17,13 +17,7 @@ use super::ledger::{Block, Entries, Ledger, Misfit, Usage, usage};
 
 const POLICY: &str = "Static";
 
-/// What a state file says that can be used on this machine, and what is wrong with it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Recorded {
-    /// Each for itself; [`super::heal`] sees whether they are possible together.
-    pub entries: Entries,
-    pub wrong: Vec<Wrong>,
-}
+pub type Recorded = super::super::Recorded<Entries, Wrong>;
 
 /// Things for which upstream does not start until somebody drains the node and deletes the
 /// file.

@@ -1,5 +1,7 @@
 //! Which CPUs are chosen. The answers are those that upstream gives.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 fn packed() -> Options {
@@ -172,4 +174,20 @@ fn what_is_not_there_is_refused() {
         assert_eq!(refused.to_string(), text);
         assert_eq!(choose(&machine, &list("1-3"), 0, &options), Ok(CpuSet::default()));
     }
+}
+
+#[test]
+fn many_nodes_share_evenly_too() {
+    let machine = Shape { sockets: 2, nodes: 16, caches: 16, cores: 64, threads: 1 }.machine();
+    let across = Options { across_nodes: true, ..Options::default() };
+    let free: CpuSet = machine.cpus.iter().map(|cpu| cpu.id).filter(|id| *id != 0).collect();
+    for count in 1..=63 {
+        let given = choose(&machine, &free, count, &across).expect("there are as many");
+        assert_eq!((given.len(), given.is_subset(&free)), (count, true), "{count}");
+    }
+    let given = choose(&machine, &free, 12, &across).expect("there are as many");
+    let nodes: Vec<u32> = machine.cpus.iter().filter(|cpu| given.contains(cpu.id)).map(|cpu| cpu.node).collect();
+    let of = |node: u32| nodes.iter().filter(|it| **it == node).count();
+    let shares: BTreeSet<usize> = nodes.iter().map(|node| of(*node)).collect();
+    assert_eq!(shares.len(), 1, "{nodes:?}");
 }

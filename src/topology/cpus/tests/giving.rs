@@ -131,6 +131,38 @@ fn threads_of_reserved_cores_are_not_given_as_whole_cores() {
 }
 
 #[test]
+fn whole_cores_that_init_containers_lend_count() {
+    let cores = Options { full_cores_only: true, ..Options::default() };
+    let mut state = Static::new(ground(SMALL, "0,8", cores));
+    assert_eq!(state.place("other", &pod("web 10"), any()), Ok(()));
+    assert_eq!(state.place("p", &pod("i 4 | web 4"), any()), Ok(()));
+    let given = state.entries[&PodUid::new("p")].clone();
+    assert_eq!(given["i"], given["web"]);
+}
+
+#[test]
+fn cores_of_one_and_of_two_threads_are_given_whole() {
+    // Two cores of two threads, and four of one.
+    let cpu = |(id, core): (u32, u32)| Cpu { id, core, socket: 0, node: 0, cache: 0 };
+    let cpus = [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (5, 3), (6, 4), (7, 5)].map(cpu).into();
+    let machine = Arc::new(Machine { cpus, nodes: vec![NumaNode::default()] });
+    let cores = Options { full_cores_only: true, ..Options::default() };
+    let ground = Ground::new(machine.clone(), &Reservation::Cpus(list("7")), cores).expect("one is reserved");
+    for count in 1..=7 {
+        let mut state = Static::new(ground.clone());
+        assert_eq!(state.place("p", &pod(&format!("web {count}")), any()), Ok(()), "{count}");
+        let given = &state.entries[&PodUid::new("p")]["web"];
+        assert_eq!((given.len(), in_whole_cores(&machine, given)), (count, given.clone()));
+    }
+    // With no single ones left, an odd number cannot be had.
+    let mut state = Static::new(ground);
+    assert_eq!(state.place("p", &pod("a 1, b 1, c 1"), any()), Ok(()));
+    let refused = state.place("r", &pod("web 1"), any()).expect_err("only a core of two is left");
+    assert!(refused.starts_with("SMTAlignmentError: "), "{refused}");
+    assert_eq!(state.place("s", &pod("web 2"), any()), Ok(()));
+}
+
+#[test]
 fn strictly_reserved_cpus_are_not_shared_either() {
     let strict = Options { strict_reservation: true, ..Options::default() };
     let mut state = Static::new(ground(SMALL, "0,8", strict));
