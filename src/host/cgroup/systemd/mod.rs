@@ -1,15 +1,17 @@
 //! Slices by systemd: what it is told of a cgroup, and when it has done it.
 //!
 //! Every word goes over a connection of its own: over one that stays open systemd sends all that
-//! happens on the machine, and would keep what nobody reads.
+//! happens on the machine, and would keep what nobody reads. It has a runtime of its own too, on the
+//! thread that waits for it: with that ends all that the library has to serve a connection, at once.
 
 mod bus;
-mod wire;
 
 use std::path::PathBuf;
 
-use self::bus::{Bus, BusError};
-use self::wire::{Body, Value};
+use tokio::runtime::Builder;
+use zbus::Variant;
+
+use self::bus::{Bus, BusError, BusResult, within};
 use super::{HostError, Result};
 use crate::host::cgroup_math::{CPU_PERIOD_DEFAULT, MEMORY_UNLIMITED, shares_to_weight};
 use crate::host::{CgroupSettings, CgroupVersion};
@@ -28,7 +30,9 @@ pub struct Systemd {
     run: PathBuf,
 }
 
-type Properties = Vec<(&'static str, Value)>;
+type Properties = Vec<(&'static str, Variant<'static>)>;
+/// Units to be started along: none.
+type Others = Vec<(&'static str, Properties)>;
 
 impl Systemd {
     pub fn new(run: PathBuf) -> Self {
@@ -55,20 +59,21 @@ impl Systemd {
         version: CgroupVersion,
     ) -> Result<()> {
         let mut properties = vec![
-            ("Description", Value::Text(format!("pods of this node, {slice}"))),
-            ("DefaultDependencies", Value::Bool(false)),
+            ("Description", Variant::from(format!("pods of this node, {slice}"))),
+            ("DefaultDependencies", Variant::from(false)),
         ];
         if let Some(parent) = parent {
-            properties.push(("Wants", Value::Texts(vec![parent.to_owned()])));
+            properties.push(("Wants", Variant::from(vec![parent.to_owned()])));
         }
         properties.extend(accounting(version));
         properties.extend(limits(settings, version));
-        let mut bus = Bus::connect(&self.run).map_err(refused("reach", slice))?;
-        let body = Body::new().text(slice).text(MODE).properties(&properties).no_units();
-        match bus.run_job("StartTransientUnit", body) {
-            Err(error) if error.is("org.freedesktop.systemd1.UnitExists") => self.set(slice, settings, version),
-            ended => ended.map_err(refused("start", slice)),
-        }
+        let body = (slice, MODE, properties, Others::new());
+        let is_new =
+            self.speak("start", slice, async |bus| match bus.run_job("StartTransientUnit", slice, &body).await {
+                Err(error) if error.is("org.freedesktop.systemd1.UnitExists") => Ok(false),
+                ended => ended.map(|()| true),
+            })?;
+        if is_new { Ok(()) } else { self.set(slice, settings, version) }
     }
 
     /// Tells systemd the values of a slice, and waits until it has written them.
@@ -77,22 +82,39 @@ impl Systemd {
         if properties.is_empty() {
             return Ok(());
         }
-        let mut bus = Bus::connect(&self.run).map_err(refused("reach", slice))?;
         // Until it restarts: what is to hold then is found out then.
-        let body = Body::new().text(slice).bool(true).properties(&properties);
-        bus.call("SetUnitProperties", body).map_err(refused("set", slice))?;
-        // Values are written between two words to it, so that the answer to a second one tells that
-        // those of the first are there.
-        bus.ping().map_err(refused("set", slice))
+        let body = (slice, true, properties);
+        self.speak("set", slice, async |bus| {
+            bus.call("SetUnitProperties", &body).await?;
+            // Values are written between two words to it, so that the answer to a second one tells
+            // that those of the first are there.
+            bus.ping().await
+        })
     }
 
     /// Ends a slice. One that is not known is none.
     pub fn stop(&self, slice: &str) -> Result<()> {
-        let mut bus = Bus::connect(&self.run).map_err(refused("reach", slice))?;
-        match bus.call("StopUnit", Body::new().text(slice).text(MODE)) {
+        self.speak("stop", slice, async |bus| match bus.call("StopUnit", &(slice, MODE)).await {
             Err(error) if error.is("org.freedesktop.systemd1.NoSuchUnit") => Ok(()),
-            ended => ended.map(drop).map_err(refused("stop", slice)),
-        }
+            ended => ended.map(drop),
+        })
+    }
+
+    /// Says one word. Not for a thread that runs tasks.
+    fn speak<T>(&self, what: &'static str, slice: &str, word: impl AsyncFnOnce(&Bus) -> BusResult<T>) -> Result<T> {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(BusError::Runtime).map_err(refused("reach", slice))?;
+        runtime.block_on(self.converse(what, slice, word))
+    }
+
+    async fn converse<T>(
+        &self,
+        what: &'static str,
+        slice: &str,
+        word: impl AsyncFnOnce(&Bus) -> BusResult<T>,
+    ) -> Result<T> {
+        let bus = within(Bus::connect(&self.run)).await.map_err(refused("reach", slice))?;
+        within(word(&bus)).await.map_err(refused(what, slice))
     }
 }
 
@@ -106,7 +128,7 @@ fn accounting(version: CgroupVersion) -> Properties {
         CgroupVersion::V1 => "BlockIOAccounting",
         CgroupVersion::V2 => "IOAccounting",
     };
-    ["CPUAccounting", "MemoryAccounting", "TasksAccounting", io].map(|name| (name, Value::Bool(true))).into()
+    ["CPUAccounting", "MemoryAccounting", "TasksAccounting", io].map(|name| (name, Variant::from(true))).into()
 }
 
 fn limits(settings: &CgroupSettings, version: CgroupVersion) -> Properties {
@@ -115,7 +137,8 @@ fn limits(settings: &CgroupSettings, version: CgroupVersion) -> Properties {
         CgroupVersion::V2 => ("CPUWeight", "MemoryMax"),
     };
     let mut found = Vec::new();
-    let mut put = |name: &'static str, value: Option<u64>| found.extend(value.map(|value| (name, Value::U64(value))));
+    let mut put =
+        |name: &'static str, value: Option<u64>| found.extend(value.map(|value| (name, Variant::from(value))));
     put(
         weight,
         settings.cpu_shares.map(|shares| match version {

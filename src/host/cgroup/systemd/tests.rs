@@ -1,10 +1,13 @@
 //! systemd is a thread that answers as it is told, and notes what it was asked.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::thread::JoinHandle;
 
-use super::wire::{self, HEAD, Kind};
+use futures::StreamExt;
+use zbus::connection::Builder as Line;
+use zbus::message::Message;
+use zbus::{Connection, Guid, MessageStream, ObjectPath, OwnedVariant};
+
 use super::*;
 use crate::host::testing::Scratch;
 
@@ -12,106 +15,115 @@ use crate::host::testing::Scratch;
 enum Answer {
     /// The job that the call begins, and how it ends.
     Job(&'static str),
+    /// The same, told before the job's name is.
+    JobAtOnce(&'static str),
+    /// A job of whose end nothing is told, for the connection is closed.
+    JobCut,
+    Text(&'static str),
     Nothing,
     Error(&'static str),
+    /// None, for as long as the caller waits. Only where the test has the clock.
+    Silence,
+    /// None, and the connection is closed.
+    Cut,
 }
 
-/// A message as systemd makes it, of the kinds that it sends.
-fn message(kind: u8, reply_to: u32, member: &str, error: &str, texts: &[&str]) -> Vec<u8> {
-    // The same bytes as a call's but for the kind and the fields, which are put in by hand.
-    let mut fields = Vec::new();
-    let pad = |bytes: &mut Vec<u8>, to: usize| bytes.resize(bytes.len().next_multiple_of(to), 0);
-    let text = |bytes: &mut Vec<u8>, text: &str| {
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes.extend((text.len() as u32).to_le_bytes());
-        bytes.extend(text.as_bytes());
-        bytes.push(0);
-    };
-    if reply_to > 0 {
-        fields.extend([5, 1, b'u', 0]);
-        fields.extend(reply_to.to_le_bytes());
-    }
-    for (code, name) in [(3, member), (4, error)] {
-        if !name.is_empty() {
-            pad(&mut fields, 8);
-            fields.extend([code, 1, b's', 0]);
-            text(&mut fields, name);
-        }
-    }
-    pad(&mut fields, 8);
-    fields.extend([8, 1, b'g', 0, texts.len() as u8]);
-    fields.extend(texts.iter().map(|_| b's'));
-    fields.push(0);
-    let mut body = Vec::new();
-    texts.iter().for_each(|it| text(&mut body, it));
-    let mut bytes = vec![b'l', kind, 0, 1];
-    bytes.extend((body.len() as u32).to_le_bytes());
-    bytes.extend(7u32.to_le_bytes());
-    bytes.extend((fields.len() as u32).to_le_bytes());
-    bytes.extend(fields);
-    pad(&mut bytes, 8);
-    bytes.extend(body);
-    bytes
+async fn job_removed(line: &Connection, job: &str, unit: &str, result: &str) {
+    let (path, interface) = ("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager");
+    let body = (7u32, ObjectPath::try_from(job).expect("a path"), unit, result);
+    line.emit_signal(None::<&str>, path, interface, "JobRemoved", &body).await.expect("it listens");
 }
 
-/// The member, the first text and all bytes of each call.
-type Calls = Vec<(String, String, Vec<u8>)>;
-
-/// Answers one connection, and returns what was called.
-fn serve(stream: UnixStream, answers: Vec<Answer>) -> Calls {
-    let mut writer = stream.try_clone().expect("a socket");
-    let mut reader = BufReader::new(stream);
-    let mut line = String::new();
-    reader.read_line(&mut line).expect("it authenticates");
-    assert!(line.starts_with("\0AUTH EXTERNAL "), "{line:?}");
-    writer.write_all(b"OK 1234deadbeef\r\n").expect("it listens");
-    line.clear();
-    reader.read_line(&mut line).expect("it begins");
-    assert_eq!(line, "BEGIN\r\n");
-    let mut calls = Vec::new();
-    for answer in answers {
-        let mut head = [0; HEAD];
-        reader.read_exact(&mut head).expect("a call");
-        let mut bytes = head.to_vec();
-        bytes.resize(HEAD + wire::rest_length(&head).expect("a head"), 0);
-        reader.read_exact(&mut bytes[HEAD..]).expect("a whole call");
-        let call = wire::parse(&bytes).expect("a message");
-        assert_eq!(call.kind, Kind::Call);
-        // News of others come in between.
-        let mut said = message(4, 0, "UnitNew", "", &["a.service", "/a"]);
-        match answer {
-            Answer::Nothing => said.extend(message(2, call.serial, "", "", &[])),
-            Answer::Error(name) => said.extend(message(3, call.serial, "", name, &["not so"])),
-            Answer::Job(result) => {
-                said.extend(message(4, 0, "JobRemoved", "", &["/job/1", "other.service", "failed"]));
-                said.extend(message(2, call.serial, "", "", &["/job/2"]));
-                said.extend(message(4, 0, "JobRemoved", "", &["/job/2", "x.slice", result]));
+async fn answer(line: &Connection, call: &Message, answer: &Answer) {
+    let (header, body) = (call.header(), call.body());
+    let job = ObjectPath::from_static_str_unchecked("/job/2");
+    let said = match answer {
+        Answer::Nothing => line.reply(&header, &()).await,
+        Answer::Text(text) => line.reply(&header, text).await,
+        Answer::Error(name) => line.reply_error(&header, *name, &"not so").await,
+        Answer::Silence => return tokio::time::pause(),
+        Answer::Cut => return,
+        Answer::Job(_) | Answer::JobAtOnce(_) | Answer::JobCut => {
+            let unit: &str = body.deserialize_ignore_signature().expect("a unit");
+            // News of others come in between, more than any queue takes, and of what the unit did before.
+            for _ in 0..200 {
+                job_removed(line, "/job/3", "other.service", "failed").await;
             }
+            job_removed(line, "/job/1", unit, "failed").await;
+            if let Answer::JobAtOnce(result) = answer {
+                job_removed(line, &job, unit, result).await;
+            }
+            let said = line.reply(&header, &job).await;
+            if let Answer::Job(result) = answer {
+                job_removed(line, &job, unit, result).await;
+            }
+            said
         }
-        writer.write_all(&said).expect("it listens");
-        calls.push((call.member, call.texts.into_iter().next().unwrap_or_default(), bytes));
+    };
+    said.expect("it listens");
+}
+
+/// What was called.
+type Calls = Vec<Message>;
+
+/// Answers one connection until the other side closes it.
+async fn serve(stream: std::os::unix::net::UnixStream, answers: Vec<Answer>) -> Calls {
+    let line = Line::unix_stream(stream).server(Guid::generate()).p2p().build_message_stream();
+    let mut said: MessageStream = line.await.expect("it authenticates");
+    let line = Connection::from(&said);
+    let mut calls = Vec::new();
+    for answered in &answers {
+        let call = said.next().await.expect("a call").expect("a whole call");
+        answer(&line, &call, answered).await;
+        calls.push(call);
+    }
+    if let Some(Answer::Cut | Answer::JobCut) = answers.last() {
+        line.close().await.expect("it is open");
+    } else {
+        let more = said.next().await;
+        assert!(!matches!(more, Some(Ok(_))), "it closes its connection, and does not say {more:?}");
     }
     calls
 }
 
-/// A machine whose systemd takes one connection after another.
-fn systemd(connections: Vec<Vec<Answer>>) -> (Scratch, Systemd, JoinHandle<Calls>) {
+/// A machine with a socket at which one connection after another is answered.
+fn machine(socket: &str, connections: Vec<Vec<Answer>>) -> (Scratch, Systemd, JoinHandle<Calls>) {
     let scratch = Scratch::new();
     scratch.dir("systemd/system");
-    let listener = UnixListener::bind(scratch.path("systemd/private")).expect("a short path");
+    scratch.dir("dbus");
+    let listener = UnixListener::bind(scratch.path(socket)).expect("a short path");
     let serving = std::thread::spawn(move || {
-        let serve_next = |answers| serve(listener.accept().expect("it connects").0, answers);
-        connections.into_iter().flat_map(serve_next).collect()
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let mut calls = Vec::new();
+        for answers in connections {
+            let stream = listener.accept().expect("it connects").0;
+            calls.extend(runtime.block_on(serve(stream, answers)));
+        }
+        calls
     });
     let systemd = Systemd::new(scratch.root().to_owned());
     (scratch, systemd, serving)
 }
 
-fn contains(bytes: &[u8], text: &str) -> bool {
-    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+/// One that has systemd's own socket.
+fn systemd(connections: Vec<Vec<Answer>>) -> (Scratch, Systemd, JoinHandle<Calls>) {
+    machine(OWN, connections)
+}
+
+const OWN: &str = "systemd/private";
+const SHARED: &str = "dbus/system_bus_socket";
+
+fn members(calls: &[Message]) -> Vec<String> {
+    calls.iter().map(|call| call.header().member().expect("a call has one").to_string()).collect()
+}
+
+fn refusal(result: Result<()>) -> String {
+    result.expect_err("it fails").to_string()
 }
 
 const V2: CgroupVersion = CgroupVersion::V2;
+
+type Told = Vec<(String, OwnedVariant)>;
 
 #[test]
 fn a_slice_is_started_below_its_parent_and_waited_for() {
@@ -120,22 +132,43 @@ fn a_slice_is_started_below_its_parent_and_waited_for() {
     let settings = CgroupSettings { pids_max: Some(7), ..CgroupSettings::default() };
     systemd.start("kubepods-burstable.slice", Some("kubepods.slice"), &settings, V2).expect("it is started");
     let calls = serving.join().expect("no surprise");
-    let [(member, slice, bytes)] = calls.as_slice() else { panic!("one call, not {calls:?}") };
-    assert_eq!((member.as_str(), slice.as_str()), ("StartTransientUnit", "kubepods-burstable.slice"));
-    for text in ["Wants", "kubepods.slice", "DefaultDependencies", "MemoryAccounting", "IOAccounting", "TasksMax"] {
-        assert!(contains(bytes, text), "{text} in {bytes:?}");
-    }
+    assert_eq!(members(&calls), ["StartTransientUnit"]);
+    let (slice, mode, properties, others): (String, String, Told, Vec<(String, Told)>) =
+        calls[0].body().deserialize().expect("what systemd takes");
+    assert_eq!((slice.as_str(), mode.as_str()), ("kubepods-burstable.slice", "replace"));
+    assert_eq!(others, []);
+    let expected = [
+        ("Description", Variant::from("pods of this node, kubepods-burstable.slice")),
+        ("DefaultDependencies", Variant::from(false)),
+        ("Wants", Variant::from(vec!["kubepods.slice"])),
+        ("CPUAccounting", Variant::from(true)),
+        ("MemoryAccounting", Variant::from(true)),
+        ("TasksAccounting", Variant::from(true)),
+        ("IOAccounting", Variant::from(true)),
+        ("TasksMax", Variant::from(7u64)),
+    ];
+    let told: Vec<_> = properties.iter().map(|(name, value)| (name.as_str(), &**value)).collect();
+    assert_eq!(told, expected.iter().map(|(name, value)| (*name, value)).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_job_that_ends_before_its_name_is_told_has_ended() {
+    let (_scratch, systemd, _serving) = systemd(vec![vec![Answer::JobAtOnce("done")]]);
+    systemd.start("a.slice", None, &CgroupSettings::default(), V2).expect("it is started");
 }
 
 #[test]
 fn a_job_that_fails_and_a_refusal_are_told() {
     let none = CgroupSettings::default();
     let (_scratch, failing, _serving) = systemd(vec![vec![Answer::Job("failed")]]);
-    let error = failing.start("a.slice", None, &none, V2).expect_err("it failed").to_string();
+    let error = refusal(failing.start("a.slice", None, &none, V2));
     assert_eq!(error, "cannot start a.slice by systemd: job ended with \"failed\"");
-    let (_scratch, refusing, _serving) = systemd(vec![vec![Answer::Error("org.x.AccessDenied")]]);
-    let error = refusing.stop("a.slice").expect_err("it was refused").to_string();
-    assert_eq!(error, "cannot stop a.slice by systemd: org.x.AccessDenied: not so");
+    // The second is one of D-Bus' own names.
+    for name in ["org.x.AccessDenied", "org.freedesktop.DBus.Error.AccessDenied"] {
+        let (_scratch, refusing, _serving) = systemd(vec![vec![Answer::Error(name)]]);
+        let error = refusal(refusing.stop("a.slice"));
+        assert_eq!(error, format!("cannot stop a.slice by systemd: {name}: not so"));
+    }
 }
 
 #[test]
@@ -144,14 +177,67 @@ fn a_slice_that_is_there_already_is_told_its_values() {
     let (_scratch, systemd, serving) = systemd(vec![vec![exists], vec![Answer::Nothing, Answer::Nothing]]);
     let settings = CgroupSettings { pids_max: Some(7), ..CgroupSettings::default() };
     systemd.start("a.slice", None, &settings, V2).expect("it is there");
-    let members: Vec<_> = serving.join().expect("no surprise").into_iter().map(|(member, ..)| member).collect();
-    assert_eq!(members, ["StartTransientUnit", "SetUnitProperties", "Ping"]);
+    let calls = serving.join().expect("no surprise");
+    assert_eq!(members(&calls), ["StartTransientUnit", "SetUnitProperties", "Ping"]);
+    let (slice, until_restart, properties): (String, bool, Told) =
+        calls[1].body().deserialize().expect("what systemd takes");
+    assert_eq!((slice.as_str(), until_restart), ("a.slice", true));
+    assert_eq!(properties, [("TasksMax".to_owned(), Variant::from(7u64).try_into().expect("no file"))]);
 }
 
 #[test]
 fn a_slice_that_nobody_knows_has_ended() {
-    let (_scratch, systemd, _serving) = systemd(vec![vec![Answer::Error("org.freedesktop.systemd1.NoSuchUnit")]]);
+    let (_scratch, systemd, serving) = systemd(vec![vec![Answer::Error("org.freedesktop.systemd1.NoSuchUnit")]]);
     systemd.stop("a.slice").expect("it is gone");
+    assert_eq!(members(&serving.join().expect("no surprise")), ["StopUnit"]);
+}
+
+#[test]
+fn without_systemds_own_socket_the_bus_is_asked_for_news_of_the_job() {
+    let answers = vec![Answer::Text(":1.7"), Answer::Nothing, Answer::Nothing, Answer::Job("done")];
+    let (_scratch, systemd, serving) = machine(SHARED, vec![answers]);
+    systemd.start("a.slice", None, &CgroupSettings::default(), V2).expect("it is started");
+    let calls = serving.join().expect("no surprise");
+    assert_eq!(members(&calls), ["Hello", "AddMatch", "Subscribe", "StartTransientUnit"]);
+    let rule: String = calls[1].body().deserialize().expect("a rule");
+    for part in ["sender='org.freedesktop.systemd1'", "member='JobRemoved'", "arg2='a.slice'"] {
+        assert!(rule.contains(part), "{part} in {rule}");
+    }
+    for call in &calls[2..] {
+        assert_eq!(call.header().destination().map(|it| it.as_str()), Some("org.freedesktop.systemd1"));
+    }
+}
+
+#[test]
+fn a_connection_that_is_cut_is_told() {
+    let broke = "by systemd: connection to systemd broke: ";
+    let (_scratch, cut, _serving) = systemd(vec![vec![Answer::Cut]]);
+    let error = refusal(cut.stop("a.slice"));
+    assert!(error.starts_with(&format!("cannot stop a.slice {broke}")), "{error}");
+    let (_scratch, cut, _serving) = systemd(vec![vec![Answer::JobCut]]);
+    let error = refusal(cut.start("a.slice", None, &CgroupSettings::default(), V2));
+    assert!(error.starts_with(&format!("cannot start a.slice {broke}")), "{error}");
+}
+
+/// The clock is stopped once systemd hangs, so that the next thing to come is the deadline.
+#[tokio::test]
+async fn a_systemd_that_hangs_is_given_up() {
+    let scratch = Scratch::new();
+    scratch.dir("systemd");
+    let listener = tokio::net::UnixListener::bind(scratch.path(OWN)).expect("a short path");
+    let systemd = Systemd::new(scratch.root().to_owned());
+    let serving = async {
+        let stream = listener.accept().await.expect("it connects").0;
+        serve(stream.into_std().expect("a socket"), vec![Answer::Silence]).await
+    };
+    let asking = systemd.converse("stop", "a.slice", async |bus| bus.ping().await);
+    let (calls, answer) = tokio::join!(serving, asking);
+    assert_eq!(members(&calls), ["Ping"]);
+    assert_eq!(refusal(answer), "cannot stop a.slice by systemd: no answer within 10 seconds");
+
+    // Now nobody takes the connection at all.
+    let asking = systemd.converse("stop", "a.slice", async |bus| bus.ping().await);
+    assert_eq!(refusal(asking.await), "cannot reach a.slice by systemd: no answer within 10 seconds");
 }
 
 #[test]
@@ -176,7 +262,7 @@ fn values_are_told_in_systemds_words() {
         pids_max: Some(100),
         ..CgroupSettings::default()
     };
-    let number = |value| Value::U64(value);
+    let number = |value: u64| Variant::from(value);
     let v2 = [
         ("CPUWeight", number(39)),
         ("CPUQuotaPeriodUSec", number(50_000)),
@@ -199,44 +285,4 @@ fn values_are_told_in_systemds_words() {
         CgroupSettings { cpu_quota: Some(-1), memory_limit_bytes: Some(MEMORY_UNLIMITED), ..CgroupSettings::default() };
     let expected = [("CPUQuotaPerSecUSec", number(u64::MAX)), ("MemoryMax", number(u64::MAX))];
     assert_eq!(limits(&unlimited, CgroupVersion::V2), expected);
-}
-
-/// Laid out by hand after the specification.
-#[test]
-fn a_call_is_laid_out_as_d_bus_wants_it() {
-    let to = wire::Address { destination: None, path: "/o", interface: "i.f", member: "M" };
-    let body = Body::new().text("a.slice").bool(true).properties(&[("T", Value::U64(5)), ("B", Value::Bool(true))]);
-    let expected: Vec<u8> = [
-        &[b'l', 1, 0, 1][..],
-        // Length of the body, number of the call, length of the fields without the last gap.
-        &[64, 0, 0, 0],
-        &[1, 0, 0, 0],
-        &[61, 0, 0, 0],
-        // The path, the interface, the member, the signature: each begins at a multiple of eight.
-        &[1, 1, b'o', 0, 2, 0, 0, 0, b'/', b'o', 0, 0, 0, 0, 0, 0],
-        &[2, 1, b's', 0, 3, 0, 0, 0, b'i', b'.', b'f', 0, 0, 0, 0, 0],
-        &[3, 1, b's', 0, 1, 0, 0, 0, b'M', 0, 0, 0, 0, 0, 0, 0],
-        &[8, 1, b'g', 0, 7, b's', b'b', b'a', b'(', b's', b'v', b')', 0, 0, 0, 0],
-        // Text, bool, length of the array.
-        &[7, 0, 0, 0, b'a', b'.', b's', b'l', b'i', b'c', b'e', 0],
-        &[1, 0, 0, 0],
-        &[40, 0, 0, 0, 0, 0, 0, 0],
-        &[1, 0, 0, 0, b'T', 0, 1, b't', 0, 0, 0, 0, 0, 0, 0, 0],
-        &[5, 0, 0, 0, 0, 0, 0, 0],
-        &[1, 0, 0, 0, b'B', 0, 1, b'b', 0, 0, 0, 0, 1, 0, 0, 0],
-    ]
-    .concat();
-    assert_eq!(wire::call(1, &to, &body), expected);
-}
-
-#[test]
-fn a_message_that_is_cut_off_or_foreign_makes_no_sense() {
-    let whole = message(2, 1, "", "", &["/job/1"]);
-    let head: [u8; HEAD] = whole[..HEAD].try_into().expect("it is longer");
-    assert_eq!(wire::rest_length(&head), Some(whole.len() - HEAD));
-    assert_eq!(wire::parse(&whole).expect("a message").texts, ["/job/1"]);
-    for length in 0..whole.len() {
-        assert_eq!(wire::parse(&whole[..length]), None, "{length} bytes");
-    }
-    assert_eq!(wire::parse(b"no D-Bus message"), None);
 }
