@@ -374,12 +374,7 @@ async fn house(
         let wakes = wakes.clone();
         Probes::new(caller, clock.clone(), recorder.clone(), version, move |uid| wakes.wake(uid))
     };
-    let pool_changed = {
-        let wakes = wakes.clone();
-        Arc::new(move || wakes.wake_all())
-    };
-    let (topology, keeper) =
-        topology::begin(config.topology, host.clone(), &*runtime, clock.clone(), pool_changed).await;
+    let (topology, keeper) = topology::begin(config.topology, host.clone(), &*runtime, clock.clone()).await;
     tasks.spawn("places", keeper.run());
     let context = Context {
         dead: DeadContainers::new(sync.dead.clone()),

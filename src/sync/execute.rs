@@ -19,7 +19,7 @@ use super::plan::{Action, StopWhy};
 use super::retries::Step;
 use super::user_namespaces::UserNamespaceError;
 use super::wish::{Desired, StopCause};
-use super::{Context, hooks, pins, resize, start};
+use super::{Context, hooks, resize, start};
 use crate::causes::chain;
 use crate::cri::{self, ContainerId, CriError, IdRange, RuntimeHandler, SandboxConfig};
 use crate::events::EventType;
@@ -98,15 +98,6 @@ pub async fn execute(round: &Round<'_>, actions: &[Action]) -> Vec<Done> {
     if actions.iter().all(|action| matches!(action, Action::StopContainer { .. })) {
         return stop_in_turn(round, actions).await;
     }
-    // Plans begin with them.
-    let others = actions.iter().position(|action| !matches!(action, Action::Pin { .. })).unwrap_or(actions.len());
-    let (moves, others) = actions.split_at(others);
-    let (mut done, of_others) = tokio::join!(pins::carry_out(round, moves), one_by_one(round, others));
-    done.extend(of_others);
-    done
-}
-
-async fn one_by_one(round: &Round<'_>, actions: &[Action]) -> Vec<Done> {
     let mut done = Vec::new();
     for action in actions {
         let one = round.one(action).await;
@@ -144,7 +135,6 @@ impl Round<'_> {
             }
             Action::StopSandbox { id } => (Step::Sandbox, self.stopped(self.context.runtime.stop_sandbox(id).await)),
             Action::RemoveSandbox { id } => (Step::Sandbox, removed(self.context.runtime.remove_sandbox(id).await)),
-            Action::Pin { .. } => return pins::carry_out(self, std::slice::from_ref(action)).await.remove(0),
             Action::Resize(resize) => (Step::Resize, resize::carry_out(self, resize).await),
             Action::StartContainer { name, kind, attempt, waits } => {
                 (Step::Container(name.clone()), start::start(self, name, *kind, *attempt, *waits).await)

@@ -1,18 +1,24 @@
 //! Running containers follow their places: the pool that most of them share shrinks when a pod gets
-//! CPUs of its own, and grows when it ends.
+//! CPUs of its own, and grows when it ends. Whatever the pod's worker waits for, a pull or the grace of
+//! what stops, that goes on beside it.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
 
-use futures::future::join_all;
-use tokio::sync::Semaphore;
-use tracing::debug;
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
+use tracing::{debug, warn};
 
-use super::execute::{Done, Round, StartFailure};
-use super::plan::Action;
-use super::retries::Step;
+use super::retries::{Retries, Step};
+use super::{Context, worker};
 use crate::config::CpuSet;
-use crate::cri::{ContainerId, CriError, LinuxResources};
+use crate::cri::{self, ContainerId, CriError, LinuxResources};
 use crate::pleg::PodRuntime;
+use crate::pod::PodUid;
 use crate::topology::Places;
 
 /// A change of the pool concerns every pod of the node, and each update costs the runtime a
@@ -28,59 +34,129 @@ impl Default for PinTurns {
     }
 }
 
+/// A running container that is to run on other CPUs.
+#[derive(Clone, Debug)]
+struct Move {
+    name: String,
+    id: ContainerId,
+    cpus: String,
+}
+
+impl fmt::Display for Move {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "move {} to CPUs {}", self.name, self.cpus)
+    }
+}
+
 /// What running instances were given in this life of the worker, in the kernel's notation.
 #[derive(Default)]
-pub struct Pins(BTreeMap<ContainerId, String>);
+struct Pins(BTreeMap<ContainerId, String>);
 
 impl Pins {
     /// The running containers that are not where they should be.
-    pub fn decide(&mut self, places: &Places, runtime: &PodRuntime) -> Vec<Action> {
+    fn decide(&mut self, places: &Places, runtime: &PodRuntime) -> Vec<Move> {
         self.0.retain(|id, _| runtime.containers.iter().any(|instance| instance.id == *id));
         let running = runtime.containers.iter().filter(|container| container.is_running());
-        let pins = running.filter_map(|instance| {
+        let moves = running.filter_map(|instance| {
             let cpus = places.of(&instance.name).cpus?;
             let wanted = cpus.to_string();
             // What was given counts, however the runtime reports it.
             let is_given = self.0.get(&instance.id).is_some_and(|given| *given == wanted);
             let reported = instance.resources.as_ref().filter(|_| !self.0.contains_key(&instance.id));
             let is_reported = reported.is_some_and(|has| CpuSet::parse(&has.cpuset_cpus).is_ok_and(|has| has == cpus));
-            let pin = || Action::Pin { name: instance.name.clone(), id: instance.id.clone(), cpus: wanted };
-            (!is_given && !is_reported).then(pin)
+            let it = || Move { name: instance.name.clone(), id: instance.id.clone(), cpus: wanted };
+            (!is_given && !is_reported).then(it)
         });
-        pins.collect()
+        moves.collect()
     }
 
-    pub fn carried_out(&mut self, id: &ContainerId, cpus: &str) {
+    fn carried_out(&mut self, id: &ContainerId, cpus: &str) {
         self.0.insert(id.clone(), cpus.to_owned());
     }
 
     /// It may have taken effect or not.
-    pub fn failed(&mut self, id: &ContainerId) {
+    fn failed(&mut self, id: &ContainerId) {
         self.0.insert(id.clone(), String::new());
     }
 }
 
-/// All together: none of them waits for another, nor for what else is done for the pod.
-pub async fn carry_out(round: &Round<'_>, pins: &[Action]) -> Vec<Done> {
-    let each = pins.iter().map(|action| async move {
-        let Action::Pin { name, id, cpus } = action else { return None };
-        Some(Done { step: Step::Pin(name.clone()), result: pin(round, name, id, cpus).await })
-    });
-    join_all(each).await.into_iter().flatten().collect()
+/// Keeps a pod's running containers in their places, from when it was first looked at: before the node
+/// has taken a pod nobody knows what is its own. Nothing where containers run anywhere.
+pub fn follow<'a>(context: &'a Arc<Context>, uid: &'a PodUid, looked: Arc<Notify>) -> BoxFuture<'a, Infallible> {
+    if !context.topology.has_pool() {
+        return std::future::pending().boxed();
+    }
+    let mut follower = Follower { context, uid, pins: Pins::default(), retries: Retries::new(context.clock.clone()) };
+    let mut moves = context.topology.moves();
+    async move {
+        looked.notified().await;
+        loop {
+            moves.mark_unchanged();
+            let until = follower.look().await;
+            tokio::select! {
+                biased;
+                // Cancel-safe: a change stays marked unseen until the next look.
+                _ = moves.changed() => {}
+                // Cancel-safe: an unused permit stays.
+                () = looked.notified() => {}
+                // Cancel-safe: a timer.
+                () = worker::sleep_until(until) => {}
+            }
+        }
+    }
+    .boxed()
 }
 
-async fn pin(round: &Round<'_>, name: &str, id: &ContainerId, cpus: &str) -> Result<(), StartFailure> {
-    let context = round.context;
-    let _turn = context.pin_turns.0.acquire().await.expect("nobody closes it");
-    debug!(container = name, %id, cpus, "moving container to other CPUs");
-    context.pleg.distrust(round.uid, id);
-    let resources = LinuxResources { cpuset_cpus: cpus.to_owned(), ..LinuxResources::default() };
-    match context.runtime.update_container(id, &resources).await {
-        // What is gone runs nowhere.
-        Ok(()) | Err(CriError::NotFound { .. }) => Ok(()),
-        Err(error) => {
-            Err(StartFailure::new("PinError", format!("cannot move container {name:?} to CPUs {cpus}: {error}")))
+struct Follower<'a> {
+    context: &'a Context,
+    uid: &'a PodUid,
+    pins: Pins,
+    retries: Retries,
+}
+
+impl Follower<'_> {
+    /// Moves what is elsewhere. When to look again, if nothing happens before.
+    async fn look(&mut self) -> Option<Instant> {
+        let runtime = match self.context.pleg.current(self.uid).await {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                debug!(%error, "cannot read where the pod's containers run");
+                return Some(self.retries.failed(Step::Read, None));
+            }
+        };
+        self.retries.succeeded(&Step::Read);
+        let mut due = self.pins.decide(&self.context.topology.places(self.uid), &runtime);
+        due.retain(|it| self.retries.waits_for(&Step::Pin(it.name.clone())).is_none());
+        // All together: none of them waits for another.
+        let results = join_all(due.iter().map(|it| carry_out(self.context, self.uid, it))).await;
+        for (Move { name, id, cpus }, result) in due.iter().zip(results) {
+            let step = Step::Pin(name.clone());
+            match result {
+                Ok(()) => {
+                    self.pins.carried_out(id, cpus);
+                    self.retries.succeeded(&step);
+                }
+                Err(error) => {
+                    warn!(%error, container = name, cpus, "container stays on its CPUs for now, will retry");
+                    self.pins.failed(id);
+                    self.retries.failed(step, None);
+                }
+            }
         }
+        self.retries.next()
+    }
+}
+
+async fn carry_out(context: &Context, uid: &PodUid, it: &Move) -> cri::Result<()> {
+    let _turn = context.pin_turns.0.acquire().await.expect("nobody closes it");
+    debug!(container = it.name, id = %it.id, cpus = it.cpus, "moving container to other CPUs");
+    let _changing = context.pleg.changing(uid);
+    context.pleg.distrust(uid, &it.id);
+    let resources = LinuxResources { cpuset_cpus: it.cpus.clone(), ..LinuxResources::default() };
+    match context.runtime.update_container(&it.id, &resources).await {
+        // What is gone runs nowhere.
+        Err(CriError::NotFound { .. }) => Ok(()),
+        result => result,
     }
 }
 
@@ -112,7 +188,7 @@ mod tests {
 
     #[track_caller]
     fn check(pins: &mut Pins, places: &Places, runtime: &PodRuntime, expected: &[&str]) {
-        let told: Vec<_> = pins.decide(places, runtime).iter().map(Action::to_string).collect();
+        let told: Vec<_> = pins.decide(places, runtime).iter().map(Move::to_string).collect();
         assert_eq!(told, expected);
     }
 

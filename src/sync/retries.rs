@@ -41,7 +41,6 @@ impl Step {
         match action {
             Action::Prepare => Step::Prepare,
             Action::Resize(_) => Step::Resize,
-            Action::Pin { name, .. } => Step::Pin(name.clone()),
             Action::CreateSandbox { .. } | Action::StopSandbox { .. } | Action::RemoveSandbox { .. } => Step::Sandbox,
             Action::StartContainer { name, .. }
             | Action::ResumeContainer { name, .. }

@@ -100,6 +100,8 @@ async fn make_and_start(
     };
     mount_missing(round, spec).await?;
     let surroundings = surroundings(round, spec, sandbox, &volume_images).await.map_err(config_error)?;
+    // As late as can be: others may have been given CPUs while an image was pulled.
+    let places = context.topology.places(round.uid);
     let inputs = ContainerInputs {
         attempt,
         image: &image,
@@ -108,7 +110,7 @@ async fn make_and_start(
         termination_log: surroundings.termination_log.as_deref(),
         target: target(round, name, kind, &sandbox.id).map_err(config_error)?,
         users: sandbox_config.security.namespaces.users,
-        places: &round.wish.places,
+        places: &places,
         config: &context.config.launch,
     };
     let mut config = launch::container_config(pod, spec, inputs).map_err(|error| config_error(error.to_string()))?;

@@ -44,11 +44,6 @@ impl Wakes {
         }
     }
 
-    /// Something changed that every pod depends on.
-    pub fn wake_all(&self) {
-        self.bells().values().for_each(|bell| bell.notify.notify_one());
-    }
-
     pub(super) fn hang_up(&self, uid: &PodUid) -> Arc<Bell> {
         self.bells().entry(uid.clone()).or_default().clone()
     }

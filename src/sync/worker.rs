@@ -19,14 +19,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::dead::Condemned;
 use super::execute::{Done, Round, StartFailure};
 use super::hooks::{BegunHooks, PostStarts, as_shown};
-use super::pins::Pins;
 use super::plan::{self, Action, Plan, Snapshot, StopWhy};
 use super::report::{Progress, Reporter};
 use super::resize::{Resize, Resizing};
@@ -34,7 +33,7 @@ use super::retries::{self, Retries, Retry, Step};
 use super::roster::{KnownBy, Lifecycle, Work};
 use super::upkeep::{self, LogLinks};
 use super::wish::{Desired, StopCause, stop_wished};
-use super::{Context, admit, execute, hooks, report};
+use super::{Context, admit, execute, hooks, pins, report};
 use crate::cri::{ContainerId, SandboxId};
 use crate::events::EventType;
 use crate::metrics;
@@ -81,7 +80,8 @@ struct Worker {
     restart_all_wait: Duration,
     probes: PodProbes,
     resizing: Resizing,
-    pins: Pins,
+    /// Rung when the pod was looked at, and the node has taken it.
+    looked: Arc<Notify>,
     begun_hooks: Arc<BegunHooks>,
     log_links: LogLinks,
     reporter: Reporter,
@@ -116,7 +116,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
         restart_all_wait: Duration::ZERO,
         probes: context.probes.of_pod(&uid),
         resizing: Resizing::new(&context),
-        pins: Pins::default(),
+        looked: Arc::default(),
         begun_hooks: Arc::default(),
         log_links: LogLinks::default(),
         reporter: Reporter::new(&context),
@@ -130,6 +130,9 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
     };
     metrics::starts::worked_on(uid.as_str(), worker.began);
     let mut operation_of_pass = "create";
+    // Beside all that the worker does: what it waits for is no reason to run on CPUs of others.
+    let followed = uid.clone();
+    let mut following = pins::follow(&context, &followed, worker.looked.clone());
     loop {
         // It may have come in the middle of the last pass.
         let is_changed = wishes.has_changed().unwrap_or(false);
@@ -148,6 +151,8 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
                 continue;
             }
             outcome = worker.pass(&wish) => outcome,
+            // Cancel-safe: polled on in the next turn.
+            never = &mut following => match never {},
         };
         let operation = worker.operation_of_end(&wish).unwrap_or(if is_changed { "update" } else { operation_of_pass });
         metrics::pods::WORKER_DURATION.took([operation], context.clock.now() - began);
@@ -177,6 +182,8 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
             () = worker.resizing.room_changed() => {}
             // Cancel-safe: a timer.
             () = sleep_until(until) => {}
+            // Cancel-safe: polled on in the next turn.
+            never = &mut following => match never {},
         }
     }
     context.wakes.take_down(&uid);
@@ -185,7 +192,7 @@ pub async fn run(context: Arc<Context>, uid: PodUid, mut wishes: watch::Receiver
     uid
 }
 
-async fn sleep_until(until: Option<Instant>) {
+pub(super) async fn sleep_until(until: Option<Instant>) {
     match until {
         Some(until) => tokio::time::sleep_until(until).await,
         None => std::future::pending().await,
@@ -240,8 +247,10 @@ impl Worker {
             Stage::Syncing => self.resizing.decide(&self.context, wish, &runtime),
             Stage::Stopping | Stage::Cleaning | Stage::Ended => Resize::default(),
         };
-        let pins = self.pins.decide(&wish.places, &runtime);
-        let plan = self.plan(wish, &runtime, &standings, &post_starts, &condemned.containers, (&resize, &pins));
+        if self.admitted {
+            self.looked.notify_one();
+        }
+        let plan = self.plan(wish, &runtime, &standings, &post_starts, &condemned.containers, &resize);
         self.restart_all_wait = plan.restart_all_wait.unwrap_or(self.restart_all_wait);
         if self.stage == Stage::Syncing {
             let now = self.context.clock.now();
@@ -416,7 +425,7 @@ impl Worker {
         standings: &Standings,
         post_starts: &PostStarts,
         condemned: &BTreeSet<ContainerId>,
-        (resize, pins): (&Resize, &[Action]),
+        resize: &Resize,
     ) -> Plan {
         let restarts = status::Restarts::of(&wish.pod, &self.context.config.launch.gates);
         let told = self.reporter.earlier(&wish.pod);
@@ -437,7 +446,6 @@ impl Worker {
                 condemned,
                 stopped: &self.stopped,
                 resize,
-                pins,
                 now: self.context.clock.now(),
                 wall: self.context.clock.wall(),
             }),
@@ -492,9 +500,6 @@ impl Worker {
                     if let Action::Resize(resize) = action {
                         self.resizing.carried_out(&self.context, wish, resize, Ok(()));
                     }
-                    if let Action::Pin { id, cpus, .. } = action {
-                        self.pins.carried_out(id, cpus);
-                    }
                     if let Step::Container(name) = &step {
                         self.start_failures.remove(name);
                     }
@@ -514,10 +519,6 @@ impl Worker {
                     debug!(?step, %failure, "step failed");
                     self.is_unsure = true;
                     let retry_at = failure.retry_at;
-                    if let Action::Pin { id, .. } = action {
-                        warn!(%failure, "container stays on its CPUs for now, will retry");
-                        self.pins.failed(id);
-                    }
                     if let Action::Resize(resize) = action {
                         self.resizing.carried_out(&self.context, wish, resize, Err(&failure));
                     }

@@ -45,7 +45,6 @@ pub async fn begin(
     host: Arc<dyn Host>,
     runtime: &dyn Runtime,
     clock: Clock,
-    pool_changed: Arc<dyn Fn() + Send + Sync>,
 ) -> (Topology, Keeper) {
     let TopologyConfig { dir, aligner, cpus, memory, lift_quotas, all_cpus } = config;
     let mut state = State::default();
@@ -79,7 +78,7 @@ pub async fn begin(
     }
     // A file of the policy none is only of use in place of another one.
     let writes_none = state.cpus.is_none() && cpus_file.is_some();
-    let topology = Topology::new(state, clock, pool_changed);
+    let topology = Topology::new(state, clock);
     let keeper = Keeper { topology: topology.clone(), host, dir, writes_none };
     (topology, keeper)
 }

@@ -23,8 +23,8 @@ pub struct Topology {
     changes: watch::Sender<u64>,
     /// As many of them are on disk, or could not be put there.
     kept: watch::Sender<u64>,
-    /// Called when running containers have to move.
-    pool_changed: Arc<dyn Fn() + Send + Sync>,
+    /// Counts how often running containers had to move.
+    moves: watch::Sender<u64>,
     clock: Clock,
 }
 
@@ -48,14 +48,20 @@ pub(super) struct State {
 impl Topology {
     /// Containers run anywhere.
     pub fn none() -> Self {
-        Topology::new(State::default(), Clock::system(), Arc::new(|| {}))
+        Topology::new(State::default(), Clock::system())
     }
 
-    pub(super) fn new(mut state: State, clock: Clock, pool_changed: Arc<dyn Fn() + Send + Sync>) -> Self {
+    pub(super) fn new(mut state: State, clock: Clock) -> Self {
         state.share();
         state.count();
         let state = Arc::new(Mutex::new(state));
-        Topology { state, changes: watch::Sender::default(), kept: watch::Sender::default(), pool_changed, clock }
+        Topology {
+            state,
+            changes: watch::Sender::default(),
+            kept: watch::Sender::default(),
+            moves: watch::Sender::default(),
+            clock,
+        }
     }
 
     /// Gives the containers of a pod that is taken their places; refused, it has none.
@@ -127,6 +133,16 @@ impl Topology {
         }
     }
 
+    /// Whether containers have CPUs to run on, or run anywhere.
+    pub fn has_pool(&self) -> bool {
+        self.state().pool().is_some()
+    }
+
+    /// Changes whenever running containers have to move.
+    pub fn moves(&self) -> watch::Receiver<u64> {
+        self.moves.subscribe()
+    }
+
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
@@ -159,7 +175,7 @@ impl Topology {
             self.changes.send_modify(|changes| *changes += 1);
         }
         if moves {
-            (self.pool_changed)();
+            self.moves.send_modify(|moves| *moves += 1);
         }
     }
 
@@ -170,7 +186,7 @@ impl Topology {
 
 impl State {
     fn pool(&self) -> Option<CpuSet> {
-        self.cpus.as_ref().map(|cpus| cpus.shared().clone()).or_else(|| self.all_cpus.clone())
+        self.cpus.as_ref().map(cpus::Static::of_all_others).or_else(|| self.all_cpus.clone())
     }
 
     /// The pool is another one.

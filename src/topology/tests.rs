@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::FutureExt;
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tokio::time::{Duration, sleep};
 
 use super::*;
@@ -22,14 +22,12 @@ use super::affinity::Aligner;
 struct World {
     dir: TempDir,
     runtime: FakeRuntime,
-    /// How often it was told that the pool is another one.
-    told: Arc<AtomicUsize>,
 }
 
 impl World {
     fn new() -> World {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
-        World { dir, runtime: FakeRuntime::default(), told: Arc::default() }
+        World { dir, runtime: FakeRuntime::default() }
     }
 
     fn config(&self) -> TopologyConfig {
@@ -52,16 +50,8 @@ impl World {
     async fn begin(&self, config: TopologyConfig) -> (Topology, Keeper) {
         let root = self.dir.path().join("root");
         let host = LinuxHost::new(Roots::machine(root), Duration::from_secs(30), Clock::system());
-        let told = self.told.clone();
-        let tell = move || {
-            told.fetch_add(1, Ordering::Relaxed);
-        };
         let runtime = &self.runtime;
-        begin(config, Arc::new(host), runtime, Clock::system(), Arc::new(tell)).await
-    }
-
-    fn told(&self) -> usize {
-        self.told.swap(0, Ordering::Relaxed)
+        begin(config, Arc::new(host), runtime, Clock::system()).await
     }
 
     fn make_dir(&self) {
@@ -104,6 +94,13 @@ fn uid(name: &str) -> PodUid {
     PodUid::new(name)
 }
 
+/// How often it was told since the last time that the pool is another one, at most once.
+fn told(moves: &mut watch::Receiver<u64>) -> usize {
+    let has_moved = moves.has_changed().expect("the handle is there");
+    moves.mark_unchanged();
+    usize::from(has_moved)
+}
+
 fn shown(topology: &Topology, name: &str) -> String {
     let places = topology.places(&uid(name));
     let of = |container| places.of(container).cpus.map_or("anywhere".to_owned(), |cpus| cpus.to_string());
@@ -114,38 +111,40 @@ fn shown(topology: &Topology, name: &str) -> String {
 async fn pods_are_given_cpus_and_the_pool_is_told_of_once_a_change() {
     let world = World::new();
     let (topology, _keeper) = world.begin(world.config()).await;
-    assert_eq!((shown(&topology, "p").as_str(), world.told()), ("0-7 0-7", 0));
+    let mut moves = topology.moves();
+    assert_eq!((shown(&topology, "p").as_str(), told(&mut moves)), ("0-7 0-7", 0));
     assert_eq!(topology.take(&uid("p"), &pod(2)), Ok(()));
-    assert_eq!((shown(&topology, "p").as_str(), world.told()), ("1-2 0,3-7", 1));
+    assert_eq!((shown(&topology, "p").as_str(), told(&mut moves)), ("1-2 0,3-7", 1));
     assert_eq!(topology.take(&uid("p"), &pod(2)), Ok(()), "again");
     assert_eq!(topology.take(&uid("shares"), &pod(0)), Ok(()));
-    assert_eq!(world.told(), 0, "the pool is what it was");
+    assert_eq!(told(&mut moves), 0, "the pool is what it was");
     assert_eq!(topology.take(&uid("q"), &pod(3)), Ok(()));
-    assert_eq!((shown(&topology, "p").as_str(), world.told()), ("1-2 0,6-7", 1));
+    assert_eq!((shown(&topology, "p").as_str(), told(&mut moves)), ("1-2 0,6-7", 1));
     let place = topology.places(&uid("q")).of("web");
     assert_eq!(place, Place { cpus: Some(list("3-5")), memory_nodes: None, is_exclusive: true });
     topology.release(&uid("p"));
-    assert_eq!((shown(&topology, "q").as_str(), world.told()), ("3-5 0-2,6-7", 1));
+    assert_eq!((shown(&topology, "q").as_str(), told(&mut moves)), ("3-5 0-2,6-7", 1));
     topology.release(&uid("p"));
     topology.release(&uid("shares"));
-    assert_eq!(world.told(), 0);
+    assert_eq!(told(&mut moves), 0);
     topology.retain(|_| false);
-    assert_eq!((shown(&topology, "q").as_str(), world.told()), ("0-7 0-7", 1));
+    assert_eq!((shown(&topology, "q").as_str(), told(&mut moves)), ("0-7 0-7", 1));
 }
 
 #[tokio::test]
 async fn a_refused_pod_has_nothing_and_nobody_is_told() {
     let world = World::new();
     let (topology, _keeper) = world.begin(world.config()).await;
+    let mut moves = topology.moves();
     assert_eq!(topology.take(&uid("p"), &pod(4)), Ok(()));
-    assert_eq!(world.told(), 1);
+    assert_eq!(told(&mut moves), 1);
     let failure = topology.take(&uid("q"), &pod(4)).expect_err("three are free");
     assert_eq!(failure.reason, "UnexpectedAdmissionError");
-    assert_eq!((shown(&topology, "q").as_str(), world.told()), ("0,5-7 0,5-7", 0));
+    assert_eq!((shown(&topology, "q").as_str(), told(&mut moves)), ("0,5-7 0,5-7", 0));
     topology.take_over(&uid("r"), &pod(4));
-    assert_eq!((shown(&topology, "r").as_str(), world.told()), ("0,5-7 0,5-7", 0));
+    assert_eq!((shown(&topology, "r").as_str(), told(&mut moves)), ("0,5-7 0,5-7", 0));
     topology.take_over(&uid("s"), &pod(3));
-    assert_eq!((shown(&topology, "s").as_str(), world.told()), ("5-7 0", 1));
+    assert_eq!((shown(&topology, "s").as_str(), told(&mut moves)), ("5-7 0", 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -154,8 +153,9 @@ async fn without_managers_containers_run_anywhere_and_no_file_is_written() {
     world.make_dir();
     let config = TopologyConfig { cpus: None, aligner: None, ..world.config() };
     let (topology, keeper) = world.begin(config).await;
+    let mut moves = topology.moves();
     assert_eq!(topology.take(&uid("p"), &pod(2)), Ok(()));
-    assert_eq!((shown(&topology, "p").as_str(), world.told()), ("anywhere anywhere", 0));
+    assert_eq!((shown(&topology, "p").as_str(), told(&mut moves)), ("anywhere anywhere", 0));
     let keeper = tokio::spawn(keeper.run());
     topology.kept().await;
     sleep(Duration::from_secs(1)).await;
@@ -194,8 +194,9 @@ async fn a_broken_file_is_healed_from_what_runs() {
         world.run("p", "5-6", 2048);
         world.run("other", "0-4,7", 1024);
         let (topology, keeper) = world.begin(world.config()).await;
+        let mut moves = topology.moves();
         topology.take_over(&uid("p"), &pod(2));
-        assert_eq!((shown(&topology, "p").as_str(), world.told()), ("5-6 0-4,7", 0), "{text:?}");
+        assert_eq!((shown(&topology, "p").as_str(), told(&mut moves)), ("5-6 0-4,7", 0), "{text:?}");
         let keeper = tokio::spawn(keeper.run());
         assert_eq!(topology.take(&uid("q"), &pod(1)), Ok(()));
         topology.kept().await;
@@ -221,10 +222,11 @@ async fn the_policy_none_frees_what_static_had_bound() {
     let world = World::new();
     world.record(r#"{"policyName":"static","defaultCpuSet":"0,3-7","entries":{"p":{"web":"1-2"}},"checksum":9}"#);
     let (topology, keeper) = world.begin(TopologyConfig { cpus: None, ..world.config() }).await;
+    let mut moves = topology.moves();
     assert_eq!(shown(&topology, "p"), "0-7 0-7");
     let keeper = tokio::spawn(keeper.run());
     assert_eq!(topology.take(&uid("p"), &pod(2)), Ok(()));
-    assert_eq!((shown(&topology, "p").as_str(), world.told()), ("0-7 0-7", 0));
+    assert_eq!((shown(&topology, "p").as_str(), told(&mut moves)), ("0-7 0-7", 0));
     // The clock of the test goes on by itself when nobody works.
     sleep(Duration::from_secs(1)).await;
     assert_eq!(world.file(), Some(cpus::write_none()));
@@ -248,4 +250,16 @@ async fn a_disk_that_takes_nothing_keeps_no_pod_from_starting_and_is_tried_again
     sleep(Duration::from_secs(15)).await;
     assert_eq!(world.file(), topology.texts().0);
     keeper.abort();
+}
+
+#[tokio::test]
+async fn where_every_cpu_that_can_be_is_given_others_run_on_what_is_reserved() {
+    let world = World::new();
+    let mut config = world.config();
+    let ground = config.cpus.as_mut().expect("it is configured");
+    ground.options.strict_reservation = true;
+    let (topology, _keeper) = world.begin(config).await;
+    assert_eq!(topology.take(&uid("p"), &pod(7)), Ok(()));
+    assert_eq!(shown(&topology, "p"), "1-7 0", "no CPUs at all would be read as all of them");
+    assert_eq!(shown(&topology, "other"), "0 0");
 }

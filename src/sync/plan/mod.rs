@@ -55,8 +55,6 @@ pub struct Snapshot<'a> {
     pub stopped: &'a BTreeSet<SandboxId>,
     /// What has to be done so that containers have what is allocated to them.
     pub resize: &'a Resize,
-    /// Running containers that are to be moved to other CPUs.
-    pub pins: &'a [Action],
     pub now: Instant,
     pub wall: Timestamp,
 }
@@ -103,12 +101,6 @@ pub enum Action {
         id: ContainerId,
         /// The log outlives it, with as many before it as of dead instances.
         keep_log: bool,
-    },
-    /// Moves a running container to these CPUs.
-    Pin {
-        name: String,
-        id: ContainerId,
-        cpus: String,
     },
     /// Gives running containers, and the pod around them, other resources.
     Resize(Resize),
@@ -216,7 +208,6 @@ pub fn sync(snapshot: &Snapshot) -> Plan {
             }
             return restart_all;
         }
-        plan.actions.extend_from_slice(snapshot.pins);
         plan.actions.extend(strays(runtime, sandbox));
         if snapshot.resize.is_action() {
             plan.actions.push(Action::Resize(snapshot.resize.clone()));

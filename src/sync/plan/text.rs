@@ -52,7 +52,6 @@ impl fmt::Display for Action {
             ),
             Action::RemoveContainer { name, keep_log: false, .. } => write!(f, "remove a dead {name}"),
             Action::RemoveContainer { name, keep_log: true, .. } => write!(f, "remove a dead {name} but for its log"),
-            Action::Pin { name, cpus, .. } => write!(f, "move {name} to CPUs {cpus}"),
             Action::Resize(resize) => write!(f, "{resize}"),
             Action::StopSandbox { .. } => write!(f, "stop sandbox"),
             Action::RemoveSandbox { .. } => write!(f, "remove sandbox"),

@@ -209,7 +209,6 @@ fn plan_seen_for(seen: Duration, pod: &Pod, scene: Scene, prepared: bool, networ
         condemned: &condemned,
         stopped: &BTreeSet::new(),
         resize: &resize,
-        pins: &[],
         now,
         wall: noon(),
     })

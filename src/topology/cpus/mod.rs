@@ -160,6 +160,12 @@ impl Static {
         &self.shared
     }
 
+    /// Where everything runs that has no CPUs of its own: with a strict reservation all others may be given,
+    /// and what is reserved is left. No CPUs at all would be read as all of them.
+    pub fn of_all_others(&self) -> CpuSet {
+        if self.shared.is_empty() { self.ground.reserved.clone() } else { self.shared.clone() }
+    }
+
     pub fn assigned(&self, uid: &PodUid, container: &str) -> Option<&CpuSet> {
         self.entries.get(uid)?.get(container)
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -31,6 +31,7 @@ use tokio::task::JoinHandle;
 use crate::cluster::SimCluster;
 use crate::host::{Ground, SimHost};
 use crate::net::SimNet;
+use crate::pins::{Pins, RESERVED, STATE_FILE};
 use crate::runtime::SimRuntime;
 use crate::world::World;
 
@@ -51,11 +52,15 @@ pub struct Machine {
     pub runtime: SimRuntime,
     pub cluster: SimCluster,
     pub host: SimHost,
+    /// Where pods may have CPUs of their own.
+    pub pins: Option<Pins>,
     state: Arc<Mutex<State>>,
 }
 
 #[derive(Default)]
 struct State {
+    /// Of a state file that is another one when an agent starts.
+    breaks: Option<fastrand::Rng>,
     life: Option<Life>,
     /// What the static-pod directory holds, by name.
     static_pods: BTreeMap<String, Arc<Pod>>,
@@ -74,13 +79,15 @@ struct Life {
 }
 
 impl Machine {
-    pub fn new(world: World, has_events: bool) -> Self {
+    pub fn new(world: World, has_events: bool, pins: Option<(Pins, fastrand::Rng)>) -> Self {
+        let (pins, breaks) = pins.unzip();
         let ground = Ground::default();
         let runtime = SimRuntime::new(world.clone(), ground.clone(), has_events);
         ground.write(RESOLV_CONF, "nameserver 192.0.2.53\n");
-        let host = SimHost::new(world.clone(), ground, runtime.clone(), PathBuf::from(ROOT_DIR));
+        let host = SimHost::new(world.clone(), ground, runtime.clone(), PathBuf::from(ROOT_DIR), pins.is_some());
         let cluster = SimCluster::new(world.clone(), runtime.clone(), host.clone());
-        Machine { world, runtime, cluster, host, state: Arc::default() }
+        let state = Arc::new(Mutex::new(State { breaks, ..State::default() }));
+        Machine { world, runtime, cluster, host, pins, state }
     }
 
     /// Starts an agent; its static-pod directory answers after a while.
@@ -97,9 +104,12 @@ impl Machine {
             return;
         }
         self.world.log(|| "agent starts".into());
+        if let Some(random) = &mut state.breaks {
+            self.host.break_file(Path::new(STATE_FILE), random);
+        }
         self.cluster.agent_begins();
         let (static_events, receiver) = mpsc::channel(STATIC_QUEUE_LENGTH);
-        let task = tokio::spawn(assemble(edges, config(), vec![StaticPods::Events(receiver)], None));
+        let task = tokio::spawn(assemble(edges, config(self.pins.as_ref()), vec![StaticPods::Events(receiver)], None));
         state.life = Some(Life { task, static_events: static_events.clone(), has_listed: false });
         drop(state);
         let machine = self.clone();
@@ -231,10 +241,10 @@ fn stats() -> StatsConfig {
     }
 }
 
-fn config() -> AgentConfig {
+fn config(pins: Option<&Pins>) -> AgentConfig {
     AgentConfig {
         stats: stats(),
-        topology: TopologyConfig::default(),
+        topology: pins.map_or_else(TopologyConfig::default, Pins::topology),
         node: NodeConfig {
             name: NODE_NAME.into(),
             register: true,
@@ -247,7 +257,7 @@ fn config() -> AgentConfig {
             local_storage_isolation: true,
             max_pods: PODS_MAX as u32,
             pods_per_core: 0,
-            reserved: Reserved::default(),
+            reserved: Reserved { cpus: pins.map(|_| RESERVED.len() as u32), ..Reserved::default() },
             status_update_frequency: Duration::from_secs(10),
             status_report_frequency: Duration::from_secs(300),
             lease_duration_seconds: 40,

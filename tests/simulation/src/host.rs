@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use ferrolet::host::{
     CgroupDriver, CgroupPath, CgroupSettings, CgroupVersion, DirMedium, Durability, Host, HostError, HostPathKind,
-    MachineFacts, PayloadFile, Result, Written,
+    Machine, MachineFacts, PayloadFile, Result, Written,
 };
 use ferrolet::pod::PodUid;
 use tokio::sync::Notify;
@@ -19,10 +19,11 @@ use tokio::time::Instant;
 
 use crate::faults::Fate;
 use crate::invariants::Invariant;
+use crate::pins::{Pins, RESERVED, THREADS};
 use crate::runtime::SimRuntime;
 use crate::world::World;
 
-pub const CPUS: u32 = 4;
+const CPUS: u32 = 4;
 /// How long the real machine waits for a stuck disk.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -33,6 +34,8 @@ pub struct SimHost {
     runtime: SimRuntime,
     root_dir: PathBuf,
     ground: Ground,
+    /// Pods may have CPUs of their own.
+    has_pins: bool,
 }
 
 /// What the agent and the runtime both stand on. Clones share it.
@@ -120,12 +123,30 @@ impl State {
 }
 
 impl SimHost {
-    pub fn new(world: World, ground: Ground, runtime: SimRuntime, root_dir: PathBuf) -> Self {
-        SimHost { world, runtime, root_dir, ground }
+    pub fn new(world: World, ground: Ground, runtime: SimRuntime, root_dir: PathBuf, has_pins: bool) -> Self {
+        SimHost { world, runtime, root_dir, ground, has_pins }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.ground.state()
+    }
+
+    /// All that pods may have, in thousandths.
+    pub fn milli_cpus(&self) -> u64 {
+        u64::from(if self.has_pins { THREADS - RESERVED.len() as u32 } else { CPUS }) * 1000
+    }
+
+    /// Something may have happened to a file while nobody looked.
+    pub fn break_file(&self, path: &Path, random: &mut fastrand::Rng) {
+        let mut state = self.state();
+        let Some(Some(content)) = state.tree.get_mut(path) else { return };
+        match random.u32(0..6) {
+            0 => content.truncate(random.usize(..=content.len())),
+            1 => *content = b"{\"policyName\": \"none\", \"defaultCpuSet\": \"\", \"checksum\": 0}".to_vec(),
+            2 => drop(state.tree.remove(path)),
+            _ => return,
+        }
+        self.world.log(|| format!("{} is broken", path.display()));
     }
 
     /// What the pod still holds: its directories and its cgroup.
@@ -238,7 +259,8 @@ impl Host for SimHost {
             machine_id: "machine".into(),
             boot_id: "boot".into(),
             architecture: "amd64".into(),
-            cpus: CPUS,
+            cpus: if self.has_pins { THREADS } else { CPUS },
+            machine: Arc::new(if self.has_pins { Pins::hardware() } else { Machine::default() }),
             memory_bytes: 8 << 30,
             root_fs_bytes: 100 << 30,
             max_pids: 32768,

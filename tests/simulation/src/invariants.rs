@@ -49,6 +49,8 @@ pub enum Invariant {
     LogsAreLinked,
     AllocationsFit,
     AllocationsAreActual,
+    CpusOfTheirOwn,
+    OthersShareTheRest,
     WishesAreAnswered,
     OneMirrorEach,
     LoopsGoOn,
@@ -100,6 +102,8 @@ impl Invariant {
             Invariant::PodsBoundTheirContainers => "a pod may use as much memory as any of its containers",
             Invariant::AllocationsFit => "what is allocated to pods is there",
             Invariant::AllocationsAreActual => "containers and their pod's cgroup have what is allocated to them",
+            Invariant::CpusOfTheirOwn => "who asks for whole CPUs has as many alone, and none that is reserved",
+            Invariant::OthersShareTheRest => "all others run on the CPUs that belong to nobody, and on all of these",
             Invariant::WishesAreAnswered => {
                 "a pod has the resources it wishes for, or is told to wait and there is no room"
             }

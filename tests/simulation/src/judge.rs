@@ -1,5 +1,6 @@
 //! The last word on a run: what must hold once faults have stopped.
 
+mod pins;
 mod resizes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +43,8 @@ pub fn complaints(machine: &Machine) -> Vec<Violation> {
         judge.as_a_whole(pod);
     }
     judge.resizes(&api);
+    let of_api = api.iter().filter(|pod| !is_mirror(pod));
+    judge.pins(&of_api.chain(statics.values().map(Arc::as_ref)).collect::<Vec<_>>());
     judge.leftovers(&living);
     judge.logs();
     judge.mirrors(&statics, &mirrors);

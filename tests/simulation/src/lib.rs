@@ -15,6 +15,7 @@ pub mod host;
 pub mod invariants;
 pub mod judge;
 pub mod net;
+pub mod pins;
 pub mod pods;
 pub mod programs;
 pub mod regressions;

@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 pub use self::lots::{Lot, PodLot, init_passes, is_noisy, is_refused, lot, pod_lot, ready_in_the_end};
+use crate::pins;
 use crate::programs::Program;
 use crate::runtime::{INIT_ANNOTATION, SIDECAR_PREFIX, SIDECAR_SLOT};
 
@@ -167,6 +168,7 @@ pub fn may_be_resized(pod: &Pod) -> bool {
     }
     let mut containers = inits(pod).iter().chain(&spec(pod).containers);
     let is_burstable = spec(pod).resources.is_some() || containers.any(|container| container.resources.is_some());
+    let is_burstable = is_burstable && !pins::is_guaranteed(pod);
     is_burstable && !is_refused(pod) && pod.metadata.uid.as_deref().is_some_and(|uid| uid.starts_with("uid-"))
 }
 

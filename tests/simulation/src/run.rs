@@ -12,6 +12,7 @@ use crate::agent::Machine;
 use crate::faults::Faults;
 use crate::invariants::{Invariant, Violation};
 use crate::judge::{self, Restless};
+use crate::pins::Pins;
 use crate::runtime::REMOVE_SURPLUS;
 use crate::users::Users;
 use crate::world::{LogMode, World};
@@ -25,12 +26,16 @@ const REST: Duration = Duration::from_secs(10 * 60);
 
 /// Tells the chance that the runtime forgets from all others.
 const FORGETS: u64 = 0xf0_46e7;
+/// And the chance of CPUs for single pods.
+const PINS: u64 = 0xc9_a5;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// The length of the storm; drawn from the seed if absent.
     pub storm: Option<Duration>,
     pub log: LogMode,
+    /// Pods may have CPUs of their own, in some seeds.
+    pub pins: bool,
 }
 
 pub struct Outcome {
@@ -56,10 +61,14 @@ async fn live(seed: u64, options: Options) -> (Vec<Violation>, Vec<String>) {
     let storm = options.storm.unwrap_or_else(|| Duration::from_secs(random.u64(60..900)));
     let world = World::new(random.u64(..), faults.clone(), options.log);
     world.log(|| format!("seed {seed}, {faults:?}, event stream: {has_events}, storm of {storm:?}"));
-    let machine = Machine::new(world.clone(), has_events);
+    let mut chance = fastrand::Rng::with_seed(seed ^ PINS);
+    let pins = (options.pins && chance.u32(0..3) == 0).then(|| Pins::draw(&mut chance));
+    let for_users = pins.is_some().then(|| chance.fork());
+    world.log(|| format!("{pins:?}"));
+    let machine = Machine::new(world.clone(), has_events, pins.map(|pins| (pins, chance)));
     let mut memory = fastrand::Rng::with_seed(seed ^ FORGETS);
     let forgets = (memory.u32(0..3) == 0).then_some(memory);
-    let mut users = Users::new(machine.clone(), random.fork(), forgets);
+    let mut users = Users::new(machine.clone(), random.fork(), forgets, for_users);
 
     users.storm(storm).await;
     if !world.is_violated() {

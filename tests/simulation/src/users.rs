@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::agent::Machine;
 use crate::cluster::is_mirror;
+use crate::pins::Pins;
 use crate::pods::{self, CONFIG_MAPS, NAMESPACE, rare};
 
 /// Pods of the API at any time, at most.
@@ -68,14 +69,21 @@ pub struct Users {
     /// Whether the runtime forgets in place of breaking. A chance of its own: it came late, and those
     /// seeds in which nothing is forgotten keep their stories.
     forgets: Option<fastrand::Rng>,
+    /// Where pods may have CPUs of their own.
+    pins: Option<fastrand::Rng>,
 }
 
 impl Users {
-    pub fn new(machine: Machine, mut random: fastrand::Rng, forgets: Option<fastrand::Rng>) -> Self {
+    pub fn new(
+        machine: Machine,
+        mut random: fastrand::Rng,
+        forgets: Option<fastrand::Rng>,
+        pins: Option<fastrand::Rng>,
+    ) -> Self {
         let mut weights = EVENTS.map(|_| if random.u32(0..3) == 0 { 0 } else { random.u32(1..10) });
         weights[0] = weights[0].max(4);
         let pause_max = Duration::from_millis(random.u64(200..40_000));
-        Users { machine, random, weights, pause_max, made: 0, edits: 0, forgets }
+        Users { machine, random, weights, pause_max, made: 0, edits: 0, forgets, pins }
     }
 
     /// The storm: events until its end, then the agent is there again and stays.
@@ -168,7 +176,7 @@ impl Users {
         if existing.iter().any(|pod| pods::name(pod) == name) {
             return;
         }
-        let pod = pods::draw(&mut self.random, &name, &uid);
+        let pod = self.draw(&name, &uid);
         self.promise(&pod);
         self.machine.cluster.user_creates(pod);
     }
@@ -293,7 +301,7 @@ impl Users {
             self.machine.runtime.lose_spec(pods::uid(before));
         }
         let uid = self.next_uid();
-        let mut pod = pods::draw(&mut self.random, &name, &uid);
+        let mut pod = self.draw(&name, &uid);
         self.promise(&pod);
         let annotations = pod.metadata.annotations.get_or_insert_default();
         annotations.insert("kubernetes.io/config.hash".into(), uid.clone());
@@ -309,6 +317,14 @@ impl Users {
         });
         let as_list = self.random.u32(0..3) > 0;
         self.machine.write_static_pod(&name, pod, as_list);
+    }
+
+    fn draw(&mut self, name: &str, uid: &str) -> Pod {
+        let mut pod = pods::draw(&mut self.random, name, uid);
+        if let Some(random) = &mut self.pins {
+            Pins::give(random, &mut pod);
+        }
+        pod
     }
 
     /// Whoever writes a pod gives it a grace; with a deadline, it is to be stopped one day.

@@ -10,7 +10,6 @@ use tokio::time::Instant;
 
 use super::{SimCluster, State, is_mirror, is_terminal, phase};
 use crate::agent::PODS_MAX;
-use crate::host::CPUS;
 use crate::invariants::Invariant;
 use crate::pods::{self, NAMESPACE};
 use crate::programs::Ask;
@@ -173,8 +172,9 @@ impl SimCluster {
         }
         let asked: u64 = known.iter().filter_map(|uid| state.asked.get(uid)).sum();
         let is_for_cpu = after.reason.as_deref() == Some(OUT_OF_CPU) && !pods::is_refused(pod);
-        if is_for_cpu && asked <= MILLI_CPUS {
-            let what = format!("{name}, and all pods ask for {asked}m of {MILLI_CPUS}m");
+        let there = self.node.1.milli_cpus();
+        if is_for_cpu && asked <= there {
+            let what = format!("{name}, and all pods ask for {asked}m of {there}m");
             self.world.violation(Invariant::RefusedForCause, what);
         }
     }
@@ -212,8 +212,6 @@ const OWN_CONDITIONS: [&str; 9] = [
 pub const OUT_OF_PODS: &str = "OutOfpods";
 /// Told of pods that ask for more CPU than others have left.
 pub const OUT_OF_CPU: &str = "OutOfcpu";
-/// All CPU that there is, in thousandths.
-const MILLI_CPUS: u64 = 1000 * CPUS as u64;
 
 impl State {
     /// A pod is written, anew or otherwise than before. One that no machine has room for takes none.

@@ -71,13 +71,17 @@ impl SimRuntime {
                 *has = wanted;
             }
         }
+        if !wanted.cpuset_cpus.is_empty() {
+            has.cpuset_cpus.clone_from(&wanted.cpuset_cpus);
+        }
         let limit = u64::try_from(has.memory_limit_bytes).unwrap_or(0);
         let uid = instance.pod_uid.clone();
         if let Some(of_pod) = self.ground.pod_memory_limit(&uid).filter(|of_pod| limit > *of_pod) {
             let what = format!("container {id} of {uid} gets {limit} of {of_pod}");
             self.world.violation(Invariant::PodsBoundTheirContainers, what);
         }
-        self.world.log(|| format!("container {id} of {uid} may use {limit} bytes, {} shares", wanted.cpu_shares));
+        let (shares, cpus) = (wanted.cpu_shares, &wanted.cpuset_cpus);
+        self.world.log(|| format!("container {id} of {uid} may use {limit} bytes, {shares} shares, CPUs {cpus:?}"));
         state.changes.push((uid, CALL));
         Ok(())
     }
