@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use k8s_openapi::api::core::v1::Container;
+
 use super::choose::Options;
 use super::{Static, whole_cpus};
 use crate::config::CpuSet;
@@ -10,29 +12,53 @@ use crate::pod::containers::{Role, workload_containers};
 use crate::topology::{Ask, Hint, NumaSet, ResourceHints};
 
 pub fn of(state: &Static, ask: &Ask<'_>) -> Vec<ResourceHints> {
-    let (count, has) = match ask.container {
+    let count = match ask.container {
         Some((Role::Ephemeral, _)) => return Vec::new(),
-        Some((_, container)) => {
-            (whole_cpus(ask.pod, container), state.assigned(ask.uid, &container.name).cloned().unwrap_or_default())
-        }
-        None => {
-            let of_pod = state.entries.get(ask.uid).into_iter().flatten();
-            (of_whole_pod(ask), of_pod.fold(CpuSet::default(), |all, (_, cpus)| all.union(cpus)))
-        }
+        Some((_, container)) => whole_cpus(ask.pod, container),
+        None => of_whole_pod(ask),
     };
     if count == 0 {
         return Vec::new();
     }
-    let hints = match has.len() {
-        0 => {
-            let left = state.left_over(ask.uid, ask.pod, ask.container.map(|(_, container)| container.name.as_str()));
+    let hints = match ask.container {
+        Some((_, container)) => for_container(state, ask, container, count),
+        None => for_pod(state, ask, count),
+    };
+    vec![ResourceHints { resource: "cpu".to_owned(), hints }]
+}
+
+fn for_container(state: &Static, ask: &Ask<'_>, container: &Container, count: usize) -> Vec<Hint> {
+    match state.assigned(ask.uid, &container.name) {
+        None => {
+            let left = state.left_over(ask.uid, ask.pod, Some(&container.name));
             search(state, &state.available(), &left, count)
         }
         // What it has stays where it is.
-        there if there == count => search(state, &has, &CpuSet::default(), count),
-        _ => Vec::new(),
-    };
-    vec![ResourceHints { resource: "cpu".to_owned(), hints }]
+        Some(has) if has.len() == count => search(state, has, &CpuSet::default(), count),
+        Some(_) => Vec::new(),
+    }
+}
+
+/// What the pod's containers have stays where it is, and those that have nothing yet come to it: after a
+/// restart that may be some of them, and together it may be more than is needed at once.
+fn for_pod(state: &Static, ask: &Ask<'_>, count: usize) -> Vec<Hint> {
+    let mut has = CpuSet::default();
+    for (_, container) in workload_containers(ask.pod) {
+        let wanted = whole_cpus(ask.pod, container);
+        let Some(cpus) = state.assigned(ask.uid, &container.name) else { continue };
+        // What a container that shares was found alone on is taken from it when it is asked for.
+        if wanted == 0 {
+            continue;
+        }
+        if cpus.len() != wanted {
+            return Vec::new();
+        }
+        has = has.union(cpus);
+    }
+    match has.len() == count {
+        true => search(state, &has, &CpuSet::default(), count),
+        false => search(state, &state.available(), &has, count),
+    }
 }
 
 /// What is needed at once at the most: init containers one after another, each beside the sidecars

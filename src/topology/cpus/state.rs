@@ -46,7 +46,8 @@ struct File {
     checksum: u64,
 }
 
-/// The checksum 0 says that there is none: upstream's is over a dump of Go's types.
+/// The checksum 0 says that there is none: upstream's is over a dump of Go's types. A strict reservation with all
+/// else given leaves an empty pool, which upstream writes as well and then does not start with: no form would do.
 pub fn write(state: &Static) -> String {
     let of_pod = |containers: &BTreeMap<String, CpuSet>| {
         containers.iter().map(|(name, cpus)| (name.clone(), cpus.to_string())).collect()
@@ -119,6 +120,10 @@ pub fn read(text: &str, ground: &Ground) -> Recorded {
 /// Pool and entries together are what this machine can give, each CPU in one place. Containers of one
 /// pod may share: that is how init containers lend.
 fn check_sums(recorded: &mut Recorded, shared: &CpuSet, ground: &Ground) {
+    // As upstream: a state that nobody has begun yet.
+    if shared.is_empty() && recorded.entries.is_empty() {
+        return;
+    }
     let (mut all, mut twice) = (shared.clone(), CpuSet::default());
     for containers in recorded.entries.values() {
         let of_pod = containers.values().fold(CpuSet::default(), |all, cpus| all.union(cpus));

@@ -85,6 +85,29 @@ fn a_container_is_asked_again_and_keeps_what_it_has() {
 }
 
 #[test]
+fn a_pod_is_asked_as_a_whole_again_and_what_it_has_stays() {
+    let check = |has: &[(&str, &str)], containers: &str, expected: &str| {
+        let mut state = small();
+        let of_pod = has.iter().map(|(name, cpus)| ((*name).to_owned(), list(cpus))).collect();
+        state.entries.insert(PodUid::new("p"), of_pod);
+        state.settle();
+        assert_eq!(state.show_hints("p", &pod(containers), None), expected, "{has:?} {containers}");
+    };
+    let two = "web 2, log 2";
+    check(&[("web", "4,12"), ("log", "5,13")], two, "1* 0,1");
+    // One of them has nothing yet.
+    check(&[("web", "4,12")], two, "1* 0,1");
+    check(&[("web", "3-4")], two, "0,1");
+    // The init container's were not used again, so together it is more than is needed at once.
+    check(&[("i", "4,12"), ("web", "5,13")], "i 2 | web 2", "1* 0,1");
+    check(&[("i", "3,11"), ("web", "5,13")], "i 2 | web 2", "0,1");
+    check(&[("web", "4"), ("log", "5,13")], two, "");
+    // Of a container that was, or that shares.
+    check(&[("old", "4,12")], two, "0* 1* 0,1");
+    check(&[("half", "4,12")], "half 500m, web 2", "0* 1* 0,1");
+}
+
+#[test]
 fn init_containers_lend_and_sidecars_keep() {
     let check = |containers: &str, expected: &str, shared: &str| {
         let mut state = small();

@@ -14,6 +14,7 @@ use crate::topology::{Hint, NumaSet, Running};
 mod choosing;
 mod giving;
 mod healing;
+mod machines;
 mod properties;
 mod state_file;
 

@@ -26,7 +26,7 @@ fn random_options(rng: &mut fastrand::Rng, shape: Shape) -> Options {
     }
 }
 
-struct World {
+pub(super) struct World {
     rng: fastrand::Rng,
     state: Static,
     alive: Vec<(String, Pod)>,
@@ -39,8 +39,12 @@ impl World {
         let options = random_options(&mut rng, shape);
         let total = shape.cores * shape.threads;
         let reserved: CpuSet = (0..rng.usize(1..=2)).map(|_| rng.u32(..total)).collect();
-        let state = Static::new(ground(shape, &reserved.to_string(), options));
-        World { rng, state, alive: Vec::new() }
+        World::on(ground(shape, &reserved.to_string(), options), rng)
+    }
+
+    /// Nobody lives there yet.
+    pub fn on(ground: Ground, rng: fastrand::Rng) -> World {
+        World { rng, state: Static::new(ground), alive: Vec::new() }
     }
 
     fn random_pod(&mut self) -> Pod {
@@ -55,7 +59,7 @@ impl World {
         if self.rng.bool() { pod(&format!("{init}|{regular}")) } else { pod(&regular) }
     }
 
-    fn step(&mut self, n: usize) {
+    pub fn step(&mut self, n: usize) {
         if !self.alive.is_empty() && self.rng.u8(..3) == 0 {
             let (gone, _) = self.alive.swap_remove(self.rng.usize(..self.alive.len()));
             return self.state.release(&PodUid::new(gone));
@@ -75,7 +79,7 @@ impl World {
         }
     }
 
-    fn check(&self) {
+    pub fn check(&self) {
         let Static { ground, entries, shared, .. } = &self.state;
         let mut all = shared.clone();
         for (name, pod) in &self.alive {
@@ -133,7 +137,7 @@ fn releasing_gives_everything_back_in_any_order() {
 }
 
 /// The fewest units of a kind in which so many CPUs are free; those with the most are enough.
-fn fewest(machine: &Machine, free: &CpuSet, count: usize, kind: Kind) -> usize {
+pub(super) fn fewest(machine: &Machine, free: &CpuSet, count: usize, kind: Kind) -> usize {
     let mut there: BTreeMap<u32, usize> = BTreeMap::new();
     for cpu in machine.cpus.iter().filter(|cpu| free.contains(cpu.id)) {
         *there.entry(kind.of(cpu)).or_default() += 1;
@@ -147,7 +151,7 @@ fn fewest(machine: &Machine, free: &CpuSet, count: usize, kind: Kind) -> usize {
     sums.take_while(|sum| *sum < count).count() + usize::from(count > 0)
 }
 
-fn spans(machine: &Machine, cpus: &CpuSet, kind: Kind) -> usize {
+pub(super) fn spans(machine: &Machine, cpus: &CpuSet, kind: Kind) -> usize {
     let units = machine.cpus.iter().filter(|cpu| cpus.contains(cpu.id)).map(|cpu| kind.of(cpu));
     units.collect::<BTreeSet<_>>().len()
 }

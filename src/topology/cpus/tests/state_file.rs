@@ -88,3 +88,24 @@ fn a_strict_reservation_is_in_no_pool() {
     let recorded = read(&write(&small()), &state.ground);
     assert_eq!(recorded.wrong, [Wrong::Machine { recorded: list("0-15"), there: list("1-7,9-15") }]);
 }
+
+#[test]
+fn a_file_without_pool_and_entries_is_a_new_state() {
+    let ground = small().ground;
+    for text in
+        [r#"{"policyName":"static","defaultCpuSet":"","checksum":0}"#, r#"{"policyName":"static","entries":{}}"#]
+    {
+        assert_eq!(read(text, &ground), Recorded::default(), "{text}");
+    }
+    let web = r#"{"policyName":"static","defaultCpuSet":"","entries":{"p":{"web":"4,12"}}}"#;
+    assert_eq!(read(web, &ground).wrong, [Wrong::Machine { recorded: list("4,12"), there: list("0-15") }]);
+}
+
+#[test]
+fn a_strict_reservation_with_all_else_given_is_read_again() {
+    let strict = Options { strict_reservation: true, ..Options::default() };
+    let mut state = Static::new(ground(SMALL, "0,8", strict));
+    assert_eq!(state.place("p", &pod("web 14"), any()), Ok(()));
+    assert!(state.shared().is_empty());
+    assert_eq!(read(&write(&state), &state.ground), Recorded { entries: state.entries().clone(), wrong: Vec::new() });
+}
