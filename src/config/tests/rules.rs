@@ -174,6 +174,12 @@ fn reservations_and_enforcement() {
         "system-reserved and system-reserved-compressible exclude each other",
     );
     refused("cgroupsPerQOS: false", "cgroupsPerQOS: must be true to enforce node allocatable on pods");
+    refused(&enforce("system-reserved-compressible"), "system-reserved-compressible needs systemReservedCgroup");
+    refused(&enforce("kube-reserved"), "kube-reserved needs kubeReservedCgroup");
+    refused(
+        &format!("{}kubeReservedCgroup: /a", enforce("kube-reserved, kube-reserved-compressible")),
+        "enforceNodeAllocatable: kube-reserved and kube-reserved-compressible exclude each other",
+    );
     fine(&format!("cgroupsPerQOS: false\n{}", enforce("none")));
     fine(&format!("cgroupsPerQOS: false\n{}", enforce("")));
     fine(&format!("{}kubeReservedCgroup: /a\n", enforce("pods, kube-reserved")));
@@ -197,9 +203,20 @@ fn resource_managers() {
         ),
         "needs the feature gate CPUManagerPolicyBetaOptions",
     );
+    let alpha = "featureGates: {CPUManagerPolicyAlphaOptions: true}";
+    for (one, other) in [
+        ("full-pcpus-only", "distribute-cpus-across-cores"),
+        ("distribute-cpus-across-numa", "distribute-cpus-across-cores"),
+        ("prefer-align-cpus-by-uncorecache", "distribute-cpus-across-cores"),
+        ("prefer-align-cpus-by-uncorecache", "distribute-cpus-across-numa"),
+    ] {
+        let both = |second: &str| format!("{options} {{{one}: 'true', {other}: '{second}'}}\n{alpha}\n");
+        refused(&both("true"), &format!("cpuManagerPolicyOptions: {one} and {other} exclude each other"));
+        fine(&both("false"));
+    }
     refused(
-        &format!("{options} {{prefer-align-cpus-by-uncorecache: 'true', distribute-cpus-across-numa: 'true'}}"),
-        "prefer-align-cpus-by-uncorecache and distribute-cpus-across-numa exclude each other",
+        &format!("{options} {{align-by-socket: 'true'}}\ntopologyManagerPolicy: single-numa-node\n{alpha}"),
+        "cpuManagerPolicyOptions: align-by-socket and topologyManagerPolicy single-numa-node exclude each other",
     );
     fine(&format!("{options} {{full-pcpus-only: 'true', strict-cpu-reservation: 'true'}}\n"));
     refused("topologyManagerPolicyOptions: {foo: 'true'}", "foo: unknown option of the topology manager");

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::harness::{PodHandle, Transport, exposition, pod};
 use crate::poll::{self, Look};
 use crate::stack::Agent;
+use crate::vm::placement::Placed;
 use crate::vm::site::{NODE, Site, WITHIN};
 use crate::vm::{Case, case};
 
@@ -34,8 +35,22 @@ async fn pods_of_each_class(site: &Site) -> Result<Pods> {
     Ok(Pods { guaranteed, burstable, modest })
 }
 
+/// What only version 2 has, and what is off unless somebody asks for it.
+const PROMISES: &str = "
+failSwapOn: false
+memorySwap: { swapBehavior: LimitedSwap }
+memoryReservationPolicy: TieredReservation
+qosReserved: { memory: 50% }
+featureGates: { MemoryQoS: true, QOSReserved: true }
+";
+
 async fn pods_of_each_class_have_their_groups_and_limits(site: Site) -> Result<()> {
     site.joined(site.agent).await?;
+    // In memory, through a device: the machine's own disk may be of layers, which swap cannot be on.
+    let swap =
+        "truncate --size=64M /run/swap; device=$(losetup --find --show /run/swap); mkswap $device; swapon $device";
+    site.guest.run(swap).await?;
+    site.set(PROMISES).await?;
     let Pods { guaranteed, burstable, modest } = pods_of_each_class(&site).await?;
     let group = format!("kubepods/pod{}", guaranteed.uid);
     let files = ["cpu.max", "cpu.weight", "memory.max"];
@@ -50,7 +65,66 @@ async fn pods_of_each_class_have_their_groups_and_limits(site: Site) -> Result<(
     ensure!(pressure.starts_with("some avg10="), "{pressure}");
 
     summary(&site, &burstable).await?;
-    pages(&site, &burstable).await
+    pages(&site, &burstable).await?;
+    promised_memory(&site, &guaranteed, &burstable, &modest).await?;
+    // Without what allows it the agent would not start beside swap.
+    site.guest.run("swapoff --all; losetup --detach-all; rm /run/swap").await?;
+    site.unset().await
+}
+
+const MIB: u64 = 1 << 20;
+const PAGE: u64 = 4096;
+
+/// Memory that is kept for who asked for it, throttling before the limit, and a part of the swap.
+async fn promised_memory(site: &Site, guaranteed: &PodHandle, burstable: &PodHandle, modest: &PodHandle) -> Result<()> {
+    let number = async |path: &str| -> Result<u64> {
+        let text = site.guest.run(&format!("cat {path}")).await?;
+        text.trim().parse().with_context(|| format!("{path} is {text:?}"))
+    };
+    let [of_guaranteed, of_burstable, of_modest] = [
+        Placed::new(site, guaranteed, "").await?,
+        Placed::new(site, burstable, "/burstable").await?,
+        Placed::new(site, modest, "/besteffort").await?,
+    ];
+    let (all, middle, least) =
+        ("/sys/fs/cgroup/kubepods", "/sys/fs/cgroup/kubepods/burstable", "/sys/fs/cgroup/kubepods/besteffort");
+    let whole = number(&format!("{all}/memory.max")).await?;
+    let (node, swap) = (meminfo(site, "MemTotal").await?, meminfo(site, "SwapTotal").await?);
+    ensure!(swap > 60 * MIB, "{swap} bytes of swap");
+    let part = 32 * MIB * swap / node / PAGE * PAGE;
+    // 32Mi and nine tenths of what is between that and 128Mi.
+    let throttled = (32 * MIB + 96 * MIB * 9 / 10) / PAGE * PAGE;
+    for (group, file, expected) in [
+        (all, "memory.min", 96 * MIB),
+        (middle, "memory.low", 32 * MIB),
+        (middle, "memory.max", whole - 32 * MIB),
+        (least, "memory.max", whole - 48 * MIB),
+        (of_guaranteed.pod_group(), "memory.min", 64 * MIB),
+        (of_guaranteed.group(), "memory.min", 64 * MIB),
+        (of_guaranteed.group(), "memory.swap.max", 0),
+        (of_burstable.pod_group(), "memory.low", 32 * MIB),
+        (of_burstable.group(), "memory.low", 32 * MIB),
+        (of_burstable.group(), "memory.high", throttled),
+        (of_burstable.group(), "memory.swap.max", part),
+        (of_modest.group(), "memory.low", 0),
+        (of_modest.group(), "memory.swap.max", 0),
+    ] {
+        let goal = format!("{file} of {group} is {expected}");
+        let is_so = |told: &str| told.trim() == expected.to_string();
+        site.guest.expect(&format!("cat {group}/{file}"), &goal, is_so).await?;
+    }
+    // Between what they ask for and their limit is nothing, or neither is there: upstream's comparison.
+    for placed in [&of_guaranteed, &of_modest] {
+        let high = site.guest.run(&format!("cat {}/memory.high", placed.group())).await?;
+        ensure!(high.trim() == "max", "{} is held back at {high}", placed.group());
+    }
+    Ok(())
+}
+
+async fn meminfo(site: &Site, line: &str) -> Result<u64> {
+    let told = site.guest.run(&format!("grep ^{line}: /proc/meminfo")).await?;
+    let kibibytes = told.split_whitespace().nth(1).with_context(|| format!("{line} is {told:?}"))?;
+    Ok(kibibytes.parse::<u64>()? << 10)
 }
 
 const CONTAINERD: &str = "/etc/containerd/config.toml";
