@@ -374,7 +374,7 @@ async fn house(
         let wakes = wakes.clone();
         Probes::new(caller, clock.clone(), recorder.clone(), version, move |uid| wakes.wake(uid))
     };
-    let (topology, keeper) = topology::begin(config.topology, host.clone(), &*runtime, clock.clone()).await;
+    let (topology, keeper) = topology::begin(config.topology, host.clone(), runtime.clone(), clock.clone()).await;
     tasks.spawn("places", keeper.run());
     let context = Context {
         dead: DeadContainers::new(sync.dead.clone()),

@@ -25,7 +25,8 @@ pub fn config(settings: &Settings, reserved: &Reserved, facts: &MachineFacts) ->
     let of_pods = if enforced_on_pods { kept } else { Kept::default() };
     let limits = LevelLimits {
         milli_cpu: Some((u64::from(facts.cpus) * 1000).saturating_sub(of_pods.milli_cpu)),
-        memory_bytes: Some(facts.memory_bytes.saturating_sub(of_pods.memory_bytes)),
+        // None where nothing is left: no pod that asks for any comes, and the kernel would kill those that do not.
+        memory_bytes: Some(facts.memory_bytes.saturating_sub(of_pods.memory_bytes)).filter(|bytes| *bytes > 0),
         pids: facts.pids_controller.then(|| facts.max_pids.saturating_sub(of_pods.pids)).filter(|pids| *pids > 0),
         hugepages: hugepages.clone(),
     };

@@ -15,22 +15,34 @@ pub enum CpuSetError {
     NotAList(String),
     #[error("CPU range {0:?} ends before it starts")]
     Backwards(String),
-    #[error("CPU {0} is above {CPU_MAX}")]
-    TooLarge(u32),
+    #[error("CPU {0} is above {1}")]
+    TooLarge(u32, u32),
+    #[error("the list names more CPUs than there can be")]
+    TooMany,
 }
 
 impl CpuSet {
     /// Reads list notation; the empty text is the empty set.
     pub fn parse(text: &str) -> Result<Self, CpuSetError> {
-        let mut cpus = BTreeSet::new();
+        CpuSet::parse_up_to(text, CPU_MAX)
+    }
+
+    /// The same of a machine that has no CPU above `highest`. What is named again and again costs no more
+    /// than what can be there.
+    pub fn parse_up_to(text: &str, highest: u32) -> Result<Self, CpuSetError> {
+        let (mut cpus, mut named) = (BTreeSet::new(), 0);
         if text.is_empty() {
             return Ok(CpuSet(cpus));
         }
         for range in text.split(',') {
             let (first, last) = range.split_once('-').unwrap_or((range, range));
-            let (first, last) = (cpu(text, first)?, cpu(text, last)?);
+            let (first, last) = (cpu(text, first, highest)?, cpu(text, last, highest)?);
             if last < first {
                 return Err(CpuSetError::Backwards(range.to_owned()));
+            }
+            named += last - first + 1;
+            if named > CPU_MAX + 1 {
+                return Err(CpuSetError::TooMany);
             }
             cpus.extend(first..=last);
         }
@@ -80,12 +92,12 @@ impl CpuSet {
     }
 }
 
-fn cpu(text: &str, number: &str) -> Result<u32, CpuSetError> {
+fn cpu(text: &str, number: &str, highest: u32) -> Result<u32, CpuSetError> {
     // `parse` alone would take a leading plus sign.
     let digits = number.bytes().all(|b| b.is_ascii_digit());
     let cpu = number.parse().ok().filter(|_| digits);
     match cpu.ok_or_else(|| CpuSetError::NotAList(text.to_owned()))? {
-        cpu if cpu > CPU_MAX => Err(CpuSetError::TooLarge(cpu)),
+        cpu if cpu > highest => Err(CpuSetError::TooLarge(cpu, highest)),
         cpu => Ok(cpu),
     }
 }
@@ -158,5 +170,6 @@ mod tests {
         check("1-2-3", "expected a list");
         check("3-1", "ends before it starts");
         check("0-4000000000", "above 65535");
+        check("0-65535,0-65535", "more CPUs than there can be");
     }
 }

@@ -183,15 +183,19 @@ impl Cgroups {
             // Of another life of ours, or of nobody's.
             None => launch::pod_cgroup_candidates(uid, &self.config).into(),
         };
+        let mut outcome = Ok(());
         for path in paths {
-            self.host.destroy_cgroup(&path).await?;
+            outcome = outcome.and(self.host.destroy_cgroup(&path).await);
         }
-        metrics::pods::CGROUP_DURATION.took(["destroy"], began.elapsed());
+        if outcome.is_ok() {
+            metrics::pods::CGROUP_DURATION.took(["destroy"], began.elapsed());
+        }
+        // What cannot be removed has no share of the others' either.
         if removed.is_some() {
             let change = self.pods.lock().await.changed();
             self.share(change).await;
         }
-        Ok(())
+        outcome
     }
 
     /// Pods that have a cgroup, whether or not anyone knows them.

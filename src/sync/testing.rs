@@ -73,9 +73,11 @@ impl FakeRuntime {
         self.state().sandboxes.push(sandbox);
     }
 
-    /// From now on it has this container.
+    /// From now on it has this container, in place of one of its ID.
     pub fn hold(&self, container: Container) {
-        self.state().containers.push(container);
+        let mut state = self.state();
+        state.containers.retain(|other| other.id != container.id);
+        state.containers.push(container);
     }
 
     /// The next call of this name fails with these words.

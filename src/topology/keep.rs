@@ -19,10 +19,13 @@ use crate::host::{Durability, Host};
 
 const MEMORY_FILE: &str = "memory_manager_state";
 /// More than the pods of any node need.
-const FILE_BYTES_MAX: usize = 16 << 20;
+const FILE_BYTES_MAX: usize = 1 << 20;
 const FILE_MODE: u32 = 0o600;
 /// Until a file is written again that could not be.
 const RETRY: Duration = Duration::from_secs(10);
+/// How often it is looked whether containers have left the CPUs of an earlier policy. Who is still there
+/// after that was put there by somebody else.
+const LOOKS_MAX: u32 = 30;
 
 /// What gives pods their places, as configured for this machine. `None` is a policy none.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +46,7 @@ pub struct TopologyConfig {
 pub async fn begin(
     config: TopologyConfig,
     host: Arc<dyn Host>,
-    runtime: &dyn Runtime,
+    runtime: Arc<dyn Runtime>,
     clock: Clock,
 ) -> (Topology, Keeper) {
     let TopologyConfig { dir, aligner, cpus, memory, lift_quotas, all_cpus } = config;
@@ -61,7 +64,7 @@ pub async fn begin(
         memory.as_ref().map(|layout| taken_up(MEMORY_FILE, memory_file.as_deref(), |text| memory::read(text, layout)));
     let is_whole =
         recorded_cpus.as_ref().is_none_or(|it| it.is_whole) && recorded_memory.as_ref().is_none_or(|it| it.is_whole);
-    let running = if is_whole { Vec::new() } else { running::ask(runtime).await };
+    let running = if is_whole { Vec::new() } else { running::ask(&*runtime).await };
     if let (Some(ground), Some(TakenUp { entries, .. })) = (cpus, recorded_cpus) {
         let (healed, warnings) = cpus::heal(ground, entries, &running);
         warnings.iter().for_each(|warning| warn!(%warning, "CPU manager"));
@@ -78,8 +81,9 @@ pub async fn begin(
     }
     // A file of the policy none is only of use in place of another one.
     let writes_none = state.cpus.is_none() && cpus_file.is_some();
+    let leaving = state.all_cpus.clone();
     let topology = Topology::new(state, clock);
-    let keeper = Keeper { topology: topology.clone(), host, dir, writes_none };
+    let keeper = Keeper { topology: topology.clone(), host, runtime, dir, writes_none, leaving };
     (topology, keeper)
 }
 
@@ -121,12 +125,17 @@ async fn read(host: &dyn Host, path: &Path) -> Option<String> {
 pub struct Keeper {
     topology: Topology,
     host: Arc<dyn Host>,
+    runtime: Arc<dyn Runtime>,
     dir: PathBuf,
     writes_none: bool,
+    /// Where containers go that an earlier policy had put elsewhere: until they have, its file tells the
+    /// next life that they have to.
+    leaving: Option<CpuSet>,
 }
 
 impl Keeper {
-    pub async fn run(self) {
+    pub async fn run(mut self) {
+        let mut looks = 0;
         let mut changes: watch::Receiver<u64> = self.topology.changes();
         loop {
             let now = *changes.borrow_and_update();
@@ -138,14 +147,25 @@ impl Keeper {
                 // Cancel-safe: a change stays marked unseen until the next look.
                 changed = changes.changed() => if changed.is_err() { return },
                 // Cancel-safe: a timer.
-                () = tokio::time::sleep(RETRY), if !is_written => {}
+                () = tokio::time::sleep(RETRY), if !is_written || self.leaving.is_some() => {
+                    looks += 1;
+                    if looks > LOOKS_MAX || self.has_everybody_left().await {
+                        self.leaving = None;
+                    }
+                }
             }
         }
     }
 
+    async fn has_everybody_left(&self) -> bool {
+        let Some(all) = &self.leaving else { return true };
+        let running = running::ask(&*self.runtime).await;
+        running.iter().all(|one| one.cpus.is_empty() || one.cpus == *all)
+    }
+
     async fn write(&self) -> bool {
         let (cpus, memory) = self.topology.texts();
-        let cpus = cpus.or_else(|| self.writes_none.then(cpus::write_none));
+        let cpus = cpus.or_else(|| (self.writes_none && self.leaving.is_none()).then(cpus::write_none));
         let mut is_written = true;
         for (name, text) in [(cpus::FILE, cpus), (MEMORY_FILE, memory)] {
             let Some(text) = text else { continue };

@@ -21,13 +21,13 @@ use super::affinity::Aligner;
 /// Eight CPUs on one node, of which the first is reserved.
 struct World {
     dir: TempDir,
-    runtime: FakeRuntime,
+    runtime: Arc<FakeRuntime>,
 }
 
 impl World {
     fn new() -> World {
         let dir = tempfile::tempdir().expect("a temporary directory can be made");
-        World { dir, runtime: FakeRuntime::default() }
+        World { dir, runtime: Arc::default() }
     }
 
     fn config(&self) -> TopologyConfig {
@@ -50,8 +50,7 @@ impl World {
     async fn begin(&self, config: TopologyConfig) -> (Topology, Keeper) {
         let root = self.dir.path().join("root");
         let host = LinuxHost::new(Roots::machine(root), Duration::from_secs(30), Clock::system());
-        let runtime = &self.runtime;
-        begin(config, Arc::new(host), runtime, Clock::system()).await
+        begin(config, Arc::new(host), self.runtime.clone(), Clock::system()).await
     }
 
     fn make_dir(&self) {
@@ -221,6 +220,7 @@ async fn a_file_that_is_right_is_believed_and_nobody_is_asked() {
 async fn the_policy_none_frees_what_static_had_bound() {
     let world = World::new();
     world.record(r#"{"policyName":"static","defaultCpuSet":"0,3-7","entries":{"p":{"web":"1-2"}},"checksum":9}"#);
+    world.run("p", "1-2", 2048);
     let (topology, keeper) = world.begin(TopologyConfig { cpus: None, ..world.config() }).await;
     let mut moves = topology.moves();
     assert_eq!(shown(&topology, "p"), "0-7 0-7");
@@ -228,7 +228,11 @@ async fn the_policy_none_frees_what_static_had_bound() {
     assert_eq!(topology.take(&uid("p"), &pod(2)), Ok(()));
     assert_eq!((shown(&topology, "p").as_str(), told(&mut moves)), ("0-7 0-7", 0));
     // The clock of the test goes on by itself when nobody works.
-    sleep(Duration::from_secs(1)).await;
+    sleep(Duration::from_secs(25)).await;
+    let file = world.file().expect("it was there");
+    assert!(cpus::is_static(&file), "the next life has to know who was bound, if this one ends before they are moved");
+    world.run("p", "0-7", 2048);
+    sleep(Duration::from_secs(25)).await;
     assert_eq!(world.file(), Some(cpus::write_none()));
     keeper.abort();
 }

@@ -314,14 +314,19 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 fn kill_all(directory: &Path) -> Result<()> {
-    // Version 2 since Linux 5.14: the kernel kills the whole tree, forks included.
-    match fs::write(directory.join("cgroup.kill"), "1") {
-        Ok(()) => return Ok(()),
-        Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::PermissionDenied => {}
-        Err(error) => return Err(io_error("kill cgroup", directory)(error)),
-    }
     let mut processes = BTreeSet::new();
-    collect_processes(directory, &mut processes).map_err(io_error("list processes of cgroup", directory))?;
+    let listed = collect_processes(directory, &mut processes);
+    thaw(directory).map_err(io_error("thaw cgroup", directory))?;
+    // Version 2 since Linux 5.14: the kernel kills the whole tree, forks included; ourselves too, where
+    // somebody put us into it.
+    if !processes.remove(&getpid().as_raw()) {
+        match fs::write(directory.join("cgroup.kill"), "1") {
+            Ok(()) => return Ok(()),
+            Err(error) if is_gone(&error) || error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(io_error("kill cgroup", directory)(error)),
+        }
+    }
+    // Those that were found, too, where not all could be listed.
     for pid in processes {
         match kill(Pid::from_raw(pid), Signal::SIGKILL) {
             Ok(()) | Err(Errno::ESRCH) => {}
@@ -330,18 +335,24 @@ fn kill_all(directory: &Path) -> Result<()> {
             }
         }
     }
-    Ok(())
+    listed.map_err(io_error("list processes of cgroup", directory))
+}
+
+/// Version 1 lets nothing die that is frozen.
+fn thaw(directory: &Path) -> io::Result<()> {
+    let state = directory.join("freezer.state");
+    if !state.exists() {
+        return Ok(());
+    }
+    fs::write(&state, "THAWED").or_else(|error| if is_gone(&error) { Ok(()) } else { Err(error) })?;
+    sub_directories(directory)?.iter().try_for_each(|name| thaw(&directory.join(name)))
 }
 
 fn collect_processes(directory: &Path, processes: &mut BTreeSet<i32>) -> io::Result<()> {
     match fs::read_to_string(directory.join("cgroup.procs")) {
         Ok(pids) => {
-            // 0 is a process of a PID namespace that we cannot see into. Ourselves we
-            // would only find where someone put the agent into a pod's cgroup.
-            let own = getpid().as_raw();
-            processes.extend(
-                pids.lines().filter_map(|pid| pid.trim().parse::<i32>().ok()).filter(|pid| *pid > 0 && *pid != own),
-            );
+            // 0 is a process of a PID namespace that we cannot see into.
+            processes.extend(pids.lines().filter_map(|pid| pid.trim().parse::<i32>().ok()).filter(|pid| *pid > 0));
         }
         // A threaded cgroup has its processes listed further up.
         Err(error) if is_gone(&error) || error.raw_os_error() == Some(Errno::EOPNOTSUPP as i32) => {}

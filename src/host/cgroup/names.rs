@@ -65,7 +65,8 @@ pub fn pod_of(driver: CgroupDriver, parent: &CgroupPath, name: &str) -> Option<S
             own.strip_prefix(POD_PREFIX)?.strip_suffix(".slice")?.replace('_', "-")
         }
     };
-    (!uid.is_empty()).then_some(uid)
+    // Such a directory would be no pod's.
+    (!matches!(uid.as_str(), "" | "." | "..")).then_some(uid)
 }
 
 #[cfg(test)]
@@ -127,6 +128,7 @@ mod tests {
         let plain = CgroupDriver::Cgroupfs;
         check(plain, "/kubepods", "poda-b", Some("a-b"));
         check(plain, "/kubepods", "pod", None);
+        check(plain, "/kubepods", "pod..", None);
         check(plain, "/kubepods", "burstable", None);
         let slices = CgroupDriver::Systemd;
         check(slices, "/kubepods", "kubepods-poda_b.slice", Some("a-b"));

@@ -122,6 +122,19 @@ fn what_the_runtime_left_in_the_unified_tree_is_found_and_removed() {
 }
 
 #[test]
+fn what_is_frozen_is_thawed_to_die() {
+    let scratch = machine_v1(&["cpu", "memory", "freezer"], &[]);
+    for below in ["", "/container"] {
+        scratch.file(&format!("freezer/kubepods/podleft{below}/freezer.state"), "FROZEN");
+    }
+    // A plain directory is no cgroup: with its files in it, it stays.
+    let _ = cgroups_in(&scratch).destroy_round(&path("/kubepods/podleft"));
+    for below in ["", "/container"] {
+        assert_eq!(read(&scratch, &format!("freezer/kubepods/podleft{below}/freezer.state")), "THAWED");
+    }
+}
+
+#[test]
 fn a_missing_controller_is_named() {
     let wants = |settings: CgroupSettings, scratch: &Scratch| {
         let cgroups = cgroups_in(scratch);

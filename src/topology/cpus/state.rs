@@ -27,7 +27,7 @@ pub enum Wrong {
     Overlap { cpus: CpuSet },
     #[error("the file places pod {uid} as a whole, which this agent does not do")]
     PodLevel { uid: PodUid },
-    #[error("the CPUs {text:?} of container {container} of pod {uid} are no list")]
+    #[error("the CPUs {text:?} of container {container} of pod {uid} are none of this machine")]
     Entry { uid: PodUid, container: String, text: String },
 }
 
@@ -98,10 +98,11 @@ pub fn read(text: &str, ground: &Ground) -> Recorded {
     for uid in file.pod_entries.into_iter().flatten().map(|(uid, _)| PodUid::new(uid)) {
         recorded.wrong.push(Wrong::PodLevel { uid });
     }
+    let highest = ground.machine.cpus.iter().map(|cpu| cpu.id).max().unwrap_or(0);
     for (uid, containers) in file.entries.into_iter().flatten() {
         let uid = PodUid::new(uid);
         for (container, text) in containers {
-            match CpuSet::parse(&text) {
+            match CpuSet::parse_up_to(&text, highest) {
                 Ok(cpus) if !cpus.is_empty() => {
                     recorded.entries.entry(uid.clone()).or_default().insert(container, cpus);
                 }

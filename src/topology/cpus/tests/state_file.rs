@@ -68,6 +68,7 @@ fn what_is_wrong_with_a_file_is_told_and_the_rest_of_it_is_used() {
     let entry = |text: &str| Wrong::Entry { uid: PodUid::new("p"), container: "web".to_owned(), text: text.to_owned() };
     check(r#"{"p":{"web":"x"}}"#, "0-15", &[], &[entry("x")]);
     check(r#"{"p":{"web":""}}"#, "0-15", &[], &[entry("")]);
+    check(r#"{"p":{"web":"4,16"}}"#, "0-15", &[], &[entry("4,16")]);
     let recorded = read(&written(web, "all"), &small().ground);
     assert_eq!(recorded.entries, entries(&is));
     assert!(matches!(&recorded.wrong[..], [Wrong::Garbage(_)]), "{:?}", recorded.wrong);
