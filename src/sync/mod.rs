@@ -4,7 +4,8 @@
 //! what is wished for the pod (`wish.rs`). A worker reads a snapshot, asks `plan/`, a pure
 //! function, what to do, and has `execute.rs` do it; `resize/` is the part of both that is
 //! about resources, and `upkeep.rs` keeps volumes and log links of running pods as they should
-//! be. `cgroups.rs`, `mirror.rs`, `dead.rs` and `user_namespaces.rs` keep what
+//! be. Beside each worker `pins.rs` moves running containers to the CPUs that they should be on.
+//! `cgroups.rs`, `mirror.rs`, `dead.rs` and `user_namespaces.rs` keep what
 //! belongs to all pods together. For the dispatcher `victims.rs` owns the times by which pods
 //! that give way to others should have ended, and `orphans.rs` finds what only this machine
 //! still knows. `resolver.rs` reads what the node itself asks for names, anew for each sandbox.

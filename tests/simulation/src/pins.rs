@@ -81,7 +81,7 @@ impl Pins {
 
     /// Makes some pods Guaranteed, most of them with whole CPUs. They are never resized.
     pub fn give(random: &mut fastrand::Rng, pod: &mut Pod) {
-        if random.u32(0..3) > 0 || pods::is_refused(pod) || pods::spec(pod).resources.is_some() {
+        if random.bool() || pods::is_refused(pod) || pods::spec(pod).resources.is_some() {
             return;
         }
         let spec = pod.spec.as_mut().expect("every drawn pod has a spec");

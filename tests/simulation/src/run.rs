@@ -62,7 +62,7 @@ async fn live(seed: u64, options: Options) -> (Vec<Violation>, Vec<String>) {
     let world = World::new(random.u64(..), faults.clone(), options.log);
     world.log(|| format!("seed {seed}, {faults:?}, event stream: {has_events}, storm of {storm:?}"));
     let mut chance = fastrand::Rng::with_seed(seed ^ PINS);
-    let pins = (options.pins && chance.u32(0..3) == 0).then(|| Pins::draw(&mut chance));
+    let pins = (options.pins && chance.bool()).then(|| Pins::draw(&mut chance));
     let for_users = pins.is_some().then(|| chance.fork());
     world.log(|| format!("{pins:?}"));
     let machine = Machine::new(world.clone(), has_events, pins.map(|pins| (pins, chance)));

@@ -1,9 +1,12 @@
 //! CPUs of their own for Guaranteed pods. This machine has two: one is reserved, the other can be had.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use ferrolet::cri::ContainerId;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::DeleteParams;
 use serde_json::json;
 
+use super::images::bad_registry;
 use crate::harness::{Case, Lab, Node, PodBuilder, PodCgroup, PodHandle, WITHIN, pod, without_scheme};
 use crate::own;
 use crate::poll::{self, Look};
@@ -12,6 +15,8 @@ use crate::stack::Builder;
 
 pub const CASES: &[Case] = &[
     own!(a_guaranteed_pod_has_cpus_of_its_own).in_subset(),
+    own!(others_leave_its_cpus_whatever_they_wait_for)
+        .beyond_upstream("it leaves what ends where it is, and takes an empty pool for all CPUs"),
     own!(cpus_stay_over_restarts_of_the_agent).beyond_upstream("it does not start with such a file"),
 ];
 
@@ -91,6 +96,40 @@ async fn a_guaranteed_pod_has_cpus_of_its_own(lab: Lab) -> Result<()> {
     ensure!(greedy.reason.as_deref() == Some("OutOfcpu"), "{:?}", greedy.reason);
     ensure!(message.contains("cpu, requested: 3000, used: 1000, capacity: 1000"), "{message}");
     ready(&node, pod("neighbour")).await?;
+    Ok(())
+}
+
+/// All CPUs but the reserved one are given: what ends, what waits for an image, and what starts later
+/// runs on that one.
+async fn others_leave_its_cpus_whatever_they_wait_for(lab: Lab) -> Result<()> {
+    let strict = json!({ "strict-cpu-reservation": "true" });
+    let node = lab.node(|stack| static_cpus(stack).config("cpuManagerPolicyOptions", strict)).await?;
+    let stubborn = "trap : TERM; while :; do sleep 0.1; done";
+    let ending = pod("ending").script(stubborn).spec(json!({ "terminationGracePeriodSeconds": 600 }));
+    let ending = ready(&node, ending).await?;
+    // Its second image is where nobody answers.
+    ready(&node, bad_registry("silent", 5480)).await?;
+    let silence = json!({ "image": "127.0.0.1:5480/silence/app:1" });
+    let pulling = node.run(pod("pulling").and_container("second", "true", silence)).await?;
+    pulling.expect_event("Pulling").await?;
+    expect_allowed(&ending, "1").await?;
+    ending.delete().await?;
+
+    let pinned = ready(&node, guaranteed("pinned", "1")).await?;
+    ensure!(allowed(&pinned).await? == "1");
+    expect_allowed(&ending, "0").await?;
+    // The API hears of its first container once the round has ended that waits for the image.
+    poll::until("the first container of what pulls on CPU 0", WITHIN, async || {
+        let containers = node.containers_of(&pulling).await?;
+        let first = containers.iter().find(|one| one.name == "main").context("it has started")?;
+        let allowed = node.exec(&first.id, "grep Cpus_allowed_list /proc/1/status").await?;
+        Ok(if allowed.trim().ends_with("\t0") { Look::Done(()) } else { Look::NotYet(allowed) })
+    })
+    .await?;
+    let later = ready(&node, pod("later")).await?;
+    ensure!(allowed(&later).await? == "0");
+    let at_once = DeleteParams::default().grace_period(0);
+    node.api::<Pod>().delete(&ending.name, &at_once).await?;
     Ok(())
 }
 

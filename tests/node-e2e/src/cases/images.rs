@@ -241,7 +241,7 @@ async fn a_registry_that_is_mended_ends_the_back_off(lab: Lab) -> Result<()> {
 
 /// Answers as the first part of a repository's name says. containerd talks HTTP to it because
 /// it is on the loopback.
-fn bad_registry(name: &str, port: u16) -> PodBuilder {
+pub(super) fn bad_registry(name: &str, port: u16) -> PodBuilder {
     pod(name).script(&BAD_REGISTRY.replace("PORT", &port.to_string())).spec(json!({ "hostNetwork": true }))
 }
 
