@@ -28,6 +28,9 @@ pub use place::{Placed, Tally};
 /// The number of NUMA nodes up to which nobody has to say that they accept the cost.
 const NODES_MAX_DEFAULT: u32 = 8;
 
+/// Places are sets of nodes, and there are twice as many with each: beyond this nobody can wait for them.
+pub(super) const NODES_SEARCHED_MAX: usize = 16;
+
 const NODES_MAX: &str = "max-allowable-numa-nodes";
 const PREFER_CLOSEST: &str = "prefer-closest-numa-nodes";
 
@@ -39,6 +42,11 @@ pub enum AlignerError {
          raise it, or set topologyManagerPolicy to none"
     )]
     TooManyNodes { allowed: u32, found: usize },
+    #[error(
+        "the machine has {found} NUMA nodes; beyond {NODES_SEARCHED_MAX} set topologyManagerPolicy to none, \
+         whatever topologyManagerPolicyOptions[\"{NODES_MAX}\"] allows"
+    )]
+    TooManyToSearch { found: usize },
     #[error("NUMA node {node} of the machine has a number above {}, which no topologyManagerPolicy but none can work with", NumaSet::NODES_MAX - 1)]
     NodeNumber { node: u32 },
     #[error(
@@ -76,6 +84,9 @@ impl Aligner {
         let found = machine.nodes.len();
         if found > allowed as usize {
             return Err(AlignerError::TooManyNodes { allowed, found });
+        }
+        if found > NODES_SEARCHED_MAX {
+            return Err(AlignerError::TooManyToSearch { found });
         }
         if let Some(node) = machine.nodes.iter().find(|node| node.id >= NumaSet::NODES_MAX) {
             return Err(AlignerError::NodeNumber { node: node.id });

@@ -9,6 +9,7 @@ use super::{Static, whole_cpus};
 use crate::config::CpuSet;
 use crate::host::Machine;
 use crate::pod::containers::{Role, workload_containers};
+use crate::topology::affinity::NODES_SEARCHED_MAX;
 use crate::topology::{Ask, Hint, NumaSet, ResourceHints};
 
 pub fn of(state: &Static, ask: &Ask<'_>) -> Vec<ResourceHints> {
@@ -117,7 +118,7 @@ fn search(state: &Static, free: &CpuSet, left: &CpuSet, count: usize) -> Vec<Hin
 
 /// By size, then by number. The aligner has seen to it that there are few nodes.
 fn subsets(nodes: &[u32]) -> Vec<NumaSet> {
-    let bits = u32::try_from(nodes.len()).unwrap_or(u32::MAX).min(16);
+    let bits = u32::try_from(nodes.len()).unwrap_or(u32::MAX).min(NODES_SEARCHED_MAX as u32);
     let mut sets: Vec<NumaSet> = (1u32..1 << bits)
         .map(|mask| {
             nodes.iter().enumerate().filter(|(place, _)| mask & 1 << place != 0).map(|(_, node)| *node).collect()

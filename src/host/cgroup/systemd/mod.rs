@@ -92,11 +92,12 @@ impl Systemd {
         })
     }
 
-    /// Ends a slice. One that is not known is none.
+    /// Ends a slice, and waits until it has ended: one that is started meanwhile would be ended as well. One
+    /// that is not known is none.
     pub fn stop(&self, slice: &str) -> Result<()> {
-        self.speak("stop", slice, async |bus| match bus.call("StopUnit", &(slice, MODE)).await {
+        self.speak("stop", slice, async |bus| match bus.run_job("StopUnit", slice, &(slice, MODE)).await {
             Err(error) if error.is("org.freedesktop.systemd1.NoSuchUnit") => Ok(()),
-            ended => ended.map(drop),
+            ended => ended,
         })
     }
 

@@ -193,6 +193,14 @@ fn a_slice_that_nobody_knows_has_ended() {
 }
 
 #[test]
+fn a_slice_has_ended_when_its_job_has() {
+    let (_scratch, systemd, serving) = systemd(vec![vec![Answer::Job("failed")]]);
+    let error = systemd.stop("a.slice").expect_err("it is there still").to_string();
+    assert!(error.contains("job ended with \"failed\""), "{error}");
+    assert_eq!(members(&serving.join().expect("no surprise")), ["StopUnit"]);
+}
+
+#[test]
 fn without_systemds_own_socket_the_bus_is_asked_for_news_of_the_job() {
     let answers = vec![Answer::Text(":1.7"), Answer::Nothing, Answer::Nothing, Answer::Job("done")];
     let (_scratch, systemd, serving) = machine(SHARED, vec![answers]);

@@ -146,6 +146,8 @@ fn what_makes_alignment_impossible_is_said_with_its_setting() {
     check(&[(NODES_MAX, "many")], &large, "\"max-allowable-numa-nodes\"]: \"many\"");
     check(&[(PREFER_CLOSEST, "perhaps")], &machine(&[0]), "\"prefer-closest-numa-nodes\"]: \"perhaps\"");
     check(&[], &machine(&[64]), "NUMA node 64");
+    let huge = machine(&(0..17).collect::<Vec<_>>());
+    check(&[(NODES_MAX, "17")], &huge, "17 NUMA nodes; beyond 16 set topologyManagerPolicy to none");
     let mut silent = machine(&[0, 1]);
     silent.nodes[1].distances.clear();
     check(&[(PREFER_CLOSEST, "true")], &silent, "\"prefer-closest-numa-nodes\"] needs the distances");
