@@ -64,7 +64,7 @@ pub async fn begin(
         memory.as_ref().map(|layout| taken_up(MEMORY_FILE, memory_file.as_deref(), |text| memory::read(text, layout)));
     let is_whole =
         recorded_cpus.as_ref().is_none_or(|it| it.is_whole) && recorded_memory.as_ref().is_none_or(|it| it.is_whole);
-    let running = if is_whole { Vec::new() } else { running::ask(&*runtime).await };
+    let running = if is_whole { Vec::new() } else { running::ask(&*runtime).await.0 };
     if let (Some(ground), Some(TakenUp { entries, .. })) = (cpus, recorded_cpus) {
         let (healed, warnings) = cpus::heal(ground, entries, &running);
         warnings.iter().for_each(|warning| warn!(%warning, "CPU manager"));
@@ -159,8 +159,8 @@ impl Keeper {
 
     async fn has_everybody_left(&self) -> bool {
         let Some(all) = &self.leaving else { return true };
-        let running = running::ask(&*self.runtime).await;
-        running.iter().all(|one| one.cpus.is_empty() || one.cpus == *all)
+        let (running, is_all) = running::ask(&*self.runtime).await;
+        is_all && running.iter().all(|one| one.cpus.is_empty() || one.cpus == *all)
     }
 
     async fn write(&self) -> bool {
