@@ -128,7 +128,7 @@ impl Follower<'_> {
         let mut due = self.pins.decide(&self.context.topology.places(self.uid), &runtime);
         due.retain(|it| self.retries.waits_for(&Step::Pin(it.name.clone())).is_none());
         // All together: none of them waits for another.
-        let results = join_all(due.iter().map(|it| carry_out(self.context, self.uid, it))).await;
+        let results = join_all(due.iter().map(|it| carry_out(self.context, it))).await;
         for (Move { name, id, cpus }, result) in due.iter().zip(results) {
             let step = Step::Pin(name.clone());
             match result {
@@ -147,11 +147,11 @@ impl Follower<'_> {
     }
 }
 
-async fn carry_out(context: &Context, uid: &PodUid, it: &Move) -> cri::Result<()> {
+async fn carry_out(context: &Context, it: &Move) -> cri::Result<()> {
     let _turn = context.pin_turns.0.acquire().await.expect("nobody closes it");
     debug!(container = it.name, id = %it.id, cpus = it.cpus, "moving container to other CPUs");
-    let _changing = context.pleg.changing(uid);
-    context.pleg.distrust(uid, &it.id);
+    // No read of the PLEG's is made stale by this: nobody but `Pins` asks which CPUs are reported, and
+    // it knows what it gave. A read here would keep news from the worker, whom a list then does not wake.
     let resources = LinuxResources { cpuset_cpus: it.cpus.clone(), ..LinuxResources::default() };
     match context.runtime.update_container(&it.id, &resources).await {
         // What is gone runs nowhere.

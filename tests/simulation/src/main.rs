@@ -38,7 +38,7 @@ struct Arguments {
 fn main() -> anyhow::Result<()> {
     let arguments = parse(std::env::args().skip(1))?;
     let failed = match arguments.seed {
-        Some(seed) => replay(seed, arguments.storm, true),
+        Some(seed) => replay(seed, arguments.storm),
         None => run_many(&arguments)?,
     };
     if failed > 0 {
@@ -67,7 +67,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> anyhow::Result<Arguments> {
 }
 
 /// Prints the story of one seed: the world's lines between the agent's.
-fn replay(seed: u64, storm: Option<Duration>, pins: bool) -> usize {
+fn replay(seed: u64, storm: Option<Duration>) -> usize {
     struct VirtualTime(Instant);
     impl FormatTime for VirtualTime {
         fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
@@ -82,7 +82,7 @@ fn replay(seed: u64, storm: Option<Duration>, pins: bool) -> usize {
         .with_timer(VirtualTime(started))
         .with_writer(std::io::stdout)
         .init();
-    let outcome = run(seed, Options { storm, log: LogMode::Told, pins });
+    let outcome = run(seed, Options { storm, log: LogMode::Told });
     let failed = usize::from(!outcome.violations.is_empty());
     report(seed, None, &outcome);
     println!("{} passed, {failed} failed", 1 - failed);
@@ -93,7 +93,7 @@ fn run_many(arguments: &Arguments) -> anyhow::Result<usize> {
     let (seeds, told) = choose(arguments);
     println!("{told}");
     let seeds = Arc::new(seeds);
-    let options = Options { storm: arguments.storm, log: LogMode::Silent, pins: true };
+    let options = Options { storm: arguments.storm, log: LogMode::Silent };
     let started = Instant::now();
     let next = Arc::new(AtomicUsize::new(0));
     let (sender, outcomes) = mpsc::channel();
@@ -101,7 +101,7 @@ fn run_many(arguments: &Arguments) -> anyhow::Result<usize> {
         let (seeds, next, sender) = (seeds.clone(), next.clone(), sender.clone());
         std::thread::spawn(move || {
             while let Some((seed, bug)) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if sender.send((*seed, *bug, run(*seed, Options { pins: bug.is_none(), ..options }))).is_err() {
+                if sender.send((*seed, *bug, run(*seed, options))).is_err() {
                     return;
                 }
             }

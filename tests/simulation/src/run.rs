@@ -13,6 +13,7 @@ use crate::faults::Faults;
 use crate::invariants::{Invariant, Violation};
 use crate::judge::{self, Restless};
 use crate::pins::Pins;
+use crate::regressions::REGRESSIONS;
 use crate::runtime::REMOVE_SURPLUS;
 use crate::users::Users;
 use crate::world::{LogMode, World};
@@ -34,8 +35,6 @@ pub struct Options {
     /// The length of the storm; drawn from the seed if absent.
     pub storm: Option<Duration>,
     pub log: LogMode,
-    /// Pods may have CPUs of their own, in some seeds.
-    pub pins: bool,
 }
 
 pub struct Outcome {
@@ -62,7 +61,9 @@ async fn live(seed: u64, options: Options) -> (Vec<Violation>, Vec<String>) {
     let world = World::new(random.u64(..), faults.clone(), options.log);
     world.log(|| format!("seed {seed}, {faults:?}, event stream: {has_events}, storm of {storm:?}"));
     let mut chance = fastrand::Rng::with_seed(seed ^ PINS);
-    let pins = (options.pins && chance.bool()).then(|| Pins::draw(&mut chance));
+    // Those stand for stories that came before.
+    let is_regression = REGRESSIONS.iter().any(|(known, _)| *known == seed);
+    let pins = (!is_regression && chance.bool()).then(|| Pins::draw(&mut chance));
     let for_users = pins.is_some().then(|| chance.fork());
     world.log(|| format!("{pins:?}"));
     let machine = Machine::new(world.clone(), has_events, pins.map(|pins| (pins, chance)));

@@ -4,7 +4,7 @@ use crate::regressions::REGRESSIONS;
 use crate::run::{Options, run};
 use crate::world::LogMode;
 
-const SHORT: Options = Options { storm: Some(Duration::from_secs(240)), log: LogMode::Kept, pins: true };
+const SHORT: Options = Options { storm: Some(Duration::from_secs(240)), log: LogMode::Kept };
 
 #[test]
 fn a_seed_tells_the_same_story_twice() {
@@ -23,18 +23,18 @@ fn a_seed_tells_the_same_story_twice() {
 #[test]
 fn what_failed_once_holds() {
     for (seed, bug) in REGRESSIONS {
-        check(seed, false, &format!("{bug} is back"));
+        check(seed, &format!("{bug} is back"));
     }
 }
 
 /// The binary runs thousands; these are for `cargo test`.
 #[test]
 fn some_seeds_hold() {
-    (0..20).for_each(|seed| check(seed, true, "see it with: cargo run --profile sim -p simulation -- --seed"));
+    (0..20).for_each(|seed| check(seed, "see it with: cargo run --profile sim -p simulation -- --seed"));
 }
 
-fn check(seed: u64, pins: bool, message: &str) {
-    let outcome = run(seed, Options { storm: None, log: LogMode::Silent, pins });
+fn check(seed: u64, message: &str) {
+    let outcome = run(seed, Options { storm: None, log: LogMode::Silent });
     let broken: Vec<String> = outcome.violations.iter().map(ToString::to_string).collect();
     assert!(broken.is_empty(), "seed {seed}, {message}: {broken:#?}");
 }
