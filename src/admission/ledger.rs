@@ -18,8 +18,8 @@ use crate::topology::{Failure, Topology};
 pub enum Answer {
     Admitted,
     Refused(Refusal),
-    /// It is taken, but others have to end first.
-    AwaitsVictims,
+    /// Others have to end first, or to be known to have ended.
+    AwaitsOthers,
     /// The node as it is known does not match; ask again with the Node read anew.
     NeedsFreshNode,
 }
@@ -41,6 +41,8 @@ pub(super) struct Pods {
     pub by_uid: BTreeMap<PodUid, Entry>,
     /// How many pods and wishes were ever heard of.
     pub count: u64,
+    /// Every pod is known that was here before.
+    is_settled: bool,
 }
 
 pub(super) struct Entry {
@@ -64,7 +66,7 @@ enum Standing {
         was_taken: bool,
     },
     Admitted,
-    /// Taken once these have ended.
+    /// Taken once these have ended, and if none are named, once those are known that have.
     Preempting(BTreeSet<PodUid>),
     /// Has to end for another one; holds what it has until then.
     Victim,
@@ -157,6 +159,7 @@ impl Admission {
         is_fresh: bool,
     ) -> Answer {
         let mut pods = self.pods();
+        let is_settled = pods.is_settled;
         let pods = &mut pods.by_uid;
         self.take_over_all(pods, &holds_something);
         // A pod nobody enlisted is an orphan, which starts nothing.
@@ -173,7 +176,7 @@ impl Admission {
             let may_be_outdated = judgement.may_be_of_an_old_node() && !(is_fresh && next == *uid);
             let Some(entry) = pods.get_mut(&next).filter(|_| !may_be_outdated) else { continue };
             entry.standing = match judgement {
-                Judgement::Admitted => self.place(&next, &entry.pod),
+                Judgement::Admitted => self.place(&next, &entry.pod, is_settled),
                 Judgement::Refused(refusal) => Standing::Refused(refusal),
                 Judgement::Preempts(victims) => Standing::Preempting(victims.into_iter().collect()),
             };
@@ -189,20 +192,22 @@ impl Admission {
         if let Some(entry) = pods.get_mut(uid)
             && matches!(&entry.standing, Standing::Preempting(victims) if victims.is_empty())
         {
-            entry.standing = self.place(uid, &entry.pod);
+            entry.standing = self.place(uid, &entry.pod, is_settled);
         }
         match &pods[uid].standing {
             Standing::Waiting { .. } => Answer::NeedsFreshNode,
-            Standing::Preempting(victims) if !victims.is_empty() => Answer::AwaitsVictims,
+            Standing::Preempting(_) => Answer::AwaitsOthers,
             Standing::Refused(refusal) => Answer::Refused(refusal.clone()),
-            Standing::Preempting(_) | Standing::Admitted | Standing::Victim | Standing::Released => Answer::Admitted,
+            Standing::Admitted | Standing::Victim | Standing::Released => Answer::Admitted,
         }
     }
 
     /// There is room for the pod; whether there is a place, the machine's topology tells.
-    fn place(&self, uid: &PodUid, pod: &Pod) -> Standing {
+    fn place(&self, uid: &PodUid, pod: &Pod, is_settled: bool) -> Standing {
         match self.topology.take(uid, pod) {
             Ok(()) => Standing::Admitted,
+            // Somebody may still have it who is gone.
+            Err(_) if !is_settled => Standing::Preempting(BTreeSet::new()),
             Err(Failure { reason, message }) => Standing::Refused(Refusal::new(reason, message)),
         }
     }
@@ -221,9 +226,13 @@ impl Admission {
 
     /// All pods are known: what those have that are gone is free.
     pub fn settle(&self, holds_something: impl Fn(&PodUid) -> bool) {
-        let pods = self.pods();
+        let mut pods = self.pods();
+        let was_settled = std::mem::replace(&mut pods.is_settled, true);
         let holds = |uid: &PodUid| pods.by_uid.get(uid).is_some_and(|entry| entry.may_hold()) || holds_something(uid);
         self.topology.retain(holds);
+        if !was_settled {
+            self.told_free();
+        }
     }
 
     pub(super) fn pods(&self) -> MutexGuard<'_, Pods> {

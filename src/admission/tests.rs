@@ -1,16 +1,23 @@
 //! What a node says to pods, each as a few lines of YAML.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 use super::judge::{Judgement, Taken, judge};
 use super::{Admission, AdmissionConfig, Answer, NodeFacts, is_critical};
-use crate::config::{FeatureGates, Gate};
+use crate::clock::Clock;
+use crate::config::{CpuSet, FeatureGates, Gate, TopologyManagerPolicy, TopologyManagerScope};
+use crate::host::{Cpu, LinuxHost, Machine, NumaNode, Roots};
 use crate::pod::resources::{Amounts, amounts};
 use crate::pod::testing::{pod_yaml, yaml};
 use crate::pod::{PodRef, PodUid, Source};
-use crate::topology::Topology;
+use crate::sync::testing::FakeRuntime;
+use crate::topology::affinity::Aligner;
+use crate::topology::cpus::{self, Reservation};
+use crate::topology::{self, Topology, TopologyConfig};
 
 const NODE: &str = "
     metadata:
@@ -391,7 +398,7 @@ fn ask_knowing(admission: &Admission, bed: &Bed, pod: &Pod, in_runtime: &[&str],
     match admission.ask(&PodRef::of(pod).uid, &bed.facts(), holds, is_fresh) {
         Answer::Admitted => "admitted".to_owned(),
         Answer::Refused(refusal) => refusal.reason,
-        Answer::AwaitsVictims => "waits".to_owned(),
+        Answer::AwaitsOthers => "waits".to_owned(),
         Answer::NeedsFreshNode => "needs the node".to_owned(),
     }
 }
@@ -448,6 +455,42 @@ fn what_an_earlier_life_took_counts_and_is_not_judged_again() {
         assert_eq!(ask_knowing(&admission, &bed, &new, &["running"], false), expected, "{wants}");
     }
     assert_eq!(ask(&admission, &bed, &told), "admitted");
+}
+
+/// CPUs 1 to 3 of four are for pods that want their own, and an earlier life gave them to these.
+async fn topology(dir: &Path, given: &str) -> Topology {
+    let cpu = |id| Cpu { id, core: id, socket: 0, node: 0, cache: 0 };
+    let machine = Machine { cpus: (0..4).map(cpu).collect(), nodes: vec![NumaNode::default()] };
+    let aligner = Aligner::new(TopologyManagerPolicy::None, TopologyManagerScope::Container, &[].into(), &machine);
+    let reservation = Reservation::Cpus(CpuSet::from_iter([0]));
+    let ground = cpus::Ground::new(machine.into(), &reservation, cpus::Options::default());
+    let config = TopologyConfig {
+        dir: dir.to_owned(),
+        aligner: Some(aligner.expect("one node")),
+        cpus: Some(ground.expect("CPU 0 is there")),
+        ..TopologyConfig::default()
+    };
+    std::fs::write(dir.join(cpus::FILE), given).expect("the directory is there");
+    let host = LinuxHost::new(Roots::machine(dir.to_owned()), Duration::from_secs(5), Clock::system());
+    topology::begin(config, Arc::new(host), Arc::<FakeRuntime>::default(), Clock::system()).await.0
+}
+
+#[tokio::test]
+async fn a_pod_waits_until_it_is_known_whether_who_has_its_cpus_is_gone() {
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let given =
+        r#"{"policyName":"static","defaultCpuSet":"0","entries":{"gone":{"c":"1-2"},"here":{"c":"3"}},"checksum":1}"#;
+    for (wants, expected) in [(2, "admitted"), (3, "UnexpectedAdmissionError")] {
+        let (bed, admission) = (Bed::new(), Admission::new(topology(dir.path(), given).await));
+        let pinned = pod(&format!("containers: [{{name: c, resources: {{limits: {{cpu: {wants}, memory: 1Mi}}}}}}]"));
+        let pinned = born("new", 1, pinned);
+        admission.enlist(&pinned, Source::Api);
+        let mut freed = admission.freed();
+        assert_eq!(ask(&admission, &bed, &pinned), "waits");
+        admission.settle(|uid| uid.as_str() == "here");
+        freed.changed().await.expect("the ledger is there");
+        assert_eq!(ask(&admission, &bed, &pinned), expected);
+    }
 }
 
 #[test]

@@ -149,6 +149,9 @@ impl Runtime for FakeRuntime {
         Ok(self.state().sandboxes.clone())
     }
     async fn list_containers(&self, _: &Scope) -> Result<Vec<ContainerSummary>> {
+        if let Some(message) = self.state().refusals.remove("ListContainers") {
+            return Err(CriError::Failed { call: "ListContainers", message });
+        }
         Ok(self.state().containers.iter().map(cri::testing::summary).collect())
     }
     async fn container_status(&self, id: &ContainerId) -> Result<Container> {

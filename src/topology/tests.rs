@@ -232,7 +232,10 @@ async fn the_policy_none_frees_what_static_had_bound() {
     let file = world.file().expect("it was there");
     assert!(cpus::is_static(&file), "the next life has to know who was bound, if this one ends before they are moved");
     world.run("p", "0-7", 2048);
-    sleep(Duration::from_secs(25)).await;
+    world.runtime.refuse("ListContainers", "a runtime that says nothing has not said that all have left");
+    sleep(Duration::from_secs(10)).await;
+    assert!(world.file().is_some_and(|file| cpus::is_static(&file)));
+    sleep(Duration::from_secs(15)).await;
     assert_eq!(world.file(), Some(cpus::write_none()));
     keeper.abort();
 }

@@ -74,7 +74,9 @@ impl SimRuntime {
         if !wanted.cpuset_cpus.is_empty() {
             has.cpuset_cpus.clone_from(&wanted.cpuset_cpus);
         }
-        let limit = u64::try_from(has.memory_limit_bytes).unwrap_or(0);
+        // What a container was made with outlasts a resize of its pod where nobody resizes it too, as
+        // with ephemeral ones: then the pod's own limit bounds it.
+        let limit = u64::try_from(wanted.memory_limit_bytes).unwrap_or(0);
         let uid = instance.pod_uid.clone();
         if let Some(of_pod) = self.ground.pod_memory_limit(&uid).filter(|of_pod| limit > *of_pod) {
             let what = format!("container {id} of {uid} gets {limit} of {of_pod}");
