@@ -3,6 +3,7 @@
 // Ground: facts and edges.
 mod authorities;
 pub mod causes;
+pub mod changes;
 pub mod clock;
 pub mod config;
 pub mod cri;

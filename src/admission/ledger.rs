@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::judge::{Judgement, Taken, judge};
 use super::resize::Wish;
 use super::{NodeFacts, Refusal, is_critical};
+use crate::changes::{Changes, Listener};
 use crate::pod::{PodRef, PodUid, Source, allocation};
 use crate::topology::{Failure, Topology};
 
@@ -31,7 +32,7 @@ pub struct Admission {
     /// Pods that shall end for others, for whoever carries that out.
     victims: watch::Sender<BTreeSet<PodUid>>,
     /// Something that was held is free.
-    freed: watch::Sender<()>,
+    freed: Changes,
     /// Gives those that are taken their places on the machine.
     topology: Topology,
 }
@@ -77,8 +78,7 @@ enum Standing {
 
 impl Admission {
     pub fn new(topology: Topology) -> Self {
-        let (victims, freed) = (watch::Sender::default(), watch::Sender::default());
-        Admission { pods: Arc::default(), victims, freed, topology }
+        Admission { pods: Arc::default(), victims: watch::Sender::default(), freed: Changes::default(), topology }
     }
 
     /// Takes note of a pod that wants to run here.
@@ -135,7 +135,7 @@ impl Admission {
     }
 
     pub(super) fn told_free(&self) {
-        self.freed.send_replace(());
+        self.freed.tell();
     }
 
     /// Pods that have to end for others, as long as they have not.
@@ -144,8 +144,8 @@ impl Admission {
     }
 
     /// Changes whenever a pod that awaits others, or more resources, may ask again.
-    pub fn freed(&self) -> watch::Receiver<()> {
-        self.freed.subscribe()
+    pub fn freed(&self) -> Listener {
+        self.freed.listen()
     }
 
     /// What becomes of this pod. Those whose turn is earlier are judged before it.

@@ -48,11 +48,7 @@ pub(super) async fn admit(context: &Context, uid: &PodUid, wish: &Desired, runti
             }
             Answer::Refused(refusal) => break refusal,
             Answer::NeedsFreshNode => fresh = Some(read_node(context).await),
-            Answer::AwaitsOthers => {
-                if freed.changed().await.is_err() {
-                    return std::future::pending().await;
-                }
-            }
+            Answer::AwaitsOthers => freed.changed().await,
         }
     };
     metrics::pods::REJECTIONS.add([reason_label(&refusal.reason)]);

@@ -91,12 +91,12 @@ pub fn follow<'a>(context: &'a Arc<Context>, uid: &'a PodUid, looked: Arc<Notify
     async move {
         looked.notified().await;
         loop {
-            moves.mark_unchanged();
+            moves.mark_seen();
             let until = follower.look().await;
             tokio::select! {
                 biased;
-                // Cancel-safe: a change stays marked unseen until the next look.
-                _ = moves.changed() => {}
+                // Cancel-safe: what changes stays news until the next look.
+                () = moves.changed() => {}
                 // Cancel-safe: an unused permit stays.
                 () = looked.notified() => {}
                 // Cancel-safe: a timer.

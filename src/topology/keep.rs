@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::affinity::Aligner;
@@ -136,16 +135,16 @@ pub struct Keeper {
 impl Keeper {
     pub async fn run(mut self) {
         let mut looks = 0;
-        let mut changes: watch::Receiver<u64> = self.topology.changes();
+        let changes = self.topology.changes().clone();
         loop {
-            let now = *changes.borrow_and_update();
+            let now = changes.count();
             let is_written = self.write().await;
             // A disk that takes nothing keeps no pod from starting: what runs can be read again.
             self.topology.keeps(now);
             tokio::select! {
                 biased;
-                // Cancel-safe: a change stays marked unseen until the next look.
-                changed = changes.changed() => if changed.is_err() { return },
+                // Cancel-safe: it is looked again whether there were more.
+                () = changes.reach(now + 1) => {}
                 // Cancel-safe: a timer.
                 () = tokio::time::sleep(RETRY), if !is_written || self.leaving.is_some() => {
                     looks += 1;

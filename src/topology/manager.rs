@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use k8s_openapi::api::core::v1::Pod;
-use tokio::sync::watch;
 use tracing::warn;
 
 use super::affinity::{Aligner, Placed};
 use super::{Failure, Place, Places, Provider, cpus, memory};
+use crate::changes::{Changes, Listener};
 use crate::clock::Clock;
 use crate::config::CpuSet;
 use crate::metrics::topology as metrics;
@@ -19,12 +19,12 @@ use crate::pod::containers::workload_containers;
 #[derive(Clone)]
 pub struct Topology {
     state: Arc<Mutex<State>>,
-    /// Counts the changes of what pods have.
-    changes: watch::Sender<u64>,
+    /// Of what pods have.
+    changes: Changes,
     /// As many of them are on disk, or could not be put there.
-    kept: watch::Sender<u64>,
-    /// Counts how often running containers had to move.
-    moves: watch::Sender<u64>,
+    kept: Changes,
+    /// Of the CPUs that are shared.
+    moves: Changes,
     clock: Clock,
 }
 
@@ -55,13 +55,7 @@ impl Topology {
         state.share();
         state.count();
         let state = Arc::new(Mutex::new(state));
-        Topology {
-            state,
-            changes: watch::Sender::default(),
-            kept: watch::Sender::default(),
-            moves: watch::Sender::default(),
-            clock,
-        }
+        Topology { state, changes: Changes::default(), kept: Changes::default(), moves: Changes::default(), clock }
     }
 
     /// Gives the containers of a pod that is taken their places; refused, it has none.
@@ -125,12 +119,7 @@ impl Topology {
 
     /// Returns once what was given until now will outlive the agent.
     pub async fn kept(&self) {
-        let now = *self.changes.borrow();
-        let mut kept = self.kept.subscribe();
-        // Whoever keeps it is gone: the agent stops.
-        if kept.wait_for(|kept| *kept >= now).await.is_err() {
-            std::future::pending().await
-        }
+        self.kept.reach(self.changes.count()).await;
     }
 
     /// Whether containers have CPUs to run on, or run anywhere.
@@ -139,17 +128,17 @@ impl Topology {
     }
 
     /// Changes whenever running containers have to move.
-    pub fn moves(&self) -> watch::Receiver<u64> {
-        self.moves.subscribe()
+    pub fn moves(&self) -> Listener {
+        self.moves.listen()
     }
 
-    pub(super) fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
+    pub(super) fn changes(&self) -> &Changes {
+        &self.changes
     }
 
     /// What was given by then is on disk, or as good as it gets.
     pub(super) fn keeps(&self, changes: u64) {
-        self.kept.send_replace(changes);
+        self.kept.tell_all(changes);
     }
 
     /// The texts of the state files.
@@ -172,10 +161,10 @@ impl Topology {
             (state.snapshot() != before, moves)
         };
         if has_changed {
-            self.changes.send_modify(|changes| *changes += 1);
+            self.changes.tell();
         }
         if moves {
-            self.moves.send_modify(|moves| *moves += 1);
+            self.moves.tell();
         }
     }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use tempfile::TempDir;
-use tokio::sync::watch;
 use tokio::time::{Duration, sleep};
 
 use super::*;
+use crate::changes::Listener;
 use crate::clock::Clock;
 use crate::config::{CpuSet, TopologyManagerPolicy as Policy, TopologyManagerScope as Scope};
 use crate::cri::{self, LinuxResources, labels};
@@ -94,9 +94,9 @@ fn uid(name: &str) -> PodUid {
 }
 
 /// How often it was told since the last time that the pool is another one, at most once.
-fn told(moves: &mut watch::Receiver<u64>) -> usize {
-    let has_moved = moves.has_changed().expect("the handle is there");
-    moves.mark_unchanged();
+fn told(moves: &mut Listener) -> usize {
+    let has_moved = moves.has_news();
+    moves.mark_seen();
     usize::from(has_moved)
 }
 

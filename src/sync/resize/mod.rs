@@ -35,6 +35,7 @@ use super::wish::Desired;
 use super::{Context, admit, launch};
 use crate::admission::{Allocation, INFEASIBLE, Refusal};
 use crate::causes::chain;
+use crate::changes::Listener;
 use crate::cri::{ContainerId, CriError, LinuxResources};
 use crate::events::EventType;
 use crate::host::CgroupSettings;
@@ -111,7 +112,7 @@ async fn check_memory_of_pod(round: &Round<'_>, settings: &CgroupSettings) -> Re
 
 /// What the worker of a pod knows of its resizes.
 pub struct Resizing {
-    freed: watch::Receiver<()>,
+    freed: Listener,
     node: watch::Receiver<Option<Arc<NodeView>>>,
     /// What the pod had at the look before and at the last one.
     before: Option<Arc<Pod>>,
@@ -166,7 +167,7 @@ impl Resizing {
             self.allocated = Some(context.admission.allocated(uid, &wish.pod));
         }
         // Before the question, so that no news is lost between it and the wait for news.
-        self.freed.borrow_and_update();
+        self.freed.mark_seen();
         self.node.borrow_and_update();
         // Most pods are never resized: they need not ask before each look.
         let asks = is_open && decide::may_be_resized(&wish.pod);
@@ -242,7 +243,7 @@ impl Resizing {
         // Cancel-safe, both: a change stays marked unseen until the next look.
         let gone = tokio::select! {
             biased;
-            changed = self.freed.changed() => changed.is_err(),
+            () = self.freed.changed() => false,
             changed = self.node.changed() => changed.is_err(),
         };
         if gone {
