@@ -19,11 +19,12 @@ use tokio::time::Instant;
 
 use crate::faults::Fate;
 use crate::invariants::Invariant;
-use crate::pins::{Pins, RESERVED, THREADS};
+use crate::pins::{self, Pins, RESERVED, THREADS};
 use crate::runtime::SimRuntime;
 use crate::world::World;
 
 const CPUS: u32 = 4;
+const MEMORY_BYTES: u64 = 8 << 30;
 /// How long the real machine waits for a stuck disk.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -261,7 +262,7 @@ impl Host for SimHost {
             architecture: "amd64".into(),
             cpus: if self.has_pins { THREADS } else { CPUS },
             machine: Arc::new(if self.has_pins { Pins::hardware() } else { Machine::default() }),
-            memory_bytes: 8 << 30,
+            memory_bytes: if self.has_pins { pins::MEMORY_BYTES } else { MEMORY_BYTES },
             root_fs_bytes: 100 << 30,
             max_pids: 32768,
             addresses: vec!["192.0.2.1".parse().expect("a literal address")],

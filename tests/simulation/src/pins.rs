@@ -22,6 +22,8 @@ const SOCKETS: u32 = 2;
 const NODES: u32 = 4;
 const CORES: u32 = 64;
 pub const THREADS: u32 = 2 * CORES;
+/// However pods are resized: a static pod that finds no room ends others for it.
+pub const MEMORY_BYTES: u64 = 256 << 30;
 /// A core.
 pub const RESERVED: [u32; 2] = [0, CORES];
 pub const STATE_FILE: &str = "/var/lib/kubelet/cpu_manager_state";
