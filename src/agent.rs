@@ -16,6 +16,7 @@ mod tasks;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use anyhow::Context as _;
 use futures::FutureExt;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use self::tasks::Tasks;
@@ -78,6 +80,9 @@ const SOURCE_QUEUE_LENGTH: usize = 256;
 const RUNTIME_RETRY: Duration = Duration::from_millis(250);
 /// How long one operation on the machine may take.
 const HOST_DEADLINE: Duration = Duration::from_secs(60);
+/// What the runtime is making when the agent is told to stop may take so long: seconds where it does,
+/// and a runtime that hangs keeps nobody from stopping the agent.
+const LAST_CALLS_WITHIN: Duration = Duration::from_secs(15);
 /// The dispatcher turns at least every sweep; silent for so long, it is stuck.
 const DISPATCHER_STUCK_AFTER: Duration = Duration::from_secs(600);
 
@@ -179,12 +184,9 @@ pub async fn run(settings: Settings, verbosity: Verbosity) -> anyhow::Result<()>
     for logs in [&config.sync.pod_logs_dir, &config.sync.container_logs_dir] {
         host.make_dir(logs, 0o755).await.context("cannot make a directory for logs")?;
     }
-    let house = assemble(
-        Edges { runtime: Arc::new(runtime), cluster, host, net: Arc::new(MachineNet::new()), clock },
-        config,
-        static_pods,
-        Some(doors),
-    );
+    let runtime = Arc::new(runtime);
+    let edges = Edges { runtime: runtime.clone(), cluster, host, net: Arc::new(MachineNet::new()), clock };
+    let mut house = pin!(assemble(edges, config, static_pods, Some(doors)));
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
     tokio::select! {
@@ -193,12 +195,20 @@ pub async fn run(settings: Settings, verbosity: Verbosity) -> anyhow::Result<()>
         _ = terminate.recv() => info!("SIGTERM: the agent stops, its pods go on"),
         _ = interrupt.recv() => info!("SIGINT: the agent stops, its pods go on"),
         // Cancel-safe: the agent may be dropped at any await, as kill -9 would.
-        ended = house => return Err(ended.into()),
+        ended = &mut house => return Err(ended.into()),
         // Cancel-safe: it only waits.
         panicked = lost_identity.wait() => return Err(panicked.into()),
     }
     service_manager.stopping();
-    Ok(())
+    // Whoever stops the agent to empty the machine, as kubeadm's reset does, could not remove what the
+    // runtime had half made by then.
+    tokio::select! {
+        biased;
+        // Cancel-safe: it only waits.
+        _ = timeout(LAST_CALLS_WITHIN, runtime.make_no_more()) => Ok(()),
+        // Cancel-safe: as above.
+        ended = house => Err(ended.into()),
+    }
 }
 
 /// The API server with the node's credentials, which a task keeps valid where the operator wants

@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
+use tokio::sync::RwLock;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status, Streaming};
@@ -60,6 +61,9 @@ pub struct GrpcRuntime {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
     request_timeout: Duration,
+    /// Shared by calls that make something: of one that is cut off the runtime may keep what nobody can
+    /// remove any more.
+    making: RwLock<()>,
 }
 
 impl GrpcRuntime {
@@ -80,7 +84,14 @@ impl GrpcRuntime {
             runtime: RuntimeServiceClient::new(runtime).max_decoding_message_size(MESSAGE_BYTES_MAX),
             images: ImageServiceClient::new(images).max_decoding_message_size(MESSAGE_BYTES_MAX),
             request_timeout,
+            making: RwLock::default(),
         })
+    }
+
+    /// Returns once the runtime has made what it is making, sandboxes and containers, and until the answer
+    /// is dropped it is asked for no more. To be bounded by the caller.
+    pub async fn make_no_more(&self) -> impl Sized + '_ {
+        self.making.write().await
     }
 
     /// A client of its own for one call. Clones share the connection.
@@ -262,6 +273,7 @@ impl Runtime for GrpcRuntime {
             config: Some(requests::sandbox_config(config)),
             runtime_handler: config.runtime_handler.clone(),
         };
+        let _making = self.making.read().await;
         let answer = within("RunPodSandbox", 2 * self.request_timeout, self.runtime().run_pod_sandbox(request)).await?;
         Ok(SandboxId::new(answer.pod_sandbox_id))
     }
@@ -301,12 +313,14 @@ impl Runtime for GrpcRuntime {
             config: Some(requests::container_config(config)),
             sandbox_config: Some(requests::sandbox_config(sandbox_config)),
         };
+        let _making = self.making.read().await;
         let answer = self.within_timeout("CreateContainer", self.runtime().create_container(request)).await?;
         Ok(ContainerId::new(answer.container_id))
     }
 
     async fn start_container(&self, id: &ContainerId) -> Result<()> {
         let request = wire::StartContainerRequest { container_id: id.as_str().to_owned() };
+        let _making = self.making.read().await;
         self.within_timeout("StartContainer", self.runtime().start_container(request)).await?;
         Ok(())
     }

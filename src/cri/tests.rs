@@ -1,11 +1,12 @@
 //! `GrpcRuntime` against a server written by hand: deadlines, errors, connections that break.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -229,6 +230,36 @@ async fn a_dropped_pull_is_cancelled_in_the_runtime() {
     let pulled = timeout(REQUEST_TIMEOUT, runtime.pull_image(&ImageSpec::default(), None, None)).await;
     assert!(pulled.is_err(), "{pulled:?}");
     eventually(|| given_up.load(Ordering::SeqCst)).await;
+}
+
+#[tokio::test]
+async fn what_is_being_made_is_waited_for_and_nothing_more_is_asked_for() {
+    let dir = Dir::new();
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let heard = calls.clone();
+    let _server = Server::start(&dir.socket(), move |method, request| {
+        heard.lock().unwrap().push(method.to_owned());
+        match method {
+            "RunPodSandbox" => Answer::Silence(Arc::default()),
+            _ => versions(method, request),
+        }
+    });
+    let runtime = Arc::new(dir.connect());
+    let making = tokio::spawn({
+        let runtime = runtime.clone();
+        async move { runtime.run_sandbox(&SandboxConfig::default()).await }
+    });
+    eventually(|| !calls.lock().unwrap().is_empty()).await;
+    let mut no_more = pin!(runtime.make_no_more());
+    assert!(no_more.as_mut().now_or_never().is_none());
+    let id = ContainerId::new("a");
+    let mut another = pin!(runtime.start_container(&id));
+    assert!(another.as_mut().now_or_never().is_none());
+    runtime.version().await.expect("whatever makes nothing goes on");
+    making.abort();
+    let _no_more = no_more.await;
+    assert!(another.now_or_never().is_none());
+    assert_eq!(*calls.lock().unwrap(), ["RunPodSandbox", "Version"]);
 }
 
 #[tokio::test]

@@ -164,6 +164,9 @@ async fn with_systemds_driver_pods_are_slices_that_systemd_knows(site: Site) -> 
     for doing in ["true", "systemctl daemon-reload", "systemctl daemon-reexec"] {
         site.guest.run(doing).await?;
         let group = format!("kubepods.slice/{of_guaranteed}");
+        // Containers are moved among CPUs below it, whether or not systemd was asked for any itself.
+        let controllers = site.guest.run(&format!("cat /sys/fs/cgroup/{group}/cgroup.controllers")).await?;
+        ensure!(controllers.contains("cpuset"), "after {doing} the slice has {controllers}");
         check(&site, &guaranteed, &group, &files, &["25000 100000", &weight(256), "67108864"]).await?;
         check(&site, &modest, &modest_group, &files, &["max 100000", "1", "max"]).await?;
         check(&site, &burstable, &burstable_group, &files, &["max 100000", &weight(102), "134217728"]).await?;
