@@ -15,6 +15,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/go/bin
 PROVISION := tests/node-e2e/provision
 NODE_E2E := cargo run --quiet --package node-e2e --
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
+SIM := $(or $(CARGO_TARGET_DIR),target)/sim
 
 # Seeds of the simulation: so many from this one on, and so many that nobody has run before.
 SEEDS ?= 1000
@@ -56,6 +57,8 @@ status: ## shows the node of `make run`
 down: ## ends the node of `make run` and leaves nothing behind
 	@$(NODE_E2E) down
 
+# With its checks, as in a debug build, but a virtual machine emulates a good part less of it.
+test: export FERROLET_BIN := $(SIM)/ferrolet
 test: provision check unit sim node-e2e node-e2e-old-runtime compare-quick node-e2e-vm ## all that CI runs: the next six, and compare-quick
 
 check: rust ## format and clippy, without warnings
@@ -66,7 +69,8 @@ unit: ## unit and scenario tests
 	cargo test --workspace
 
 sim: ## the simulation, for SEEDS known seeds and FRESH new ones
-	cargo run --profile sim --package simulation -- --seeds $(SEEDS) --from $(FROM) --fresh $(FRESH)
+	cargo build --profile sim --package simulation --package ferrolet
+	$(SIM)/simulation --seeds $(SEEDS) --from $(FROM) --fresh $(FRESH)
 
 node-e2e: provision build-tests ## cases on real nodes, all or CASES="words"; AGENT=kubelet for upstream's
 	$(NODE_E2E) test $(CASES)
