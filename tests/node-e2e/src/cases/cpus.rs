@@ -1,9 +1,9 @@
 //! CPUs of their own for Guaranteed pods. This machine has two: one is reserved, the other can be had.
 
 use anyhow::{Context, Result, ensure};
-use ferrolet::cri::ContainerId;
+use ferrolet::cri::{ContainerId, ContainerStateKind};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 
 use super::images::bad_registry;
@@ -17,6 +17,7 @@ pub const CASES: &[Case] = &[
     own!(a_guaranteed_pod_has_cpus_of_its_own).in_subset(),
     own!(others_leave_its_cpus_whatever_they_wait_for)
         .beyond_upstream("it leaves what ends where it is, and takes an empty pool for all CPUs"),
+    own!(a_crowd_keeps_to_its_cpus_through_a_crash_and_a_runtime_that_hangs),
     own!(cpus_stay_over_restarts_of_the_agent).beyond_upstream("it does not start with such a file"),
 ];
 
@@ -131,6 +132,70 @@ async fn others_leave_its_cpus_whatever_they_wait_for(lab: Lab) -> Result<()> {
     let at_once = DeleteParams::default().grace_period(0);
     node.api::<Pod>().delete(&ending.name, &at_once).await?;
     Ok(())
+}
+
+/// Enough that they still start, move and are resized when the agent is killed and the runtime stopped.
+const CROWD: usize = 24;
+
+async fn a_crowd_keeps_to_its_cpus_through_a_crash_and_a_runtime_that_hangs(lab: Lab) -> Result<()> {
+    let node = lab.node(static_cpus).await?;
+    let mib = |limit: u32| json!({ "resources": { "limits": { "memory": format!("{limit}Mi") }, "requests": { "memory": "4Mi" } } });
+    let mut crowd = Vec::new();
+    for number in 0..CROWD {
+        crowd.push(node.run(pod(&format!("one-{number}")).container(mib(16))).await?);
+    }
+    let pinned = node.run(guaranteed("pinned", "1")).await?;
+    crowd[CROWD / 4].expect().ready().await?;
+    node.stack().agent().kill().await?;
+    node.stack().agent().start().await?;
+    pinned.expect().ready().within(WITHIN * 2).await?;
+    for one in &crowd {
+        one.expect().ready().within(WITHIN * 2).await?;
+        expect_allowed(one, "0").await?;
+        // One that was being started when the agent was killed may have failed for that.
+        let running =
+            node.containers_of(one).await?.iter().filter(|it| it.state == ContainerStateKind::Running).count();
+        ensure!(running == 1, "{} runs {running} times", one.name);
+    }
+    ensure!(allowed(&pinned).await? == "1");
+
+    let before = instances(&crowd).await?;
+    node.stack().containerd().freeze().await?;
+    pinned.delete().await?;
+    let (resized, others) = crowd.split_at(CROWD / 2);
+    for one in resized {
+        let mut wish = mib(32);
+        wish["name"] = "main".into();
+        let patch = Patch::Strategic(json!({ "spec": { "containers": [wish] } }));
+        node.api::<Pod>().patch_subresource("resize", &one.name, &PatchParams::default(), &patch).await?;
+    }
+    node.expect_node_ready("False").await?;
+    node.stack().containerd().thaw().await?;
+    pinned.expect_gone().await?;
+    for (pods, limit) in [(resized, 32 << 20), (others, 16 << 20)] {
+        for one in pods {
+            expect_allowed(one, "0-1").await?;
+            let id = ContainerId::new(without_scheme(&one.instance().await?.0));
+            let cgroup = PodCgroup::of(one, "Burstable").of_container(&id);
+            poll::until(format!("the limit of {}", one.name), WITHIN, async || {
+                let has = cgroup.memory_limit()?;
+                Ok(if has == Some(limit) { Look::Done(()) } else { Look::NotYet(format!("{has:?}")) })
+            })
+            .await?;
+        }
+    }
+    ensure!(instances(&crowd).await? == before, "{before:?} became others");
+    let again = ready(&node, guaranteed("again", "1")).await?;
+    ensure!(allowed(&again).await? == "1");
+    Ok(())
+}
+
+async fn instances(pods: &[PodHandle]) -> Result<Vec<(String, i32)>> {
+    let mut all = Vec::new();
+    for pod in pods {
+        all.push(pod.instance().await?);
+    }
+    Ok(all)
 }
 
 /// Whatever the state file says by then, what runs stays where it is and counts.
