@@ -18,6 +18,7 @@ pub const CASES: &[Case] = &[
     own!(others_leave_its_cpus_whatever_they_wait_for)
         .beyond_upstream("it leaves what ends where it is, and takes an empty pool for all CPUs"),
     own!(a_crowd_keeps_to_its_cpus_through_a_crash_and_a_runtime_that_hangs),
+    own!(the_policy_goes_to_none_and_back_below_running_pods).beyond_upstream("it does not start with such a file"),
     own!(cpus_stay_over_restarts_of_the_agent).beyond_upstream("it does not start with such a file"),
 ];
 
@@ -196,6 +197,31 @@ async fn instances(pods: &[PodHandle]) -> Result<Vec<(String, i32)>> {
         all.push(pod.instance().await?);
     }
     Ok(all)
+}
+
+async fn the_policy_goes_to_none_and_back_below_running_pods(lab: Lab) -> Result<()> {
+    let node = lab.node(|stack| static_cpus(stack).flag("--config-dir=/var/lib/kubelet")).await?;
+    let shared = ready(&node, pod("shared")).await?;
+    let pinned = ready(&node, guaranteed("pinned", "1")).await?;
+    expect_allowed(&shared, "0").await?;
+    let before = [shared.instance().await?, pinned.instance().await?];
+    for (policy, of_shared, of_pinned) in [("none", "0-1", "0-1"), ("static", "0", "1")] {
+        node.stack().agent().kill().await?;
+        let drop_in = json!({
+            "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "cpuManagerPolicy": policy,
+        });
+        node.stack().write("/var/lib/kubelet/10-policy.conf", drop_in.to_string())?;
+        node.stack().agent().start().await?;
+        expect_allowed(&shared, of_shared).await?;
+        expect_allowed(&pinned, of_pinned).await?;
+        poll::until(format!("a state file of the policy {policy}"), WITHIN, async || {
+            let file: serde_json::Value = serde_json::from_str(&node.stack().read(STATE)?)?;
+            Ok(if file["policyName"] == policy { Look::Done(()) } else { Look::NotYet(file.to_string()) })
+        })
+        .await?;
+    }
+    ensure!([shared.instance().await?, pinned.instance().await?] == before, "restarted");
+    Ok(())
 }
 
 /// Whatever the state file says by then, what runs stays where it is and counts.
