@@ -89,16 +89,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn those_who_wait_are_woken_in_turn() {
         let (changes, woken) = (Changes::default(), Arc::new(Mutex::new(Vec::new())));
+        let waits = Arc::new(AtomicU64::new(0));
         let waiting: Vec<_> = (0..100)
             .map(|turn| {
-                let (mut listener, woken) = (changes.listen(), woken.clone());
+                let (mut listener, woken, waits) = (changes.listen(), woken.clone(), waits.clone());
                 tokio::spawn(async move {
+                    waits.fetch_add(1, Ordering::Relaxed);
                     listener.changed().await;
                     woken.lock().expect("nobody panics").push(turn);
                 })
             })
             .collect();
-        tokio::task::yield_now().await;
+        while waits.load(Ordering::Relaxed) < 100 {
+            tokio::task::yield_now().await;
+        }
         changes.tell();
         for task in waiting {
             task.await.expect("it is woken");

@@ -1,6 +1,9 @@
 //! Cgroup version 2 below systemd, where the machine has no other, by both drivers.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use serde_json::{Value, json};
 
 use crate::harness::{PodHandle, Transport, exposition, pod};
@@ -50,6 +53,7 @@ async fn pods_of_each_class_have_their_groups_and_limits(site: Site) -> Result<(
     let swap =
         "truncate --size=64M /run/swap; device=$(losetup --find --show /run/swap); mkswap $device; swapon $device";
     site.guest.run(swap).await?;
+    site.guest.run("echo 8 >/proc/sys/vm/nr_hugepages; grep 'HugePages_Total: *8' /proc/meminfo").await?;
     site.set(PROMISES).await?;
     let Pods { guaranteed, burstable, modest } = pods_of_each_class(&site).await?;
     let group = format!("kubepods/pod{}", guaranteed.uid);
@@ -67,9 +71,33 @@ async fn pods_of_each_class_have_their_groups_and_limits(site: Site) -> Result<(
     summary(&site, &burstable).await?;
     pages(&site, &burstable).await?;
     promised_memory(&site, &guaranteed, &burstable, &modest).await?;
+    huge_pages(&site).await?;
+    site.guest.run("echo 0 >/proc/sys/vm/nr_hugepages").await?;
     // Without what allows it the agent would not start beside swap.
     site.guest.run("swapoff --all; losetup --detach-all; rm /run/swap").await?;
     site.unset().await
+}
+
+/// The node tells of them, a pod has as many as it asked for, and a directory made of them.
+async fn huge_pages(site: &Site) -> Result<()> {
+    let status = site.expect_ready().await?.status.unwrap_or_default();
+    let told = |amounts: Option<&BTreeMap<String, Quantity>>| amounts.and_then(|it| it.get("hugepages-2Mi").cloned());
+    let sixteen = Some(Quantity("16Mi".into()));
+    ensure!(told(status.capacity.as_ref()) == sixteen, "{:?}", status.capacity);
+    ensure!(told(status.allocatable.as_ref()) == sixteen, "{:?}", status.allocatable);
+    let limits = json!({ "cpu": "100m", "memory": "32Mi", "hugepages-2Mi": "4Mi" });
+    let medium = json!({ "emptyDir": { "medium": "HugePages" } });
+    let huge = pod("huge").container(json!({ "resources": { "limits": limits } })).volume("pages", "/pages", medium);
+    let huge = site.api.run(huge).await?;
+    huge.expect().ready().within(WITHIN).await?;
+    let placed = Placed::new(site, &huge, "").await?;
+    // Containers are told theirs too, which containerd keeps to itself unless it is configured otherwise.
+    let limit = site.guest.run(&format!("cat {}/hugetlb.2MB.max", placed.pod_group())).await?;
+    ensure!(limit.trim() == (4 * MIB).to_string(), "the pod may have {limit}");
+    let mount = site.guest.run(&format!("grep {}/volumes /proc/mounts | grep hugetlbfs", huge.uid)).await?;
+    ensure!(mount.contains("pagesize=2M"), "{mount}");
+    huge.delete().await?;
+    huge.expect_gone().await
 }
 
 const MIB: u64 = 1 << 20;
