@@ -288,8 +288,7 @@ async fn a_container_for_debugging_may_bring_what_its_pod_had_no_need_of(node: N
         "volumeMounts": mounts,
     });
     debug(&node, "sick", debugger).await?;
-    let message = sick.expect_event("FailedMount").await?;
-    ensure!(message.contains("configmap \"tools\" not found"), "{message}");
+    sick.expect_failed_mount("configmap \"tools\" not found").await?;
     sick.expect().ready().await?;
     node.create::<ConfigMap>(config_map("tools", "hammer")).await?;
     sick.expect().ready().that("an end of the debugger", debugger_has_ended).await?;

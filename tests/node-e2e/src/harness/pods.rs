@@ -172,6 +172,18 @@ impl PodHandle {
         .await
     }
 
+    /// There may be others of this reason: of a new pod, the API server gives a node no token before all
+    /// parts of the server have heard of it.
+    pub async fn expect_failed_mount(&self, words: &str) -> Result<()> {
+        poll::until(format!("event of pod {} that says {words:?}", self.name), super::expect::WITHIN, async || {
+            let mut told: Vec<_> = self.events().await?.into_iter().filter_map(|event| event.message).collect();
+            told.retain(|message| message.contains("MountVolume.SetUp"));
+            let is_there = told.iter().any(|message| message.contains(words));
+            Ok(if is_there { Look::Done(()) } else { Look::NotYet(told.join("\n")) })
+        })
+        .await
+    }
+
     pub async fn events(&self) -> Result<Vec<Event>> {
         let fields = format!("involvedObject.name={}", self.name);
         let list = self.node.api::<Event>().list(&ListParams::default().fields(&fields)).await;
